@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""What can go wrong.
+
+::
+
+    ValkkaError
+     +-- ConnectError (OSError)             no connection to a server
+     |    +-- NameInUseError                a live server has the name already
+     |    +-- ProtocolError                 the other side speaks something else
+     +-- ConnectionClosed                   the connection is over
+     |    +-- ConnectionClosedOK            the server was closed
+     |    +-- ConnectionClosedError         the server went away without a word: pid, last_seq
+     +-- InvalidNameError (ValueError)      not a name for a server
+     +-- FrameError (ValueError)            not a frame that can be published
+     +-- FrameReleasedError                 the frame or slot was given back already
+     +-- NoFreeSlot                         every slot is in use
+     +-- LeaseLimitError                    the reader holds as many frames as it may
+     +-- ConcurrencyError                   two waits at once where one is allowed
+     +-- RingMemoryError (MemoryError)      no memory for the ring
+     +-- CameraError                        a source of video
+          +-- CameraOpenError               cannot be reached
+          +-- CameraAuthError               refuses the user or password
+          +-- CameraNotFoundError           has no such path
+          +-- CameraTimeoutError (TimeoutError)   does not answer
+          +-- CameraFormatError             sends nothing that can be decoded
+          +-- CameraEndedError              a live stream ended
+
+Waiting too long for a server is the builtin TimeoutError.
+"""
+
+from __future__ import annotations
+
+
+class ValkkaError(Exception):
+    """The base of them all."""
+
+
+class ConnectError(ValkkaError, OSError):
+    """No connection to a server."""
+
+
+class NameInUseError(ConnectError):
+    """A live server has the name already."""
+
+
+class ProtocolError(ConnectError):
+    """The other side speaks something else, or another version of it."""
+
+
+class ConnectionClosed(ValkkaError):
+    """The connection is over."""
+
+
+class ConnectionClosedOK(ConnectionClosed):
+    """The server (or this reader) was closed."""
+
+
+class ConnectionClosedError(ConnectionClosed):
+    """The server went away without closing: it crashed or was killed.
+
+    ``pid`` is its process, ``last_seq`` the number of the last frame received from it (0: none).
+    """
+
+    def __init__(self, message: str, *, pid: int = 0, last_seq: int = 0) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.last_seq = last_seq
+
+
+class InvalidNameError(ValkkaError, ValueError):
+    """Not a name for a server."""
+
+
+class FrameError(ValkkaError, ValueError):
+    """Not a frame that can be published: its dtype, shape, format or metadata."""
+
+
+class FrameReleasedError(ValkkaError):
+    """The frame or slot was given back already."""
+
+
+class NoFreeSlot(ValkkaError):
+    """Every slot is in use: leased by readers, or kept for them."""
+
+
+class LeaseLimitError(ValkkaError):
+    """The reader holds as many frames as it may."""
+
+
+class ConcurrencyError(ValkkaError):
+    """Two tasks wait where only one may."""
+
+
+class RingMemoryError(ValkkaError, MemoryError):
+    """No memory for the ring."""
+
+
+class CameraError(ValkkaError):
+    """A source of video failed. No message contains a password."""
+
+
+class CameraOpenError(CameraError):
+    """The source cannot be reached."""
+
+
+class CameraAuthError(CameraError):
+    """The source refuses the user or the password."""
+
+
+class CameraNotFoundError(CameraError):
+    """The source has no such stream or file."""
+
+
+class CameraTimeoutError(CameraError, TimeoutError):
+    """The source does not answer, or has stopped sending."""
+
+
+class CameraFormatError(CameraError):
+    """The source sends nothing that can be decoded as video."""
+
+
+class CameraEndedError(CameraError):
+    """A live stream ended."""
