@@ -1,0 +1,121 @@
+"""What every test gets: a runtime directory of its own, both event loops, and a check that it left
+nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvloop
+from blockbuster import blockbuster_ctx
+
+
+def _debug_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 60  # the machine's speed is not what is tested
+    return loop
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"asyncio-debug": _debug_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def uvloop_is_warm() -> None:
+    """Its first loop makes a pair of pipes for the whole process."""
+    uvloop.new_event_loop().close()
+
+
+def _holdings() -> dict[str, list[str]]:
+    """What this process holds that a test could have forgotten."""
+    descriptors = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:  # the one that lists the directory
+            continue
+        if not target.endswith((".py", ".log")):
+            descriptors.append(target if ":[" not in target else target.split(":")[0])
+    shared = ("/memfd:valkka", "/dev/shm/")
+    maps = [
+        fields[5]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if len(fields := line.split()) > 5 and fields[5].startswith(shared)
+    ]
+    children = []
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            children += (task / "children").read_text().split()
+        except FileNotFoundError:
+            pass
+    return {
+        "descriptors": sorted(descriptors),
+        "mappings": sorted(maps),
+        "threads": sorted(t.name for t in threading.enumerate()),
+        "children": sorted(children),
+    }
+
+
+def _surplus(before: dict[str, list[str]]) -> dict[str, list[str]]:
+    surplus = {}
+    for kind, now in _holdings().items():
+        rest = list(before[kind])
+        more = [x for x in now if x not in rest or rest.remove(x)]  # type: ignore[func-returns-value]
+        if more:
+            surplus[kind] = more
+    return surplus
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(uvloop_is_warm: None) -> Iterator[None]:
+    """Descriptors, mappings of shared memory, threads and children are as before the test."""
+    gc.collect()
+    before = _holdings()
+    yield
+    deadline = time.monotonic() + 3
+    while True:
+        gc.collect()
+        surplus = _surplus(before)
+        if not surplus or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    if surplus:
+        pytest.fail(f"left behind: {surplus}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def runtime_dir(leaves_nothing_behind: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short path: a socket's is limited to 107 bytes. Empty again at the end of the test."""
+    path = Path(tempfile.mkdtemp(prefix="va-"))
+    monkeypatch.setenv("VALKKA_RUNTIME_DIR", str(path))
+    yield path
+    left = os.listdir(path)
+    shutil.rmtree(path)
+    assert not left, f"left in the runtime directory: {left}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop(runtime_dir: Path) -> Iterator[None]:
+    """A blocking call in a coroutine of the library fails the test."""
+    with blockbuster_ctx("valkka_async") as bb:
+        # Local, bounded and once per server or connection: the directory, the lock and the memfd.
+        for name in ("os.stat", "os.unlink", "os.mkdir", "os.rename", "os.scandir"):
+            if name in bb.functions:
+                bb.functions[name].can_block_in(
+                    "valkka_async/rendezvous.py", {"runtime_dir", "_take_lock", "servers"}
+                )
+                bb.functions[name].can_block_in(
+                    "valkka_async/rendezvous.py", {"_listen", "_drop_lock", "close"}
+                )
+        yield

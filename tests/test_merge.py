@@ -1,0 +1,241 @@
+"""Many servers as one stream."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+
+import pytest
+
+import valkka_async as va
+from support.child import Child
+from support.until import until
+
+
+async def test_frames_of_all_servers_arrive_with_their_source() -> None:
+    async with va.serve("a") as a, va.serve("b") as b, va.merge("a", "b", policy="ordered") as merged:
+        await until(lambda: a.stats().readers and b.stats().readers)
+        for i in range(4):
+            a.publish(b"%d" % i)
+            b.publish(b"%d" % i)
+        seen = Counter()
+        for _ in range(8):
+            with await merged.recv() as frame:
+                seen[frame.source] += 1
+        assert seen == {"a": 4, "b": 4}
+        stats = merged.stats()
+        assert (stats.received, stats.dropped, set(stats.sources)) == (8, 0, {"a", "b"})
+
+
+async def test_a_busy_server_does_not_starve_the_others() -> None:
+    async with va.serve("a") as a, va.serve("b") as b, va.merge("a", "b") as merged:
+        await until(lambda: a.stats().readers and b.stats().readers)
+        b.publish(b"b")
+        seen = []
+        for _ in range(3):
+            a.publish(b"a")
+            with await merged.recv() as frame:
+                seen.append(frame.source)
+        assert "b" in seen
+
+
+async def test_servers_may_come_later_and_come_back() -> None:
+    async with va.merge("a") as merged:
+        for life in range(3):
+            async with va.serve("a") as a:
+                a.publish(b"%d" % life)
+                async with asyncio.timeout(10):
+                    with await merged.recv() as frame:
+                        assert bytes(frame.data) == b"%d" % life
+
+
+async def test_a_pattern_follows_servers_that_come_and_go() -> None:
+    async with va.merge("cam*") as merged:
+        for names in (["cam1"], ["cam2", "cam3"], ["cam1", "cam3"]):
+            opened = [va.serve(n) for n in [*names, "other"]]
+            for server in opened:
+                server.publish(server.name.encode())
+            async with asyncio.timeout(10):
+                seen = {(await merged.recv()).source for _ in names}
+            assert seen == set(names)
+            for server in opened:
+                server.close()
+            await until(lambda: merged.recv_nowait() is None and not merged.sources)
+
+
+async def test_sources_can_be_added_and_discarded_while_receiving() -> None:
+    async with va.serve("a") as a, va.serve("b") as b, va.merge("a") as merged:
+        a.publish(b"a")
+        assert (await merged.recv()).source == "a"
+        waiting = asyncio.create_task(merged.recv())
+        await asyncio.sleep(0.01)
+        merged.add("b")
+        merged.add("b")
+        b.publish(b"b")
+        assert (await waiting).source == "b"
+        merged.discard("a")
+        merged.discard("nobody")
+        await until(lambda: not a.stats().readers)
+        a.publish(b"a")
+        b.publish(b"b")
+        assert (await merged.recv()).source == "b"
+        merged.add("*")
+        assert (await merged.recv()).source == "a"
+        merged.discard("*")
+        assert merged.sources == ["b"]
+
+
+async def test_a_client_can_be_merged_and_stays_its_owners() -> None:
+    async with va.serve("a") as a, va.connect("a") as client:
+        async with va.merge(client) as merged:
+            a.publish(b"1")
+            assert bytes((await merged.recv()).data) == b"1"
+        a.publish(b"2")
+        async with asyncio.timeout(5):
+            assert bytes((await client.recv()).data) == b"2"
+
+
+async def test_without_reconnect_it_ends_with_the_last_server() -> None:
+    async with va.serve("a") as a, va.serve("b") as b:
+        merged = va.merge("a", "b", policy="ordered", reconnect=False)
+        async with merged:
+            await until(lambda: a.stats().readers and b.stats().readers)
+            for server in (a, b):
+                server.publish(b"last")
+                server.close()
+            assert sorted([f.source async for f in merged]) == ["a", "b"]
+
+
+async def test_a_killed_server_raises_without_reconnect_and_the_others_go_on() -> None:
+    with Child('s = va.serve("a"); s.publish(b"x"); say("up"); time.sleep(60)') as child:
+        child.line()
+        async with va.serve("b") as b, va.merge("a", "b", reconnect=False) as merged:
+            assert (await merged.recv()).source == "a"
+            child.kill()
+            with pytest.raises(va.ConnectionClosedError) as raised:
+                await merged.recv()
+            assert (raised.value.pid, raised.value.last_seq) == (child.pid, 1)
+            b.publish(b"x")
+            assert (await merged.recv()).source == "b"
+    with va.serve("a"):  # takes over what the killed one left
+        pass
+
+
+@pytest.mark.parametrize("source", ["a", "a*"])
+async def test_merge_carries_on_when_a_killed_server_is_back(source: str) -> None:
+    code = 's = va.serve("a")\nwhile True: s.publish(sys.argv[1].encode()); time.sleep(0.005)'
+    async with va.merge(source) as merged:
+        for life in (b"one", b"two", b"three"):
+            with Child(code, life.decode()) as child:
+                async with asyncio.timeout(20):
+                    while True:
+                        with await merged.recv() as frame:
+                            if bytes(frame.data) == life:
+                                break
+                child.kill()
+    with va.serve("a"):
+        pass
+
+
+async def test_one_task_receives_at_a_time() -> None:
+    async with va.merge() as merged:
+        waiting = asyncio.create_task(merged.recv())
+        await asyncio.sleep(0.01)
+        with pytest.raises(va.ConcurrencyError):
+            await merged.recv()
+        merged.close()
+        with pytest.raises(va.ConnectionClosedOK):
+            await waiting
+
+
+async def test_too_many_held_frames_of_one_source_are_an_error() -> None:
+    async with va.serve("a") as a, va.merge("a", max_leases=1) as merged:
+        a.publish(b"1")
+        frame = await merged.recv()
+        a.publish(b"2")
+        with pytest.raises(va.LeaseLimitError):
+            await merged.recv()
+        frame.release()
+        assert bytes((await merged.recv()).data) == b"2"
+
+
+async def test_cancelling_recv_a_thousand_times_loses_nothing() -> None:
+    rng = random.Random(7)
+    servers = [va.serve(f"s{i}", slots=64) for i in range(3)]
+    async with va.merge("s*", policy="ordered") as merged:
+        await until(lambda: all(s.stats().readers for s in servers))
+        last = dict.fromkeys(["s0", "s1", "s2"], 0)
+
+        def note(frame: va.Frame) -> None:
+            assert frame.dropped == 0
+            assert frame.seq == last[frame.source] + 1
+            last[frame.source] = frame.seq
+            frame.release()
+
+        async def receive() -> None:
+            note(await merged.recv())
+
+        cancelled = 0
+        while cancelled < 1000:
+            task = asyncio.create_task(receive())
+            for _ in range(rng.randrange(4)):
+                if rng.random() < 0.3:
+                    rng.choice(servers).publish(b"x")
+                await asyncio.sleep(0)
+            cancelled += task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                pass
+        while (frame := merged.recv_nowait()) is not None:
+            note(frame)
+        assert last == {s.name: s.stats().published for s in servers}
+        assert merged.stats().leases == 0
+    for server in servers:
+        server.close()
+
+
+async def test_one_process_reads_64_servers_at_30_frames_a_second() -> None:
+    code = """
+    servers = [va.serve(f"cam{i:02}", slots=16) for i in range(64)]
+    image = np.zeros((54, 96, 3), np.uint8)
+    say("up")
+    sys.stdin.readline()
+    start = time.monotonic()
+    for n in range(60):
+        for s in servers:
+            s.publish(image, pts=n)
+        time.sleep(max(0, start + (n + 1) / 30 - time.monotonic()))
+    say(*(s.stats().dropped for s in servers))
+    sys.stdin.readline()
+    for s in servers: s.close()
+    """
+    with Child(code) as child:
+        await asyncio.to_thread(child.line)
+        async with va.merge("cam*", policy="ordered") as merged:
+            await until(lambda: len(merged.sources) == 64 and None not in merged.stats().sources.values(), 20)
+            child.tell("go")
+            last: Counter[str] = Counter()
+            lost: Counter[str] = Counter()
+            async with asyncio.timeout(30):
+                while sum(last.values()) < 64 * 60:
+                    with await merged.recv() as frame:
+                        assert frame.seq == last[frame.source] + frame.dropped + 1
+                        last[frame.source] = frame.seq
+                        lost[frame.source] += frame.dropped
+            assert sum(lost.values()) == 0
+            assert set((await asyncio.to_thread(child.line)).split()) == {"0"}
+            child.tell("end")
+            await asyncio.to_thread(child.wait)
+
+
+async def test_a_merge_of_nothing_costs_nothing() -> None:
+    async with va.merge("a", "nobody*") as merged:
+        waiting = asyncio.create_task(merged.recv())
+        await asyncio.sleep(0.2)
+        used = time.thread_time()
+        await asyncio.sleep(0.5)
+        assert time.thread_time() - used < 0.25
+        waiting.cancel()
