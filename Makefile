@@ -1,0 +1,56 @@
+# make demo    set up and watch a few synthetic cameras; Ctrl-C ends it
+# make test    set up and run the tests
+# make setup   only set up: a virtual environment in .venv with the package, compiled
+# make lint    ruff, mypy, cython-lint
+# make clean   remove what was built
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := setup.py pyproject.toml $(wildcard _shm/*.pyx _shm/*.pxd _shm/*.h)
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: setup demo test lint clean
+.NOTPARALLEL:
+
+setup: $(VENV)/installed
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "valkka-async needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' \
+	    || { echo "Python lacks venv: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' \
+	    || { echo "Python lacks its C headers: apt-get install python3-dev"; exit 1; }
+	@command -v $${CC:-gcc} > /dev/null || { echo "there is no C compiler: apt-get install gcc libc6-dev"; exit 1; }
+	@echo "making $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade "pip>=25.1"
+
+$(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
+	@echo "compiling and installing valkka-async into $(VENV) ..."
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/installed-for-tests: $(VENV)/installed
+	@echo "installing what the tests need into $(VENV) ..."
+	@$(PIP) install --group test
+	@touch $@
+
+# On a terminal the demo gets a process group of its own (set -m), so that Ctrl-C ends the demo and not
+# make, which would report an error.
+demo: setup
+	@if [ -t 0 ]; then set -m; fi; $(BIN)/valkka-async demo
+
+test: $(VENV)/installed-for-tests
+	@tests/system-packages
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-for-tests
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PATH="$(BIN):$$PATH" $(BIN)/cython-lint _shm
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info valkka_async/*.so
