@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -239,3 +240,18 @@ async def test_a_merge_of_nothing_costs_nothing() -> None:
         await asyncio.sleep(0.5)
         assert time.thread_time() - used < 0.25
         waiting.cancel()
+
+
+async def test_a_directory_that_cannot_be_trusted_is_said_once_and_looked_at_again(
+    runtime_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime_dir.chmod(0o777)
+    async with va.merge("cam*") as merged:
+        await until(lambda: caplog.records)
+        await asyncio.sleep(0.3)
+        assert [r.getMessage().count("may be written by anybody") for r in caplog.records] == [1]
+        runtime_dir.chmod(0o700)
+        async with va.serve("cam1") as server:
+            server.publish(b"x")
+            async with asyncio.timeout(10):
+                assert (await merged.recv()).source == "cam1"

@@ -148,6 +148,11 @@ def test_a_client_sees_a_change_of_resolution_without_reconnecting(
 def test_a_killed_server_comes_back_on_its_port_with_its_mounts(
     server: RtspServer, clips: dict[str, Path]
 ) -> None:
+    with RtspServer() as own:  # the other one outlives this test, and would do so with another pid
+        killed_and_back(own, clips)
+
+
+def killed_and_back(server: RtspServer, clips: dict[str, Path]) -> None:
     server.mount("/cam", clips["h264"], fps=50)
     url = server.url("/cam")
     with connect(url) as container:

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""What all commands share: how they run, how they end, how they say what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from typing import NoReturn, ParamSpec
+
+P = ParamSpec("P")
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# One Ctrl-C may arrive twice (from the terminal and from a wrapper such as timeout); only one that comes
+# later than this means that somebody has lost patience.
+_IMPATIENT_SECONDS = 1.0
+
+
+def run(work: Coroutine[object, object, None], seconds: float | None) -> None:
+    """Run `work` on uvloop until it is done, a signal asks for the end, or the seconds are over."""
+    import uvloop
+
+    try:
+        uvloop.run(_run(work, seconds))
+    finally:
+        work.close()  # in case that it was never begun
+
+
+async def _run(work: Coroutine[object, object, None], seconds: float | None) -> None:
+    stop = asyncio.Event()
+    asked = 0.0
+
+    def on_signal() -> None:
+        nonlocal asked
+        if not stop.is_set():
+            asked = time.monotonic()
+            stop.set()
+        elif time.monotonic() - asked > _IMPATIENT_SECONDS:
+            os._exit(130)
+
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal)
+    await _until(stop, seconds, work)
+
+
+async def _until(stop: asyncio.Event, seconds: float | None, work: Coroutine[object, object, None]) -> None:
+    task = asyncio.create_task(work)
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({task, stopped}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        task.cancel()
+        stopped.cancel()
+        await asyncio.gather(task, stopped, return_exceptions=True)
+    if not task.cancelled():
+        try:
+            task.result()
+        except ExceptionGroup as group:  # of tasks that ended together: one line tells the first
+            raise _first(group) from None
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Let a command end with one line instead of a traceback when it meets what it can explain."""
+
+    @functools.wraps(command)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        from valkka_async.errors import ValkkaError
+
+        try:
+            command(*args, **kwargs)
+        except BrokenPipeError:  # whoever read our output has seen enough, as in `watch | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        except (ValkkaError, OSError) as e:
+            fail(explain(e), 1)
+
+    return call
+
+
+def explain(error: Exception) -> str:
+    """An error as one line, without "[Errno 98]"."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(text.split())
+
+
+def fail(text: str, status: int) -> NoReturn:
+    """Say what is wrong and exit."""
+    print(f"valkka-async: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def without_secrets(text: str) -> str:
+    """`text`, which may quote our arguments, without the passwords of the URLs among them."""
+    urls = [m[0] for arg in sys.argv[1:] if (m := re.search(r"[A-Za-z][A-Za-z0-9+.-]*://.*", arg, re.DOTALL))]
+    if not urls:
+        return text
+    from valkka_async.camera.secrets import parse
+
+    for url in urls:
+        try:
+            address = parse(url)
+        except ValueError:  # no host in it, so nobody knows what is what
+            text = text.replace(url, "***")
+        else:
+            text = address.scrub(text.replace(url, address.shown))
+    return text
