@@ -41,7 +41,7 @@ $(VENV)/installed-for-tests: $(VENV)/installed
 # On a terminal the demo gets a process group of its own (set -m), so that Ctrl-C ends the demo and not
 # make, which would report an error.
 demo: setup
-	@if [ -t 0 ]; then set -m; fi; $(BIN)/valkka-async demo
+	@if [ -t 0 ]; then set -m; fi; $(BIN)/valkka-async demo; exit $$?
 
 test: $(VENV)/installed-for-tests
 	@tests/system-packages

@@ -153,11 +153,16 @@ class Merge:
                 self._start(member)
 
     async def _scan_for_ever(self) -> None:
+        said = ""
         while True:
             try:
                 self._scan()
-            except ConnectError as e:  # the runtime directory cannot be trusted now
-                log.warning("merge: %s", e)
+            except ConnectError as e:  # the runtime directory cannot be read or trusted now
+                if str(e) != said:
+                    said = str(e)
+                    log.warning("merge: %s; looking again", e)
+            else:
+                said = ""
             await asyncio.sleep(_SCAN_SECONDS)
 
     def _remove(self, member: _Member) -> None:

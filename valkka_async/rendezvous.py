@@ -77,12 +77,15 @@ def socket_path(directory: Path, name: str) -> str:
 
 
 def servers() -> list[str]:
-    """Names that have a socket, sorted. A server that was killed may be among them."""
+    """Names that have a socket, sorted. A server that was killed may be among them. Raises ConnectError."""
+    directory = runtime_dir()
     try:
-        with os.scandir(runtime_dir()) as entries:
+        with os.scandir(directory) as entries:
             names = [e.name[:-5] for e in entries if e.name.endswith(".sock")]
     except FileNotFoundError:
         return []
+    except OSError as e:
+        raise ConnectError(e.errno, f"cannot look into {directory}: {e.strerror}") from None
     return sorted(n for n in names if _NAME.fullmatch(n))
 
 
