@@ -1,0 +1,108 @@
+"""The rate limit keeps an even cadence without drift; a file played again has rising timestamps."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from fractions import Fraction
+
+import pytest
+
+from valkka_async.camera.pace import FileClock, LiveClock, Pacer, RateLimit
+
+
+def admitted(
+    source_fps: float, fps: float, seconds: float, jitter: float = 0.0, start: float = 0.0
+) -> list[float]:
+    limit, rng = RateLimit(fps), random.Random(1)
+    times = [start + n / source_fps + rng.uniform(-jitter, jitter) for n in range(int(source_fps * seconds))]
+    return [t for t in times if limit.admit(t)]
+
+
+@pytest.mark.parametrize("start", [0.0, 1.8e9])
+def test_the_average_rate_is_exact_and_the_cadence_even(start: float) -> None:
+    for source, fps in ((25, 10), (30, 10), (30, 29), (29.97, 15), (25, 1), (60, 25), (25, 0.5), (30, 7)):
+        times = admitted(source, fps, 200, start=start)
+        assert len(times) == pytest.approx(200 * fps, abs=1.01)
+        gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+        assert max(gaps) - min(gaps) < 1.01 / source
+        assert all(abs(gap - 1 / fps) < 1.01 / source for gap in gaps)
+
+
+def test_a_slower_source_loses_nothing() -> None:
+    for source, fps in ((25, 25), (25, 30), (7, 10), (29.97, 30)):
+        assert len(admitted(source, fps, 100)) == int(source * 100)
+
+
+def test_timestamps_that_jitter_do_not_cost_frames() -> None:
+    assert len(admitted(25, 25, 100, jitter=0.008)) >= 2490
+    assert len(admitted(25, 10, 100, jitter=0.008)) == pytest.approx(1000, abs=2)
+
+
+def test_a_gap_is_not_made_up_for_by_a_burst() -> None:
+    limit = RateLimit(10)
+    times = [n / 25 for n in range(50)] + [20 + n / 25 for n in range(50)]
+    shown = [t for t in times if limit.admit(t)]
+    assert len([t for t in shown if t >= 20]) == pytest.approx(20, abs=1)
+
+
+def test_time_that_goes_back_does_not_silence_the_stream() -> None:
+    limit = RateLimit(1)
+    shown = [t for t in [*range(1000, 1010), *range(10)] if limit.admit(float(t))]
+    assert len(shown) == 20
+
+
+def test_no_limit_admits_everything() -> None:
+    assert all(RateLimit(None).admit(0.0) for _ in range(3))
+
+
+def test_a_live_clock_bridges_missing_and_jumping_timestamps() -> None:
+    clock, base = LiveClock(), Fraction(1, 90000)
+    arrivals = [1_800_000_000_000_000_000 + n * 40_000_000 for n in range(60)]
+    stamps: list[int | None] = [None, *range(3600, 30 * 3600, 3600)]
+    stamps += range(10**9, 10**9 + 30 * 3600, 3600)
+    seconds = [clock.seconds(s, base, a) for s, a in zip(stamps, arrivals, strict=True)]
+    gaps = [b - a for a, b in zip(seconds, seconds[1:], strict=False)]
+    assert all(gap == pytest.approx(0.04, abs=1e-5) for gap in gaps)
+
+
+def test_a_file_clock_goes_on_where_the_file_began_again() -> None:
+    clock, base = FileClock(), Fraction(1, 1000)
+    stamped = []
+    for _ in range(3):
+        clock.rewind(Fraction(25))
+        stamped += [clock.stamp(pts, base) for pts in (500, 540, 580)]
+    assert [pts for pts, _ in stamped] == [500 + 40 * n for n in range(9)]
+    assert [s for _, s in stamped] == pytest.approx([0.5 + 0.04 * n for n in range(9)])
+
+
+def test_a_file_of_one_frame_and_a_file_replaced_by_another_time_base_still_rise() -> None:
+    clock = FileClock()
+    seconds = []
+    for base in (Fraction(1, 1000), Fraction(1, 1000), Fraction(1, 90000)):
+        clock.rewind(Fraction(25))
+        seconds.append(clock.stamp(0, base)[1])
+    assert seconds == pytest.approx([0.0, 0.04, 0.08])
+
+
+def test_a_file_without_timestamps_is_timed_by_its_rate() -> None:
+    clock = FileClock()
+    clock.rewind(Fraction(10))
+    stamped = [clock.stamp(None, Fraction(1, 90000)) for _ in range(3)]
+    assert stamped == [(None, 0.0), (None, 0.1), (None, 0.2)]
+
+
+def test_the_pacer_waits_goes_on_when_late_and_stops_when_told() -> None:
+    stop = threading.Event()
+    pacer, begin = Pacer(stop), time.monotonic()
+    pacer.wait(5.0)
+    pacer.wait(5.2)
+    assert time.monotonic() - begin >= 0.19
+    time.sleep(0.8)
+    pacer.wait(5.3)  # late: from here on, 5.3 is now
+    resumed = time.monotonic()
+    pacer.wait(5.5)
+    assert time.monotonic() - resumed >= 0.19
+    stop.set()
+    pacer.wait(1000.0)

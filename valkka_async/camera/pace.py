@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""Time: one clock for a stream's frames, fewer frames per second, files at the speed of life."""
+
+from __future__ import annotations
+
+import threading
+import time
+from fractions import Fraction
+
+_RESYNC = 2.0  # s between timestamps and arrival, from which on the timestamps are thought to have jumped
+_LATE = 0.5  # s behind, from which on a paced file goes on from here instead of catching up
+
+
+class LiveClock:
+    """Seconds on one axis for the frames of a live source, from timestamps as long as they can be trusted.
+
+    Timestamps are even where arrivals are not; but they can be missing, and they jump when a camera sets
+    its clock.
+    """
+
+    def __init__(self) -> None:
+        self._offset: float | None = None
+
+    def seconds(self, pts: int | None, time_base: Fraction | None, arrival_ns: int) -> float:
+        arrival = arrival_ns / 1e9
+        if pts is None or time_base is None:
+            return arrival
+        stamp = float(pts * time_base)
+        if self._offset is None or abs(stamp + self._offset - arrival) > _RESYNC:
+            self._offset = arrival - stamp
+        return stamp + self._offset
+
+
+class FileClock:
+    """Rising timestamps for a file that is played again and again, and seconds for its frames."""
+
+    def __init__(self) -> None:
+        self._shift = 0  # in units of the time base
+        self._rate = 25.0
+        self._last: tuple[int, int, Fraction] | None = None  # pts, the step to it, time base
+        self._begin: int | None = None  # what the next frame's pts becomes: set when the file begins again
+        self._frames = 0  # without timestamps
+
+    def rewind(self, rate: Fraction | None) -> None:
+        """The file begins (again). `rate` is its frame rate, for files without timestamps."""
+        self._rate = float(rate) if rate else 25.0
+        if self._last is not None:
+            pts, step, _ = self._last
+            self._begin = pts + step
+
+    def stamp(self, pts: int | None, time_base: Fraction | None) -> tuple[int | None, float]:
+        """(pts, seconds) of a frame. pts stays None in a file without timestamps."""
+        if pts is None or not time_base:
+            self._frames += 1
+            return pts, (self._frames - 1) / self._rate
+        if self._last is not None and self._last[2] != time_base:  # the file was replaced meanwhile
+            ratio = self._last[2] / time_base
+            self._last = (int(self._last[0] * ratio), max(1, int(self._last[1] * ratio)), time_base)
+            if self._begin is not None:
+                self._begin = self._last[0] + self._last[1]
+        if self._begin is not None:
+            self._shift, self._begin = self._begin - pts, None
+        pts += self._shift
+        step = round(1 / (time_base * Fraction(self._rate).limit_denominator(1001)))
+        if self._last is not None and pts > self._last[0]:
+            step = pts - self._last[0]
+        self._last = (pts, max(1, step), time_base)
+        return pts, float(pts * time_base)
+
+
+class RateLimit:
+    """At most `fps` frames per second, evenly: for each due time the frame that is nearest to it.
+
+    What is due advances by exactly one period, whatever frame was taken for it: no drift.
+    """
+
+    def __init__(self, fps: float | None) -> None:
+        self._period = 1.0 / fps if fps else 0.0
+        self._due: float | None = None
+        self._last = 0.0
+
+    def admit(self, seconds: float) -> bool:
+        """Whether to show the frame of this time."""
+        if not self._period:
+            return True
+        step = seconds - self._last
+        self._last = seconds
+        if self._due is None or seconds < self._due - 2 * self._period:  # the first; or time went back
+            self._due = seconds + self._period
+            return True
+        # The next frame comes a step later, most likely. Is it nearer to what is due?
+        if seconds + min(max(step, 0.0), self._period) / 2 < self._due:
+            return False
+        self._due += self._period
+        if self._due <= seconds:
+            self._due = seconds + self._period
+        return True
+
+
+class Pacer:
+    """Makes the thread that plays a file wait until a frame's time has come."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._start: float | None = None
+
+    def wait(self, seconds: float) -> None:
+        """Return at `seconds` on the file's clock, or when told to stop."""
+        now = time.monotonic()
+        if self._start is None or now - self._start - seconds > _LATE:
+            self._start = now - seconds
+        delay = self._start + seconds - now
+        if delay > 0:
+            self._stop.wait(delay)
