@@ -6,7 +6,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 if not sys.platform.startswith("linux"):
-    sys.exit("valkka-async needs Linux (memfd, eventfd, SCM_RIGHTS)")
+    sys.exit("valkka-async needs Linux (memfd, SCM_RIGHTS)")
 
 shm = Extension(
     "valkka_async._shm",

@@ -177,6 +177,9 @@ cdef class _LeasePage:
         if self.connection >= 0:
             close(self.connection)
             self.connection = -1
+        if self.closing:
+            self.page = NULL
+            self.map = None
 
     def __dealloc__(self):
         self.hang_up()
@@ -363,10 +366,10 @@ cdef class Reader:
 
 
 def drain(int fd):
-    """Make an eventfd (or any non-blocking pipe) unreadable until it is rung again."""
+    """Make a bell (a non-blocking pipe) unreadable until it is rung again. False: it was not rung."""
     cdef char sink[64]
-    cdef bint more = read(fd, sink, sizeof(sink)) == sizeof(sink)
-    return more
+    cdef bint rung = read(fd, sink, sizeof(sink)) > 0
+    return rung
 
 
 @cython.no_gc
@@ -765,10 +768,10 @@ cdef class Writer:
 
     cdef void ring_bells(self) noexcept:
         cdef uint32_t i
-        cdef uint64_t one = 1
+        cdef char ring = 1
         for i in range(self.w.npeers):
             if va_must_ring(&self.w.peers[i]):
-                write(self.w.peers[i].bell, &one, sizeof(one))  # EAGAIN: it is ringing already
+                write(self.w.peers[i].bell, &ring, 1)  # EAGAIN: it is ringing already
 
     def close(self):
         """Publish no more; the memory goes when the last Slot does."""

@@ -5,7 +5,7 @@ import sys as _sys
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if not _sys.platform.startswith("linux"):
-    raise ImportError("valkka-async needs Linux 5.1 or newer: its rings are memfds and eventfds")
+    raise ImportError("valkka-async needs Linux 5.1 or newer: its rings are sealed memfds")
 
 from valkka_async._shm import Frame, Slot
 from valkka_async.client import Client, connect

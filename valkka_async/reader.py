@@ -52,6 +52,7 @@ class Reader:
     """Made by :func:`attach`. A context manager and an iterator; usable from one thread at a time."""
 
     _epoll: select.epoll | None = None
+    _nudge = -1  # makes fileno() readable until the first recv_nowait() that returns None
     _connection: Connection | None = None
 
     def __init__(self, name: str, *, policy: str, max_leases: int, timeout: float | None) -> None:
@@ -106,7 +107,9 @@ class Reader:
             self._epoll.register(connection.sock.fileno(), select.EPOLLIN)
             self._epoll.register(connection.bell, select.EPOLLIN)
             if not connection.arm():
-                os.eventfd_write(connection.bell, 1)  # as the server would have done
+                # A frame is there already, for which nobody rings.
+                self._nudge = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                self._epoll.register(self._nudge, select.EPOLLIN)
         return self._epoll.fileno()
 
     def recv_nowait(self) -> Frame | None:
@@ -119,6 +122,7 @@ class Reader:
         frame = connection.claim()
         if frame is None:
             # Drain before looking again: a frame that comes after the drain rings anew.
+            self._close_nudge()
             _shm.drain(connection.bell)
             connection.pump()
             if connection.arm() and not connection.ended:
@@ -172,11 +176,17 @@ class Reader:
         """True after close()."""
         return self._connection is None or self._connection.sock.fileno() < 0
 
+    def _close_nudge(self) -> None:
+        if self._nudge >= 0:
+            os.close(self._nudge)
+            self._nudge = -1
+
     def close(self) -> None:
         """Leave. Idempotent. Frames that are still held stay valid until they are released."""
         if self._epoll is not None:
             self._epoll.close()
             self._epoll = None
+        self._close_nudge()
         if self._connection is not None:
             self._connection.close()
 
@@ -207,6 +217,7 @@ class Reader:
         if self._epoll is not None:
             self._epoll.close()  # closed, not unregistered: the set itself is shared with the parent
             self._epoll = None
+        self._close_nudge()
 
 
 def _milliseconds(deadline: float | None) -> float | None:

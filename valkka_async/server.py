@@ -102,11 +102,19 @@ class _Reader:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.bell = -1
+        self.bell = -1       # we write here
+        self.bell_out = -1   # the reader reads there; kept, lest a dead reader make a write raise SIGPIPE
         self.peer: object | None = None  # the writer's; None: has not said hello yet
         self.lossless = False
         self.sent = 0  # generation of the last RING sent
         self.acked = 0
+
+    def close(self) -> None:
+        self.sock.close()
+        for fd in (self.bell, self.bell_out):
+            if fd >= 0:
+                os.close(fd)
+        self.bell = self.bell_out = -1
 
 
 class Server:
@@ -440,11 +448,13 @@ class Server:
         page = _memfd("valkka:leases", _shm.LEASE_PAGE_BYTES)
         try:
             fcntl.fcntl(page, fcntl.F_ADD_SEALS, _SEAL_LEASES)
-            reader.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            # A pipe and not an eventfd: the ends are files of their own, so whatever the reader does to
+            # its end (an eventfd it could make blocking, and fill), writing to ours never blocks.
+            reader.bell_out, reader.bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             reader.lossless = hello.policy == _shm.LOSSLESS
             reader.peer, start = self._writer.add_peer(page, reader.bell, leases, hello.policy)
             welcome = Welcome(os.getpid(), start, self._writer.generation)
-            if self._send(reader, welcome, page, reader.bell):
+            if self._send(reader, welcome, page, reader.bell_out):
                 self._offer_ring(reader)
         finally:
             os.close(page)
@@ -474,9 +484,7 @@ class Server:
 
     def _hang_up(self, reader: _Reader) -> None:
         self._watcher.remove(reader.sock.fileno())
-        reader.sock.close()
-        if reader.bell >= 0:
-            os.close(reader.bell)
+        reader.close()
         reader.peer = None  # and with it the map of the lease page, whoever still refers to the reader
 
     # -------------------------------------------------------------------------------------- end
@@ -535,9 +543,7 @@ class Server:
         self._lock = threading.RLock()  # a thread that the child does not have may have held it
         self._claim.after_fork()
         for reader in self._readers.values():
-            reader.sock.close()
-            if reader.bell >= 0:
-                os.close(reader.bell)
+            reader.close()
         self._readers.clear()
         self._writer.close()
         if self._ring_fd >= 0:
