@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from support.require import missing
 
 PROOF = Path(__file__).parents[1] / "proof"
@@ -64,7 +65,7 @@ def test_the_model_holds_in_every_state(model: str, switches: str, tmp_path: Pat
 
 CHANGED = "==want"  # a frame under a lease is not, or no longer, the one asked for
 NEWEST_LOST = "head>want"
-LOSSLESS_LOST = r"!=2\)"            # a "lossless" reader missed a frame
+LOSSLESS_LOST = r"!=2\)"  # a "lossless" reader missed a frame
 SLEPT_ON = "<=seen"  # asleep for ever with a frame waiting
 LEFT_BEHIND = "seen==published"  # the same, or in an old ring
 STUCK = "invalid end state"  # somebody waits for ever
