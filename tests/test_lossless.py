@@ -6,11 +6,13 @@ import asyncio
 import random
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import valkka_async as va
+from support import footage
 from support.child import Child
 
 
@@ -171,3 +173,26 @@ def test_a_lossless_reader_sees_every_header() -> None:
             assert server.publish(b"%d" % i)
         thread.join()
         assert seen == [(b"%d" % i, b"%d" % i) for i in range(50)]
+
+
+def test_a_file_waits_for_a_lossless_reader(tmp_path: Path) -> None:
+    clip = footage.encode(tmp_path / "clip.h264", size=(320, 192), frames=100)
+    with va.serve("s", slots=3) as server, va.attach("s", policy="lossless") as reader:
+        with va.play(clip, server, realtime=False) as player:
+            for n in range(100):
+                with reader.recv(10) as frame:
+                    assert (frame.seq, frame.dropped) == (n + 1, 0)
+                    assert footage.read_index(frame.array, "rgb24") == n
+                if n % 20 == 0:
+                    time.sleep(0.02)
+            player.join(10)
+            assert (player.stats().published, player.stats().dropped) == (100, 0)
+
+
+def test_a_player_that_waits_for_a_reader_can_be_closed(tmp_path: Path) -> None:
+    clip = footage.encode(tmp_path / "clip.h264", size=(320, 192), frames=50)
+    with va.serve("s", slots=3) as server, va.attach("s", policy="lossless") as reader:
+        with va.play(clip, server, realtime=False):
+            assert reader.recv(10).seq == 1
+            time.sleep(0.2)
+        assert (server.stats().published, server.stats().dropped) == (4, 0)

@@ -102,8 +102,8 @@ class _Reader:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.bell = -1       # we write here
-        self.bell_out = -1   # the reader reads there; kept, lest a dead reader make a write raise SIGPIPE
+        self.bell = -1  # we write here
+        self.bell_out = -1  # the reader reads there; kept, lest a dead reader make a write raise SIGPIPE
         self.peer: object | None = None  # the writer's; None: has not said hello yet
         self.lossless = False
         self.sent = 0  # generation of the last RING sent
@@ -164,6 +164,11 @@ class Server:
         """True after close()."""
         return self._closed
 
+    @property
+    def lossless(self) -> bool:
+        """True while a "lossless" reader is connected: publish() may have to be tried again."""
+        return any(r.lossless for r in list(self._readers.values()))
+
     def publish(
         self,
         image: Any,
@@ -192,7 +197,8 @@ class Server:
         meta
             A small JSON object, at most 4 KiB encoded.
 
-        Returns False if the frame was dropped (and counted) because no slot was free. Raises
+        Returns False if the frame was dropped (and counted) because no slot was free: readers hold them
+        all, or a "lossless" reader has not read them (see writable()). Raises
         FrameError, RingMemoryError, ConnectionClosedOK after close().
         """
         buffer, code = as_frame(image, format)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Self
 
 from av.video.frame import VideoFrame
 
-from ..errors import CameraError, CameraFormatError, NoFreeSlot, ValkkaError
+from ..errors import CameraError, CameraFormatError, ConnectionClosedOK, NoFreeSlot, ValkkaError
 from .convert import Converter
 from .decode import Decoder
 from .pace import FileClock, LiveClock, Pacer, RateLimit
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..server import Server
 
 _CLOSING = 5.0  # s beyond the time-outs that close() waits for a thread which cannot be interrupted
+_ROOM = 0.1  # s between looks whether we are to stop, while a file waits for a reader
 _UNDECODABLE = 30.0  # s of packets without a picture; key frames are rarely further apart
 
 log = logging.getLogger("valkka_async.camera")
@@ -98,8 +99,8 @@ def play(
 
     A frame's `timestamp_ns` is when its first bytes arrived here; of a paced source, when its turn came.
     `pts` and `time_base` are the source's. A live source never waits: with no free slot, frames are
-    dropped and counted. The server stays open when the player ends; the player ends when the server is
-    closed.
+    dropped and counted. A file waits for "lossless" readers. The server stays open when the player ends;
+    the player ends when the server is closed.
 
     Raises ValueError for arguments that make no sense. Plain function: call it with or without a running
     event loop, from any thread.
@@ -350,7 +351,17 @@ class Player:
             if not self._limit.admit(seconds):
                 self._skipped += 1
                 continue
+            self._wait_for_room()
+            if self._finished():
+                return
             self._publish(frame, pts, base, arrival)
+
+    def _wait_for_room(self) -> None:
+        """A file waits for "lossless" readers; a camera could not."""
+        with contextlib.suppress(ConnectionClosedOK):
+            while self._server.lossless and not self._finished():
+                if self._server.wait_writable(_ROOM):
+                    break
 
     def _pictures(self, source: Source) -> Iterator[tuple[VideoFrame, int]]:
         """Decoded frames with their arrival times, until the source ends or somebody closes something."""
