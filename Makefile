@@ -1,6 +1,9 @@
 # make demo    set up and watch a few synthetic cameras; Ctrl-C ends it
 # make test    set up and run the tests
 # make setup   only set up: a virtual environment in .venv with the package, compiled
+# make stress  the random tests for longer: make stress SECONDS=300
+# make pythons the tests under every supported Python that is installed
+# make bench   compare with other ways to share frames; BENCH=--short takes a minute
 # make lint    ruff, mypy, cython-lint
 # make clean   remove what was built
 
@@ -11,7 +14,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard _shm/*.pyx _shm/*.pxd _shm/*.h)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test stress pythons bench lint clean
 .NOTPARALLEL:
 
 setup: $(VENV)/installed
@@ -47,10 +50,23 @@ test: $(VENV)/installed-for-tests
 	@tests/system-packages
 	@$(BIN)/python -m pytest
 
+SECONDS ?= 60
+stress: $(VENV)/installed-for-tests
+	@VALKKA_STRESS_SECONDS=$(SECONDS) VALKKA_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 3600 \
+	    tests/test_adversity.py tests/test_state_machine.py tests/test_proof_c.py
+
+# Each in a virtual environment of its own.
+pythons:
+	@for version in 3.11 3.12 3.13; do \
+	    python$$version -c '' 2> /dev/null || { echo "python$$version is not installed: skipped"; continue; }; \
+	    echo "python$$version"; \
+	    $(MAKE) --no-print-directory test PYTHON=python$$version VENV=.venv-$$version || exit 1; \
+	done
+
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	PATH="$(BIN):$$PATH" $(BIN)/cython-lint _shm
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info valkka_async/*.so
+	rm -rf .venv .venv-* build dist *.egg-info valkka_async/*.so
