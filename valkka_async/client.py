@@ -9,9 +9,8 @@ import warnings
 from collections.abc import Callable, Generator
 from types import TracebackType
 
-from valkka_async import _shm
-from valkka_async._shm import Frame
-from valkka_async._weak import weakly
+from valkka_async._shm import Frame, drain
+from valkka_async._waiter import Waiter
 from valkka_async.connection import Connection, ReaderStats, check_policy
 from valkka_async.errors import ConcurrencyError, ConnectionClosedOK
 from valkka_async.reader import waited_too_long
@@ -59,36 +58,47 @@ def connect(
 class Link:
     """A connection whose descriptors are registered with the running loop.
 
-    ``notify`` is called in the loop when there may be frames to claim, after ``arm``, and at the end.
+    When there may be frames to claim (after ``arm``), and at the end, it wakes ``waiter`` if there is one,
+    else calls ``notify`` if there is one; both in a callback of the loop.
     """
 
-    def __init__(self, connection: Connection, notify: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.notify = notify
-        self._loop = asyncio.get_running_loop()
+        self.waiter: Waiter | None = None
+        self.notify: Callable[[], None] | None = None
+        self.loop = asyncio.get_running_loop()
         self._bell = connection.bell
         self._socket = connection.sock.fileno()
-        self._loop.add_reader(self._bell, self._on_bell)
-        self._loop.add_reader(self._socket, self._on_message)
+        self.loop.add_reader(self._bell, self._on_bell)
+        self.loop.add_reader(self._socket, self._on_message)
 
     def _on_bell(self) -> None:
-        _shm.drain(self._bell)
-        self.notify()
+        drain(self._bell)
+        waiter = self.waiter
+        if waiter is not None:
+            waiter.wake()
+        elif self.notify is not None:
+            self.notify()
 
     def _on_message(self) -> None:
         self.connection.pump()
         if self.connection.ended:
-            self._loop.remove_reader(self._socket)  # readable for ever after
+            self.loop.remove_reader(self._socket)  # readable for ever after
             self._socket = -1
-        self.notify()
+        if self.waiter is not None:
+            self.waiter.wake()
+        elif self.notify is not None:
+            self.notify()
 
     def close(self) -> None:
         # The descriptors leave the loop before they are closed: the server holds the other ends, so a
         # closed number alone would stay in the epoll set and wake the loop for ever.
-        if not self._loop.is_closed():
-            self._loop.remove_reader(self._bell)
+        if not self.loop.is_closed():
+            self.loop.remove_reader(self._bell)
             if self._socket >= 0:
-                self._loop.remove_reader(self._socket)
+                self.loop.remove_reader(self._socket)
+            if self.waiter is not None:
+                self.waiter.wake_soon()  # closed by another task: this one goes on in its turn
         self.connection.close()
 
 
@@ -163,7 +173,6 @@ class Client:
         self._closed = False
         self._was_open = False
         self._receiving = False
-        self._waiter: asyncio.Future[None] | None = None
         self._turn = 0.0  # when other tasks last had a chance to run
         self._before = ReaderStats(0, 0, 0, 0)  # of connections that are over
 
@@ -186,13 +195,9 @@ class Client:
             if self._closed or self._link is not None:  # meanwhile, by another task
                 connection.close()
                 return await self._connected(seconds, still_wanted)
-            self._link = Link(connection, weakly(self._wake))
+            self._link = Link(connection)
             self._was_open = True
         return self._link
-
-    def _wake(self) -> None:
-        if self._waiter is not None:
-            _fulfil(self._waiter)
 
     async def recv(self) -> Frame:
         """Wait for the next frame.
@@ -222,7 +227,12 @@ class Client:
                 if link.connection.ended:
                     self._ended(link)
                 elif link.connection.arm():
-                    await self._frame_or_end()
+                    link.waiter = Waiter(link.loop)
+                    try:
+                        await link.waiter
+                    finally:
+                        link.waiter = None
+                    self._turn = time.monotonic()
         finally:
             self._receiving = False
 
@@ -232,14 +242,6 @@ class Client:
         link = await self._connected(None)
         assert link is not None
         return link
-
-    async def _frame_or_end(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-        self._turn = time.monotonic()
 
     def _ended(self, link: Link) -> None:
         """The link is over and its ring read to the end: raise, or forget it and connect again."""
@@ -313,7 +315,6 @@ class Client:
         held stay valid until they are released."""
         self._closed = True
         self._unlink()
-        self._wake()
 
     async def aclose(self) -> None:
         """close(); it does not wait for anything."""

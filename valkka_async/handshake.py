@@ -12,8 +12,8 @@ version, so that two builds that do not fit can still tell each other so::
     reader -> server   ACK      generation of the RING that was mapped
                        ROOM     a slot was given back, and the server was waiting for one
 
-The server has at most one RING unacknowledged with each reader, so a reader that never looks at its
-socket costs the server one message and one descriptor, not one for each new ring.
+The server has only a few RINGs unacknowledged with each reader, so one that never looks at its socket
+does not cost a message and a descriptor for each new ring.
 """
 
 from __future__ import annotations

@@ -10,10 +10,11 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 from valkka_async._shm import Frame
-from valkka_async._weak import weakly
+from valkka_async._waiter import Waiter
 from valkka_async.client import Client, Link, connect
 from valkka_async.connection import ReaderStats, check_policy
 from valkka_async.errors import ConcurrencyError, ConnectError, ConnectionClosedOK, ValkkaError
@@ -75,6 +76,7 @@ class _Member:
         self.link: Link | None = None
         self.task: asyncio.Task[None] | None = None
         self.queued = False  # in the ready queue
+        self.turn = 0  # when it last gave a frame, counted in frames of all sources
 
 
 class Merge:
@@ -91,11 +93,12 @@ class Merge:
         self._failures: deque[ValkkaError] = deque()
         self._before = ReaderStats(0, 0, 0, 0)
         self._scanner: asyncio.Task[None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Waiter | None = None
         self._receiving = False
         self._running = False
         self._closed = False
         self._turn = 0.0
+        self._turns = 0
         for source in sources:
             self.add(source)
 
@@ -147,6 +150,8 @@ class Merge:
         return any(fnmatch.fnmatchcase(name, p) for p in self._patterns)
 
     def _scan(self) -> None:
+        if not self._patterns:
+            return
         for name in servers():
             if name not in self._members and self._matches(name):
                 member = self._members[name] = self._make_member(name, pattern=True)
@@ -209,23 +214,29 @@ class Merge:
             self._remove(member)
             return
         member.link = link
-        link.notify = lambda: self._queue(member)
+        link.notify = partial(self._notify, member)
         self._queue(member)
+        self._wake()
 
     def _unlink(self, member: _Member) -> None:
         if member.link is not None:
-            member.link.notify = weakly(member.client._wake)
+            member.link.notify = None
             member.link = None
+
+    def _notify(self, member: _Member) -> None:
+        """A member may have something to claim; called by the loop."""
+        self._queue(member)
+        if self._waiter is not None:
+            self._waiter.wake()
 
     def _queue(self, member: _Member) -> None:
         if not member.queued and member.link is not None:
             member.queued = True
             self._ready.append(member)
-            self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiter is not None:
+            self._waiter.wake_soon()
 
     def _fail(self, member: _Member, error: ValkkaError) -> None:
         member.task = None
@@ -299,11 +310,12 @@ class Merge:
             self._queue(member)
             raise
         if frame is not None:
-            self._queue(member)  # last in the queue: the others come first
-        elif link.connection.ended:
+            self._turns += 1
+            member.turn = self._turns
+        if frame is None and link.connection.ended:
             self._over(member, link)
-        elif not link.connection.arm():
-            self._queue(member)
+        elif link.connection.ended or not link.connection.arm():
+            self._queue(member)  # there is more; last in the queue, so that the others come first
         return frame
 
     def _check_end(self) -> None:
@@ -368,6 +380,10 @@ class Merge:
                 if deadline is not None and (
                     ready >= min(max_frames, connected) or time.monotonic() >= deadline
                 ):
+                    if ready < connected:
+                        # Bells that rang at the same moment: who is heard first must not matter.
+                        await asyncio.sleep(0)
+                        self._count_ready()
                     frames = self._claim_batch(max_frames)
                     if frames:
                         return frames
@@ -394,23 +410,25 @@ class Merge:
         return len(ready)
 
     def _claim_batch(self, max_frames: int) -> list[Frame]:
-        frames: dict[str, Frame] = {}
+        if len(self._ready) > max_frames:
+            # Those that have waited longest: the order of their bells says nothing about that.
+            self._ready = deque(sorted(self._ready, key=lambda member: member.turn))
+        frames: list[Frame] = []
         for _ in range(len(self._ready)):
             if len(frames) == max_frames:
                 break
-            # A source that gave a frame is last in the queue then, behind all that are ready now.
             frame = self._claim_from(self._ready.popleft())
             if frame is not None:
-                frames[frame.source] = frame
-        return list(frames.values())
+                frames.append(frame)
+        return frames
 
     async def _notified(self, deadline: float | None) -> None:
         """Wait until a source is ready, or until the deadline (monotonic seconds)."""
         loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        timer = None if deadline is None else loop.call_later(deadline - time.monotonic(), self._wake)
+        waiter = self._waiter = Waiter(loop)
+        timer = None if deadline is None else loop.call_later(deadline - time.monotonic(), waiter.wake)
         try:
-            await self._waiter
+            await waiter
         finally:
             self._waiter = None
             if timer is not None:

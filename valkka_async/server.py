@@ -49,6 +49,8 @@ log = logging.getLogger("valkka_async")
 HELLO_SECONDS = 5.0  # a connection that has said nothing by then is closed
 _NO_DESCRIPTORS_SECONDS = 0.5
 _HEADER_SLOT_BYTES = 256 * 1024
+# A reader that does not look at its socket costs so many messages and descriptors in its queue, no more.
+_RINGS_ON_THEIR_WAY = 4
 
 # linux/fcntl.h; Python 3.11 does not name the second
 _SEAL_LEASES = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -108,6 +110,7 @@ class _Reader:
         self.lossless = False
         self.sent = 0  # generation of the last RING sent
         self.acked = 0
+        self.on_their_way: list[int] = []  # generations sent and not yet acknowledged
 
     def close(self) -> None:
         self.sock.close()
@@ -433,6 +436,7 @@ class Server:
                 self._welcome(reader, message)
             case Ack(generation) if reader.peer is not None:
                 reader.acked = max(reader.acked, min(generation, reader.sent))
+                reader.on_their_way = [g for g in reader.on_their_way if g > generation]
                 self._offer_ring(reader)
                 self._notify_room()
             case Room() if reader.peer is not None:
@@ -466,11 +470,16 @@ class Server:
             os.close(page)
 
     def _offer_ring(self, reader: _Reader) -> None:
-        """Send the newest ring to a reader that lacks it and has taken the one before."""
+        """Send the newest ring to a reader that lacks it, unless it has left too many where they are."""
         newest = self._writer.generation
-        if reader.peer is not None and reader.acked == reader.sent < newest:
+        if (
+            reader.peer is not None
+            and reader.sent < newest
+            and len(reader.on_their_way) < _RINGS_ON_THEIR_WAY
+        ):
             if self._send(reader, Ring(newest, self._ring_size), self._ring_fd):
                 reader.sent = newest
+                reader.on_their_way.append(newest)
 
     def _send(self, reader: _Reader, message: Message, *fds: int) -> bool:
         try:
