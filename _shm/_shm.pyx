@@ -14,6 +14,7 @@ from cpython.buffer cimport (
     PyBUF_WRITABLE,
     PyBuffer_IsContiguous,
     PyBuffer_Release,
+    PyObject_CheckBuffer,
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -606,6 +607,10 @@ cdef class Writer:
     cdef _Mapping map
     cdef _Mapping previous
     cdef list peers          # _Peer, in the order of w.peers
+    cdef object known_format  # what the last learn() said
+    cdef bytes known_code
+    cdef int known_ndim
+    cdef Py_ssize_t known_shape[4]
     cdef readonly uint64_t dropped
     cdef readonly uint64_t bytes
     cdef readonly int64_t last_published_ns
@@ -709,8 +714,30 @@ cdef class Writer:
                 raise
         return slot
 
-    def publish(self, image, bytes format not None, timestamp_ns, pts, time_base, bint key, bytes meta):
-        """Copy one frame in. False: no slot was free. ``image`` is any buffer of bytes, strided or not.
+    def learn(self, format, tuple shape, bytes code not None):
+        """Let publish() take frames of this shape and format (as its caller names it) from now on."""
+        cdef int d
+        self.known_code = None
+        for d in range(len(shape)):
+            self.known_shape[d] = shape[d]
+        self.known_ndim = len(shape)
+        self.known_format = format
+        self.known_code = code
+
+    cdef bint knows(self, Py_buffer *b, format):
+        cdef int d
+        if self.known_code is None or b.ndim != self.known_ndim or b.itemsize != 1:
+            return False
+        if b.format != NULL and (b.format[0] != c"B" or b.format[1]):
+            return False
+        for d in range(b.ndim):
+            if b.shape[d] != self.known_shape[d]:
+                return False
+        return format is self.known_format or format == self.known_format
+
+    def publish(self, image, format, timestamp_ns, pts, time_base, bint key, bytes meta):
+        """Copy one frame in: any buffer of bytes, strided or not. False: no slot was free. None: learn()
+        its shape and format first; a stream that stays as it is is checked once and not for each frame.
 
         Raises RingTooSmall, RingMemoryError, ConnectionClosedOK.
         """
@@ -719,12 +746,19 @@ cdef class Writer:
         cdef char *to
         cdef char *src
         cdef uint64_t n
-        PyObject_GetBuffer(image, &b, PyBUF_STRIDES)
+        if not PyObject_CheckBuffer(image):
+            return None
         try:
+            PyObject_GetBuffer(image, &b, PyBUF_STRIDES | PyBUF_FORMAT)
+        except Exception:  # a dtype that has no buffer: the caller will say so in words
+            return None
+        try:
+            if not self.knows(&b, format):
+                return None
             slot = self.begin(b.len)
             if slot is None:
                 return False
-            slot.describe(b.ndim, b.shape, format, timestamp_ns, pts, time_base, key, meta)
+            slot.describe(b.ndim, b.shape, self.known_code, timestamp_ns, pts, time_base, key, meta)
             if not PyBuffer_IsContiguous(&b, b"C"):
                 np.copyto(slot.array, image)
             else:

@@ -135,16 +135,17 @@ class Writer:
     def retire_ring(self) -> None: ...
     def add_peer(self, page_fd: int, bell: int, leases: int, policy: int) -> tuple[object, int]: ...
     def remove_peer(self, peer: object) -> None: ...
+    def learn(self, format: str | None, shape: tuple[int, ...], code: Any) -> None: ...
     def publish(
         self,
         image: Any,
-        format: Any,
+        format: str | None,
         timestamp_ns: int | None,
         pts: int | None,
         time_base: Fraction | None,
         key: bool,
         meta: Any,
-    ) -> bool: ...
+    ) -> bool | None: ...
     def loan(
         self,
         shape: tuple[int, ...],

@@ -92,10 +92,10 @@ def as_frame(image: Any, format: str | None) -> tuple[Any, bytes]:
     anything else that numpy can see as an array of uint8. Raises FrameError.
     """
     if type(image) is not np.ndarray:
-        if isinstance(image, bytes | bytearray):
-            return image, check_shape((len(image),), format)
         try:
-            image = np.asarray(image)
+            image = (
+                np.frombuffer(image, np.uint8) if isinstance(image, bytes | bytearray) else np.asarray(image)
+            )
         except (TypeError, ValueError) as e:
             raise FrameError(f"{type(image).__name__} is not an image: {e}") from None
     if image.dtype != np.uint8:

@@ -21,6 +21,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from valkka_async import _fork, _shm
 from valkka_async._shm import MAX_LEASES, MAX_SLOTS, RingTooSmall, Slot
 from valkka_async._watch import watcher
@@ -204,15 +206,21 @@ class Server:
         all, or a "lossless" reader has not read them (see writable()). Raises
         FrameError, RingMemoryError, ConnectionClosedOK after close().
         """
-        buffer, code = as_frame(image, format)
         data = None if meta is None else as_meta(meta)
         base = None if time_base is None else as_time_base(time_base)
+        publish = self._writer.publish
         while True:
             try:
-                return self._writer.publish(buffer, code, timestamp_ns, pts, base, key, data)
+                done = publish(image, format, timestamp_ns, pts, base, key, data)
             except RingTooSmall as e:
                 needed: int = e.args[0]
-            if not self._grow(needed, variable=_one_axis(buffer)):
+            else:
+                if done is not None:
+                    return done
+                image, code = as_frame(image, format)
+                self._writer.learn(format, np.shape(image), code)
+                continue
+            if not self._grow(needed, variable=np.ndim(image) == 1):
                 return False
 
     def loan(
@@ -574,10 +582,6 @@ def _call_in(loop: asyncio.AbstractEventLoop, room: asyncio.Future[None]) -> Non
 def _fulfil(room: asyncio.Future[None]) -> None:
     if not room.done():
         room.set_result(None)
-
-
-def _one_axis(buffer: Any) -> bool:
-    return getattr(buffer, "ndim", 1) == 1
 
 
 def _memfd(name: str, size: int) -> int:
