@@ -197,6 +197,7 @@ cdef class Reader:
     cdef readonly uint32_t max_leases
     cdef readonly uint64_t last_seq
     cdef _LeasePage page
+    cdef object look         # called when the server may have sent a ring, or waits for an acknowledgement
     cdef list rings          # oldest first; all but the last are superseded
     cdef va_cursor cursor
     cdef bint closed
@@ -211,10 +212,12 @@ cdef class Reader:
         self.cursor.broken = True  # a late reader of a delta-coded stream starts at a key frame
         self.last_seq = start_seq
 
-    def signal_with(self, int fd, bytes message not None):
-        """Send ``message`` to ``fd`` when a slot is given back that the server waits for."""
+    def connect(self, int fd, bytes message not None, look):
+        """Send ``message`` to ``fd`` when a slot is given back that the server waits for, and call
+        ``look`` when it is time to look at the connection, which a busy reader might not do."""
         self.page.signal = message
         self.page.signal_fd = fd
+        self.look = look
 
     def add_ring(self, int fd, uint64_t size):
         """Map the next ring (`size` bytes, as fstat says) behind those there are."""
@@ -231,6 +234,7 @@ cdef class Reader:
         cdef _Ring ring, newest
         cdef int k, s
         cdef uint64_t seq
+        cdef bint moved
         if self.page.live >= self.max_leases:
             raise LeaseLimitError(
                 f"{self.source}: {self.max_leases} frames are held already; release() them or keep a "
@@ -238,8 +242,14 @@ cdef class Reader:
             )
         if self.closed or not self.rings:
             return None
+        newest = <_Ring>self.rings[-1]
+        if va_is_superseded(&newest.view) and self.look is not None:
+            self.look()  # the newest frame is in the ring that the server has sent
+            if self.closed:
+                return None
         k = self.page.take(self.max_leases)
         s = VA_EMPTY
+        moved = False
         while True:
             ring = <_Ring>self.rings[0]
             newest = <_Ring>self.rings[-1]
@@ -255,6 +265,9 @@ cdef class Reader:
                 self.cursor.broken = True  # frames were published where we did not look
                 va_pass(&self.cursor, self.page.page, newest.view.base_seq)
             del self.rings[0]
+            moved = True
+        if moved and self.look is not None:
+            self.look()
         if s < 0:
             self.page.untake(k)
             if s == VA_EMPTY:
@@ -291,10 +304,6 @@ cdef class Reader:
         self.last_received_ns = _now(CLOCK_MONOTONIC)
         return frame
 
-    cpdef bint superseded(self):
-        """Is a ring on its way that add_ring() was not told of?"""
-        return bool(self.rings) and va_is_superseded(&(<_Ring>self.rings[-1]).view)
-
     cpdef bint arm(self):
         """Announce that the reader is about to sleep. False: there is something to claim already."""
         cdef _Ring ring
@@ -312,7 +321,7 @@ cdef class Reader:
         if not self.rings:
             return False
         ring = <_Ring>self.rings[-1]
-        if va_has_newer(&self.cursor, &ring.view):
+        if va_has_newer(&self.cursor, &ring.view) or va_is_superseded(&ring.view):
             return True
         ring = <_Ring>self.rings[0]
         return va_has_newer(&self.cursor, &ring.view)
@@ -349,6 +358,7 @@ cdef class Reader:
             return
         self.closed = True
         self.rings = []
+        self.look = None
         if not self.page.inert:
             va_pass(&self.cursor, self.page.page, UINT64_MAX)
         self.page.connection = connection
@@ -360,6 +370,7 @@ cdef class Reader:
         """In a forked child: never touch the parent's leases."""
         self.closed = True
         self.rings = []
+        self.look = None
         self.page.inert = True
         self.page.signal_fd = -1
         if self.page.closing:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 
 from valkka_async._shm import Frame, drain
@@ -199,8 +199,8 @@ class Client:
             self._was_open = True
         return self._link
 
-    async def recv(self) -> Frame:
-        """Wait for the next frame.
+    def recv(self) -> Coroutine[object, None, Frame]:
+        """Wait for the next frame: a coroutine.
 
         Cancelling (or ``asyncio.timeout``) loses no frame: one is claimed only when it is returned.
         Other tasks get to run even when frames are always ready. Raises ConnectionClosedOK after a
@@ -208,6 +208,11 @@ class Client:
         ConnectionClosedError if the server crashed, LeaseLimitError, ConcurrencyError if another task
         is receiving.
         """
+        return self._receive(False)
+
+    async def _receive(self, iterating: bool) -> Frame:
+        # One coroutine for recv() and the iteration, which ends with StopAsyncIteration: this runs for
+        # each frame of each camera.
         if self._receiving:
             raise ConcurrencyError(f"another task receives from {self._name!r}: give each its own client")
         self._receiving = True
@@ -221,18 +226,23 @@ class Client:
                     self._turn = time.monotonic()
                     if link is not self._link:
                         continue
-                frame = link.connection.claim()
+                connection = link.connection
+                frame = connection.claim()
                 if frame is not None:
                     return frame
-                if link.connection.ended:
+                if connection.ended:
                     self._ended(link)
-                elif link.connection.arm():
-                    link.waiter = Waiter(link.loop)
+                elif connection.arm():
+                    waiter = link.waiter = Waiter(link.loop)
                     try:
-                        await link.waiter
+                        await waiter
                     finally:
                         link.waiter = None
                     self._turn = time.monotonic()
+        except ConnectionClosedOK:
+            if iterating:
+                raise StopAsyncIteration from None
+            raise
         finally:
             self._receiving = False
 
@@ -285,11 +295,8 @@ class Client:
         """Frames until the server closes."""
         return self
 
-    async def __anext__(self) -> Frame:
-        try:
-            return await self.recv()
-        except ConnectionClosedOK:
-            raise StopAsyncIteration from None
+    def __anext__(self) -> Coroutine[object, None, Frame]:
+        return self._receive(True)
 
     @property
     def name(self) -> str:

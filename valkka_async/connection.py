@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from valkka_async import _fork, _shm
 from valkka_async._shm import Frame
+from valkka_async._weak import weakly
 from valkka_async.errors import (
     ConnectError,
     ConnectionClosed,
@@ -80,6 +81,7 @@ class Connection:
         self.sock = sock
         self.bell = -1
         self.pid = 0
+        self.ended = False  # no message and no new frame will come; what is in the ring may still be claimed
         self._end = ""  # how it ended
         self.failure: ConnectError | None = None  # what made us give it up
         self._policy = policy
@@ -107,11 +109,6 @@ class Connection:
         """Welcomed, and in possession of the ring if there is one."""
         return self._reader is not None and (not self._generation or self._reader.generation > 0)
 
-    @property
-    def ended(self) -> bool:
-        """No message and no new frame will come; what is in the ring may still be claimed."""
-        return bool(self._end)
-
     def error(self) -> ConnectionClosed | ConnectError:
         """The exception that tells how it ended."""
         if self.failure is not None:
@@ -129,8 +126,10 @@ class Connection:
     def pump(self) -> None:
         """Take in the messages that have arrived. What goes wrong is told by ``ended`` and ``error``."""
         try:
-            while not self._end and self.sock.fileno() >= 0 and self._receive():
+            while not self.ended and self.sock.fileno() >= 0 and self._receive():
                 pass
+            if self._unacknowledged and self._reader is not None:
+                self._acknowledge(self._reader)
         except ConnectError as e:
             self._fail(e)
         except OSError as e:
@@ -138,7 +137,10 @@ class Connection:
 
     def _fail(self, error: ConnectError) -> None:
         self.failure = error
-        self._end = str(error)
+        self._over(str(error))
+
+    def _over(self, how: str) -> None:
+        self.ended, self._end = True, how
 
     def _receive(self) -> bool:
         """Take in one message. False: there is none now."""
@@ -153,7 +155,7 @@ class Connection:
             return True
         try:
             if not data:
-                self._end = _CRASHED
+                self._over(_CRASHED)
                 return False
             message = self._decode(data)
             if flags & socket.MSG_CTRUNC:
@@ -178,7 +180,7 @@ class Connection:
             case Welcome(pid, start_seq, generation) if self._reader is None and len(fds) == 2:
                 self._check_memory(fds[0], _shm.LEASE_PAGE_BYTES, fcntl.F_SEAL_SHRINK)
                 self._reader = _shm.Reader(self.name, fds[0], self._policy, self._max_leases, start_seq)
-                self._reader.signal_with(self.sock.fileno(), encode(Room()))
+                self._reader.connect(self.sock.fileno(), encode(Room()), weakly(self.pump))
                 self.pid, self._generation = pid, generation
                 os.set_blocking(fds[1], False)
                 self.bell = fds.pop(1)
@@ -186,9 +188,8 @@ class Connection:
                 self._check_memory(fds[0], size, fcntl.F_SEAL_SHRINK | _F_SEAL_FUTURE_WRITE)
                 self._reader.add_ring(fds[0], size)
                 self._unacknowledged = generation
-                self._acknowledge(self._reader)
             case Bye():
-                self._end = f"the server {self.name!r} was closed"
+                self._over(f"the server {self.name!r} was closed")
             case Refused(reason):
                 raise ConnectError(errno.ECONNREFUSED, reason)
             case _:
@@ -220,10 +221,6 @@ class Connection:
         """The next frame of the policy, if there is one. Raises LeaseLimitError, ProtocolError."""
         if self._reader is None:
             return None
-        if self._reader.superseded():
-            self.pump()  # the newest frame is in the ring that the server has sent
-        if self._unacknowledged:
-            self._acknowledge(self._reader)
         try:
             return self._reader.claim()
         except ProtocolError as e:
@@ -232,7 +229,7 @@ class Connection:
 
     def pending(self) -> bool:
         """Is there a frame to claim? (It may turn out to be of no use: see claim.)"""
-        return self._reader is not None and (self._reader.pending() or self._reader.superseded())
+        return self._reader is not None and self._reader.pending()
 
     def arm(self) -> bool:
         """Make the server ring the bell for the next frame. False: one is there already."""
@@ -253,8 +250,8 @@ class Connection:
         last of them is released, and only then sees the connection end."""
         if self.sock.fileno() < 0:
             return
-        if not self._end:
-            self._end = f"this reader of {self.name!r} was closed"
+        if not self.ended:
+            self._over(f"this reader of {self.name!r} was closed")
         if self._reader is not None:
             self._reader.close(self.sock.detach())
         else:
@@ -270,7 +267,7 @@ class Connection:
         if self.bell >= 0:
             os.close(self.bell)
             self.bell = -1
-        self._end = f"the reader of {self.name!r} belongs to the parent process"
+        self._over(f"the reader of {self.name!r} belongs to the parent process")
 
 
 def dial(name: str) -> socket.socket | None:

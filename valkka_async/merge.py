@@ -8,7 +8,7 @@ import fnmatch
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Coroutine, Generator
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -225,7 +225,9 @@ class Merge:
 
     def _notify(self, member: _Member) -> None:
         """A member may have something to claim; called by the loop."""
-        self._queue(member)
+        if not member.queued:
+            member.queued = True
+            self._ready.append(member)
         if self._waiter is not None:
             self._waiter.wake()
 
@@ -256,19 +258,24 @@ class Merge:
 
     # -------------------------------------------------------------------------------- receiving
 
-    async def recv(self) -> Frame:
-        """Wait for the next frame of any source.
+    def recv(self) -> Coroutine[object, None, Frame]:
+        """Wait for the next frame of any source: a coroutine.
 
         Cancelling loses no frame: one is claimed only when it is returned. Raises
         ConnectionClosedOK once there are no sources left (only without ``reconnect``) or after
         close(), ConnectionClosedError if a server crashed (only without ``reconnect``),
         LeaseLimitError, ConcurrencyError if another task is receiving.
         """
+        return self._receive(False)
+
+    async def _receive(self, iterating: bool) -> Frame:
+        # One coroutine for recv() and the iteration; see Client._receive.
         if self._receiving:
             raise ConcurrencyError("another task is receiving from this merge: give each task its own")
         self._receiving = True
         try:
-            self._run()
+            if not self._running:
+                self._run()
             while True:
                 if time.monotonic() - self._turn > _TURN_SECONDS:
                     await asyncio.sleep(0)
@@ -276,7 +283,16 @@ class Merge:
                 frame = self._claim()
                 if frame is not None:
                     return frame
-                await self._notified(None)
+                waiter = self._waiter = Waiter(asyncio.get_running_loop())
+                try:
+                    await waiter
+                finally:
+                    self._waiter = None
+                self._turn = time.monotonic()
+        except ConnectionClosedOK:
+            if iterating:
+                raise StopAsyncIteration from None
+            raise
         finally:
             self._receiving = False
 
@@ -337,11 +353,8 @@ class Merge:
     def __aiter__(self) -> Merge:
         return self
 
-    async def __anext__(self) -> Frame:
-        try:
-            return await self.recv()
-        except ConnectionClosedOK:
-            raise StopAsyncIteration from None
+    def __anext__(self) -> Coroutine[object, None, Frame]:
+        return self._receive(True)
 
     def batches(self, max_frames: int = 64, max_wait: float = 0.02) -> AsyncIterator[list[Frame]]:
         """Frames for one model: an iterator of lists, with at most one frame of each source.
