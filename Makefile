@@ -63,6 +63,12 @@ pythons:
 	    $(MAKE) --no-print-directory test PYTHON=python$$version VENV=.venv-$$version || exit 1; \
 	done
 
+# The peers go into an environment of their own; nothing but the benchmark needs them.
+bench:
+	@$(MAKE) --no-print-directory setup VENV=.venv-bench
+	@.venv-bench/bin/python -m pip --disable-pip-version-check -q install -r benchmarks/requirements.txt
+	@.venv-bench/bin/python benchmarks/run.py $(BENCH)
+
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
