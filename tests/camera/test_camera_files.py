@@ -32,6 +32,8 @@ class Recorder:
     name = "recorder"
     closed = False
 
+    lossless = False
+
     def __init__(self, full: bool = False) -> None:
         self.full = full
         self.frames: list[np.ndarray[Any, Any]] = []
