@@ -266,6 +266,7 @@ cdef class Reader:
                 va_pass(&self.cursor, self.page.page, newest.view.base_seq)
             del self.rings[0]
             moved = True
+        self.page.signal_room()  # frames may have been passed over without a lease
         if moved and self.look is not None:
             self.look()
         if s < 0:
@@ -312,7 +313,6 @@ cdef class Reader:
         if len(self.rings) > 1:
             return False
         ring = <_Ring>self.rings[0]
-        self.page.signal_room()  # frames may have been passed over without a lease
         return va_arm(&self.cursor, &ring.view, self.page.page)
 
     cpdef bint pending(self):
@@ -361,6 +361,7 @@ cdef class Reader:
         self.look = None
         if not self.page.inert:
             va_pass(&self.cursor, self.page.page, UINT64_MAX)
+            self.page.signal_room()  # what it had still to read is free
         self.page.connection = connection
         self.page.closing = True
         if not self.page.live:

@@ -140,6 +140,7 @@ static inline bool va_open(va_view *v, char *base, uint64_t total)
     v->index_mask = r->index_mask;
     return v->total_bytes == total && v->slots >= 2 && v->slots <= VA_MAX_SLOTS
         && (v->index_mask & (v->index_mask + 1)) == 0 && v->index_mask < VA_MAX_SLOTS
+        && v->index_mask + 1 >= v->slots
         && v->slot_stride > VA_META_BYTES && v->slot_bytes <= v->slot_stride - VA_META_BYTES
         && v->slot_stride <= total / v->slots && v->slots_offset >= sizeof(va_ring)
         && v->slots_offset % VA_LINE == 0
@@ -155,13 +156,15 @@ static inline bool va_info_ok(const va_info *i, uint64_t slot_bytes)
         return false;
     if (i->ndim == 0 || i->ndim > VA_MAX_DIMS || i->time_base_den < 0)
         return false;
-    uint64_t last = 0; /* offset of the last element; each term is below 2^64 and checked at once */
+    uint64_t last = 0, count = 1; /* offset of the last element, and how many there are */
     for (uint32_t d = 0; d < i->ndim; d++) {
-        if (i->shape[d] == 0)
+        if (i->shape[d] == 0 || i->shape[d] > i->nbytes / count)
             return false;
-        last += (uint64_t)(i->shape[d] - 1) * i->strides[d];
-        if (last >= i->nbytes)
+        count *= i->shape[d];
+        uint64_t term = (uint64_t)(i->shape[d] - 1) * i->strides[d]; /* below 2^64 */
+        if (term >= i->nbytes - last)
             return false;
+        last += term;
     }
     return true;
 }
@@ -359,7 +362,7 @@ static inline int va_pin(const va_view *v, va_lease_page *page, uint32_t k, uint
     atomic_store_explicit(&page->lease[k], VA_LEASE(v->generation, s), memory_order_seq_cst);    /* LEASE */
     if (atomic_load_explicit(&va_slot_of(v, s)->seq, memory_order_seq_cst) == seq)    /* LEASE, FRAME */
         return (int)s;
-    atomic_store_explicit(&page->lease[k], 0, memory_order_release);
+    atomic_store_explicit(&page->lease[k], 0, memory_order_seq_cst);                     /* RETURN, ROOM */
     return VA_GONE;
 }
 

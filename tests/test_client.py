@@ -281,6 +281,29 @@ def test_a_reader_is_readable_while_frames_wait() -> None:
             selector.unregister(reader)
 
 
+def test_a_new_ring_that_arrives_while_recv_looks_does_not_cost_the_wake_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The old ring is read, the new one is empty: the bell must be armed all the same."""
+    with va.serve("s") as server, va.attach("s") as reader:
+        server.publish(b"x")
+        reader.recv(5).release()
+        connection = reader._connection
+        assert connection is not None
+        pump = connection.pump
+
+        def late() -> None:
+            monkeypatch.undo()
+            server.set_header(b"new")
+            time.sleep(0.05)
+            pump()
+
+        monkeypatch.setattr(connection, "pump", late)
+        assert reader.recv_nowait() is None
+        server.publish(b"y")
+        assert bytes(reader.recv(5).data) == b"y"
+
+
 def test_recv_with_a_timeout_says_what_it_waited_for() -> None:
     with va.serve("s"), va.attach("s") as reader:
         with pytest.raises(TimeoutError, match="no frame from 's' within 0.05 s"):

@@ -152,6 +152,17 @@ def test_a_closed_lossless_reader_holds_up_nobody_with_the_frames_it_kept() -> N
         assert bytes(kept.data) == b"x"
 
 
+def test_closing_a_lossless_reader_makes_room_at_once_for_all_but_what_it_holds() -> None:
+    with va.serve("s", slots=4) as server, va.attach("s", policy="lossless") as reader:
+        while server.publish(b"x"):
+            pass
+        held = reader.recv(5)
+        threading.Timer(0.05, reader.close).start()
+        assert server.wait_writable(10)
+        assert server.publish(b"y")
+        assert bytes(held.data) == b"x"
+
+
 def test_a_lossless_reader_sees_every_header() -> None:
     with va.serve("s", slots=8) as server, va.attach("s", policy="lossless") as reader:
         seen = []

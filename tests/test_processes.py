@@ -314,3 +314,31 @@ def test_an_opencv_program_without_asyncio() -> None:
                 seen += 1
         assert seen + reader.stats().dropped == 10
         child.wait()
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(3)", "raise KeyboardInterrupt"])
+def test_a_program_may_end_without_closing_anything(end: str) -> None:
+    """And its readers see a clean close, or a crash, but they see it."""
+    code = f"""
+import sys, threading
+import valkka_async as va
+server = va.serve("s"); reader = va.attach("s"); server.publish(b"x"); frame = reader.recv(5)
+print("up", flush=True); sys.stdin.readline()
+{end}
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with process:
+        assert process.stdout is not None and process.stdin is not None
+        process.stdout.readline()
+        with va.attach("s") as reader:
+            reader.recv(5).release()
+            process.stdin.close()
+            with pytest.raises(va.ConnectionClosed):
+                reader.recv(10)
+        assert process.wait(10) == {"": 0, "sys.exit(3)": 3}.get(end, -signal.SIGINT)
+    va.serve("s").close()

@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import select
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -101,7 +102,8 @@ class ThreadWatcher:
                 os.eventfd_write(self._wake, 1)
                 last, self._thread, self._epoll, self._wake = self._thread, None, None, -1
                 self._timers.clear()
-        if last is not None and last is not threading.current_thread():
+        # At the interpreter's end a daemon thread never runs again, so there is no waiting for it.
+        if last is not None and last is not threading.current_thread() and not sys.is_finalizing():
             last.join()
 
     def pause(self, fd: int, seconds: float) -> None:

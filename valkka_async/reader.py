@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Iterator
 from types import TracebackType
 
-from valkka_async import _fork, _shm
-from valkka_async._shm import Frame
+from valkka_async import _fork
+from valkka_async._shm import Frame, drain
 from valkka_async.connection import Connection, ReaderStats, check_policy
 from valkka_async.errors import ConnectionClosedOK
 from valkka_async.rendezvous import check_name
@@ -119,18 +119,18 @@ class Reader:
         ConnectionClosedError if it crashed, LeaseLimitError.
         """
         connection = self._open()
-        frame = connection.claim()
-        if frame is None:
+        while True:
+            frame = connection.claim()
+            if frame is not None:
+                return frame
+            if connection.ended:
+                raise connection.error()
             # Drain before looking again: a frame that comes after the drain rings anew.
             self._close_nudge()
-            _shm.drain(connection.bell)
+            drain(connection.bell)
             connection.pump()
             if connection.arm() and not connection.ended:
                 return None
-            frame = connection.claim()
-            if frame is None and connection.ended:
-                raise connection.error()
-        return frame
 
     def recv(self, timeout: float | None = None) -> Frame:
         """Wait for the next frame, ``timeout`` seconds at most (None: for ever).

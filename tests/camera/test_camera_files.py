@@ -227,7 +227,7 @@ while not player.stats().published: time.sleep(0.01)
 """
     begin = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-W", "ignore::ResourceWarning", "-c", program],
+        [sys.executable, "-W", "ignore::ResourceWarning", "-W", "ignore::DeprecationWarning", "-c", program],
         capture_output=True,
         text=True,
         timeout=30,
