@@ -352,6 +352,11 @@ typedef struct va_cursor {
 
 enum { VA_EMPTY = -1, VA_CORRUPT = -2, VA_GONE = -3 };
 
+static inline void va_unpin(va_lease_page *page, uint32_t k)
+{
+    atomic_store_explicit(&page->lease[k], 0, memory_order_seq_cst);                     /* RETURN, ROOM */
+}
+
 /* Leases the slot of frame seq with lease word k. VA_GONE: that frame is no longer there. */
 static inline int va_pin(const va_view *v, va_lease_page *page, uint32_t k, uint64_t seq)
 {
@@ -362,13 +367,8 @@ static inline int va_pin(const va_view *v, va_lease_page *page, uint32_t k, uint
     atomic_store_explicit(&page->lease[k], VA_LEASE(v->generation, s), memory_order_seq_cst);    /* LEASE */
     if (atomic_load_explicit(&va_slot_of(v, s)->seq, memory_order_seq_cst) == seq)    /* LEASE, FRAME */
         return (int)s;
-    atomic_store_explicit(&page->lease[k], 0, memory_order_seq_cst);                     /* RETURN, ROOM */
+    va_unpin(page, k);
     return VA_GONE;
-}
-
-static inline void va_unpin(va_lease_page *page, uint32_t k)
-{
-    atomic_store_explicit(&page->lease[k], 0, memory_order_seq_cst);                     /* RETURN, ROOM */
 }
 
 static inline void va_pass(va_cursor *c, va_lease_page *page, uint64_t seq)

@@ -154,7 +154,7 @@ def test_a_broken_twin_is_caught_at_full_speed(twin: str, tmp_path: Path) -> Non
 
 PLANTED_TWINS = {
     "a_frame_that_is_gone_leaves_no_lease": (
-        "    atomic_store_explicit(&page->lease[k], 0, memory_order_release);\n    return VA_GONE;",
+        "    va_unpin(page, k);\n    return VA_GONE;",
         "    return VA_GONE;",
     ),
     "a_lease_of_an_older_ring_does_not_keep_the_slot_of_that_number": (
