@@ -233,7 +233,7 @@ cdef class Reader:
         """The next frame for this reader's policy, or None. Raises LeaseLimitError, ProtocolError."""
         cdef _Ring ring, newest
         cdef int k, s
-        cdef uint64_t seq
+        cdef uint64_t seq = 0
         cdef bint moved
         if self.page.live >= self.max_leases:
             raise LeaseLimitError(

@@ -28,3 +28,8 @@ def test_a_camera_and_who_watches_it() -> None:
 def test_frames_in_frames_out() -> None:
     done = subprocess.run([sys.executable, "-c", BLOCKS[2]], capture_output=True, text=True, timeout=30)
     assert (done.stdout, done.stderr) == ("bgr24 (480, 640, 3) 0 {}\n", "")
+
+
+def test_the_figures_are_those_of_the_report() -> None:
+    script = Path(__file__).parent.parent / "benchmarks" / "readme.py"
+    assert subprocess.run([sys.executable, script, "--check"], timeout=30).returncode == 0
