@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 REPORT = Path(__file__).parent / "report" / "report.json"
 BEGIN, END = "<!-- figures: benchmarks/readme.py -->", "<!-- end of figures -->"
 
-SIZES = ("270p", "1080p", "4k")
+SIZES = ("270p", "1080p", "4K")
 OURS = ("va-uvloop", "va-attach", "va-loan")
 
 
@@ -62,9 +62,9 @@ def table(report: dict[str, Any]) -> str:
         ),
         "",
         f"480x270 / 1920x1080 / 3840x2160 RGB; medians of {report['rounds']} rounds in one run; latency is from",
-        "before `publish` until one byte of each page was read. Compare ratios, not figures: "
-        f"{m['cpu']}, {m['cores']} cores,",
-        f"{m['kernel'].split('-')[0]}, {m['python']}. `make bench` makes [the whole report](benchmarks/report/report.md).",
+        "before `publish` until one byte of each page was read. Compare ratios, not figures:",
+        f"{m['cpu']}, {m['cores']} cores, {m['kernel'].split('-')[0]}, {m['python']}.",
+        "`make bench` makes [the whole report](benchmarks/report/report.md).",
     ]
     return "\n".join(lines)
 
