@@ -61,8 +61,8 @@ def table(report: dict[str, Any]) -> str:
             if f"stream/1080p/1/{c}" in reached
         ),
         "",
-        f"480x270 / 1920x1080 / 3840x2160 RGB; medians of {report['rounds']} rounds in one run; latency is from",
-        "before `publish` until one byte of each page was read. Compare ratios, not figures:",
+        f"480x270 / 1920x1080 / 3840x2160 RGB; medians of {report['rounds']} rounds in one run; latency is",
+        "from before `publish` until one byte of each page was read. Compare ratios, not figures:",
         f"{m['cpu']}, {m['cores']} cores, {m['kernel'].split('-')[0]}, {m['python']}.",
         "`make bench` makes [the whole report](benchmarks/report/report.md).",
     ]
