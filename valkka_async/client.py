@@ -7,6 +7,7 @@ import asyncio
 import time
 import warnings
 from collections.abc import Callable, Coroutine, Generator
+from dataclasses import replace
 from types import TracebackType
 
 from valkka_async._shm import Frame, drain
@@ -263,16 +264,8 @@ class Client:
         link, self._link = self._link, None
         if link is not None:
             link.close()
-            self._before = self._sum(link.connection.stats())
-
-    def _sum(self, now: ReaderStats) -> ReaderStats:
-        before = self._before
-        return ReaderStats(
-            received=before.received + now.received,
-            dropped=before.dropped + now.dropped,
-            leases=now.leases,
-            last_received_ns=max(before.last_received_ns, now.last_received_ns),
-        )
+            # frames still held are counted by nobody from here on: their connection is over
+            self._before = replace(self._before.plus(link.connection.stats()), leases=0)
 
     def recv_nowait(self) -> Frame | None:
         """The next frame, or None if there is none now (or, with ``reconnect``, no server).
@@ -310,7 +303,7 @@ class Client:
 
     def stats(self) -> ReaderStats:
         """Counters since connect(), over all reconnections."""
-        return self._before if self._link is None else self._sum(self._link.connection.stats())
+        return self._before if self._link is None else self._before.plus(self._link.connection.stats())
 
     @property
     def closed(self) -> bool:

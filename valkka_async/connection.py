@@ -63,6 +63,15 @@ class ReaderStats:
     leases: int
     last_received_ns: int
 
+    def plus(self, other: ReaderStats) -> ReaderStats:
+        """Both together."""
+        return ReaderStats(
+            self.received + other.received,
+            self.dropped + other.dropped,
+            self.leases + other.leases,
+            max(self.last_received_ns, other.last_received_ns),
+        )
+
 
 def check_policy(policy: str, max_leases: int) -> int:
     """The policy's number. Raises ValueError."""

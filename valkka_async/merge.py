@@ -178,7 +178,7 @@ class Merge:
             member.task.cancel()
         self._unlink(member)
         if member.own:
-            self._before = _add(self._before, member.client.stats())
+            self._before = self._before.plus(member.client.stats())
             member.client.close()
         self._wake()
 
@@ -456,7 +456,7 @@ class Merge:
         sources: dict[str, ReaderStats | None] = {}
         for name, member in self._members.items():
             stats = member.client.stats()
-            total = _add(total, stats)
+            total = total.plus(stats)
             sources[name] = stats if member.link is not None else None
         return MergeStats(total.received, total.dropped, total.leases, total.last_received_ns, sources)
 
@@ -518,12 +518,3 @@ class _Batches:
             return await self._merged._batch(self._max_frames, self._max_wait)
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
-
-
-def _add(a: ReaderStats, b: ReaderStats) -> ReaderStats:
-    return ReaderStats(
-        a.received + b.received,
-        a.dropped + b.dropped,
-        a.leases + b.leases,
-        max(a.last_received_ns, b.last_received_ns),
-    )
