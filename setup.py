@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
@@ -11,7 +12,8 @@ if not sys.platform.startswith("linux"):
 shm = Extension(
     "valkka_async._shm",
     ["_shm/_shm.pyx"],
-    include_dirs=["_shm"],
+    include_dirs=["_shm", numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
     depends=["_shm/layout.h", "_shm/ring.h", "_shm/ring.pxd"],
     extra_compile_args=["-std=c11", "-O3", "-Wall", "-Wno-unused-function"],
 )

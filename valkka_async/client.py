@@ -38,6 +38,9 @@ def connect(
             async for frame in client:
                 detect(frame.array)
 
+    A loop that asks for the next frame still holds the one before; ``with frame: detect(frame.array)``
+    gives it back first.
+
     Parameters
     ----------
     policy

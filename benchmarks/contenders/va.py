@@ -46,8 +46,9 @@ class ConnectReader(Reader):
     async def main(self, touch):
         async with self.va.connect(self.name, policy=self.policy) as client:
             async for frame in client:
-                if touch(frame.array):
-                    return
+                with frame:  # back before waiting for the next: a third slot would cool the cache
+                    if touch(frame.array):
+                        return
 
 
 class AttachReader(Reader):
@@ -57,16 +58,18 @@ class AttachReader(Reader):
     def read(self, touch):
         with self.va.attach(self.name) as reader:
             for frame in reader:
-                if touch(frame.array):
-                    return
+                with frame:
+                    if touch(frame.array):
+                        return
 
 
 class MergeReader(ConnectReader):
     async def main(self, touch):
         async with self.va.merge(*self.name) as merge:
             async for frame in merge:
-                if touch(frame.array):
-                    return
+                with frame:
+                    if touch(frame.array):
+                        return
 
 
 class ClientsReader(ConnectReader):
@@ -76,9 +79,10 @@ class ClientsReader(ConnectReader):
         async def one(name):
             async with self.va.connect(name) as client:
                 async for frame in client:
-                    if touch(frame.array):
-                        over.set()
-                        return
+                    with frame:
+                        if touch(frame.array):
+                            over.set()
+                            return
 
         tasks = [asyncio.create_task(one(name)) for name in self.name]
         await over.wait()
