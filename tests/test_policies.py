@@ -42,6 +42,23 @@ def test_ordered_loses_the_oldest_first_when_it_falls_behind() -> None:
         assert [(f.seq, f.dropped) for f in drained(reader)] == [(7, 6), (8, 0), (9, 0), (10, 0)]
 
 
+def test_after_a_pause_a_late_reader_gets_the_next_frame_and_not_an_old_one() -> None:
+    with va.serve("s") as server:
+        server.publish(b"old")
+        with va.attach("s") as early:
+            server.expire()
+            with va.attach("s") as late, va.attach("s", policy="ordered") as ordered:
+                assert late.recv_nowait() is None and ordered.recv_nowait() is None
+                with early.recv_nowait() as frame:
+                    assert bytes(frame.data) == b"old"
+                server.publish(b"new")
+                for reader in (early, late, ordered):
+                    with reader.recv_nowait() as frame:
+                        assert (bytes(frame.data), frame.dropped) == (b"new", 0)
+        with va.attach("s") as later, later.recv_nowait() as frame:
+            assert bytes(frame.data) == b"new"
+
+
 def test_a_late_reader_gets_the_newest_frame_at_once() -> None:
     with va.serve("s") as server:
         for i in range(10):

@@ -136,6 +136,18 @@ def test_a_server_reports_on_itself() -> None:
     assert report("s", 5) is None
 
 
+def test_a_server_says_more_of_itself_as_long_as_it_fits() -> None:
+    with va.serve("s") as server:
+        server.describe(lambda: {"camera": {"state": "live"}, "pid": "not to be changed"})
+        values = report("s", 5)
+        assert values is not None
+        assert values["camera"] == {"state": "live"} and values["pid"] == os.getpid()
+        assert values["readers"] == server.readers == 0
+        server.describe(lambda: {"camera": "x" * 100_000})
+        values = report("s", 5)
+        assert values is not None and "camera" not in values and values["published"] == 0
+
+
 def foreign(path: Path, kind: int, answer: bytes | None) -> tuple[socket.socket, threading.Thread]:
     """Some other program that listens on a socket and answers each caller with the same bytes."""
     listener = socket.socket(socket.AF_UNIX, kind)

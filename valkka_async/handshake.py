@@ -27,7 +27,7 @@ from typing import Any
 from valkka_async._shm import LAYOUT, VERSION
 from valkka_async.errors import ProtocolError
 
-MAX_BYTES = 4096
+MAX_BYTES = 16384
 _MAGIC = b"valkka\x00\x01"
 _PREFIX = struct.Struct("<8sIII")  # magic, version, layout, kind
 _HELLO = struct.Struct("<II")

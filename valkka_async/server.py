@@ -148,6 +148,7 @@ class Server:
         self._header = b""
         self._header_serial = 0
         self._room_waiters: list[Callable[[], object]] = []
+        self._more: Callable[[], dict[str, Any]] | None = None
         # Publishing takes no lock. This one orders new rings and connections, which may meet when a
         # thread publishes while the loop accepts.
         self._lock = threading.RLock()
@@ -173,6 +174,11 @@ class Server:
     def lossless(self) -> bool:
         """True while a "lossless" reader is connected: publish() may have to be tried again."""
         return any(r.lossless for r in list(self._readers.values()))
+
+    @property
+    def readers(self) -> int:
+        """Readers connected now."""
+        return sum(r.peer is not None for r in list(self._readers.values()))
 
     def publish(
         self,
@@ -280,6 +286,19 @@ class Server:
             if not self._closed:
                 self._new_ring(self._writer.slot_bytes or _HEADER_SLOT_BYTES)
 
+    def expire(self) -> None:
+        """The stream pauses here: who connects from now on gets the next frame, and not the newest one,
+        which will be old by then. Readers that are there keep what they may still read."""
+        self._writer.expire()
+
+    def describe(self, more: Callable[[], dict[str, Any]] | None) -> None:
+        """Add ``more()`` to what this server answers when it is asked for its state (``ls``, ``report``).
+
+        It is called in the thread that looks after the server, and must not block; what does not fit into
+        a message is left out.
+        """
+        self._more = more
+
     def stats(self) -> ServerStats:
         """Counters since serve()."""
         writer = self._writer
@@ -287,7 +306,7 @@ class Server:
             published=writer.published,
             dropped=writer.dropped,
             bytes=writer.bytes,
-            readers=sum(r.peer is not None for r in list(self._readers.values())),
+            readers=self.readers,
             slots=self._slots,
             slots_used=writer.slots_used,
             last_published_ns=writer.last_published_ns,
@@ -450,15 +469,22 @@ class Server:
             case Room() if reader.peer is not None:
                 self._notify_room()
             case Stats():
-                report = asdict(self.stats()) | {"pid": os.getpid(), "now_ns": time.monotonic_ns()}
-                self._send(reader, Report(report))
+                self._send(reader, self._report())
             case _:
                 raise ProtocolError(f"{type(message).__name__} was not expected here")
+
+    def _report(self) -> Report:
+        mine = asdict(self.stats()) | {"pid": os.getpid(), "now_ns": time.monotonic_ns()}
+        if self._more is not None:
+            all_of_it = Report(self._more() | mine)
+            if len(encode(all_of_it)) <= MAX_BYTES:
+                return all_of_it
+        return Report(mine)
 
     def _welcome(self, reader: _Reader, hello: Hello) -> None:
         if hello.policy not in (_shm.LATEST, _shm.ORDERED, _shm.LOSSLESS):
             raise ProtocolError(f"there is no policy {hello.policy}")
-        if sum(r.peer is not None for r in self._readers.values()) >= self._max_clients:
+        if self.readers >= self._max_clients:
             self._send(reader, Refused(f"{self._name} has {self._max_clients} readers and takes no more"))
             self._drop(reader)
             return
