@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""The boxes of fragmented MP4 (ISO/IEC 14496-12): made, found, changed in place. No PyAV here.
+
+A fragment is a moof box (when and how to show the samples) and an mdat box (the samples). Ours have one
+sample each and look alike, so that one struct has room for all that comes before the sample.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_HEADER = struct.Struct(">I4s")
+_U16 = struct.Struct(">H")
+_U32 = struct.Struct(">I")
+_U64 = struct.Struct(">Q")
+
+_MOOF = struct.Struct(
+    ">I4s"  # moof
+    "I4sII"  # mfhd: sequence number
+    "I4s"  # traf
+    "I4sII"  # tfhd: track
+    "I4sIQ"  # tfdt: decode time, 64 bits
+    "I4sIIIIIIi"  # trun: samples, offset of the data, and for each sample duration, size, flags, offset
+    "I4s"  # mdat, whose contents follow
+)
+_MOOF_BYTES = _MOOF.size - 8
+_BASE_IS_MOOF = 0x020000  # tfhd: offsets count from the moof box, which may lie anywhere
+# trun, version 1 (signed composition offsets): offset, and duration, size, flags, offset of each sample
+_TRUN = 0x01000F01
+# The sample depends on no other; or it does, and cannot be started with.
+_KEY, _DELTA = 0x02000000, 0x01010000
+
+
+class Box(NamedTuple):
+    """Where a box's contents are."""
+
+    kind: bytes
+    begin: int
+    end: int
+
+
+class CutOff(ValueError):
+    """A box is not there, or not as long as it says."""
+
+
+def fragment(
+    sequence: int, decode_time: int, offset: int, duration: int, key: bool, size: int, *, track: int = 1
+) -> bytes:
+    """All of a fragment with one sample of `size` bytes, but for these bytes, which follow.
+
+    Times are in units of the track's timescale; the sample is shown at decode_time + offset. `sequence`
+    is a number that rises from fragment to fragment.
+    """
+    return _MOOF.pack(
+        *(_MOOF_BYTES, b"moof"),
+        *(16, b"mfhd", 0, sequence & 0xFFFFFFFF),
+        *(80, b"traf"),
+        *(16, b"tfhd", _BASE_IS_MOOF, track),
+        *(20, b"tfdt", 0x01000000, decode_time),
+        *(36, b"trun", _TRUN, 1, _MOOF.size, duration, size, _KEY if key else _DELTA, offset),
+        *(size + 8, b"mdat"),
+    )
+
+
+def boxes(data: bytes | bytearray, begin: int = 0, end: int | None = None) -> Iterator[Box]:
+    """The boxes in a part of `data`, one after the other. Raises CutOff when the last one is incomplete."""
+    end = len(data) if end is None else end
+    while begin < end:
+        if end - begin < 8:
+            raise CutOff("the last box is cut off")
+        size, kind = _HEADER.unpack_from(data, begin)
+        head = 8
+        if size == 1 and end - begin >= 16:
+            (size,) = _U64.unpack_from(data, begin + 8)
+            head = 16
+        elif size == 0:  # to the end
+            size = end - begin
+        if not head <= size <= end - begin:
+            raise CutOff(f"a box of {size} bytes in {end - begin}")
+        yield Box(kind, begin + head, begin + size)
+        begin += size
+
+
+def find(data: bytes | bytearray, *path: bytes) -> Box:
+    """The first box at a path such as b"moov", b"trak", b"mdia". Raises CutOff if there is none."""
+    begin, end = 0, len(data)
+    for kind in path:
+        for box in boxes(data, begin, end):
+            if box.kind == kind:
+                begin, end = box.begin, box.end
+                break
+        else:
+            raise CutOff(f"no {kind.decode('latin-1')} box")
+    return Box(path[-1], begin, end)
+
+
+def sample_entry(header: bytes) -> Box:
+    """The first sample entry (avc1, hvc1 ...) of the first track of a header. Raises CutOff."""
+    table = find(header, b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
+    for entry in boxes(header, table.begin + 8, table.end):  # behind version, flags and the number of them
+        return entry
+    raise CutOff("an empty stsd box")
+
+
+def codec_string(header: bytes) -> str:
+    """The codec as browsers want it named (RFC 6381), from the ftyp and moov boxes of a stream.
+
+    "avc1.64001f", "hvc1.1.6.L93.B0". Raises ValueError if the header is cut off, or is of another codec.
+    """
+    entry = sample_entry(header)
+    begin = entry.begin + 78  # behind the fields that all visual sample entries have: 14496-12, 12.1.3
+    for box in boxes(header, begin, entry.end):
+        data = header[box.begin : box.end]
+        if box.kind == b"avcC" and len(data) >= 4:
+            return f"{entry.kind.decode('latin-1')}.{data[1:4].hex()}"
+        if box.kind == b"hvcC" and len(data) >= 13:
+            return f"{entry.kind.decode('latin-1')}.{_hevc_profile(data)}"
+    raise ValueError(f"no codec string is known for {entry.kind!r}")
+
+
+def _hevc_profile(hvcc: bytes) -> str:
+    """ISO/IEC 14496-15, annex E.3: profile, compatibility, tier and level, constraints."""
+    space, tier, profile = hvcc[1] >> 6, hvcc[1] >> 5 & 1, hvcc[1] & 0x1F
+    (compatible,) = _U32.unpack_from(hvcc, 2)
+    reverse = int(f"{compatible:032b}"[::-1], 2)
+    parts = [f"{('', 'A', 'B', 'C')[space]}{profile}", f"{reverse:X}", f"{'LH'[tier]}{hvcc[12]}"]
+    parts += [f"{byte:X}" for byte in hvcc[6:12].rstrip(b"\x00")]
+    return ".".join(parts)
+
+
+def picture_size(header: bytes) -> tuple[int, int]:
+    """(width, height) in pixels, from the sample entry. Raises CutOff."""
+    entry = sample_entry(header)
+    if entry.end - entry.begin < 78:
+        raise CutOff("a sample entry that is too short")
+    (width,), (height,) = (
+        _U16.unpack_from(header, entry.begin + 24),
+        _U16.unpack_from(header, entry.begin + 26),
+    )
+    return width, height
+
+
+def timescale(header: bytes) -> int:
+    """Units per second of the first track's times. Raises CutOff."""
+    box = find(header, b"moov", b"trak", b"mdia", b"mdhd")
+    at = box.begin + (20 if header[box.begin] else 12)  # 64-bit times in version 1
+    if box.end < at + 4:
+        raise CutOff("an mdhd box that is too short")
+    (scale,) = _U32.unpack_from(header, at)
+    if not scale:
+        raise CutOff("a track without a timescale")
+    return int(scale)
+
+
+def decode_time(data: bytes | bytearray) -> int:
+    """When the first sample of a fragment is to be decoded. Raises CutOff."""
+    box = find(data, b"moof", b"traf", b"tfdt")
+    return _read_time(data, box)
+
+
+def move(data: bytearray, sequence: int, base: int) -> None:
+    """Give a fragment a sequence number, and its decode times a new zero: `base` becomes 0. In place.
+
+    Raises CutOff, and ValueError for a time before `base`.
+    """
+    moof = find(data, b"moof")
+    for box in boxes(data, moof.begin, moof.end):
+        if box.kind == b"mfhd":
+            _U32.pack_into(data, box.begin + 4, sequence & 0xFFFFFFFF)
+        elif box.kind == b"traf":
+            for inner in boxes(data, box.begin, box.end):
+                if inner.kind == b"tfdt":
+                    time = _read_time(data, inner) - base
+                    if time < 0:
+                        raise ValueError("a fragment from before the beginning")
+                    (_U64 if data[inner.begin] else _U32).pack_into(data, inner.begin + 4, time)
+
+
+def _read_time(data: bytes | bytearray, tfdt: Box) -> int:
+    wide = data[tfdt.begin] if tfdt.end > tfdt.begin else 0
+    if tfdt.end - tfdt.begin < (12 if wide else 8):
+        raise CutOff("a tfdt box that is too short")
+    (time,) = (_U64 if wide else _U32).unpack_from(data, tfdt.begin + 4)
+    return int(time)
