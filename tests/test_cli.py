@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 import valkka_async as va
+from support.until import wait_for
 from valkka_async.cli.board import Board, Source, State
 from valkka_async.cli.picture import Picture
 from valkka_async.connection import report
@@ -328,6 +329,12 @@ def test_ls_leaves_out_the_dead_and_says_who_does_not_answer(runtime_dir: Path) 
         assert "cam1.sock" in os.listdir(runtime_dir)
         assert listed() == {}
     va.serve("cam1").close()  # takes over what was left, and removes it
+
+
+def test_ls_says_what_troubles_a_camera() -> None:
+    with va.Camera("cam1", "/no/such/file.mp4"):
+        wait_for(lambda: listed()["cam1"]["state"].startswith("failed: "))
+        assert "no such stream or file" in listed()["cam1"]["state"]
 
 
 # ------------------------------------------------------------------------------------------- errors

@@ -21,7 +21,7 @@ def test_a_camera_and_who_watches_it() -> None:
             assert re.match(r"cam1 \d+ \d+\.\d+ -?\d+ ms old$", line), line
         server.kill()
         seen.kill()
-    with Child('va.serve("cam1").close(); say("ok")') as tidy:
+    with Child('[va.serve(n).close() for n in ("cam1", "cam1.small")]; say("ok")') as tidy:
         assert tidy.line() == "ok"
 
 

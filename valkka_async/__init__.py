@@ -29,25 +29,34 @@ from valkka_async.errors import (
     NameInUseError,
     NoFreeSlot,
     ProtocolError,
+    RecorderError,
     RingMemoryError,
     ValkkaError,
 )
 from valkka_async.merge import Merge, merge
 from valkka_async.reader import Reader, attach
+from valkka_async.recorder import Recorder, RecorderStats
 from valkka_async.server import Server, serve
 
 if _TYPE_CHECKING:
-    from valkka_async.camera import Player, play
+    from valkka_async.camera.camera import Camera
+    from valkka_async.camera.play import Player, play
+    from valkka_async.camera.spec import CameraSpec, Output
+    from valkka_async.camera.status import CameraStatus, OutputStatus
+    from valkka_async.supervisor import Supervisor, WorkerStatus
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Camera",
     "CameraAuthError",
     "CameraEndedError",
     "CameraError",
     "CameraFormatError",
     "CameraNotFoundError",
     "CameraOpenError",
+    "CameraSpec",
+    "CameraStatus",
     "CameraTimeoutError",
     "Client",
     "ConcurrencyError",
@@ -63,13 +72,20 @@ __all__ = [
     "Merge",
     "NameInUseError",
     "NoFreeSlot",
+    "Output",
+    "OutputStatus",
     "Player",
     "ProtocolError",
     "Reader",
+    "Recorder",
+    "RecorderError",
+    "RecorderStats",
     "RingMemoryError",
     "Server",
     "Slot",
+    "Supervisor",
     "ValkkaError",
+    "WorkerStatus",
     "attach",
     "connect",
     "merge",
@@ -78,10 +94,23 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    # PyAV is loaded with the first camera, and not in the processes that only read frames.
-    if name in ("play", "Player"):
-        from valkka_async import camera
+# What is loaded with its first use: the processes that only read frames do without PyAV.
+_LAZY = {
+    "Camera": "camera.camera",
+    "CameraSpec": "camera.spec",
+    "CameraStatus": "camera.status",
+    "Output": "camera.spec",
+    "OutputStatus": "camera.status",
+    "Player": "camera.play",
+    "Supervisor": "supervisor",
+    "WorkerStatus": "supervisor",
+    "play": "camera.play",
+}
 
-        return getattr(camera, name)
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,6 +17,7 @@
      +-- LeaseLimitError                    the reader holds as many frames as it may
      +-- ConcurrencyError                   two waits at once where one is allowed
      +-- RingMemoryError (MemoryError)      no memory for the ring
+     +-- RecorderError (OSError)            a recording cannot go on
      +-- CameraError                        a source of video
           +-- CameraOpenError               cannot be reached
           +-- CameraAuthError               refuses the user or password
@@ -93,6 +94,11 @@ class ConcurrencyError(ValkkaError):
 
 class RingMemoryError(ValkkaError, MemoryError):
     """No memory for the ring."""
+
+
+class RecorderError(ValkkaError, OSError):
+    """A recording cannot go on: the disk is full, the folder cannot be written, or the ring has no
+    fragmented MP4 (then ``errno`` is None)."""
 
 
 class CameraError(ValkkaError):

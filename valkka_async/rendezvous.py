@@ -89,6 +89,26 @@ def servers() -> list[str]:
     return sorted(n for n in names if _NAME.fullmatch(n))
 
 
+def sweep(name: str) -> None:
+    """Remove what a killed server left in the runtime directory; nothing if a live one has the name, or if
+    that cannot be done."""
+    try:
+        directory = runtime_dir()
+        lock_path = directory / f"{name}.lock"
+        fd = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_ino == os.stat(lock_path).st_ino:  # else another has come and gone meanwhile
+            for path in (directory / f"{name}.sock", directory / f"{name}~", lock_path):
+                path.unlink(missing_ok=True)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+
+
 class Claim:
     """A server's hold on its name: the lock and the listening socket.
 

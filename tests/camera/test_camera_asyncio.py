@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 import valkka_async as va
-from valkka_async.camera import play
+from valkka_async.camera.play import play
 
 SHORT = "lavfi:testsrc=size=64x48:rate=25:duration=0.4"
 ENDLESS = "lavfi:testsrc=size=64x48:rate=25"

@@ -16,7 +16,7 @@ from camera_tools import Clips
 
 import valkka_async as va
 from support.rtsp import RtspServer
-from valkka_async.camera import play
+from valkka_async.camera.play import play
 
 PASSWORD = "s3cr et/@%#?:ü"
 ENCODED = "s3cr%20et%2F%40%25%23%3F%3A%C3%BC"

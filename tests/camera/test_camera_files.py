@@ -20,7 +20,7 @@ from camera_tools import FRAMES, SIZE, Clips, ring
 
 import valkka_async as va
 from support import footage
-from valkka_async.camera import Player, play
+from valkka_async.camera.play import Player, play
 
 SECOND = "lavfi:testsrc=size=64x48:rate=25:duration=1"
 ENDLESS = "lavfi:testsrc=size=64x48:rate=25"
@@ -218,7 +218,7 @@ def test_many_players_share_a_process() -> None:
 def test_a_program_may_end_while_its_player_plays(body: str, silent_port: int) -> None:
     program = f"""
 import time, valkka_async as va
-from valkka_async.camera import play
+from valkka_async.camera.play import play
 server = va.serve("exit")
 player = play("{ENDLESS}", server)
 stuck = play("rtsp://127.0.0.1:{silent_port}/x", server)

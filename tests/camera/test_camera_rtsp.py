@@ -18,7 +18,7 @@ from support import footage
 from support.netns import in_netns
 from support.require import missing
 from support.rtsp import RtspServer
-from valkka_async.camera import play
+from valkka_async.camera.play import play
 
 
 class Seen(NamedTuple):

@@ -255,6 +255,8 @@ class Auth(GstRtspServer.RTSPAuth):  # type: ignore[misc]
     def setup(self) -> None:
         self.protected: dict[str, str] = {}
         self.users: dict[str, tuple[str, str]] = {}  # password and role; a role is named as GStreamer likes
+        self.user_of: dict[str, str] = {}
+        self.roles = 0
 
     def method(self, ctx: Any) -> str:
         return self.protected.get(longest_prefix(request_path(ctx), self.protected), "")
@@ -271,13 +273,25 @@ class Auth(GstRtspServer.RTSPAuth):  # type: ignore[misc]
     def protect(self, path: str, user: str, password: str, method: str) -> str:
         if method not in ("basic", "digest"):
             raise ValueError(f"no authentication method {method!r}")
-        known, role = self.users.setdefault(user, (password, f"user{len(self.users)}"))
+        if user not in self.user_of.values() and user in self.users:
+            old, _ = self.users.pop(user)  # with the last mount gone, a user may get a new password
+            self.remove_basic(GstRtspServer.RTSPAuth.make_basic(user, old))
+            self.remove_digest(user)
+        if user not in self.users:
+            self.roles += 1
+            self.users[user] = password, f"user{self.roles}"
+        known, role = self.users[user]
         if known != password:
             raise ValueError("one user, two passwords: the server knows users, not mounts")
         self.add_basic(GstRtspServer.RTSPAuth.make_basic(user, password), token(role))
         self.add_digest(user, password, token(role))
         self.protected[path] = method
+        self.user_of[path] = user
         return role
+
+    def unprotect(self, path: str) -> None:
+        self.protected.pop(path, None)
+        self.user_of.pop(path, None)
 
 
 def token(role: str) -> Any:
@@ -410,7 +424,7 @@ class Server:
 
     def op_unmount(self, path: str) -> None:
         mount = self.mounts.pop(path)
-        self.auth.protected.pop(path, None)
+        self.auth.unprotect(path)
         self.server.get_mount_points().remove_factory(path)
         self.op_drop(path)
         if mount is not None:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Cameras and files into rings: `play()` and the `Player` it returns."""
+"""Cameras and files into rings. `valkka_async` itself has the public names of what is in here.
 
-from .play import Player, PlayerStats, play
-
-__all__ = ["Player", "PlayerStats", "play"]
+Nothing is imported here: PyAV is large, and a process that only supervises cameras does without.
+"""

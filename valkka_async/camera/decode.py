@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Packets to pictures, each with the arrival time of the packet it came in."""
+"""Packets to pictures, each with what was known of the packet it came in."""
 
 from __future__ import annotations
 
 from collections import deque
+from typing import Generic, TypeVar
 
 import av
 from av.video.frame import VideoFrame
@@ -11,25 +12,30 @@ from av.video.stream import VideoStream
 
 from .source import VideoPacket
 
+T = TypeVar("T")
+
 _HELD_BACK = 64  # more packets than any decoder holds back (16 reference frames, one per thread)
 
 
-class Decoder:
-    """Decodes one stream. `errors` counts the packets that could not be decoded."""
+class Decoder(Generic[T]):
+    """Decodes one stream. `errors` counts the packets that could not be decoded.
+
+    Each packet comes with a stamp (its arrival time, say), and each picture goes with its packet's.
+    """
 
     def __init__(self, stream: VideoStream, thread_count: int) -> None:
-        context = stream.codec_context
-        context.thread_count = thread_count
+        self._context = stream.codec_context
+        self._context.thread_count = thread_count
         if thread_count != 1:
-            context.thread_type = "AUTO"
+            self._context.thread_type = "AUTO"
         self.errors = 0
-        # Decoders give pictures in display order, some packets later: (pts, arrival) of the latest ones.
-        self._arrivals: deque[tuple[int | None, int]] = deque(maxlen=_HELD_BACK)
+        # Decoders give pictures in display order, some packets later: (pts, stamp) of the latest ones.
+        self._stamps: deque[tuple[int | None, T]] = deque(maxlen=_HELD_BACK)
 
-    def decode(self, packet: VideoPacket, arrival_ns: int) -> list[tuple[VideoFrame, int]]:
-        """The pictures that this packet brings out of the decoder, with their arrival times."""
+    def decode(self, packet: VideoPacket, stamp: T) -> list[tuple[VideoFrame, T]]:
+        """The pictures that this packet brings out of the decoder, with their stamps."""
         if packet.size:
-            self._arrivals.append((packet.pts, arrival_ns))
+            self._stamps.append((packet.pts, stamp))
         try:
             frames = packet.decode()
         except av.error.EOFError:
@@ -37,10 +43,25 @@ class Decoder:
         except av.error.FFmpegError:
             self.errors += 1
             return []
-        return [(frame, self._arrival(frame.pts, arrival_ns)) for frame in frames]
+        return [(frame, self._stamp(frame.pts, stamp)) for frame in frames]
 
-    def _arrival(self, pts: int | None, default: int) -> int:
-        for known, arrival_ns in reversed(self._arrivals):
+    def decode_alone(self, packet: VideoPacket, stamp: T) -> list[tuple[VideoFrame, T]]:
+        """The picture of a key frame, now: without those around it the decoder would hold it back."""
+        pictures = self.decode(packet, stamp)
+        try:
+            pictures += [(frame, stamp) for frame in self._context.decode(None)]
+        except av.error.FFmpegError:
+            pass  # nothing was held back
+        self.reset()
+        return pictures
+
+    def reset(self) -> None:
+        """Packets were left out: the next one is a key frame."""
+        self._context.flush_buffers()
+        self._stamps.clear()
+
+    def _stamp(self, pts: int | None, default: T) -> T:
+        for known, stamp in reversed(self._stamps):
             if known == pts:
-                return arrival_ns
+                return stamp
         return default

@@ -25,8 +25,10 @@ from av.video.frame import VideoFrame
 from ..errors import CameraError, CameraFormatError, ConnectionClosedOK, NoFreeSlot, ValkkaError
 from .convert import Converter
 from .decode import Decoder
+from .outputs import publish_picture
 from .pace import FileClock, LiveClock, Pacer, RateLimit
 from .secrets import Address, parse
+from .sendertime import Stamp
 from .source import Source
 
 if TYPE_CHECKING:
@@ -365,7 +367,7 @@ class Player:
 
     def _pictures(self, source: Source) -> Iterator[tuple[VideoFrame, int]]:
         """Decoded frames with their arrival times, until the source ends or somebody closes something."""
-        decoder = Decoder(source.stream, self._settings.thread_count)
+        decoder: Decoder[int] = Decoder(source.stream, self._settings.thread_count)
         before = self._errors
         seen, first = False, time.monotonic()
         with contextlib.closing(source.packets()) as packets:
@@ -391,20 +393,11 @@ class Player:
         self, frame: VideoFrame, pts: int | None, time_base: Fraction | None, timestamp_ns: int
     ) -> None:
         try:
-            shape = self._converter.shape(frame)
-            # The slot first: without one, there is no need to convert.
-            slot = self._server.loan(
-                shape, self._converter.format, timestamp_ns=timestamp_ns, pts=pts, time_base=time_base
+            published = publish_picture(
+                self._server, self._converter, frame, pts, time_base, Stamp(timestamp_ns, None)
             )
         except NoFreeSlot:
-            self._dropped += 1
-            return
-        try:
-            self._converter.write(frame, slot.array)
-            published = slot.publish()
-        except BaseException:
-            slot.discard()
-            raise
+            published = False
         if published:
             self._published += 1
             self._last_timestamp_ns = timestamp_ns

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import av
 import av.logging
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
@@ -57,6 +58,7 @@ class Source:
         transport: str,
         open_timeout: float,
         read_timeout: float,
+        hwaccel: HWAccel | None = None,
         options: Mapping[str, str] | None = None,
     ) -> None:
         self.address = address
@@ -64,6 +66,7 @@ class Source:
         self._transport = transport
         self._open_timeout = open_timeout
         self._read_timeout = read_timeout
+        self._hwaccel = hwaccel
         self._user_options = dict(options or {})
         self._deadline = Deadline()
         self._cut = False
@@ -207,7 +210,7 @@ class Source:
 
     def _connect(self, options: dict[str, str]) -> InputContainer:
         kind = "lavfi" if self.address.scheme == "lavfi" else None
-        return av.open(self.address.url, "r", format=kind, options=options)
+        return av.open(self.address.url, "r", format=kind, options=options, hwaccel=self._hwaccel)
 
     def _call(self, function: Callable[[], T], timeout: float) -> tuple[T | None, Exception | None]:
         """(result, None) or (None, error) of a call into FFmpeg that may block.

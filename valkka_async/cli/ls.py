@@ -26,7 +26,7 @@ _WIDE = 250  # columns when nobody looks: a pipe should get names in full
 @dataclass(frozen=True, slots=True)
 class Row:
     name: str
-    state: str  # "live", or why there are no figures
+    state: str  # "live", or how its camera is, or why there are no figures
     pid: int | None = None
     readers: int | None = None
     published: int | None = None
@@ -60,13 +60,21 @@ def _ask(name: str) -> Row | None:
     last, now = _number(values, "last_published_ns"), _number(values, "now_ns")
     return Row(
         name,
-        "live",
+        _state(values.get("camera")),
         pid=_number(values, "pid"),
         readers=_number(values, "readers"),
         published=_number(values, "published"),
         dropped=_number(values, "dropped"),
         last_frame_age=(now - last) / 1e9 if now and last else None,
     )
+
+
+def _state(camera: object) -> str:
+    """A camera says how it is; any other server that answers is live."""
+    if not isinstance(camera, dict):
+        return "live"
+    reason = camera.get("reason")
+    return f"{camera.get('state')}: {reason}" if reason else str(camera.get("state"))
 
 
 def _number(values: dict[str, object], key: str) -> int | None:
@@ -82,7 +90,7 @@ def _print(rows: list[Row]) -> None:
     table.add_column("STATE")
     for row in rows:
         age = "never" if row.last_frame_age is None else f"{seconds(row.last_frame_age)} ago"
-        figures = [row.pid, row.readers, row.published, row.dropped, age if row.state == "live" else None]
+        figures = [row.pid, row.readers, row.published, row.dropped, age if row.pid is not None else None]
         cells = ["-" if x is None else str(x) for x in figures]
         state = Text(row.state, style="green" if row.state == "live" else "red")
         table.add_row(Text(row.name), *cells, state)

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+"""How long to wait before trying again: exponential back-off with full jitter.
+
+Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015: a delay drawn from 0 to
+min(last, first * 2^n) spreads a herd of clients best, here fifty cameras behind one switch that was
+restarted.
+"""
+
+from __future__ import annotations
+
+import random
+
+_SHORTEST = 0.1  # s: a peer that refuses at once must not be asked in a loop
+
+
+class Backoff:
+    """``first`` and ``last`` bound the delay, in seconds; after ``stable`` of success it starts anew."""
+
+    def __init__(self, first: float = 0.5, last: float = 30.0, stable: float = 60.0) -> None:
+        self._first = first
+        self._last = last
+        self._stable = stable
+        self._failures = 0
+
+    @property
+    def bound(self) -> float:
+        """The longest that next() can give now."""
+        return max(_SHORTEST, min(self._last, self._first * 2.0 ** min(self._failures, 60)))
+
+    def next(self) -> float:
+        """Seconds to wait now, after another failure."""
+        bound = self.bound
+        self._failures += 1
+        return random.uniform(_SHORTEST, bound)
+
+    def lived(self, seconds: float) -> None:
+        """What was tried has worked for so long, before it failed."""
+        if seconds >= self._stable:
+            self._failures = 0

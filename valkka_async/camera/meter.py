@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""What comes from a camera, counted: rates and intervals of its packets."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from .source import VideoPacket
+
+_WINDOW = 5.0  # s over which the frame rate is measured
+
+
+class Meter:
+    """Fed by the camera's thread; its attributes may be read from any."""
+
+    def __init__(self) -> None:
+        self.packets = 0
+        self.decoded = 0
+        self.errors = 0
+        self.last_packet_ns = 0  # Unix
+        self.last_packet = 0.0  # monotonic
+        self.key_interval = 0.0
+        self.codec = ""
+        self.size = (0, 0)  # width, height of the pictures; until there is one, what the source says
+        self._times: deque[float] = deque()
+        self._key: float | None = None
+        self._intervals: deque[float] = deque(maxlen=3)
+
+    def begin(self, stream: VideoStream) -> None:
+        """A new connection: what was before says nothing of it."""
+        self.codec = stream.codec_context.name
+        self.size = (stream.codec_context.width, stream.codec_context.height)
+        self._times.clear()
+        self._intervals.clear()
+        self._key = None
+        self.key_interval = 0.0
+
+    def take(self, packet: VideoPacket, seconds: float) -> None:
+        """Count a packet, whose time on the stream's clock is `seconds`."""
+        self.packets += 1
+        self.last_packet_ns = time.time_ns()
+        self.last_packet = now = time.monotonic()
+        self._times.append(now)
+        while now - self._times[0] > _WINDOW:
+            self._times.popleft()
+        if packet.is_keyframe:
+            if self._key is not None and seconds > self._key:
+                self._intervals.append(seconds - self._key)
+                self.key_interval = statistics.median(self._intervals)
+            self._key = seconds
+
+    def show(self, frame: VideoFrame) -> None:
+        """Count a picture."""
+        self.decoded += 1
+        self.size = (frame.width, frame.height)
+
+    @property
+    def fps(self) -> float:
+        """Frames per second, of the last five."""
+        times = list(self._times)
+        if len(times) < 2 or time.monotonic() - times[-1] > _WINDOW:
+            return 0.0
+        return (len(times) - 1) / (times[-1] - times[0])

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: MIT
+"""A camera's rings: what becomes of a packet or a picture on its way into each."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from fractions import Fraction
+
+import av
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from ..errors import ConnectionClosedOK, NoFreeSlot, ValkkaError
+from ..server import Server, serve
+from .convert import Converter
+from .fmp4 import Fragment, Muxer, Timeline
+from .jpeg import JpegEncoder
+from .pace import RateLimit
+from .sendertime import Stamp
+from .source import VideoPacket
+from .spec import PIXELS, Output
+from .status import OutputStatus
+
+log = logging.getLogger("valkka_async.camera")
+
+_PACKETS = {"h264": "h264", "hevc": "h265", "mjpeg": "jpeg"}  # FFmpeg's name: the frame's format
+
+
+class Ring:
+    """One output's server, and what it counts. The server is made and closed by the camera's owner; all
+    the rest runs in the camera's thread."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self.server: Server = serve(output.name, slots=output.slots)
+        self.skipped = 0
+        self._published = 0
+        self._dropped = 0
+        self._asleep = True
+        self._said = ""
+
+    def wanted(self) -> bool:
+        """Does anybody read it now?"""
+        wanted = self.server.readers > 0
+        if wanted:
+            self._asleep = False
+        elif not self._asleep:
+            self.pause()
+        return wanted
+
+    def pause(self) -> None:
+        """No frames for a while: who comes later must not take the newest for a fresh one."""
+        self._asleep = True
+        self.server.expire()
+
+    def status(self) -> OutputStatus:
+        o = self.output
+        return OutputStatus(
+            o.name, o.format, self.server.readers, self._published, self._dropped, self.skipped
+        )
+
+    def count(self, published: bool) -> None:
+        if published:
+            self._published += 1
+            self._said = ""
+        else:
+            self._dropped += 1
+
+    @contextlib.contextmanager
+    def trouble(self, address: object) -> Iterator[None]:
+        """What one ring cannot do (an odd size for nv12, no memory) is no reason to stop the others."""
+        try:
+            yield
+        except ConnectionClosedOK:  # closed by its owner, from another thread
+            pass
+        except NoFreeSlot:
+            self._dropped += 1
+        except (ValkkaError, av.error.FFmpegError) as e:
+            self._dropped += 1
+            text = str(e) if isinstance(e, ValkkaError) else f"FFmpeg: {e.strerror}"
+            if text != self._said:
+                self._said = text
+                log.warning("%s: output %s: %s", address, self.output.name, text)
+
+
+def publish_picture(
+    server: Server,
+    converter: Converter,
+    frame: VideoFrame,
+    pts: int | None,
+    time_base: Fraction | None,
+    stamp: Stamp,
+) -> bool:
+    """Convert a picture into a slot of the ring. Raises NoFreeSlot, and then nothing was converted."""
+    shape = converter.shape(frame)
+    slot = server.loan(
+        shape,
+        converter.format,
+        timestamp_ns=stamp.arrival_ns,
+        pts=pts,
+        time_base=time_base,
+        meta=stamp.meta,
+    )
+    try:
+        converter.write(frame, slot.array)
+        return slot.publish()
+    except BaseException:
+        slot.discard()
+        raise
+
+
+class PictureRing(Ring):
+    """Pixels, or JPEGs of them."""
+
+    def __init__(self, output: Output) -> None:
+        jpeg = output.format == "jpeg"
+        self._jpeg = JpegEncoder(output.quality, output.size) if jpeg else None
+        self._converter = None if jpeg else Converter(output.format, output.size)
+        self._limit = RateLimit(output.fps)
+        super().__init__(output)
+
+    def key_frames_do(self, key_interval: float) -> bool:
+        """Do key frames, which come every `key_interval` seconds (0: not known), satisfy it?"""
+        o = self.output
+        return o.key_frames or (o.fps is not None and 0 < key_interval <= 1.05 / o.fps)
+
+    def admit(self, seconds: float) -> bool:
+        """Is the picture of this time wanted? Asked once for each, in the order in which they are shown."""
+        if self._limit.admit(seconds):
+            return True
+        self.skipped += 1
+        return False
+
+    def offer(self, frame: VideoFrame, time_base: Fraction | None, stamp: Stamp, address: object) -> None:
+        with self.trouble(address):
+            if self._jpeg is not None:
+                published = self.server.publish(
+                    self._jpeg.encode(frame),
+                    format="jpeg",
+                    timestamp_ns=stamp.arrival_ns,
+                    pts=frame.pts,
+                    time_base=time_base,
+                    meta=stamp.meta,
+                )
+            else:
+                assert self._converter is not None
+                published = publish_picture(self.server, self._converter, frame, frame.pts, time_base, stamp)
+            self.count(published)
+
+
+class PacketRing(Ring):
+    """Encoded packets as they come. The ring's header is the codec's (the parameter sets), if it has one."""
+
+    def begin(self, stream: VideoStream) -> None:
+        """The packets to come are of this stream."""
+        self._format = _PACKETS.get(stream.codec_context.name, "bytes")
+        self._header = stream.codec_context.extradata or b""
+        self._base = stream.time_base
+
+    def take(self, packet: VideoPacket, stamp: Stamp, address: object) -> None:
+        if not self.wanted():
+            return
+        with self.trouble(address):
+            self.server.set_header(self._header)
+            self.count(
+                self.server.publish(
+                    memoryview(packet),
+                    format=self._format,
+                    key=packet.is_keyframe,
+                    timestamp_ns=stamp.arrival_ns,
+                    pts=packet.pts,
+                    time_base=packet.time_base or self._base,
+                    meta=stamp.meta,
+                )
+            )
+
+    def end(self) -> None:
+        """The connection is over."""
+
+
+class FragmentRing(Ring):
+    """Fragmented MP4, muxed only while somebody reads."""
+
+    def __init__(self, output: Output) -> None:
+        self._timeline = Timeline()
+        self._stream: VideoStream | None = None
+        self._muxer: Muxer | None = None
+        super().__init__(output)
+
+    def begin(self, stream: VideoStream) -> None:
+        self._stream = stream
+
+    def take(self, packet: VideoPacket, stamp: Stamp, address: object) -> None:
+        if not self.wanted():
+            self._stop()
+            return
+        with self.trouble(address):
+            if self._muxer is not None and packet.is_keyframe and not self._muxer.fits(packet):
+                self._publish(self._muxer.flush(), stamp)
+                self._stop()
+            if self._muxer is None:
+                if not packet.is_keyframe:
+                    return
+                assert self._stream is not None
+                self._muxer = Muxer(self._stream, self._timeline)
+            self._publish(self._muxer.mux(packet, stamp.arrival_ns), stamp)
+
+    def end(self) -> None:
+        self._stop()
+
+    def _publish(self, fragments: list[Fragment], stamp: Stamp) -> None:
+        for f in fragments:
+            assert self._muxer is not None
+            self.server.set_header(self._muxer.header)  # nothing, if it is the same
+            self.count(
+                self.server.publish(
+                    f.data,
+                    format="fmp4",
+                    key=f.key,
+                    timestamp_ns=f.timestamp_ns,
+                    pts=f.pts,
+                    time_base=f.time_base,
+                    meta=stamp.meta,
+                )
+            )
+
+    def _stop(self) -> None:
+        if self._muxer is not None:
+            self._muxer.close()
+            self._muxer = None
+
+
+def make_ring(output: Output) -> PictureRing | PacketRing | FragmentRing:
+    """Serve an output. Raises NameInUseError, ConnectError."""
+    if output.format in PIXELS or output.format == "jpeg":
+        return PictureRing(output)
+    return FragmentRing(output) if output.format == "fmp4" else PacketRing(output)
