@@ -11,7 +11,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := setup.py pyproject.toml $(wildcard _shm/*.pyx _shm/*.pxd _shm/*.h)
+SOURCES := setup.py pyproject.toml $(wildcard _shm/*.pyx _shm/*.pxd _shm/*.h _pixels/*.pyx _pixels/*.h)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .PHONY: setup demo test stress pythons bench lint clean
@@ -72,7 +72,7 @@ bench:
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	PATH="$(BIN):$$PATH" $(BIN)/cython-lint _shm
+	PATH="$(BIN):$$PATH" $(BIN)/cython-lint _shm _pixels
 
 clean:
-	rm -rf .venv .venv-* build dist *.egg-info valkka_async/*.so
+	rm -rf .venv .venv-* build dist *.egg-info valkka_async/*.so valkka_async/camera/*.so

@@ -1,4 +1,7 @@
-"""Builds the one compiled module, ``valkka_async._shm``, from the sources in _shm/."""
+"""Builds the compiled modules: ``valkka_async._shm`` and ``valkka_async.camera._pixels``.
+
+Their sources are in _shm/ and _pixels/.
+"""
 
 import sys
 
@@ -18,4 +21,12 @@ shm = Extension(
     extra_compile_args=["-std=c11", "-O3", "-Wall", "-Wno-unused-function"],
 )
 
-setup(ext_modules=cythonize([shm], include_path=["_shm"], build_dir="build"))
+pixels = Extension(
+    "valkka_async.camera._pixels",
+    ["_pixels/_pixels.pyx"],
+    include_dirs=["_pixels"],
+    depends=["_pixels/pixels.h"],
+    extra_compile_args=["-std=c11", "-O3", "-Wall", "-Wno-unused-function"],
+)
+
+setup(ext_modules=cythonize([shm, pixels], include_path=["_shm"], build_dir="build"))

@@ -14,8 +14,14 @@ CHECKS = {
     "ruff": ["ruff", "check", "."],
     "format": ["ruff", "format", "--check", "."],
     "mypy": ["mypy"],
-    "stubs": ["stubtest", "valkka_async._shm", "--allowlist", "tests/stubtest-allowlist"],
-    "cython": ["cython-lint", "_shm"],
+    "stubs": [
+        "stubtest",
+        "valkka_async._shm",
+        "valkka_async.camera._pixels",
+        "--allowlist",
+        "tests/stubtest-allowlist",
+    ],
+    "cython": ["cython-lint", "_shm", "_pixels"],
 }
 
 

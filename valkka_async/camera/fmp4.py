@@ -104,13 +104,6 @@ class Muxer:
         head = fragment(self._timeline.next_sequence(), decode, shown - decode, duration, key, size)
         return [Fragment(b"".join([head, *parts]), key, shown, TIME_BASE, timestamp_ns, duration)]
 
-    def flush(self) -> list[Fragment]:
-        """What mux() has held back: nothing, ever."""
-        return []
-
-    def close(self) -> None:
-        """The end of this stream. Nothing is held that would have to be released."""
-
     def _use(self, extradata: bytes) -> None:
         self._lengths = nal.length_size(extradata, self._codec)
         self._known = nal.sets_in_extradata(extradata, self._codec)

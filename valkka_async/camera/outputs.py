@@ -194,12 +194,11 @@ class FragmentRing(Ring):
 
     def take(self, packet: VideoPacket, stamp: Stamp, address: object) -> None:
         if not self.wanted():
-            self._stop()
+            self._muxer = None
             return
         with self.trouble(address):
             if self._muxer is not None and packet.is_keyframe and not self._muxer.fits(packet):
-                self._publish(self._muxer.flush(), stamp)
-                self._stop()
+                self._muxer = None
             if self._muxer is None:
                 if not packet.is_keyframe:
                     return
@@ -208,7 +207,7 @@ class FragmentRing(Ring):
             self._publish(self._muxer.mux(packet, stamp.arrival_ns), stamp)
 
     def end(self) -> None:
-        self._stop()
+        self._muxer = None
 
     def _publish(self, fragments: list[Fragment], stamp: Stamp) -> None:
         for f in fragments:
@@ -225,11 +224,6 @@ class FragmentRing(Ring):
                     meta=stamp.meta,
                 )
             )
-
-    def _stop(self) -> None:
-        if self._muxer is not None:
-            self._muxer.close()
-            self._muxer = None
 
 
 def make_ring(output: Output) -> PictureRing | PacketRing | FragmentRing:
