@@ -640,6 +640,7 @@ def rtsp() -> Iterator[RtspServer]:
 async def test_a_camera_that_is_restarted_and_changes_its_resolution(
     rtsp: RtspServer, folder: Path, tmp_path: Path
 ) -> None:
+    larger = clip(folder, size=(320, 192))  # now: the camera does not wait
     rtsp.mount("/cam", clip(folder), fps=25)
     with va.serve("cam", slots=128) as server, CameraThread(rtsp.url("/cam"), server):
         async with va.Recorder("cam", tmp_path / "{n}.mp4", seconds=None) as recorder:
@@ -647,7 +648,7 @@ async def test_a_camera_that_is_restarted_and_changes_its_resolution(
             await asyncio.to_thread(rtsp.restart)
             before = recorder.stats().frames
             await until(lambda: recorder.stats().frames >= before + 10)
-            await asyncio.to_thread(rtsp.switch, "/cam", clip(folder, size=(320, 192)))
+            await asyncio.to_thread(rtsp.switch, "/cam", larger)
             await until(lambda: recorder.stats().files == 2)
             before = recorder.stats().frames
             await until(lambda: recorder.stats().frames >= before + 10)

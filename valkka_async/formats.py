@@ -30,6 +30,8 @@ _PLANAR = ("nv12", "yuv420p")
 _STREAMS = ("bytes", "jpeg", "fmp4", "h264", "h265")
 FORMATS = (*_CHANNELS, "gray8", *_PLANAR, *_STREAMS)
 
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
 _KNOWN: dict[tuple[str | None, tuple[int, ...]], bytes] = {}
 
 
@@ -117,7 +119,7 @@ def as_meta(meta: dict[str, Any] | None) -> bytes | None:
     if not isinstance(meta, dict):
         raise FrameError(f"meta is a dict, not {type(meta).__name__}")
     try:
-        data = json.dumps(meta, separators=(",", ":"), ensure_ascii=False).encode()
+        data = _encode(meta).encode()
     except (TypeError, ValueError) as e:
         raise FrameError(f"meta must be plain JSON: {e}") from None
     if len(data) > META_BYTES:
@@ -134,6 +136,8 @@ def as_time_base(time_base: Any) -> Fraction | None:
             good = Fraction(*time_base) if isinstance(time_base, tuple) else Fraction(time_base)
         except (TypeError, ValueError, ZeroDivisionError) as e:
             raise FrameError(f"time_base is a Fraction or a pair of integers: {e}") from None
-    if good is not None and not (abs(good.numerator) < 1 << 31 and good.denominator < 1 << 31):
-        raise FrameError(f"time_base {good} needs numbers of more than 32 bits")
+    if good is not None:
+        numerator, denominator = good.as_integer_ratio()
+        if not (abs(numerator) < 1 << 31 and denominator < 1 << 31):
+            raise FrameError(f"time_base {good} needs numbers of more than 32 bits")
     return good

@@ -248,7 +248,7 @@ class Server:
         Leaving the block publishes, an exception in it discards. Parameters as for publish().
         Raises NoFreeSlot (and counts a drop) when no slot is free, else as publish().
         """
-        shape = tuple(int(n) for n in shape)
+        shape = tuple(map(int, shape))
         code = check_shape(shape, format)
         data = None if meta is None else as_meta(meta)
         base = None if time_base is None else as_time_base(time_base)
@@ -362,7 +362,7 @@ class Server:
 
     async def writable(self) -> None:
         """Wait until a frame can be published: until readers, "lossless" ones above all, have given a
-        slot back. May be cancelled. Raises ConnectionClosedOK when the server is closed.
+        slot back. May be cancelled. Raises ConnectionClosedOK when the server is closed::
 
             while not server.publish(image):
                 await server.writable()

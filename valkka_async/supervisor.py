@@ -28,7 +28,8 @@ from valkka_async.camera.spec import CameraSpec, Output
 from valkka_async.camera.status import CONNECTING, FAILED, WAITING, CameraStatus, OutputStatus
 from valkka_async.rendezvous import sweep
 
-_STARTING = 60.0  # s that a process may take until it speaks: interpreters start slowly on a busy machine
+_STARTING = 30.0  # s that a process may take until it speaks: interpreters start slowly on a busy machine
+_FIRST = 5.0  # s in which it keeps others from starting, at most
 _ANSWER = 2.0  # s beyond stop_timeout in which a worker must have done what it was told
 _KILL = 2.0  # s for a killed process to be gone
 _POLL = 0.01
@@ -300,15 +301,19 @@ class _Camera:
         self.fresh = False  # `status` is of the process that there is
         self.status = _blank(spec)
         self.heard = 0.0  # monotonic
+        self.pending = True  # told something that is not done
         self._waiting: list[asyncio.Future[None]] = []
 
     async def settled(self) -> None:
         """Wait until the worker has done what it was told, or has ended."""
+        if not self.pending:
+            return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         await future
 
     def settle(self) -> None:
+        self.pending = False
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
@@ -373,10 +378,14 @@ class _Worker:
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
+    @property
+    def _waits(self) -> bool:
+        """Is there no process because the last one has failed?"""
+        return self._process is None and bool(self.last_exit)
+
     def has_room(self, group_size: int) -> bool:
         """Is this a good place for one more camera? Not if its process has just failed."""
-        waits = self._process is None and bool(self.last_exit)
-        return not (self._closing or waits) and len(self._cameras) < group_size
+        return not (self._closing or self._waits) and len(self._cameras) < group_size
 
     def put(self, camera: _Camera) -> None:
         """Take a camera in."""
@@ -386,10 +395,11 @@ class _Worker:
     def changed(self, camera: _Camera) -> None:
         """A camera has other settings, or is to leave."""
         camera.version += 1
-        if self._process is None and self.last_exit:  # waiting: the next process begins with what is wanted
-            self._settle(camera)
-        else:
+        camera.pending = True
+        if self._speaks:
             self._tell(camera)
+        elif camera.leaving or self._waits:  # the process to come begins with what is wanted then
+            self._settle(camera)
         if all(c.leaving for c in self._cameras.values()):
             self.close()
 
@@ -411,7 +421,7 @@ class _Worker:
 
     def forget(self) -> None:
         """After abandon(), and the end of the process."""
-        self._process = None
+        self._process, self._speaks = None, False
         for camera in list(self._cameras.values()):
             self._drop(camera)
         self._owner._ended(self)
@@ -425,7 +435,7 @@ class _Worker:
             self._process.returncode = 0  # not a child of this process, so nothing to wait for
 
     def shown(self) -> WorkerStatus:
-        waits = self._process is None and self.last_exit and not self._closing
+        waits = self._waits and not self._closing
         return WorkerStatus(
             cameras=tuple(name for name, camera in self._cameras.items() if not camera.leaving),
             pid=self.pid,
@@ -516,8 +526,8 @@ class _Worker:
 
     def _drop(self, camera: _Camera) -> None:
         self._cameras.pop(camera.spec.name, None)
-        if self._process is None:
-            for ring in camera.rings:  # who was killed did not tidy up
+        if not self._speaks:
+            for ring in camera.rings:  # a process that was killed did not tidy up
                 sweep(ring)
         self._owner._gone(camera)
         camera.settle()
@@ -527,17 +537,15 @@ class _Worker:
     async def _run(self) -> None:
         try:
             while not self._closing:
-                began = self._loop.time()
                 try:
                     how = await self._live()
                 except Exception:
                     log.exception("a mistake in the supervisor")
                     how = "could not be looked after"
-                    if self._process is not None:
-                        await self._kill(self._process)
+                    await self._discard()
                 if self._closing:
                     break
-                self._backoff.lived(self._loop.time() - began)
+                self._backoff.lived(self._clock)
                 delay = self._backoff.next()
                 self._restarts += 1
                 self.last_exit, self.retry_at = how, time.monotonic() + delay
@@ -548,16 +556,14 @@ class _Worker:
                 await self._pause(delay)
         finally:
             self._closing = True
-            if self._process is not None:  # cancelled: the loop is ending
-                self._hurry = True
-                await self._kill(self._process)
-            self._process = None
+            await self._discard()  # what is left if this was cancelled, because the loop is ending
+            self._process, self._speaks = None, False
             for camera in list(self._cameras.values()):
                 self._drop(camera)
             self._owner._ended(self)
 
     def _process_is_gone(self) -> None:
-        self._process = None
+        self._process, self._speaks = None, False
         self.since_ns = time.time_ns()
         self._cpu_s, self._rss = 0.0, 0
         for camera in list(self._cameras.values()):
@@ -569,6 +575,7 @@ class _Worker:
     async def _live(self) -> str:
         """One process, from its start to its end. Returns how it ended, in words."""
         starting = self._owner._starting
+        self._clock = self._heard = 0.0
         await starting.acquire()
         try:
             if self._closing:
@@ -577,12 +584,12 @@ class _Worker:
                 self._start()
             except OSError as e:
                 return f"could not be started: {e.strerror}"
-            while not self._speaks and not self._over():
-                await self._turn(_STARTING, "start")
+            while not self._speaks and self._clock < _FIRST and not self._over():
+                await self._turn()
         finally:
             starting.release()
         while not self._over():
-            await self._turn(self._owner.hang_timeout, "answer")
+            await self._turn()
         return await self._end()
 
     def _start(self) -> None:
@@ -596,7 +603,6 @@ class _Worker:
                 ours.close()
                 raise
         self.since_ns = time.time_ns()
-        self._clock = self._heard = 0.0
         self._channel = Channel(ours, self._on_message, self._on_end)
         self._channel.send(
             {
@@ -615,13 +621,14 @@ class _Worker:
         assert self._process is not None
         return self._closing or bool(self._fault) or self._process.poll() is not None
 
-    async def _turn(self, limit: float, what: str) -> None:
+    async def _turn(self) -> None:
         """Wait for a tick, or until something happens; then see if the process has kept its deadlines."""
         before = self._loop.time()
         await self._pause(self._tick)
         self._clock += min(self._loop.time() - before, 2 * self._tick)
+        limit = self._owner.hang_timeout if self._speaks else max(_STARTING, self._owner.hang_timeout)
         if self._clock - self._heard > limit:
-            self._on_end(f"did not {what} for {limit:g} s")
+            self._on_end(f"did not {'answer' if self._speaks else 'start'} for {limit:g} s")
         for camera in self._cameras.values():
             if self._clock > camera.due:
                 self._on_end(f"did not do what it was told with camera {camera.spec.name!r}")
@@ -657,10 +664,15 @@ class _Worker:
         channel.close()
         return how
 
-    async def _kill(self, process: subprocess.Popen[bytes]) -> None:
-        process.kill()
+    async def _discard(self) -> None:
+        """End the process, if there is one, without ceremony."""
+        if self._process is not None:
+            await self._kill(self._process)
         if self._channel is not None:
             self._channel.close()
+
+    async def _kill(self, process: subprocess.Popen[bytes]) -> None:
+        process.kill()
         deadline = self._loop.time() + _KILL
         while process.poll() is None:
             if self._loop.time() > deadline:

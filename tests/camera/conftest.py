@@ -26,7 +26,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
 def shared_rtsp() -> Iterator[RtspServer]:
     if reason := rtsp_available():
         missing(reason)
-    with RtspServer(deadline=300) as server:
+    with RtspServer(deadline=1800) as server:  # it ends with its standard input, whatever becomes of us
         yield server
 
 

@@ -229,7 +229,7 @@ def flv(path: Path) -> bytes:
 def test_a_connection_made_anew_goes_on_after_about_the_time_that_it_took(
     rtsp: RtspServer, clips: Clips
 ) -> None:
-    rtsp.mount("/cam", clips(), fps=25, shared=False)  # a shared one may be closing still
+    rtsp.mount("/cam", clips(), fps=25)
     rtsp.mount("/other", clips("h265"), codec="h265", fps=25)
     streams = Streams()
     seen: list[tuple[int, float]] = []  # pts, when
@@ -299,7 +299,7 @@ def test_other_codecs_are_refused(clips: Clips) -> None:
 
 def test_headers_say_nothing_but_the_stream(rtsp: RtspServer, clips: Clips) -> None:
     """And are the same each time, so that a reader need not begin anew."""
-    rtsp.mount("/cam", clips(), fps=25, auth=("somebody", "geheim", "digest"), shared=False)
+    rtsp.mount("/cam", clips(), fps=25, auth=("somebody", "geheim", "digest"))
     url = rtsp.url("/cam", "somebody", "geheim")
     headers = set()
     for _ in range(2):

@@ -96,14 +96,3 @@ def test_a_stream_that_the_device_cannot_decode_is_decoded_in_software(clips: Cl
     with av.open(str(clips()), hwaccel=settings) as container:
         frame = next(container.decode(video=0))
         assert frame.format.name == "yuv420p"
-
-
-def test_pictures_come_from_the_device_to_system_memory(clips: Clips) -> None:
-    present = [kind for kind in device_types() if opens(kind)]
-    if not present:
-        pytest.skip("no device that decodes on this machine")  # nor on those of CI
-    settings = hwaccel(present[0])
-    for _ in range(2):  # the settings are good for more than one connection
-        with av.open(str(clips()), hwaccel=settings) as container:
-            for frame in container.decode(video=0):
-                assert frame.to_ndarray(format="rgb24").shape == (192, 320, 3)

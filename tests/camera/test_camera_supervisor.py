@@ -241,6 +241,28 @@ async def test_a_camera_in_a_group_that_does_not_go_is_not_waited_for_forever() 
 
 
 @one_loop
+async def test_cameras_of_a_worker_that_waits_can_be_changed_and_removed() -> None:
+    async with supervised("one", "two", group_size=2, restart_max=60) as supervisor:
+        while (wait := supervisor.workers()[0].retry_in or 0.0) < 2.0:  # it draws how long
+            await until(lambda: pids(supervisor)["one"] is not None)
+            pid = pids(supervisor)["one"]
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: pids(supervisor)["one"] is None)
+        assert state(supervisor, "one") == "waiting" and wait <= 60
+        async with asyncio.timeout(1):
+            await supervisor.change("one", LARGER)
+            await supervisor.remove("two")
+            assert list(supervisor.status()) == ["one"]
+        await supervisor.add("two", PICTURES)  # elsewhere: that place has just failed
+        assert len(supervisor.workers()) == 2
+        async with asyncio.timeout(1):
+            await supervisor.remove("one")
+        assert servers() == ["two"]
+        await until(lambda: len(supervisor.workers()) == 1)
+
+
+@one_loop
 async def test_what_hangs_in_a_library_costs_its_process_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +290,19 @@ async def test_what_hangs_in_a_library_costs_its_process_only(
                 await supervisor.remove("bad")
             assert watch.gaps("good") == []
             await watch.more("good")
+
+
+@one_loop
+async def test_what_hangs_in_a_library_leaves_its_group_without_harm(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    async with supervised("good", group_size=2, stop_timeout=0.5) as supervisor, Watch("good") as watch:
+        await supervisor.add("bad", tmp_path / "pipe")
+        before = pids(supervisor)
+        await supervisor.remove("bad")
+        await supervisor.add("bad", PICTURES)  # its ring is free
+        await until(lambda: state(supervisor, "bad") == "live")
+        await watch.more("good")
+        assert watch.gaps("good") == [] and pids(supervisor) == before
 
 
 @one_loop
@@ -456,9 +491,10 @@ def test_a_forked_child_of_the_supervisors_process_has_nothing_to_do_with_the_wo
         say(child)
         while True:
             await asyncio.to_thread(sys.stdin.readline)
+            await asyncio.sleep(1.7)  # time enough to miss the workers' signs of life
             say(*(worker.pid for worker in supervisor.workers()))
     """
-    with Child(program(body), {}) as child:
+    with Child(program(body), {"hang_timeout": 1}) as child:
         workers = two_pids(child)
         forked = int(child.line())
         try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import re
@@ -320,6 +321,7 @@ class Server:
     def __init__(self, port: int) -> None:
         self.mounts: dict[str, Mount | None] = {}  # None: sound only
         self.clients: dict[Any, set[str]] = {}
+        self.sockets: dict[Any, Any] = {}
         self.lock = threading.Lock()
         self.auth = Auth()
         self.auth.setup()
@@ -336,6 +338,7 @@ class Server:
     def on_client(self, server: Any, client: Any) -> None:
         with self.lock:
             self.clients[client] = set()
+            self.sockets[client] = client.get_connection().get_read_socket()
         client.connect("play-request", self.on_play)
         client.connect("pause-request", self.on_stop)
         client.connect("teardown-request", self.on_stop)
@@ -352,6 +355,7 @@ class Server:
     def on_closed(self, client: Any) -> None:
         with self.lock:
             self.clients.pop(client, None)
+            self.sockets.pop(client, None)
 
     def on_media(self, factory: Any, media: Any, mount: Mount | None) -> None:
         media.set_rate_control(False)  # the mount keeps the time; a second clock would only add delay
@@ -418,9 +422,12 @@ class Server:
     def op_drop(self, path: str) -> None:
         """Close the connections of those who play this mount."""
         with self.lock:
-            playing = [client for client, paths in self.clients.items() if path in paths]
-        for client in playing:
-            client.close()
+            playing = [self.sockets[client] for client, paths in self.clients.items() if path in paths]
+        for socket in playing:
+            # And not client.close(): if the client is leaving at this moment, its own thread then reads
+            # from a stream that is gone, for ever, and the server answers nobody any more.
+            with contextlib.suppress(GLib.Error):
+                socket.shutdown(True, True)
 
     def op_unmount(self, path: str) -> None:
         mount = self.mounts.pop(path)

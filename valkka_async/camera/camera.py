@@ -163,10 +163,12 @@ class Camera:
 
     @property
     def name(self) -> str:
+        """What it is called."""
         return self._spec.name
 
     @property
     def spec(self) -> CameraSpec:
+        """All its settings, with the URL's credentials."""
         return self._spec
 
     def status(self) -> CameraStatus:
@@ -201,9 +203,11 @@ class Camera:
         )
 
     def stuck(self) -> bool:
-        """Has its thread not come back from a library for much longer than its deadlines? Then only the
-        end of the process helps. For supervisors."""
-        return self._thread.is_alive() and time.monotonic() > self._expected
+        """Has its thread not come back from a library for much longer than its deadlines, or ended unasked?
+        Then only the end of the process helps. For supervisors."""
+        if not self._thread.is_alive():
+            return not self._stop.is_set()
+        return time.monotonic() > self._expected
 
     def close(self) -> None:
         """Stop, and return when the thread has ended and the rings are closed. Idempotent.
@@ -224,8 +228,10 @@ class Camera:
             # On its way out; nobody else waits for it.
             while self._thread.is_alive() and time.monotonic() < until:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
-        finally:
-            self._closed()
+        except BaseException:  # cancelled: nobody knows yet whether it ends
+            self._close_rings()
+            raise
+        self._closed()
 
     def _patience(self) -> float:
         return max(self._spec.open_timeout, self._spec.read_timeout) + _CLOSING

@@ -50,7 +50,7 @@ class Feed:
         self._meter = meter
         self._errors_before = meter.errors
         self._alive = alive
-        self._base = source.stream.time_base
+        self._base = source.stream.time_base  # of every packet and picture; each would make a new Fraction
         codec = source.stream.codec_context.codec
         self._codec = codec.name
         self._intra = codec.intra_only or codec.name == "wrapped_avframe"  # of lavfi: not even encoded
@@ -69,7 +69,7 @@ class Feed:
         are no pictures in all of them."""
         if packet.size:
             ticks = packet.dts if packet.dts is not None else packet.pts
-            seconds = self._clock.seconds(ticks, packet.time_base, arrival_ns)
+            seconds = self._clock.seconds(ticks, self._base, arrival_ns)
             self._meter.take(packet, seconds)
             stamp = Stamp(arrival_ns, sender_time_ns(packet))
             for ring in self._streams:
@@ -126,7 +126,7 @@ class Feed:
         if self._mode is Mode.ALL:
             for picture in self._decode(packet, stamp):
                 frame, at = picture
-                seconds = self._clock.seconds(frame.pts, frame.time_base or self._base, at.arrival_ns)
+                seconds = self._clock.seconds(frame.pts, self._base, at.arrival_ns)
                 self._offer([picture], [ring for ring in wanting if ring.admit(seconds)])
             return
         if not self._kept and time.monotonic() - self._key < _KEYLESS:
@@ -157,7 +157,7 @@ class Feed:
     def _offer(self, pictures: list[tuple[VideoFrame, Stamp]], takers: list[PictureRing]) -> None:
         for frame, stamp in pictures:
             for ring in takers:
-                ring.offer(frame, frame.time_base or self._base, stamp, self._address)
+                ring.offer(frame, self._base, stamp, self._address)
 
     def _keep(self, packet: VideoPacket, stamp: Stamp) -> None:
         if packet.is_keyframe:

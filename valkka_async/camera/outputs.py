@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from fractions import Fraction
 
 import av
@@ -25,6 +23,7 @@ from .status import OutputStatus
 
 log = logging.getLogger("valkka_async.camera")
 
+TROUBLE = (ValkkaError, av.error.FFmpegError)
 _PACKETS = {"h264": "h264", "hevc": "h265", "mjpeg": "jpeg"}  # FFmpeg's name: the frame's format
 
 
@@ -68,21 +67,18 @@ class Ring:
         else:
             self._dropped += 1
 
-    @contextlib.contextmanager
-    def trouble(self, address: object) -> Iterator[None]:
-        """What one ring cannot do (an odd size for nv12, no memory) is no reason to stop the others."""
-        try:
-            yield
-        except ConnectionClosedOK:  # closed by its owner, from another thread
-            pass
-        except NoFreeSlot:
-            self._dropped += 1
-        except (ValkkaError, av.error.FFmpegError) as e:
-            self._dropped += 1
-            text = str(e) if isinstance(e, ValkkaError) else f"FFmpeg: {e.strerror}"
-            if text != self._said:
-                self._said = text
-                log.warning("%s: output %s: %s", address, self.output.name, text)
+    def failed(self, error: ValkkaError | av.error.FFmpegError, address: object) -> None:
+        """Something came between a frame and the ring. What one ring cannot do (an odd size for nv12, no
+        memory) is no reason to stop the others."""
+        if isinstance(error, ConnectionClosedOK):  # by its owner, from another thread
+            return
+        self._dropped += 1
+        if isinstance(error, NoFreeSlot):
+            return
+        text = str(error) if isinstance(error, ValkkaError) else f"FFmpeg: {error.strerror}"
+        if text != self._said:
+            self._said = text
+            log.warning("%s: output %s: %s", address, self.output.name, text)
 
 
 def publish_picture(
@@ -134,7 +130,7 @@ class PictureRing(Ring):
         return False
 
     def offer(self, frame: VideoFrame, time_base: Fraction | None, stamp: Stamp, address: object) -> None:
-        with self.trouble(address):
+        try:
             if self._jpeg is not None:
                 published = self.server.publish(
                     self._jpeg.encode(frame),
@@ -148,6 +144,8 @@ class PictureRing(Ring):
                 assert self._converter is not None
                 published = publish_picture(self.server, self._converter, frame, frame.pts, time_base, stamp)
             self.count(published)
+        except TROUBLE as e:
+            self.failed(e, address)
 
 
 class PacketRing(Ring):
@@ -162,7 +160,7 @@ class PacketRing(Ring):
     def take(self, packet: VideoPacket, stamp: Stamp, address: object) -> None:
         if not self.wanted():
             return
-        with self.trouble(address):
+        try:
             self.server.set_header(self._header)
             self.count(
                 self.server.publish(
@@ -171,10 +169,12 @@ class PacketRing(Ring):
                     key=packet.is_keyframe,
                     timestamp_ns=stamp.arrival_ns,
                     pts=packet.pts,
-                    time_base=packet.time_base or self._base,
+                    time_base=self._base,
                     meta=stamp.meta,
                 )
             )
+        except TROUBLE as e:
+            self.failed(e, address)
 
     def end(self) -> None:
         """The connection is over."""
@@ -196,7 +196,7 @@ class FragmentRing(Ring):
         if not self.wanted():
             self._muxer = None
             return
-        with self.trouble(address):
+        try:
             if self._muxer is not None and packet.is_keyframe and not self._muxer.fits(packet):
                 self._muxer = None
             if self._muxer is None:
@@ -205,6 +205,8 @@ class FragmentRing(Ring):
                 assert self._stream is not None
                 self._muxer = Muxer(self._stream, self._timeline)
             self._publish(self._muxer.mux(packet, stamp.arrival_ns), stamp)
+        except TROUBLE as e:
+            self.failed(e, address)
 
     def end(self) -> None:
         self._muxer = None

@@ -20,12 +20,16 @@ class LiveClock:
 
     def __init__(self) -> None:
         self._offset: float | None = None
+        self._base: Fraction | None = None
+        self._units = (0, 1)  # of it: numerator, denominator
 
     def seconds(self, pts: int | None, time_base: Fraction | None, arrival_ns: int) -> float:
         arrival = arrival_ns / 1e9
         if pts is None or time_base is None:
             return arrival
-        stamp = float(pts * time_base)
+        if time_base is not self._base:
+            self._base, self._units = time_base, (time_base.numerator, time_base.denominator)
+        stamp = pts * self._units[0] / self._units[1]
         if self._offset is None or abs(stamp + self._offset - arrival) > _RESYNC:
             self._offset = arrival - stamp
         return stamp + self._offset

@@ -76,7 +76,7 @@ def play(
 ) -> Player:
     """Publish the pictures of a camera or a file on `server`, from a thread of its own.
 
-    Returns at once; what goes wrong with the source later is raised by `join()` or `await player`.
+    Returns at once; what goes wrong with the source later is raised by `join()` or `await player`::
 
         with va.serve("door") as server, va.play("rtsp://me:secret@10.0.0.7/live", server) as player:
             player.join()
@@ -137,7 +137,7 @@ class Player:
     """A source that is being published; made by `play()`.
 
     `with` and `async with` close it at their end. All methods may be called from any thread; those that
-    wait for the end have a plain and an asyncio form:
+    wait for the end have a plain and an asyncio form::
 
         player.join()       await player
         player.close()      await player.aclose()

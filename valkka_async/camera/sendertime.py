@@ -23,9 +23,9 @@ def sender_time_ns(packet: Packet[Any]) -> int | None:
     It is as right as the camera's clock. That of a camera which was never told the time is years off, or
     has None, if it says it is before 1970. And when a camera corrects its clock, times jump.
     """
-    if not packet.has_sidedata("prft"):
+    data: Any = packet.get_sidedata("prft")  # empty if there is none
+    if not data.buffer_size:
         return None
-    data: Any = packet.get_sidedata("prft")
     (microseconds,) = _PRFT.unpack_from(data)
     return microseconds * 1000 if microseconds > 0 else None
 

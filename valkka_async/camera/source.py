@@ -152,11 +152,12 @@ class Source:
         backlog: list[tuple[VideoPacket, int]] = []
         filling = self.live and self._probed  # FFmpeg has read ahead, for up to seconds
         demux = container.demux(self.stream)
+        step = partial(next, demux, None)
         self._playing = True
         try:
             while True:
                 before = time.time_ns()
-                packet, failure = self._call(lambda: next(demux, None), timeout)
+                packet, failure = self._call(step, timeout)
                 now = time.time_ns()
                 if self._cut:
                     return

@@ -69,7 +69,9 @@ class Worker:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._slots: dict[str, _Slot] = {}
-        self._addresses: set[Address] = set()  # all that ever came: old credentials are as secret as new ones
+        # All that ever came: old credentials are as secret as new ones. Replaced and never changed, because
+        # other threads go through it.
+        self._addresses: frozenset[Address] = frozenset()
         self._begun = asyncio.Event()
         self._stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._heartbeat = 1.0
@@ -125,7 +127,7 @@ class Worker:
             spec = None
             if text is not None:
                 spec = CameraSpec.from_json(text)
-                self._addresses.add(parse(spec.url))
+                self._addresses |= {parse(spec.url)}
             slot = self._slots.get(name)
             if slot is None:
                 slot = self._slots[name] = _Slot(self, name, spec, version)
@@ -263,7 +265,7 @@ class _Forward(logging.Handler):
             return
         try:
             text = self.format(record)
-        except Exception:  # wrong arguments; logging's own report would print them
+        except Exception:  # wrong arguments; logging's own report would print them to stderr
             text = str(record.msg)
         message = {
             "op": "log",
@@ -317,8 +319,10 @@ def main() -> NoReturn:
         faulthandler.enable()  # names of functions and line numbers, no values
     try:
         number = asyncio.run(_serve(int(sys.argv[1])))
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as e:
+        if sys.stderr is not None:
+            traceback.print_tb(e.__traceback__)
+            print(type(e).__name__, file=sys.stderr)  # its text may be anything
         number = FAILED
     if sys.stderr is not None:
         sys.stderr.flush()
