@@ -1,27 +1,46 @@
 /* SPDX-License-Identifier: MIT
  *
  * Generations. At any moment, in the middle of a loan too, the server goes on in a new ring: it maps it,
- * sends it to the readers (RING, WINDOW unacknowledged at most), and then marks the old one superseded. What
- * must hold:
+ * sends it to the readers (RING, WINDOW unacknowledged at most with each), and then marks the old one
+ * superseded. What must hold:
  *
  *   - nothing becomes claimable in a ring once its successor was sent: no number, no index, no head changes
  *     there. (A loan's bytes may: nobody can claim a slot that has no number.)
  *   - every reader gets to the newest ring and sees the newest frame there; none sleeps for ever before
  *   - frames come in order across rings; a "lossless" reader gets every one of the rings it is sent
  *   - a lease of an old ring does not keep the slot of the same number in the new one
+ *   - a reader that stops for ever keeps neither the server nor the other reader waiting. Only if it is
+ *     "lossless" does the server not go on, and the other reader still sees all that there is.
  *
- * One reader: what readers do to each other is in lease.pml, and here they share nothing. Sockets are
- * reliable, and sending on them is a full barrier (the kernel takes locks).
+ * Reader 0 is a plain one (reader.py): it looks at its socket in its turn, before it sleeps. Reader 1 has an
+ * event loop (client.py), which looks at socket and bell whenever it gets to it, a frame in hand or not;
+ * and reader 1 may stop for ever. What readers do to each other's leases is in lease.pml.
+ *
+ * Two readers all of whose steps mix are a great many states. FINE of them, reader 0 first, go step by step;
+ * the others take a turn as one step: from being awake to having a frame, or to sleep. Between turns, and
+ * with a frame in hand, they lag as long as they like. And what nobody can tell apart is one step for all:
+ * what a process does with its own variables; what goes into a store buffer (it comes out in steps of its
+ * own); to take in rings and to acknowledge them (a ring that comes in between could have come before).
+ *
+ * Sockets are reliable. Sending a ring is a full barrier (the kernel takes locks); an ACK need not be one.
  */
-#define READERS 1
+#ifndef READERS
+#define READERS 2
+#endif
+#ifndef FINE
+#define FINE 0
+#endif
 #ifndef GENERATIONS
-#define GENERATIONS 2
+#define GENERATIONS 2           /* 8 at most */
 #endif
 #ifndef FRAMES
-#define FRAMES 3
+#define FRAMES 2
 #endif
 #ifndef WINDOW
-#define WINDOW 2
+#define WINDOW 2                /* the server's; in server.py it is 4 */
+#endif
+#ifndef KEPT
+#define KEPT WINDOW             /* with more rings a reader does not acknowledge; in connection.py it is 4 */
 #endif
 #define SLOTS 2
 #define SPAN 2
@@ -32,34 +51,59 @@ byte final_rings;               /* rings below this number are final */
 #define CHECK_STORE(a) assert((a) >= final_rings * RING_WORDS || IS_PAYLOAD(a) || IS_MARK(a))
 #include "ring.pml"
 
-bool bell;
+bool bell[READERS];
 byte ring_base[GENERATIONS];                        /* geometry: written before the ring is sent */
 chan rings[READERS] = [WINDOW] of { byte };         /* RING, server to reader */
 chan acks[READERS] = [WINDOW] of { byte };          /* ACK, reader to server */
-byte published;                                     /* for the last assertion */
+
+byte published;                                     /* these two for the last assertions */
+bool stopped;
+
+#ifdef ONE_BELL_FOR_ALL
+#define BELL(r) bell[0]
+#else
+#define BELL(r) bell[r]
+#endif
+
+/* ------------------------------------------------------------------------------------ server */
+
+/* on_their_way[r]: a bit for each ring that reader r was sent and has not acknowledged */
+#define UP_TO(g)      ((2 << (g)) - 1)
+#define BIT(m, g)     ((m) >> (g) & 1)
+#define FOUR(m, g)    (BIT(m, g) + BIT(m, g + 1) + BIT(m, g + 2) + BIT(m, g + 3))
+#define UNANSWERED(r) (FOUR(on_their_way[r], 0) + FOUR(on_their_way[r], 4))
+
+#if defined(NO_WINDOW)
+#define MAY_SEND(r) true
+#elif defined(ONE_WINDOW_FOR_ALL)
+#define MAY_SEND(r) (UNANSWERED(0) + UNANSWERED(READERS - 1) < WINDOW)
+#else
+#define MAY_SEND(r) (UNANSWERED(r) < WINDOW)
+#endif
 
 /* A "lossless" reader would miss a ring that is replaced before it was sent. */
-#ifdef SKIP_RINGS
-#define MAY_GO_ON (gen < GENERATIONS - 1)
+#if defined(SKIP_RINGS)
+#define AWAITED(r) false
+#elif defined(ANY_ACK_WILL_DO)
+#define AWAITED(r) (POLICY(r) == LOSSLESS && acked[0] != gen && acked[READERS - 1] != gen)
+#elif defined(WAIT_FOR_EVERYBODY)
+#define AWAITED(r) (acked[r] != gen)
 #else
-#define MAY_GO_ON (gen < GENERATIONS - 1 && (POLICY(0) != LOSSLESS || acked[0] == gen))
+#define AWAITED(r) (POLICY(r) == LOSSLESS && acked[r] != gen)
 #endif
+#define MAY_GO_ON (gen < GENERATIONS - 1 && !AWAITED(0) && !AWAITED(READERS - 1))
 
 inline offer_ring(r)
 {
-    atomic {
-        if
-        :: on_their_way[r] < WINDOW && sent[r] < gen ->
-            assert(nfull(rings[r]));
-            on_their_way[r]++;
-            sent[r] = gen;
-            rings[r] ! gen
-        :: else -> skip
-        fi
-    }
+    if
+    :: sent[r] < gen && MAY_SEND(r) ->
+        assert(nfull(rings[r]));
+        on_their_way[r] = on_their_way[r] | 1 << gen;
+        sent[r] = gen;
+        rings[r] ! gen
+    :: else -> skip
+    fi
 }
-
-inline drain_buffer(p) { sc_store(p, WORDS - 1, mem[WORDS - 1]) }
 
 inline next_ring()
 {
@@ -68,11 +112,48 @@ inline next_ring()
         ring_base[gen] = newest;
         sc_store(WRITER, HEAD(gen), newest);        /* va_init */
         note_seq[0] = 0; note_seq[1] = 0;
-        here = 0
+        here = 0;
+        final_rings = gen;
+        offer_ring(0)
+    };
+    atomic {
+#if READERS == 2 && !defined(OFFER_TO_ONE)
+        offer_ring(1);
+#endif
+        store(WRITER, SUPERSEDED(gen - 1), 1)       /* va_supersede */
     }
-    final_rings = gen;
-    offer_ring(0);
-    store(WRITER, SUPERSEDED(gen - 1), 1)           /* va_supersede */
+}
+
+inline take_ack(r)
+{
+    atomic {
+        acks[r] ? acked[r] ->
+            on_their_way[r] = on_their_way[r] & ~UP_TO(acked[r]);
+#ifndef NO_OFFER_ON_ACK
+            offer_ring(r);
+#endif
+#ifdef NEVER_APART
+            assert(acked[0] != gen || sent[1] == gen);
+#endif
+            skip
+    }
+}
+
+inline ring_bell(r)
+{
+    va_must_ring(r, must);
+    if
+    :: must -> atomic { BELL(r) = true; must = false }
+    :: else -> skip
+    fi
+}
+
+inline fill_slot()
+{
+    atomic {
+        write_payload(newest + 1);
+        note_leased[0] = false; note_leased[1] = false; ordered = 0; lossless = 0      /* the scan is over */
+    }
 }
 
 proctype writer()
@@ -80,61 +161,62 @@ proctype writer()
     WRITER_LOCALS;
     bool must;
     byte made, here;                                /* frames: tried, published in this ring */
-    byte loaned;                                    /* generation of the slot that is being written */
     byte sent[READERS], acked[READERS], on_their_way[READERS];
 
 end:
     do
     :: made < FRAMES ->
         made++;
-        va_begin();
+again:  va_begin();
         assert(s != NONE || here >= SLOTS);         /* a fresh ring has room */
         if
         :: s == NONE -> skip
         :: else ->
-            loaned = gen;
-            write_payload(newest + 1);
+            fill_slot();
             if
-            :: MAY_GO_ON -> next_ring()             /* while the slot is being written */
+            :: MAY_GO_ON ->                         /* while the slot is being written */
+                next_ring();
+#ifdef WRITE_SUPERSEDED
+                store(WRITER, SEQ(gen - 1, s), newest + 1);
+                store(WRITER, INDEX(gen - 1, newest + 1), s);
+                sc_store(WRITER, HEAD(gen - 1), newest + 1);
+#endif
+                goto again                          /* copied to the new ring */
             :: skip
             fi;
-            if
-            :: loaned == gen -> skip
-            :: else ->
-#ifdef WRITE_SUPERSEDED
-                store(WRITER, SEQ(loaned, s), newest + 1);
-                store(WRITER, INDEX(loaned, newest + 1), s);
-                sc_store(WRITER, HEAD(loaned), newest + 1);
-#endif
-                va_begin();                         /* copied to the new ring */
-                assert(s != NONE);
-                write_payload(newest + 1)
-            fi;
+            d_step { here++; published = newest + 1 }
             va_commit();
-            d_step { here++; published = newest; loaned = 0; i = 0 }
-            va_must_ring(0, must);
-            if
-            :: must -> bell = true; must = false
-            :: else -> skip
-            fi
+            ring_bell(0);
+#if READERS == 2
+            ring_bell(1)
+#endif
         fi
     :: MAY_GO_ON -> next_ring()
-    :: atomic { acks[0] ? acked[0] -> on_their_way[0]-- };
-#ifndef NO_OFFER_ON_ACK
-        offer_ring(0)
+    :: take_ack(0)
+#if READERS == 2
+    :: take_ack(1)
 #endif
     od
 }
 
-/* Take in what has arrived. */
+/* ------------------------------------------------------------------------------------ reader */
+
+/* Take in what has arrived, and acknowledge the newest. */
 inline pump()
 {
-    do
-    :: atomic { rings[r] ? mapped -> queue ! mapped };
-        drain_buffer(r);
-        acks[r] ! mapped
-    :: empty(rings[r]) -> break
-    od
+    atomic {
+        do
+        :: rings[r] ? mapped -> queue ! mapped; owed = mapped
+        :: empty(rings[r]) -> break
+        od;
+        if
+        :: owed != 0 && 1 + len(queue) <= KEPT ->
+            assert(nfull(acks[r]));
+            acks[r] ! owed;
+            owed = 0
+        :: else -> skip
+        fi
+    }
 }
 
 /* connection.claim, and _shm.Reader.claim: `gen` is the ring in use, `queue` those that come after it,
@@ -143,80 +225,115 @@ inline claim()
 {
     if
     :: mem[SUPERSEDED(mapped)] == 1 -> pump()       /* a hint */
-    :: else -> skip
+    :: mem[SUPERSEDED(mapped)] == 0
     fi;
     do
-    :: s = NONE;
+    :: gen == mapped -> va_claim(r); break
+    :: gen != mapped ->
         if
-        :: gen == mapped -> va_claim(r)
 #ifdef LEAVE_EARLY
-        :: gen != mapped -> skip
+        :: skip
 #else
-        :: gen != mapped && (POLICY(r) != LATEST || mem[HEAD(mapped)] <= ring_base[mapped]) -> va_claim(r)
-        :: gen != mapped && POLICY(r) == LATEST && mem[HEAD(mapped)] > ring_base[mapped] -> skip
+        :: POLICY(r) == LATEST && mem[HEAD(mapped)] > ring_base[mapped]
+        :: POLICY(r) != LATEST || mem[HEAD(mapped)] <= ring_base[mapped] -> va_claim(r)
 #endif
         fi;
         if
-        :: s != NONE || gen == mapped -> break
-        :: else ->
-            atomic { queue ? gen; base = ring_base[gen] }
+        :: s != NONE -> break
+        :: atomic { s == NONE ->                    /* the ring is read to its end */
+            queue ? gen;
+            base = ring_base[gen];
+            moved = true;
             if
             :: base > seen ->
                 assert(POLICY(r) != LOSSLESS);
                 va_pass(r, base)
             :: else -> skip
-            fi
+            fi }
         fi
-    od
+    od;
+    if
+    :: moved ->
+        moved = false;
+#ifndef NO_ACK_AFTER_MOVE
+        pump()
+#endif
+    :: else -> skip
+    fi
+}
+
+/* A frame (s), or may_sleep, or neither: then another turn comes. */
+inline turn()
+{
+    claim();
+    if
+    :: s == NONE ->
+        if
+        :: r == 0 -> BELL(r) = false; pump()
+        :: r == 1
+        fi;
+        if
+        :: gen != mapped ->
+#ifdef RETURN_UNARMED
+            claim();                                /* and if there is nothing, sleep all the same */
+            may_sleep = (s == NONE)
+#endif
+        :: gen == mapped -> va_arm(r, may_sleep)
+        fi
+    :: s != NONE
+    fi
 }
 
 proctype reader(byte r)
 {
     READER_LOCALS;
     byte last, mapped;
-    bool may_sleep;
+    byte owed;                                      /* the ring to acknowledge; 0: none */
+    bool may_sleep, moved;
     chan queue = [GENERATIONS] of { byte };
 
     do
-    :: claim();
+#if FINE > 0
+    :: s == NONE && !may_sleep && r < FINE -> turn()
+#endif
+#if FINE < READERS
+    :: d_step { s == NONE && !may_sleep && r >= FINE -> turn() }
+#endif
+    :: atomic { s != NONE ->
+        assert(want > last && (POLICY(r) != LOSSLESS || want == last + 1));
+        last = want;
+        holds_frame();
+        va_unpin(r);
+        s = NONE }
+    :: atomic { (may_sleep || r == 1) && BELL(r) ->
+        may_sleep = false;
         if
-        :: s == NONE ->
-            bell = false;
-            pump();
-            if
-            :: gen != mapped ->
-                may_sleep = false
-#ifdef RETURN_UNARMED
-                ; claim();                          /* and if there is nothing, sleep all the same */
-                may_sleep = (s == NONE)
-#endif
-            :: else -> va_arm(r, may_sleep)
-            fi;
-            if
-            :: may_sleep ->
-                may_sleep = false;
-                if
-                :: bell
+        :: r == 1 -> BELL(r) = false
+        :: else -> skip
+        fi }
 #ifndef DEAF_TO_THE_SOCKET
-                :: nempty(rings[r])
+    :: atomic { (may_sleep || r == 1) && nempty(rings[r]) ->
+        may_sleep = false;
+        if
+        :: r == 1 -> pump()
+        :: else -> skip
+        fi }
 #endif
-                :: timeout ->                       /* nothing will ever happen again */
-                    assert(seen == published && mapped == final_rings);
-                    break
-                fi
-            :: !may_sleep && s == NONE
-            :: !may_sleep && s != NONE -> goto take
-            fi
-        :: else ->
-take:       assert(want > last && (POLICY(r) != LOSSLESS || want == last + 1));
-            last = want;
-            holds_frame();
-            va_unpin(r);
-            s = NONE
-        fi
+    :: atomic { r == 1 && (s != NONE || BELL(r) || nempty(rings[r])) ->
+        stopped = true;                             /* for ever, with all that it has in hand */
+        break }
+    :: may_sleep && timeout ->                      /* nothing will ever happen again */
+        assert(seen == published && mapped == final_rings);
+        assert(final_rings == GENERATIONS - 1 || (stopped && POLICY1 == LOSSLESS));
+        break
     od
 }
 
 init {
-    atomic { run flush(0); run flush(WRITER); run writer(); run reader(0) }
+    atomic {
+        run flush(0); run flush(WRITER); run writer(); run reader(0);
+#if READERS == 2
+        run flush(1); run reader(1)
+#endif
+    }
 }

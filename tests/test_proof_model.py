@@ -15,6 +15,7 @@ from support.require import missing
 PROOF = Path(__file__).parents[1] / "proof"
 MEGABYTES = 1900
 DEPTH = 20_000
+BOTH_LOSSLESS = "POLICY0=LOSSLESS POLICY1=LOSSLESS"
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -47,10 +48,18 @@ def explore(model: str, switches: str, where: Path, *, all_states: bool) -> str:
         ("bell", "FRAMES=5"),
         ("room", "FRAMES=3"),
         ("room", "FRAMES=4 POLICY1=LOSSLESS"),
-        ("generation", "FRAMES=2 GENERATIONS=3 POLICY0=LATEST"),
-        ("generation", "FRAMES=1 GENERATIONS=4 WINDOW=1 POLICY0=ORDERED"),
-        ("generation", "FRAMES=3 GENERATIONS=2 POLICY0=LOSSLESS"),
-        ("generation", "FRAMES=1 GENERATIONS=4 WINDOW=1 POLICY0=LOSSLESS"),
+        # one reader, step by step
+        ("generation", "READERS=1 FINE=1 FRAMES=2 GENERATIONS=3 POLICY0=LATEST"),
+        ("generation", "READERS=1 FINE=1 FRAMES=1 GENERATIONS=4 WINDOW=1 POLICY0=ORDERED"),
+        ("generation", "READERS=1 FINE=1 FRAMES=3 GENERATIONS=2 POLICY0=LOSSLESS"),
+        ("generation", "READERS=1 FINE=1 FRAMES=1 GENERATIONS=4 WINDOW=1 POLICY0=LOSSLESS"),
+        # two, of which both, one or none go step by step
+        ("generation", "FINE=2 FRAMES=1 GENERATIONS=2 POLICY1=ORDERED"),
+        ("generation", "FINE=1 FRAMES=1 GENERATIONS=3 WINDOW=1"),
+        ("generation", f"FRAMES=1 GENERATIONS=4 WINDOW=1 {BOTH_LOSSLESS}"),
+        # the window of the real server, and more rings than it lets through to a reader that lags
+        ("generation", "FRAMES=0 GENERATIONS=6 WINDOW=4"),
+        ("generation", "FRAMES=1 GENERATIONS=7 WINDOW=4 KEPT=1 POLICY0=LOSSLESS POLICY1=ORDERED"),
     ],
 )
 def test_the_model_holds_in_every_state(model: str, switches: str, tmp_path: Path) -> None:
@@ -71,6 +80,9 @@ LEFT_BEHIND = "seen==published"  # the same, or in an old ring
 STUCK = "invalid end state"  # somebody waits for ever
 TOUCHED = ">=.final_rings"  # a final ring was written
 NO_ROOM = "here>="  # a fresh ring has no slot free
+TOO_MANY = "q_full"  # more messages in a socket than WINDOW
+HELD_UP = r"^[^&]*final_rings=="  # the server does not go on
+APART = r"sent\[1\]==gen"  # not a fault: one reader is done with a ring that the other was not even sent
 
 
 @pytest.mark.parametrize(
@@ -98,12 +110,20 @@ NO_ROOM = "here>="  # a fresh ring has no slot free
         ("room", "NO_SIGNAL_AFTER_UNPIN", "", STUCK),
         ("room", "NO_SIGNAL_BEFORE_SLEEP", "", STUCK),
         ("generation", "WRITE_SUPERSEDED", "", TOUCHED),
-        ("generation", "LEASE_WITHOUT_GENERATION", "", NO_ROOM),
-        ("generation", "LEAVE_EARLY", "POLICY0=LOSSLESS", LOSSLESS_LOST),
-        ("generation", "SKIP_RINGS", "POLICY0=LOSSLESS GENERATIONS=4 WINDOW=1", LOSSLESS_LOST),
+        ("generation", "LEASE_WITHOUT_GENERATION", "READERS=1 FRAMES=3", NO_ROOM),
+        ("generation", "LEAVE_EARLY", "POLICY1=LOSSLESS", LOSSLESS_LOST),
+        ("generation", "SKIP_RINGS", "POLICY1=LOSSLESS GENERATIONS=4 WINDOW=1", LOSSLESS_LOST),
+        ("generation", "ANY_ACK_WILL_DO", f"{BOTH_LOSSLESS} GENERATIONS=4 WINDOW=1", LOSSLESS_LOST),
         ("generation", "RETURN_UNARMED", "", LEFT_BEHIND),
         ("generation", "DEAF_TO_THE_SOCKET", "", LEFT_BEHIND),
+        ("generation", "ONE_BELL_FOR_ALL", "", LEFT_BEHIND),
+        ("generation", "OFFER_TO_ONE", "", LEFT_BEHIND),
         ("generation", "NO_OFFER_ON_ACK", "GENERATIONS=3 WINDOW=1", LEFT_BEHIND),
+        ("generation", "NO_ACK_AFTER_MOVE", "GENERATIONS=3 WINDOW=1", LEFT_BEHIND),
+        ("generation", "ONE_WINDOW_FOR_ALL", "GENERATIONS=3 WINDOW=1", LEFT_BEHIND),
+        ("generation", "NO_WINDOW", "GENERATIONS=3 WINDOW=1", TOO_MANY),
+        ("generation", "WAIT_FOR_EVERYBODY", "GENERATIONS=3 FRAMES=1", HELD_UP),
+        ("generation", "NEVER_APART", "FRAMES=0 GENERATIONS=7 WINDOW=4", APART),
     ],
 )
 def test_the_model_notices_what_breaks(
