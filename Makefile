@@ -4,6 +4,8 @@
 # make stress  the random tests for longer: make stress SECONDS=300
 # make pythons the tests under every supported Python that is installed
 # make bench   compare with other ways to share frames; BENCH=--short takes a minute
+# make bench-cameras  what a camera costs, beside a bare decode and OpenCV; BENCH=--short takes a minute
+# make docs    the documentation, in build/docs
 # make lint    ruff, mypy, cython-lint
 # make clean   remove what was built
 
@@ -14,7 +16,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard _shm/*.pyx _shm/*.pxd _shm/*.h _pixels/*.pyx _pixels/*.h)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup demo test stress pythons bench lint clean
+.PHONY: setup demo test stress pythons bench bench-cameras docs lint clean
 .NOTPARALLEL:
 
 setup: $(VENV)/installed
@@ -68,6 +70,21 @@ bench:
 	@$(MAKE) --no-print-directory setup VENV=.venv-bench
 	@.venv-bench/bin/python -m pip --disable-pip-version-check -q install -r benchmarks/requirements.txt
 	@.venv-bench/bin/python benchmarks/run.py $(BENCH)
+
+bench-cameras:
+	@$(MAKE) --no-print-directory setup VENV=.venv-bench
+	@.venv-bench/bin/python -m pip --disable-pip-version-check -q install -r benchmarks/requirements.txt
+	@tests/system-packages
+	@.venv-bench/bin/python benchmarks/cameras.py $(BENCH)
+
+$(VENV)/installed-for-docs: $(VENV)/installed
+	@echo "installing what the documentation needs into $(VENV) ..."
+	@$(PIP) install --group docs
+	@touch $@
+
+docs: $(VENV)/installed-for-docs
+	@$(BIN)/python -m sphinx -W --keep-going -n -q -E docs build/docs
+	@echo "build/docs/index.html"
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .
