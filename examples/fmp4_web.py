@@ -48,7 +48,7 @@ async def show(request: web.Request) -> web.StreamResponse:
                         header = client.header
                         await socket.send_str(f'video/mp4; codecs="{codec_string(header)}"')
                         await socket.send_bytes(header)
-                    await socket.send_bytes(fragment.data)
+                    await socket.send_bytes(bytes(fragment.data))
     return socket
 
 

@@ -43,11 +43,10 @@ def main(url: str) -> None:
     output = va.Output("processes", size=(480, 270), fps=2)
     with va.Camera("processes", url, [output]), va.attach("processes") as inherited:
         print(f"parent: frame {inherited.recv().seq}, and now {METHOD}", flush=True)
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # for the workers: Ctrl-C is not for them, they end with us
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is not for workers, they end with us
+        multiprocessing.set_start_method(METHOD)
         for number in (1, 2):
-            multiprocessing.get_context(METHOD).Process(target=work, args=(number,), daemon=True).start()
+            multiprocessing.Process(target=work, args=(number,), daemon=True).start()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pause()
 

@@ -24,6 +24,7 @@ def encode(path: str) -> None:
         options = {"preset": "ultrafast", "g": "25"}
         stream = file.add_stream("libx264", 25, width=1280, height=720, pix_fmt="yuv420p", options=options)
         for picture in pictures.decode(video=0):
+            picture.pict_type = 0  # "I" of each would make all of them key frames
             file.mux(stream.encode(picture))
         file.mux(stream.encode(None))
 

@@ -84,7 +84,7 @@ def test_a_blurred_picture_is_written_where_there_is_no_window(street: RtspServe
             sharp = reader.recv(20).copy().array
         assert blur.interrupt() == ""
     blurred = cv2.imread(str(tmp_path / "blurred.jpg"))
-    assert blurred.shape == (270, 480, 3)
+    assert blurred is not None and blurred.shape == (270, 480, 3)
     # Detail is gone, the light is not: another picture of the same street.
     assert cv2.Laplacian(blurred, cv2.CV_64F).var() < 0.2 * cv2.Laplacian(sharp, cv2.CV_64F).var()
     assert abs(blurred.mean() - sharp.mean()) < 20
@@ -99,7 +99,9 @@ def test_a_ring_of_rgb_is_blurred_in_its_own_colours(tmp_path: Path) -> None:
         blur.line("^frame 1: wrote ")
         server.close()
         assert blur.ends() == ""
-    b, g, r = cv2.imread(str(tmp_path / "blurred.jpg"))[45, 80]
+    blurred = cv2.imread(str(tmp_path / "blurred.jpg"))
+    assert blurred is not None
+    b, g, r = blurred[45, 80]
     assert (b < 20, g < 20, abs(int(r) - 200) < 20) == (True, True, True)
 
 

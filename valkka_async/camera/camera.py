@@ -217,7 +217,11 @@ class Camera:
         asyncio, `aclose()` does the same without blocking the loop.
         """
         self._request_stop()
-        self._thread.join(self._patience())
+        try:
+            self._thread.join(self._patience())
+        except BaseException:  # a second Ctrl-C
+            self._close_rings()
+            raise
         self._closed()
 
     async def aclose(self) -> None:
