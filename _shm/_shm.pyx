@@ -305,6 +305,7 @@ cdef class Reader:
         self.last_seq = seq
         self.received += 1
         self.dropped += frame.dropped
+        va_tell(self.page.page, self.received, self.dropped)
         self.last_received_ns = _now(CLOCK_MONOTONIC)
         return frame
 
@@ -835,6 +836,11 @@ cdef class Writer:
     def wants_more(self, _Peer peer not None):
         """False for a reader that was closed, and is still here because of frames that it holds."""
         return va_wants_more(&self.w.peers[<uint32_t>self.peers.index(peer)])
+
+    def tally(self, _Peer peer not None):
+        """What a reader says of itself: (received, dropped, leases). It may say what it likes."""
+        cdef va_tally t = va_tally_of(&self.w.peers[<uint32_t>self.peers.index(peer)])
+        return t.received, t.dropped, t.leases
 
     def has_room(self):
         """Would publish() find a slot? If not, the readers will signal when they give one back."""

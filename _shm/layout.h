@@ -95,6 +95,11 @@ typedef struct va_lease_page {
     _Atomic uint32_t waiting;
     /* Reader. 0, or VA_LEASE(generation, slot). */
     _Atomic uint64_t lease[VA_MAX_LEASES];
+
+    /* Reader. Frames that it got, and those that it missed. For display and for nothing else: the server
+     * takes no decision by them, and does not look at them when it publishes (hence a line of their own). */
+    alignas(VA_LINE) _Atomic uint64_t received;
+    _Atomic uint64_t dropped;
 } va_lease_page;
 
 #define VA_LEASE(generation, slot) (((uint64_t)(generation) << 32) | ((uint64_t)(slot) + 1))
@@ -110,6 +115,8 @@ static_assert(offsetof(va_ring, head) % VA_LINE == 0 && offsetof(va_ring, index)
               "head has a cache line of its own");
 static_assert(sizeof(va_ring) % VA_LINE == 0, "what follows the ring header is aligned");
 static_assert(offsetof(va_lease_page, lease) == 16, "cursor, bell and six leases share a line");
+static_assert(offsetof(va_lease_page, received) % VA_LINE == 0,
+              "a reader that counts does not take a line away from the server");
 static_assert(sizeof(va_lease_page) <= VA_LEASE_PAGE_BYTES, "a lease page is one page");
 static_assert((VA_MAX_SLOTS & (VA_MAX_SLOTS - 1)) == 0, "index entries are a power of two");
 

@@ -292,6 +292,22 @@ static inline int va_begin(va_writer *w)
     }
 }
 
+/* What a reader says of itself: received, dropped, and how many of its leases it uses. Words that it may
+ * have made up; each is read whole, but they need not be of one moment. */
+typedef struct va_tally {
+    uint64_t received, dropped;
+    uint32_t leases;
+} va_tally;
+
+static inline va_tally va_tally_of(const va_peer *p)
+{
+    va_tally t = {atomic_load_explicit(&p->page->received, memory_order_relaxed),
+                  atomic_load_explicit(&p->page->dropped, memory_order_relaxed), 0};
+    for (uint32_t k = 0; k < p->leases; k++)
+        t.leases += atomic_load_explicit(&p->page->lease[k], memory_order_relaxed) != 0;
+    return t;
+}
+
 /* Would va_begin find a slot? If not, the readers are asked to signal when they give something back. */
 static inline bool va_has_room(va_writer *w)
 {
@@ -375,6 +391,13 @@ static inline void va_pass(va_cursor *c, va_lease_page *page, uint64_t seq)
 {
     c->seen = seq;
     atomic_store_explicit(&page->cursor, seq, memory_order_seq_cst);                     /* CURSOR, ROOM */
+}
+
+/* Tells the server what this reader has counted. Nothing hangs on it, so it orders nothing. */
+static inline void va_tell(va_lease_page *page, uint64_t received, uint64_t dropped)
+{
+    atomic_store_explicit(&page->received, received, memory_order_relaxed);
+    atomic_store_explicit(&page->dropped, dropped, memory_order_relaxed);
 }
 
 /* After va_unpin, and before sleeping: true if the writer waits for a slot and must be signalled. */

@@ -74,6 +74,11 @@ cdef extern from "ring.h" nogil:
         va_peer *peers
         uint32_t npeers
 
+    ctypedef struct va_tally:
+        uint64_t received
+        uint64_t dropped
+        uint32_t leases
+
     ctypedef struct va_cursor:
         uint64_t seen
         uint32_t policy
@@ -99,6 +104,7 @@ cdef extern from "ring.h" nogil:
     uint64_t va_commit(va_writer *w, int slot, const va_info *info)
     void va_abort(va_writer *w, int slot)
     bint va_wants_more(const va_peer *p)
+    va_tally va_tally_of(const va_peer *p)
     bint va_has_room(va_writer *w)
     bint va_must_ring(const va_peer *p)
     void va_next_ring(va_writer *w, const va_view *v)
@@ -109,6 +115,7 @@ cdef extern from "ring.h" nogil:
     void va_supersede(char *old_ring)
     int va_claim(va_cursor *c, const va_view *v, va_lease_page *page, uint32_t k, uint64_t *seq)
     void va_unpin(va_lease_page *page, uint32_t k)
+    void va_tell(va_lease_page *page, uint64_t received, uint64_t dropped)
     bint va_must_signal(va_lease_page *page)
     void va_pass(va_cursor *c, va_lease_page *page, uint64_t seq)
     bint va_arm(const va_cursor *c, const va_view *v, va_lease_page *page)

@@ -887,6 +887,30 @@ static void a_slot_that_comes_back_while_the_writer_asks_is_room(void)
     CHECK(va_has_room(&w));
 }
 
+/* ------------------------------------------------------------------------------------- tally */
+
+static void a_reader_is_taken_at_its_word_but_for_leases_beyond_those_granted(void)
+{
+    world(4, 0);
+    va_peer *p = join(VA_LATEST, 0);
+    CHECK(va_tally_of(p).received == 0 && va_tally_of(p).dropped == 0 && va_tally_of(p).leases == 0);
+    va_tell(&page[0], 7, UINT64_MAX);
+    lease(0, 1, 3);
+    lease(0, 2, 2); /* two words were granted: 0 and 1 */
+    va_tally t = va_tally_of(p);
+    CHECK(t.received == 7 && t.dropped == UINT64_MAX && t.leases == 1);
+}
+
+static void what_a_reader_says_of_itself_decides_nothing(void)
+{
+    world(2, 0);
+    join(VA_LOSSLESS, 1);
+    plant(0, 1, 0);
+    plant(1, 2, 0);
+    va_tell(&page[0], UINT64_MAX, UINT64_MAX);
+    CHECK(va_begin(&w) == 0 && va_begin(&w) == -1);
+}
+
 /* ------------------------------------------------------------------------------------------ */
 
 #define TEST(name) {#name, name}
@@ -953,6 +977,8 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
     TEST(a_waiting_writer_is_signalled_once),
     TEST(asking_for_room_asks_every_reader_and_takes_nothing),
     TEST(a_slot_that_comes_back_while_the_writer_asks_is_room),
+    TEST(a_reader_is_taken_at_its_word_but_for_leases_beyond_those_granted),
+    TEST(what_a_reader_says_of_itself_decides_nothing),
 };
 
 int main(int argc, char **argv)

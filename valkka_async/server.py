@@ -7,6 +7,7 @@ import asyncio
 import errno
 import fcntl
 import grp
+import itertools
 import logging
 import os
 import socket
@@ -54,6 +55,8 @@ _HEADER_SLOT_BYTES = 256 * 1024
 # A reader that does not look at its socket costs so many messages and descriptors in its queue, no more.
 _RINGS_ON_THEIR_WAY = 4
 
+_POLICIES = {_shm.LATEST: "latest", _shm.ORDERED: "ordered", _shm.LOSSLESS: "lossless"}
+
 # linux/fcntl.h; Python 3.11 does not name the second
 _SEAL_LEASES = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _SEAL_RING = _SEAL_LEASES | 0x0010  # F_SEAL_FUTURE_WRITE
@@ -72,6 +75,22 @@ class ServerStats:
     slots: int
     slots_used: int
     last_published_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStats:
+    """A reader as its server sees it: its number ``id`` (no other reader of this server ever has it),
+    process ``pid`` of user ``uid`` (0 and 65534 if it lives in another namespace), its ``policy``, and what
+    it says of itself: frames ``received`` and ``dropped`` (published but missed) and ``leases`` it holds now.
+    A broken reader may say anything: these are to be looked at, and nothing should be decided by them."""
+
+    id: int
+    pid: int
+    uid: int
+    policy: str
+    received: int
+    dropped: int
+    leases: int
 
 
 def serve(
@@ -104,15 +123,22 @@ def serve(
 class _Reader:
     """A connection, from accept to its end."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, id: int, pid: int, uid: int) -> None:
         self.sock = sock
+        self.id = id
+        self.pid = pid
+        self.uid = uid
+        self.policy = ""
         self.bell = -1  # we write here
         self.bell_out = -1  # the reader reads there; kept, lest a dead reader make a write raise SIGPIPE
         self.peer: object | None = None  # the writer's; None: has not said hello yet
-        self.lossless = False
         self.sent = 0  # generation of the last RING sent
         self.acked = 0
         self.on_their_way: list[int] = []  # generations sent and not yet acknowledged
+
+    @property
+    def lossless(self) -> bool:
+        return self.policy == "lossless"
 
     def close(self) -> None:
         self.sock.close()
@@ -143,6 +169,7 @@ class Server:
         self._open_to_others = bool(mode & 0o077)
         self._writer = _shm.Writer()
         self._readers: dict[int, _Reader] = {}
+        self._ids = itertools.count(1)
         self._ring_fd = -1
         self._ring_size = 0
         self._header = b""
@@ -312,6 +339,20 @@ class Server:
             last_published_ns=writer.last_published_ns,
         )
 
+    def reader_stats(self) -> list[PeerStats]:
+        """The readers connected now, and how each of them keeps up: who drops most comes first.
+
+        From any thread. A reader counts its drops when it gets its next frame; one that has stopped reading
+        is known by ``received``, which rises no more.
+        """
+        with self._lock:
+            stats = [
+                PeerStats(reader.id, reader.pid, reader.uid, reader.policy, *self._writer.tally(reader.peer))
+                for reader in self._readers.values()
+                if reader.peer is not None
+            ]
+        return sorted(stats, key=lambda one: -one.dropped)
+
     def _grow(self, nbytes: int, *, variable: bool) -> bool:
         """Go on in a ring with larger slots. False: not now, and the frame is counted as dropped."""
         with self._lock:
@@ -413,8 +454,8 @@ class Server:
                 self._watcher.pause(self._claim.listener.fileno(), _NO_DESCRIPTORS_SECONDS)
                 return
             sock.setblocking(False)
-            reader = _Reader(sock)
             pid, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            reader = _Reader(sock, next(self._ids), pid, uid)
             if not self._open_to_others and uid not in (0, os.geteuid()):
                 self._send(reader, Refused(f"{self._name} serves its own user alone; see mode and group"))
                 sock.close()
@@ -474,15 +515,22 @@ class Server:
                 raise ProtocolError(f"{type(message).__name__} was not expected here")
 
     def _report(self) -> Report:
-        mine = asdict(self.stats()) | {"pid": os.getpid(), "now_ns": time.monotonic_ns()}
+        values = asdict(self.stats()) | {"pid": os.getpid(), "now_ns": time.monotonic_ns()}
         if self._more is not None:
-            all_of_it = Report(self._more() | mine)
-            if len(encode(all_of_it)) <= MAX_BYTES:
-                return all_of_it
-        return Report(mine)
+            more = self._more() | values
+            if _fits(more):
+                values = more
+        # What room is left is for readers, those that drop most. How many there are the message says anyway.
+        clients = [
+            {key: value for key, value in asdict(reader).items() if key != "uid"}
+            for reader in self.reader_stats()
+        ]
+        while clients and not _fits(values | {"clients": clients}):
+            del clients[len(clients) // 2 :]
+        return Report(values | {"clients": clients} if _fits(values | {"clients": clients}) else values)
 
     def _welcome(self, reader: _Reader, hello: Hello) -> None:
-        if hello.policy not in (_shm.LATEST, _shm.ORDERED, _shm.LOSSLESS):
+        if hello.policy not in _POLICIES:
             raise ProtocolError(f"there is no policy {hello.policy}")
         if self.readers >= self._max_clients:
             self._send(reader, Refused(f"{self._name} has {self._max_clients} readers and takes no more"))
@@ -495,7 +543,7 @@ class Server:
             # A pipe and not an eventfd: the ends are files of their own, so whatever the reader does to
             # its end (an eventfd it could make blocking, and fill), writing to ours never blocks.
             reader.bell_out, reader.bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            reader.lossless = hello.policy == _shm.LOSSLESS
+            reader.policy = _POLICIES[hello.policy]
             reader.peer, start = self._writer.add_peer(page, reader.bell, leases, hello.policy)
             welcome = Welcome(os.getpid(), start, self._writer.generation)
             if self._send(reader, welcome, page, reader.bell_out):
@@ -597,6 +645,10 @@ class Server:
         self._writer.close()
         if self._ring_fd >= 0:
             os.close(self._ring_fd)
+
+
+def _fits(values: dict[str, Any]) -> bool:
+    return len(encode(Report(values))) <= MAX_BYTES
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, room: asyncio.Future[None]) -> None:
