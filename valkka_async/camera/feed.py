@@ -11,6 +11,7 @@ from av.video.frame import VideoFrame
 
 from ..errors import CameraFormatError
 from .decode import Decoder
+from .geometry import Geometry
 from .meter import Meter
 from .outputs import FragmentRing, PacketRing, PictureRing
 from .pace import LiveClock
@@ -56,6 +57,7 @@ class Feed:
         self._intra = codec.intra_only or codec.name == "wrapped_avframe"  # of lavfi: not even encoded
         self._decoder: Decoder[Stamp] = Decoder(source.stream, thread_count)
         self._clock = LiveClock()
+        self._geometry = Geometry(source.stream)
         self._mode = Mode.NOTHING
         self._kept: list[tuple[VideoPacket, Stamp]] | None = []  # from the last key frame on; None: too much
         self._kept_bytes = 0
@@ -71,6 +73,8 @@ class Feed:
             ticks = packet.dts if packet.dts is not None else packet.pts
             seconds = self._clock.seconds(ticks, self._base, arrival_ns)
             self._meter.take(packet, seconds)
+            if (size := self._geometry.look(packet)) is not None:
+                self._meter.size = size
             stamp = Stamp(arrival_ns, sender_time_ns(packet))
             for ring in self._streams:
                 ring.take(packet, stamp, self._address)

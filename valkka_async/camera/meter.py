@@ -26,7 +26,7 @@ class Meter:
         self.last_packet = 0.0  # monotonic
         self.key_interval = 0.0
         self.codec = ""
-        self.size = (0, 0)  # width, height of the pictures; until there is one, what the source says
+        self.size = (0, 0)  # width, height of the pictures, as seen or as the stream says
         self._times: deque[float] = deque()
         self._key: float | None = None
         self._intervals: deque[float] = deque(maxlen=3)

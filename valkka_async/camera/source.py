@@ -34,8 +34,10 @@ VideoPacket: TypeAlias = "Packet[VideoStream]"  # a string: PyAV cannot subscrip
 
 _LOCAL = {"file", "lavfi"}
 _MAYBE_FILES = {"http", "https"}
-# libavformat learns where such a frame ends when the next one begins (AVSTREAM_PARSE_FULL in rtpdec_*.c).
+# libavformat learns where such a frame ends when the next one begins (AVSTREAM_PARSE_FULL in rtpdec_*.c and
+# mpegts.c).
 _ENDED_BY_THE_NEXT = {"h264", "hevc", "mpeg4"}
+_WITHOUT_ENDS = {"rtsp", "mpegts"}
 _INSTANT_NS = 2_000_000  # a packet that came sooner was lying in FFmpeg's buffer
 _MAX_BACKLOG = 1024
 _GRACE = 0.25  # s for a playing source to say goodbye (RTSP TEARDOWN) before its socket is cut
@@ -47,8 +49,8 @@ class Source:
     """One open source of video. All of it belongs to one thread, which makes it; except cut().
 
     `packets()` yields (packet, arrival): the packets of the first video stream, and when the first bytes
-    of each arrived, in Unix nanoseconds. For H.264, H.265 and MPEG-4 over RTSP that is when the packet
-    *before* was handed over: FFmpeg hands a frame over when the next one begins.
+    of each arrived, in Unix nanoseconds. For H.264, H.265 and MPEG-4 over RTSP or in MPEG-TS that is when the
+    packet *before* was handed over: FFmpeg hands a frame over when the next one begins.
     """
 
     def __init__(
@@ -147,7 +149,8 @@ class Source:
         container = self._container
         assert container is not None
         timeout = self._read_timeout if self.live else math.inf
-        early = container.format.name == "rtsp" and self.stream.codec_context.name in _ENDED_BY_THE_NEXT
+        codec = self.stream.codec_context.name
+        early = container.format.name in _WITHOUT_ENDS and codec in _ENDED_BY_THE_NEXT
         previous = self._opened_ns
         backlog: list[tuple[VideoPacket, int]] = []
         filling = self.live and self._probed  # FFmpeg has read ahead, for up to seconds
@@ -204,7 +207,8 @@ class Source:
                     return [options | mine]
                 return [options | quick | mine, options | mine]
             case "http" | "https" | "tcp" | "udp":
-                return [{"timeout": micro} | mine]
+                # FFmpeg would read twenty frames to learn their rate, which nobody needs.
+                return [{"timeout": micro, "fpsprobesize": "0"} | mine]
             case scheme if scheme not in _LOCAL:
                 return [{"rw_timeout": micro} | mine]
         return [mine]
