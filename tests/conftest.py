@@ -17,6 +17,9 @@ import pytest
 import uvloop
 from blockbuster import blockbuster_ctx
 
+from support.require import missing
+from support.rtsp import RtspServer, rtsp_available
+
 
 def _debug_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
@@ -121,3 +124,22 @@ def nothing_blocks_the_loop(runtime_dir: Path) -> Iterator[None]:
         # Until exec(): a millisecond or two, which asyncio's own subprocesses take as well.
         bb.functions["os.read"].can_block_in("subprocess.py", {"_execute_child"})
         yield
+
+
+@pytest.fixture(scope="session")
+def shared_rtsp() -> Iterator[RtspServer]:
+    if reason := rtsp_available():
+        missing(reason)
+    with RtspServer(deadline=1800) as server:  # it ends with its standard input, whatever becomes of us
+        yield server
+
+
+@pytest.fixture
+def rtsp(shared_rtsp: RtspServer) -> Iterator[RtspServer]:
+    """A real RTSP server without mounts. A test may freeze it; one that kills it should start its own."""
+    yield shared_rtsp
+    if not shared_rtsp.running:
+        shared_rtsp.restart()
+    shared_rtsp.thaw()
+    for path in shared_rtsp.stats():
+        shared_rtsp.unmount(path)
