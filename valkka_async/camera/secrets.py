@@ -74,13 +74,18 @@ def parse(url: str | os.PathLike[str]) -> Address:
     pair = ":".join(unquote(part) for part in encoded)
     hidden = f"{user}:***" if colon else "***"
     known = {password, encoded[1], unquote(encoded[1]), base64.b64encode(pair.encode()).decode()}
+    tail = _guess(after)
+    if "@" in after:  # read by the book that is in the path; it may as well be the rest of the password
+        rest_of_it, _, tail = after.rpartition("@")
+        known |= {rest_of_it, *(part for part in re.split(r"[/?#]", rest_of_it) if len(part) > 2)}
+        tail = _hide(tail)
     if not colon:  # then the name is the secret, a token
         known |= {user, encoded[0], unquote(encoded[0])}
     secrets = sorted(known - {""}, key=len, reverse=True)
     return Address(
         scheme,
         f"{scheme}://{encoded[0]}{colon}{encoded[1]}@{after}",
-        f"{scheme}://{hidden}@{_guess(after)}",
+        f"{scheme}://{hidden}@{tail}",
         (*secrets, *_parameters(after)),
     )
 
