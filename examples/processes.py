@@ -26,6 +26,7 @@ inherited: va.Reader | None = None  # a forked worker sees the parent's, a spawn
 
 
 def work(number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, with which workers end
     if inherited is not None:
         try:
             inherited.recv()
@@ -43,11 +44,9 @@ def main(url: str) -> None:
     output = va.Output("processes", size=(480, 270), fps=2)
     with va.Camera("processes", url, [output]), va.attach("processes") as inherited:
         print(f"parent: frame {inherited.recv().seq}, and now {METHOD}", flush=True)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is not for workers, they end with us
         multiprocessing.set_start_method(METHOD)
         for number in (1, 2):
             multiprocessing.Process(target=work, args=(number,), daemon=True).start()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pause()
 
 

@@ -30,6 +30,8 @@ class Example:
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(
             os.pathsep
         )
+        # Set by some, it makes two writes of each print(), and lines of two processes get mixed.
+        environment["PYTHONUNBUFFERED"] = ""
         self.process = subprocess.Popen(
             [sys.executable, "-X", "faulthandler", ROOT / "examples" / name, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
@@ -55,7 +57,9 @@ class Example:
         fd = self.process.stdout.fileno()
         while b"\n" not in self._buffer:
             if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise TimeoutError(f"no {pattern!r} in time: {self._said[-5:]}; {self.stderr()}")
+                raise TimeoutError(
+                    f"no {pattern!r} in time: {self._said[:5]} ... {self._said[-5:]}; {self.stderr()}"
+                )
             data = os.read(fd, 65536)
             if not data:
                 raise EOFError(f"ended without {pattern!r}: {self._said[-5:]}; {self.stderr()}")
