@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: MIT
+"""Config files: YAML and TOML, ${NAME} and the secrets file, paths, and files that nobody should have to wait
+for."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from valkka_async.camera.secrets import parse
+from valkka_async.errors import ValkkaError
+from valkka_async.service.configfile import ConfigError, load
+
+YAML = """\
+name: house
+web: {port: 0}
+defaults: {transport: udp, user: me, password: pw}
+cameras:
+  front:
+    url: rtsp://10.0.0.1/live
+    outputs:
+      - {fps: 5, size: 640x360}
+      - {format: jpeg, quality: 50}
+    record: {seconds: 60, path: /r/%H.mp4}
+  yard: {url: "rtsp://10.0.0.2/live", enabled: false}
+"""
+TOML = """\
+name = "house"
+web.port = 0
+
+[defaults]
+transport = "udp"
+user = "me"
+password = "pw"
+
+[cameras.front]
+url = "rtsp://10.0.0.1/live"
+outputs = [
+  {fps = 5, size = [640, 360]},
+  {format = "jpeg", quality = 50},
+]
+record = {seconds = 60, path = "/r/%H.mp4"}
+
+[cameras.yard]
+url = "rtsp://10.0.0.2/live"
+enabled = false
+"""
+
+
+def write(path: Path, text: str | bytes, mode: int = 0o644) -> Path:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    path.chmod(mode)
+    return path
+
+
+def url(folder: Path, url: str, *keys: str) -> str:
+    """What a camera is opened with, when this is in the file."""
+    text = "".join(f"{key}\n" for key in keys) + f"cameras: {{cam: {{url: '{url}'}}}}\n"
+    return load(write(folder / "cameras.yaml", text)).specs()["cam"].url
+
+
+def refusal(path: Path) -> str:
+    began = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert time.monotonic() - began < 20  # a fraction of a second; not for ever
+    assert isinstance(caught.value, ValkkaError) and isinstance(caught.value, ValueError)
+    return str(caught.value)
+
+
+def test_yaml_and_toml_say_the_same(tmp_path: Path) -> None:
+    config = load(write(tmp_path / "a.yaml", YAML))
+    assert load(write(tmp_path / "a.toml", TOML)) == config
+    assert load(write(tmp_path / "a.yml", b"\xef\xbb\xbf" + YAML.replace("\n", "\r\n").encode())) == config
+    assert load(write(tmp_path / "b.toml", TOML.replace("\n", "\r\n"))) == config
+    assert list(config.specs()) == ["front"] and config.name == "house"
+
+
+def test_an_empty_section_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    text = "cameras: {a: {url: 'rtsp://h/x'}}\n"
+    config = load(write(tmp_path / "a.yaml", text))
+    assert load(write(tmp_path / "b.yaml", text + "log:\nworkers:\ndefaults:\nsecrets:\n")) == config
+
+
+# ------------------------------------------------------------------------------------------ ${NAME}
+
+
+def test_a_password_of_the_secrets_file_may_have_any_character(tmp_path: Path) -> None:
+    passwords = [
+        "p@ss/w#rd",
+        "a: {b: [c",
+        "x'y",
+        '"q',
+        "50%",
+        "%41",
+        "${HOME}",
+        "$$",
+        "a b",
+        "-",
+        "ü",
+        "k=v=w",
+    ]
+    lines = [f"P{i} = '{p}'" if '"' in p or " " in p else f"P{i}={p}" for i, p in enumerate(passwords)]
+    text = "\ufeff# comment\n\n" + "\r\n".join(lines) + '\nexport QUOTED="a #b"\n'
+    write(tmp_path / "s.env", text, 0o600)
+    for i, password in [*enumerate(passwords)]:
+        address = parse(url(tmp_path, f"rtsp://me:${{P{i}}}@10.0.0.1/live", "secrets: s.env"))
+        assert password in address.secrets, password
+        assert address.shown == "rtsp://me:***@10.0.0.1/live"
+    assert url(tmp_path, "rtsp://h/${QUOTED}", "secrets: s.env") == "rtsp://h/a #b"
+
+
+def test_values_come_from_the_file_then_the_environment_then_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A", "environment")
+    monkeypatch.setenv("B", "environment")
+    monkeypatch.setenv("EMPTY", "")
+    monkeypatch.setenv("LOGIN", "me:a@b:c")
+    monkeypatch.setenv("HOST", "10.0.0.1:554")
+    write(tmp_path / "s.env", "A=file\nE=\n", 0o600)
+    secrets = "secrets: s.env"
+    assert url(tmp_path, "rtsp://h/${A}-${B}-${C:-default}", secrets) == "rtsp://h/file-environment-default"
+    assert url(tmp_path, "rtsp://h/${E}${EMPTY}${EMPTY:-x}${E:-y}", secrets) == "rtsp://h/xy"
+    assert url(tmp_path, "rtsp://h/$$${A:-}$$$", secrets) == "rtsp://h/$file$$"
+    assert url(tmp_path, "rtsp://${LOGIN}@${HOST}/x") == "rtsp://me:a%40b%3Ac@10.0.0.1:554/x"
+    assert url(tmp_path, "rtsp://me:${X:-p@/#}@${HOST}/x") == "rtsp://me:p%40%2F%23@10.0.0.1:554/x"
+    assert url(tmp_path, "rtsp://h/user=me&password=${LOGIN}") == "rtsp://h/user=me&password=me:a@b:c"
+
+
+def test_a_value_may_be_a_number_or_a_switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PORT": "80", "FPS": "2.5", "NO": "false", "W": "64", "T": "t" * 16}.items():
+        monkeypatch.setenv(name, value)
+    text = """\
+web: {port: "${PORT}", token: "${T}"}
+cameras:
+  a:
+    url: rtsp://h/x
+    live: ${NO}
+    record: ${YES:-true}
+    outputs: [{fps: "${FPS}", size: "${W}x48"}, {size: ["${W}", 48]}]
+"""
+    config = load(write(tmp_path / "a.yaml", text))
+    camera = config.cameras["a"]
+    assert config.web is not None and config.web.port == 80 and config.web.token is not None
+    assert (camera.live, camera.record is not None, camera.outputs[0].fps) == (False, True, 2.5)
+    assert camera.outputs[0].size == camera.outputs[1].size == (64, 48)
+
+
+def test_a_secrets_file_that_others_may_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    secrets = write(tmp_path / "s.env", "PW=hunter2\n")
+    path = write(tmp_path / "c.yaml", "name: x\nsecrets: s.env\ncameras: {a: {url: 'rtsp://me:${PW}@h/x'}}\n")
+    for mode in (0o644, 0o640, 0o604, 0o620):
+        secrets.chmod(mode)
+        said = refusal(path)
+        assert said == f"{path}:2: secrets: s.env may be opened by others: chmod 600 {secrets}"
+    secrets.chmod(0o600)
+    assert load(path).specs()["a"].url == "rtsp://me:hunter2@h/x"
+
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    path.write_text(path.read_text().replace("s.env", "${CREDENTIALS_DIRECTORY}/s.env"))
+    secrets.chmod(0o440)  # so it looks there
+    assert load(path).specs()["a"].url == "rtsp://me:hunter2@h/x"
+    secrets.chmod(0o444)
+    assert "chmod 600" in refusal(path)
+
+
+def test_each_line_of_a_secrets_file_that_is_none_is_told_without_repeating_it(tmp_path: Path) -> None:
+    write(tmp_path / "s.env", 'A=1\nhunter2\nA=hunter2\nB=\'hunter2\nC="hunter2"x\n1X=hunter2\n', 0o600)
+    path = write(tmp_path / "c.yaml", "secrets: s.env\ncameras: {a: {url: 'rtsp://h/${A}'}}\n")
+    said = refusal(path)
+    assert [line.split(": ")[0] for line in said.splitlines()] == [
+        f"{tmp_path}/s.env:{n}" for n in range(2, 7)
+    ]
+    assert "hunter2" not in said and "A is there twice" in said and "a line is NAME=value" in said
+
+
+# -------------------------------------------------------------------------------------------- paths
+
+
+def test_paths_are_relative_to_the_folder_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    folder = tmp_path / "100% {x}"
+    folder.mkdir()
+    write(
+        folder / "c.yaml",
+        "cameras:\n  a: {url: film.mp4, record: {path: 'a/%H.mp4'}}\n  b: {url: /film.mp4}\n"
+        "  c: {url: ~/film.mp4, record: {path: ~/c.mp4}}\n  d: {url: 'lavfi:testsrc'}\n",
+    )
+    monkeypatch.chdir(tmp_path)
+    config = load("100% {x}/c.yaml")
+    assert [s.url for s in config.specs().values()] == [
+        str(folder / "film.mp4"), "/film.mp4", "/home/me/film.mp4", "lavfi:testsrc"
+    ]  # fmt: skip
+    now = time.localtime()
+    record, other = config.cameras["a"].record, config.cameras["c"].record
+    assert record is not None and record.path is not None and other is not None
+    written = time.strftime(record.path.format(name="a", n=1), now)
+    assert written == f"{folder}/a/{time.strftime('%H', now)}.mp4"
+    assert other.path == "/home/me/c.mp4"
+    assert config.recordings.format(name="a", n=1).startswith(f"{tmp_path}/100%% {{x}}/recordings/a/%Y")
+
+
+# --------------------------------------------------------------------------------- files that are odd
+
+
+def test_aliases_and_merge_keys_work_and_mistakes_in_them_have_a_line(tmp_path: Path) -> None:
+    text = """\
+cameras:
+  a: &a
+    url: rtsp://h/x
+    outputs: &o [{fps: 5}]
+    transport: udp
+  b: {<<: *a, transport: tcp}
+  c: {<<: [{live: false}, *a], outputs: *o}
+"""
+    config = load(write(tmp_path / "a.yaml", text))
+    assert config.cameras["b"] == config.cameras["a"].model_copy(update={"transport": "tcp"})
+    assert config.cameras["c"] == config.cameras["a"].model_copy(update={"live": False})
+    said = refusal(write(tmp_path / "b.yaml", text.replace("fps: 5", "fps: x")))
+    assert [line.split(": ")[0].rpartition(":")[2] for line in said.splitlines()] == ["4"] * 3
+
+
+def bomb(first: str, item: str) -> str:
+    """Each of twelve values repeats the one before it nine times."""
+    lines = [f"a{i}: &a{i} {item.format(f'*a{i - 1}, ' * 9)}" for i in range(1, 12)]
+    return "\n".join([f"a0: &a0 {first}", *lines])
+
+
+WIDE = "{" + ", ".join(f"k{i}: 1" for i in range(300)) + "}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("lists", bomb("x", "[{}]"), "aliases"),
+        ("merges", bomb("{}", "{{<<: [{}]}}"), "50000"),
+        ("wide merges", f"a: &a {WIDE}\nb: {{<<: [{'*a, ' * 200}]}}", "50000"),
+        ("itself", "cameras: &a {a: *a}\n", "within what it stands for"),
+        ("merged into itself", "cameras: &a {<<: *a}\n", "within what it stands for"),
+        ("deep", "a: " + "[" * 100_000, "nested too deeply"),
+        ("deep and closed", "a: " + "[" * 50 + "]" * 50, "nested too deeply"),
+        ("large", "#" * (1 << 20) + "\n", "larger than 1 MB"),
+        ("a huge number", "cameras: {a: {url: x, read_timeout: " + "9" * 5000 + "}}", "a.read_timeout"),
+        ("not text", b"cameras:\n  a: {title: \xff}\n", ":2: this is not UTF-8"),
+        ("binary", "cameras: {a: {url: x, title: !!binary aGk=}}", "put it in quotes"),
+        ("an object", "!!python/object/apply:os.system [x]", "tags (!name) are not understood"),
+        ("a set", "cameras: !!set {a}", "tags (!name) are not understood"),
+        ("a key that is a list", "[a]: x", "a key is text"),
+    ],
+    ids=lambda value: "",
+)  # fmt: skip
+def test_odd_yaml_is_refused_in_no_time(name: str, text: str | bytes, words: str, tmp_path: Path) -> None:
+    assert words in refusal(write(tmp_path / "c.yaml", text)), name
+
+
+def test_odd_files_are_refused(tmp_path: Path) -> None:
+    assert "nested too deeply" in refusal(write(tmp_path / "c.toml", "a = " + "[" * 100_000))
+    assert (
+        refusal(tmp_path / "none.yaml") == f"{tmp_path}/none.yaml: cannot be read: no such file or directory"
+    )
+    assert "ends in .yaml, .yml or .toml" in refusal(write(tmp_path / "c.json", "{}"))
+    (tmp_path / "folder.yaml").mkdir()
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for name in ("folder.yaml", "pipe.yaml"):
+        assert refusal(tmp_path / name) == f"{tmp_path / name}: is not a file"
+
+
+def test_lines_are_told_in_a_long_toml_file_soon(tmp_path: Path) -> None:
+    cameras = "".join(f"[cameras.c{i}]\nurl = 'rtsp://h/{i}'\n" for i in range(500))
+    said = refusal(write(tmp_path / "c.toml", cameras + "title = 5\n"))
+    assert said.startswith(f"{tmp_path}/c.toml:1001: cameras.c499.title: text")
+
+
+def test_of_very_many_mistakes_the_first_are_shown(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", "".join(f"k{i}: 1\n" for i in range(1000)) + YAML)
+    said = refusal(path).splitlines()
+    assert len(said) == 101 and said[-1] == "... and 900 more" and said[99].startswith(f"{path}:100: k99: ")
+
+
+def test_whatever_is_broken_in_a_file_it_is_told_and_has_no_password(tmp_path: Path) -> None:
+    """Cut anywhere, or with a character changed: a config or a ConfigError, and no other exception."""
+    yaml = (
+        "cameras:\n  a:\n    url: rtsp://me:hunter2@h/x\n    password: hunter2 # x\nweb: {token: hunter2}\n"
+    )
+    toml = "[cameras.a]\nurl = 'rtsp://me:hunter2@h/x'\npassword = 'hunter2'\n[web]\ntoken = 'hunter2'\n"
+    told = 0
+    for suffix, text in ((".yaml", yaml), (".toml", toml)):
+        path = tmp_path / f"c{suffix}"
+        cut = [text[:i] for i in range(0, len(text), 2)]
+        changed = [text[:i] + c + text[i + 1 :] for i in range(len(text)) for c in "\n:'&{"]
+        for broken in (*cut, *changed):
+            write(path, broken)
+            try:
+                load(path)
+            except ConfigError as e:
+                told += 1
+                assert "hunter2" not in str(e), broken
+                assert all(line.startswith(str(path)) for line in str(e).splitlines())
+    assert told > 500
