@@ -2,7 +2,8 @@
 """Where servers and readers find each other: the runtime directory, names, sockets and locks.
 
 A server called NAME owns ``NAME.sock`` and holds a lock on ``NAME.lock``. The lock dies with the
-process, so what a killed server leaves behind never blocks the next one.
+process, so what a killed server leaves behind never blocks the next one. A service called NAME (service/)
+owns ``NAME.control`` in the same way.
 """
 
 from __future__ import annotations
@@ -66,9 +67,9 @@ def runtime_dir(*, create: bool = False) -> Path:
     return path
 
 
-def socket_path(directory: Path, name: str) -> str:
+def socket_path(directory: Path, name: str, kind: str = "sock") -> str:
     """The path of a server's socket. Raises ConnectError if it is too long for a socket."""
-    path = str(directory / f"{name}.sock")
+    path = str(directory / f"{name}.{kind}")
     if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
         raise ConnectError(
             errno.ENAMETOOLONG, f"{path} is too long for a socket: set VALKKA_RUNTIME_DIR to a shorter one"
@@ -76,12 +77,12 @@ def socket_path(directory: Path, name: str) -> str:
     return path
 
 
-def servers() -> list[str]:
+def servers(kind: str = "sock") -> list[str]:
     """Names that have a socket, sorted. A server that was killed may be among them. Raises ConnectError."""
     directory = runtime_dir()
     try:
         with os.scandir(directory) as entries:
-            names = [e.name[:-5] for e in entries if e.name.endswith(".sock")]
+            names = [e.name.removesuffix(f".{kind}") for e in entries if e.name.endswith(f".{kind}")]
     except FileNotFoundError:
         return []
     except OSError as e:
@@ -115,10 +116,22 @@ class Claim:
     Raises NameInUseError if a live server has it, ConnectError if the directory refuses.
     """
 
-    def __init__(self, name: str, *, mode: int, group: int, backlog: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        mode: int,
+        group: int,
+        backlog: int,
+        kind: str = "sock",
+        type: socket.SocketKind = socket.SOCK_SEQPACKET,
+    ) -> None:
         directory = runtime_dir(create=True)
-        self._socket_path = socket_path(directory, name)
-        self._lock_path = str(directory / f"{name}.lock")
+        stem = name if kind == "sock" else f"{name}.{kind}"
+        self._type = type
+        self._socket_path = socket_path(directory, name, kind)
+        self._aside = str(directory / f"{stem}~")
+        self._lock_path = str(directory / f"{stem}.lock")
         try:
             self._lock = self._take_lock(name)
         except PermissionError as e:
@@ -153,8 +166,8 @@ class Claim:
 
     def _listen(self, mode: int, group: int, backlog: int) -> socket.socket:
         # Bound aside and renamed, so that nobody meets it before it has its mode and listens.
-        aside = f"{self._socket_path[:-5]}~"
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        aside = self._aside
+        listener = socket.socket(socket.AF_UNIX, self._type | socket.SOCK_NONBLOCK)
         try:
             try:
                 os.unlink(aside)

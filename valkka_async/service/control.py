@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: MIT
+"""How other programs of this user talk to a running service: ``NAME.control`` in the runtime directory.
+
+A stream socket that only this user may open. A request is a JSON object on a line, {"op": "status"}; so is
+the answer: {"ok": ...}, or {"error": "text"}. One connection may ask several times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from valkka_async.errors import ConnectError, ValkkaError
+from valkka_async.rendezvous import Claim, check_name, runtime_dir, servers, socket_path
+
+_KIND = "control"
+_LONGEST = 1 << 16  # bytes of a request
+_CONNECTIONS = 32
+
+log = logging.getLogger("valkka_async.service")
+
+Answer = Callable[[], Awaitable[Any]]
+
+
+class Control:
+    """Answers to what it is asked, by name: `ops` has functions of no arguments, whose results are data for
+    JSON; of what they raise, ValkkaErrors and ValueErrors are told to who asked.
+
+    Raises NameInUseError when a service of that name runs, ConnectError.
+    """
+
+    def __init__(self, name: str, ops: Mapping[str, Answer]) -> None:
+        self._ops = dict(ops)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._claim = Claim(
+            check_name(name), mode=0o600, group=-1, backlog=_CONNECTIONS, kind=_KIND, type=socket.SOCK_STREAM
+        )
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._server = await asyncio.start_unix_server(
+                self._connected, sock=self._claim.listener, limit=_LONGEST
+            )
+        except BaseException:
+            self._claim.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._claim.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._tasks) >= _CONNECTIONS:
+            writer.close()
+            return
+        self._tasks.add(task)
+        try:
+            while line := await reader.readline():
+                writer.write(json.dumps(await self._answer(line)).encode() + b"\n")
+                await writer.drain()
+        except (ConnectionError, ValueError):  # gone; or a line that is too long
+            pass
+        except asyncio.CancelledError:  # the service ends
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            op = json.loads(line)["op"]
+            function = self._ops[op]
+        except (ValueError, TypeError, KeyError):
+            return {"error": f"a request is one of {', '.join(self._ops)}"}
+        try:
+            return {"ok": await function()}
+        except (ValkkaError, ValueError) as e:
+            return {"error": str(e)}
+        except Exception:
+            log.exception("control: %s failed", op)
+            return {"error": "that failed; the service's log says how"}
+
+
+def services() -> list[str]:
+    """Names of services that have a socket. One that was killed may be among them. Raises ConnectError."""
+    return servers(_KIND)
+
+
+def ask(name: str, op: str, timeout: float) -> Any:
+    """What a service answers; None if it does not run. Blocks for `timeout` seconds at most, more or less.
+
+    Raises TimeoutError, ConnectError, and ValkkaError with what the service has to say against it.
+    """
+    path = socket_path(runtime_dir(), check_name(name), _KIND)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout)
+        try:
+            sock.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except TimeoutError:
+            raise _silent(name, timeout) from None
+        except OSError as e:
+            raise ConnectError(e.errno, f"cannot connect to {path}: {e.strerror}") from None
+        try:
+            sock.sendall(json.dumps({"op": op}).encode() + b"\n")
+            with sock.makefile("rb") as answers:
+                line = answers.readline()
+        except TimeoutError:
+            raise _silent(name, timeout) from None
+        except OSError:
+            line = b""
+    if not line:  # it has just ended
+        return None
+    answer = json.loads(line)
+    if "error" in answer:
+        raise ValkkaError(answer["error"])
+    return answer["ok"]
+
+
+def _silent(name: str, timeout: float) -> TimeoutError:
+    return TimeoutError(f"the service {name!r} did not answer within {timeout:g} s")
