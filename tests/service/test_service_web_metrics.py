@@ -1,0 +1,133 @@
+"""/metrics says what the status says, in words that Prometheus reads."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+from web_tools import Stand, camera, looking, once, served
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+async def scrape(client: aiohttp.ClientSession) -> Samples:
+    async with client.get("/metrics") as answer:
+        assert answer.status == 200
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        text = await answer.text()
+    samples: Samples = {}
+    for family in text_string_to_metric_families(text):
+        assert re.fullmatch(r"(valkka|process)_[a-z_]+", family.name), family.name
+        assert family.documentation
+        for sample in family.samples:
+            key = sample.name, tuple(sorted(sample.labels.items()))
+            assert key not in samples, key
+            assert (family.type == "counter") == sample.name.endswith("_total"), sample
+            samples[key] = sample.value
+    return samples
+
+
+def value(samples: Samples, metric: str, /, **labels: str) -> float | None:
+    return samples.get((metric, tuple(sorted(labels.items()))))
+
+
+@once
+async def test_metrics_tell_what_the_status_tells() -> None:
+    stand = Stand()
+    recording: dict[str, Any] = {"bytes": 12345, "dropped": 6, "files": 2, "error": "", "always": True}
+    stand.cameras["yard"] = camera("yard", state="failed", reason='a "wrong\\ one', age=None, fps=0.0)
+    stand.cameras["front"] |= {"recording": recording}
+    async with served(stand) as client:
+        got = await scrape(client)
+    front, yard = stand.cameras["front"], stand.cameras["yard"]
+    for metric, key in (
+        ("fps", "fps"),
+        ("packets_total", "packets"),
+        ("decoded_total", "decoded"),
+        ("errors_total", "errors"),
+        ("reconnects_total", "reconnects"),
+        ("attempts_total", "attempts"),
+        ("cpu_seconds_total", "cpu_s"),
+        ("last_frame_age_seconds", "age"),
+    ):
+        assert value(got, f"valkka_camera_{metric}", camera="front") == front[key]
+        assert value(got, f"valkka_camera_{metric}", camera="yard") == yard[key]
+    assert value(got, "valkka_camera_up", camera="front") == 1
+    assert value(got, "valkka_camera_up", camera="yard") == 0
+    states = {
+        dict(labels)["state"]: number
+        for (name, labels), number in got.items()
+        if name == "valkka_camera_state" and dict(labels)["camera"] == "yard"
+    }
+    assert states == dict.fromkeys(("connecting", "live", "stalled", "waiting", "stopped"), 0) | {"failed": 1}
+    for output in front["outputs"]:
+        labels = {"camera": "front", "output": output["name"], "format": output["format"]}
+        for metric in ("published_total", "dropped_total", "skipped_total", "readers", "fps"):
+            assert value(got, f"valkka_output_{metric}", **labels) == output[metric.removesuffix("_total")]
+    assert value(got, "valkka_recording_active", camera="front") == 1
+    assert value(got, "valkka_recording_active", camera="yard") == 0
+    assert value(got, "valkka_recording_written_bytes_total", camera="front") == 12345
+    assert value(got, "valkka_recording_dropped_frames_total", camera="front") == 6
+    assert value(got, "valkka_recording_written_bytes_total", camera="yard") is None
+    assert value(got, "valkka_service_info", name="stand", version="1.2.3") == 1
+    assert value(got, "valkka_service_start_time_seconds") == 1_700_000_000
+    assert value(got, "valkka_service_ready") == 1
+    assert value(got, "process_open_fds") and value(got, "process_resident_memory_bytes")
+
+
+@once
+async def test_a_recording_that_fails_is_not_active() -> None:
+    recording: dict[str, Any] = {"bytes": 1, "dropped": 0, "error": "the disk is full", "always": True}
+    stand = Stand({"front": camera(recording=recording)}, ready=False)
+    async with served(stand) as client:
+        got = await scrape(client)
+    assert value(got, "valkka_recording_active", camera="front") == 0
+    assert value(got, "valkka_recording_failed", camera="front") == 1
+    assert value(got, "valkka_service_ready") == 0
+
+
+@once
+async def test_a_process_that_several_cameras_share_is_counted_once() -> None:
+    shared = {"pid": 7, "restarts": 1, "last_exit": "", "rss": 5_000_000, "cpu_s": 3.0}
+    dead = shared | {"pid": None, "rss": 0, "restarts": 4}
+    stand = Stand(
+        {
+            "a": camera("a", worker=shared),
+            "b": camera("b", worker=shared),
+            "c": camera("c", worker=dead),
+            "d": camera("d", worker=dead),
+            "e": camera("e", worker=None),
+        }
+    )
+    async with served(stand) as client:
+        got = await scrape(client)
+    restarts = {dict(labels)["worker"]: n for (name, labels), n in got.items() if "worker_restarts" in name}
+    assert restarts == {"a": 1, "c": 4, "d": 4}
+    memory = {dict(labels)["worker"]: n for (name, labels), n in got.items() if "resident_bytes" in name}
+    assert memory == {"a": 5_000_000}
+
+
+@once
+async def test_what_browsers_do_is_counted() -> None:
+    async with served(Stand()) as client:
+        async with (
+            looking(client),
+            looking(client, format="jpeg"),
+            client.ws_connect("/api/events") as events,
+        ):
+            await events.receive_str(timeout=5)
+            got = await scrape(client)
+            assert value(got, "valkka_page_viewers", format="fmp4") == 1
+            assert value(got, "valkka_page_viewers", format="jpeg") == 1
+            assert value(got, "valkka_page_listeners") == 1
+            assert value(got, "valkka_page_connections") == 3
+            assert value(got, "valkka_page_connections_limit") == 256
+            assert value(got, "valkka_page_skipped_frames_total") == 0
+
+
+@once
+async def test_a_service_without_cameras_has_metrics_too() -> None:
+    async with served(Stand({})) as client:
+        assert value(await scrape(client), "valkka_service_cameras") == 0

@@ -1,0 +1,237 @@
+"""What the tests of the page share: a service of which each test says how it is, and a browser's end of the
+WebSockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import aiohttp
+from pydantic import SecretStr
+
+import valkka_async as va
+from support import footage
+from support.playback import packets
+from valkka_async.camera.fmp4 import Fragment, Muxer, Timeline
+from valkka_async.service.web.app import serve
+from valkka_async.service.web.contract import Status
+
+HEAD = struct.Struct("<B7xd")
+GROUP = 10  # frames from key frame to key frame
+
+
+@dataclass
+class Settings:
+    """As the config has them."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    token: SecretStr | None = None
+    max_connections: int = 256
+
+
+def camera(name: str = "front", **differing: Any) -> Status:
+    """A camera that is live."""
+    outputs = [
+        {
+            "name": f"{name}.{format}",
+            "format": format,
+            "readers": 0,
+            "published": 10,
+            "dropped": 2,
+            "skipped": 1,
+            "fps": 25.0,
+        }
+        for format in ("fmp4", "jpeg")
+    ]
+    return {
+        "name": name,
+        "title": "",
+        "url": "rtsp://10.0.0.7/live",
+        "state": "live",
+        "reason": "",
+        "since_ns": 1,
+        "attempts": 3,
+        "reconnects": 1,
+        "retry_in": None,
+        "codec": "h264",
+        "width": 320,
+        "height": 192,
+        "fps": 25.0,
+        "key_interval": 0.4,
+        "packets": 1000,
+        "decoded": 900,
+        "errors": 4,
+        "last_packet_ns": time.time_ns(),
+        "cpu_s": 1.5,
+        "outputs": outputs,
+        "age": 0.02,
+        "cpu": 0.1,
+        "live": f"{name}.fmp4",
+        "still": f"{name}.jpeg",
+        "recording": None,
+        "worker": {"pid": 4711, "restarts": 2, "last_exit": "", "rss": 30_000_000, "cpu_s": 2.5},
+    } | differing
+
+
+@dataclass
+class Stand:
+    """A service that is as a test says. It knows nothing of rings: those are real, and the test's."""
+
+    cameras: dict[str, Status] = field(default_factory=lambda: {"front": camera()})
+    ready: bool = True
+    name: str = "stand"
+    looks: int = 0
+
+    def status(self) -> Status:
+        self.looks += 1
+        return {
+            "name": self.name,
+            "version": "1.2.3",
+            "pid": 1,
+            "now_ns": time.time_ns(),
+            "since_ns": 1_700_000_000_000_000_000,
+            "cameras": list(self.cameras.values()),
+        }
+
+    async def set_recording(self, camera: str, on: bool) -> Status | None:
+        one = self.cameras[camera]
+        if one["codec"] == "mjpeg":
+            raise va.ValkkaError(f"{camera} sends mjpeg, which cannot be recorded")
+        recording = {"active": True, "path": "a.mp4", "since_ns": 1, "duration": 0.0, "bytes": 0, "files": 1}
+        now: Status | None = recording | {"dropped": 0, "always": False, "error": ""} if on else None
+        one["recording"] = now
+        return now
+
+
+def once(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A test that runs on one event loop, and not on both: of what no loop has a part in."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **keywords: Any) -> None:
+        asyncio.run(test(*args, **keywords))
+
+    return run
+
+
+@asynccontextmanager
+async def served(
+    stand: Stand, settings: Settings | None = None, **headers: str
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """The page of a service, and a client whose addresses begin there."""
+    async with serve(stand, settings or Settings()) as page:
+        jar = aiohttp.CookieJar(unsafe=True)  # which takes cookies from numeric addresses too
+        timeout = aiohttp.ClientTimeout(total=20)
+        async with aiohttp.ClientSession(
+            page.url, headers=headers, cookie_jar=jar, timeout=timeout
+        ) as client:
+            yield client
+
+
+class Film:
+    """A numbered clip as a camera's output publishes it, piece by piece."""
+
+    def __init__(
+        self, folder: Path, size: tuple[int, int] = (160, 96), timeline: Timeline | None = None
+    ) -> None:
+        self.fragments: list[Fragment] = []
+        muxer = None
+        clip = footage.encode(folder / f"{size[0]}.h264", size, 60, gop=GROUP)
+        for stream, packet in packets(clip):
+            muxer = muxer or Muxer(stream, timeline or Timeline())
+            self.fragments += muxer.mux(packet, 0)
+        assert muxer is not None
+        self.header = muxer.header
+
+    def publish(self, server: va.Server, first: int, end: int) -> None:
+        server.set_header(self.header)
+        for n, f in enumerate(self.fragments[first:end], first):
+            server.publish(
+                f.data, format="fmp4", key=f.key, pts=f.pts, time_base=f.time_base, timestamp_ns=taken_ns(n)
+            )
+
+
+def taken_ns(number: int) -> int:
+    """When the frame of this number was taken."""
+    return 1_700_000_000_000_000_000 + number * 40_000_000
+
+
+class Seen(NamedTuple):
+    """A message of bytes."""
+
+    kind: int
+    taken: float  # Unix ms
+    payload: bytes
+
+
+class Browser:
+    """The page's end of a WebSocket with live pictures."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+
+    async def text(self) -> dict[str, Any]:
+        message: dict[str, Any] = json.loads(await self.socket.receive_str(timeout=10))
+        return message
+
+    async def media(self) -> Seen:
+        data = await self.socket.receive_bytes(timeout=10)
+        kind, taken = HEAD.unpack_from(data)
+        return Seen(kind, taken, data[HEAD.size :])
+
+    async def init(self) -> tuple[dict[str, Any], bytes]:
+        text = await self.text()
+        assert text["type"] == "init", text
+        seen = await self.media()
+        assert seen.kind == 0
+        return text, seen.payload
+
+    async def frames(self, count: int) -> list[Seen]:
+        return [await self.media() for _ in range(count)]
+
+    async def closed(self) -> int | None:
+        """The code with which the other side closes, whatever comes before."""
+        while True:
+            message = await self.socket.receive(timeout=10)
+            if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
+                return self.socket.close_code
+
+
+@asynccontextmanager
+async def upgraded(url: str) -> AsyncIterator[asyncio.StreamReader]:
+    """A WebSocket whose owner has not read anything yet, behind small buffers."""
+    parts = urlsplit(url)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, (parts.hostname, parts.port))
+    reader, writer = await asyncio.open_connection(sock=sock, limit=64 << 10)
+    try:
+        key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="
+        upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13"
+        target = f"{parts.path}?{parts.query}"
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\n{upgrade}\r\n{key}\r\n\r\n".encode())
+        yield reader
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@asynccontextmanager
+async def looking(
+    client: aiohttp.ClientSession, name: str = "front", format: str = "fmp4"
+) -> AsyncIterator[Browser]:
+    async with client.ws_connect(f"/api/cameras/{name}/live?format={format}") as socket:
+        yield Browser(socket)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT
+"""What programs, and the page's buttons, ask for: the status, a picture, a recording."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from valkka_async.errors import ValkkaError
+from valkka_async.service.web.contract import Find, Service, Status
+from valkka_async.service.web.headers import problem
+from valkka_async.service.web.hub import NO_CAMERA
+from valkka_async.service.web.live import Hubs
+from valkka_async.service.web.viewer import Ending, unpack
+
+_PICTURE_SECONDS = 5.0
+_PICTURES = 32  # requests that may wait for one at once
+_BODY_SECONDS = 5.0  # for a browser to send what it has to say
+
+
+class Api:
+    """Handlers of /api and of the two questions of orchestrators."""
+
+    def __init__(self, service: Service, status: Callable[[], Status], find: Find, hubs: Hubs) -> None:
+        self._service = service
+        self._status = status
+        self._find = find
+        self._hubs = hubs
+        self._waiting = 0
+
+    async def status(self, request: web.Request) -> web.Response:
+        """GET /api/status"""
+        return web.json_response(self._status())
+
+    async def snapshot(self, request: web.Request) -> web.Response:
+        """GET /api/cameras/NAME/snapshot.jpg: the newest picture, which all who ask at once share."""
+        name = request.match_info["camera"]
+        camera = self._find(name)
+        if camera is None:
+            return _text(404, f"there is no camera {name}")
+        if camera["still"] is None:
+            return _text(404, f"{name} has no pictures for the page: set `live` in the config")
+        if self._waiting >= _PICTURES:
+            return _text(429, "too many pictures are being waited for; try again", Retry_After="1")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(_PICTURE_SECONDS):
+                taken_ns, jpeg = unpack(await self._picture(name))
+        except TimeoutError:
+            camera = self._find(name) or camera
+            why = f"{camera['state']}: {camera['reason']}" if camera["reason"] else camera["state"]
+            return _text(503, f"no picture of {name} within {_PICTURE_SECONDS:g} s ({why})", Retry_After="5")
+        except Ending as e:
+            return _text(404 if e.code == NO_CAMERA else 503, e.reason)
+        finally:
+            self._waiting -= 1
+        when = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(taken_ns / 1e9))
+        return web.Response(
+            body=jpeg,
+            content_type="image/jpeg",
+            headers={"Content-Disposition": f'inline; filename="{name}-{when}.jpg"'},
+        )
+
+    async def _picture(self, camera: str) -> bytes:
+        with self._hubs.viewing(camera, "jpeg") as viewer:
+            while True:
+                for message in await viewer.next():
+                    if isinstance(message, bytes):
+                        return message
+
+    async def recording(self, request: web.Request) -> web.Response:
+        """POST /api/cameras/NAME/recording, with {"on": true} or {"on": false}"""
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                wish = json.loads(await request.read())
+            on = wish["on"]
+            if not isinstance(on, bool):
+                raise TypeError
+        except TimeoutError:
+            return problem(408, "the request did not arrive in time")
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return problem(400, 'say {"on": true} or {"on": false}')
+        name = request.match_info["camera"]
+        try:
+            recording = await self._service.set_recording(name, on)
+        except KeyError:
+            return problem(404, f"there is no camera {name}")
+        except ValkkaError as e:
+            return problem(409, str(e))
+        return web.json_response({"recording": recording})
+
+    async def alive(self, request: web.Request) -> web.Response:
+        """GET /healthz: the loop runs."""
+        return web.json_response({"alive": True})
+
+    async def ready(self, request: web.Request) -> web.Response:
+        """GET /readyz: every camera has been started, whether it could be opened or not."""
+        if self._service.ready:
+            return web.json_response({"ready": True})
+        reason = "the cameras are being started for the first time"
+        return web.json_response({"ready": False, "reason": reason}, status=503, headers={"Retry-After": "1"})
+
+
+def _text(status: int, text: str, **headers: str) -> web.Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return web.Response(status=status, text=text + "\n", headers=named)

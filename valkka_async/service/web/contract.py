@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""What the page needs of the service and of its settings. Nothing here imports them: whatever looks like
+this will do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+Status = dict[str, Any]
+
+_FRESH = 0.2  # s for which one look at the service is shared by all who ask
+
+
+class Secret(Protocol):
+    """A text that is not shown when it is printed; pydantic's SecretStr."""
+
+    def get_secret_value(self) -> str: ...
+
+
+class Settings(Protocol):
+    """Where the page listens, and to whom."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def token(self) -> Secret | None: ...
+    @property
+    def max_connections(self) -> int: ...
+
+
+class Service(Protocol):
+    """Cameras, and what is recorded of them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def ready(self) -> bool:
+        """The first attempt at each camera is over."""
+
+    def status(self) -> Status:
+        """All there is to know, as JSON has it. Must not block."""
+
+    async def set_recording(self, camera: str, on: bool) -> Status | None:
+        """Raises KeyError for a camera that is not there, ValkkaError when it cannot be done."""
+
+
+class Lens:
+    """The service's status, looked at once for all who ask at about the same time: a hub for each camera
+    asks, and each time all cameras would be told of."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._seen: Status = {}
+        self._at = 0.0
+
+    def status(self) -> Status:
+        """At most `_FRESH` seconds old. Not to be changed."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if loop is not self._loop or now - self._at > _FRESH:
+            self._seen, self._at, self._loop = self._service.status(), now, loop
+        return self._seen
+
+    def camera(self, name: str) -> Status | None:
+        """What is known of a camera; None: there is none of that name."""
+        for camera in self.status()["cameras"]:
+            if camera["name"] == name:
+                return dict(camera)
+        return None
+
+
+Find = Callable[[str], Status | None]
