@@ -10,132 +10,23 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace, TracebackType
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import valkka_async as va
+from support.program import SECONDS, Program, one_line, run
 from support.until import wait_for
 from valkka_async.cli.board import Board, Source, State
-from valkka_async.cli.picture import Picture
-from valkka_async.connection import report
 
-SECONDS = 30.0  # until something that should happen soon counts as not happening
 LIVE = "lavfi:testsrc=size=320x180:rate=25"
-SMALL = ("--size", "320x180")
-
-
-class Program:
-    """`valkka-async ...` in a session of its own, read line by line; ended by pid when left."""
-
-    def __init__(self, *args: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "valkka_async", *args],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        self.seen = ""
-        self._buffer = b""
-
-    def until(self, *patterns: str) -> None:
-        """Read lines until each of the patterns was found in one. Raises AssertionError."""
-        missing = {*patterns}
-        while missing:
-            line = self.line()
-            missing = {pattern for pattern in missing if not re.search(pattern, line)}
-
-    def line_if_any(self, seconds: float) -> None:
-        """Read a line if one comes within so long."""
-        assert self.process.stdout is not None
-        if b"\n" in self._buffer or select.select([self.process.stdout], [], [], seconds)[0]:
-            self.line()
-
-    def line(self) -> str:
-        assert self.process.stdout is not None
-        fd = self.process.stdout.fileno()
-        deadline = time.monotonic() + SECONDS
-        while b"\n" not in self._buffer:
-            ready = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]
-            data = os.read(fd, 65536) if ready else b""
-            if not data:
-                self.process.kill()
-                errors = self.process.communicate()[1].decode()
-                raise AssertionError(f"{'no more' if ready else 'no'} output after {self.seen!r}; {errors}")
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        self.seen += line.decode() + "\n"
-        return line.decode()
-
-    def end(self, number: int = signal.SIGINT) -> tuple[int, str]:
-        """Send it a signal. Its exit status, and what it said on stderr."""
-        self.process.send_signal(number)
-        return self.wait()
-
-    def wait(self) -> tuple[int, str]:
-        _, errors = self.process.communicate(timeout=SECONDS)
-        return self.process.returncode, errors.decode()
-
-    def __enter__(self) -> Program:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.kill()
-        self.process.communicate()
-
-
-def run(*args: str) -> subprocess.CompletedProcess[str]:
-    """A command that ends by itself."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "valkka_async", *args],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-
-
-def eventually(condition: Callable[[], object]) -> bool:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def processes(runtime_dir: Path) -> list[int]:
-    """Pids, other than ours, that use this runtime directory."""
-    mark = f"VALKKA_RUNTIME_DIR={runtime_dir}\0".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            try:
-                if mark in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:  # gone meanwhile, a zombie, or another user's
-                continue
-    return found
-
-
-def pid_of(name: str) -> int | None:
-    """The process that serves it now."""
-    values = report(name, SECONDS)
-    return None if values is None else int(str(values["pid"]))
 
 
 def listed() -> dict[str, dict[str, Any]]:
@@ -143,116 +34,6 @@ def listed() -> dict[str, dict[str, Any]]:
     result = run("ls", "--json")
     assert (result.returncode, result.stderr) == (0, "")
     return {row["name"]: row for row in json.loads(result.stdout)}
-
-
-def one_line(text: str) -> str:
-    """An error message: one line, no traceback."""
-    assert text.count("\n") == 1 and text.startswith("valkka-async: "), text
-    return text
-
-
-# --------------------------------------------------------------------------------------------- demo
-
-
-def test_demo_shows_all_cameras_and_leaves_nothing(runtime_dir: Path) -> None:
-    result = run("demo", "--cameras", "3", "--seconds", "3", *SMALL)
-    assert (result.returncode, result.stderr) == (0, "")
-    for name in ("demo1", "demo2", "demo3"):
-        assert re.search(rf"^{name}  live  320x180 rgb24  .* [1-9]\d* frames", result.stdout, re.M)
-    assert processes(runtime_dir) == []
-    assert os.listdir(runtime_dir) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
-def test_demo_ends_cleanly_on_a_signal_to_all_of_its_process_group(runtime_dir: Path, number: int) -> None:
-    with Program("demo", "--cameras", "2", *SMALL) as demo:
-        demo.until("demo1  live", "demo2  live")
-        os.killpg(demo.process.pid, number)
-        assert demo.wait() == (0, "")
-    assert processes(runtime_dir) == []
-    assert os.listdir(runtime_dir) == []
-
-
-def test_a_signal_while_the_demo_starts_leaves_nothing(runtime_dir: Path) -> None:
-    with Program("demo", "--cameras", "3", *SMALL) as demo:
-        assert eventually(lambda: len(processes(runtime_dir)) > 1)
-        assert demo.end() == (0, "")
-    assert processes(runtime_dir) == []
-    assert os.listdir(runtime_dir) == []
-
-
-def test_cameras_of_a_demo_that_was_killed_end_by_themselves(runtime_dir: Path) -> None:
-    with Program("demo", "--cameras", "2", *SMALL) as demo:
-        demo.until("demo1  live", "demo2  live")
-        assert len(processes(runtime_dir)) == 3
-        demo.process.kill()
-        demo.process.wait()
-        assert eventually(lambda: not processes(runtime_dir))
-    assert os.listdir(runtime_dir) == []  # they had the time to clean up
-
-
-def test_a_camera_that_dies_is_shown_and_started_again(runtime_dir: Path) -> None:
-    with Program("demo", "--cameras", "2", *SMALL) as demo:
-        demo.until("demo1  live", "demo2  live")
-        pid = pid_of("demo1")
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        demo.until("^demo1 ended: killed by SIGKILL; starting it again$")
-        assert eventually(lambda: pid_of("demo1") not in (None, pid))
-        demo.until("demo1  live", "demo2  live")
-        assert demo.end() == (0, "")
-    assert processes(runtime_dir) == []
-
-
-def test_what_a_camera_that_was_killed_left_is_removed_at_the_end(runtime_dir: Path) -> None:
-    with Program("demo", "--cameras", "2", *SMALL) as demo:
-        demo.until("demo1  live", "demo2  live")
-        pid = pid_of("demo1")
-        assert pid is not None
-        os.kill(pid, signal.SIGSTOP)  # neither the end of its input nor SIGTERM ends it now
-        assert demo.end() == (0, "")
-    assert processes(runtime_dir) == []
-    assert os.listdir(runtime_dir) == []
-
-
-def test_demo_says_which_name_is_taken_and_leaves_the_others_alone(runtime_dir: Path) -> None:
-    with va.serve("demo2"), va.serve("cam1"):
-        result = run("demo", "--cameras", "3", *SMALL)
-        assert result.returncode == 1
-        message = one_line(result.stderr)
-        assert "'demo2' is served already" in message and str(os.getpid()) in message
-        assert processes(runtime_dir) == []
-        assert sorted(os.listdir(runtime_dir)) == ["cam1.lock", "cam1.sock", "demo2.lock", "demo2.sock"]
-
-
-def test_ctrl_c_on_a_terminal_ends_the_demo_and_its_live_table(runtime_dir: Path) -> None:
-    terminal, theirs = os.openpty()
-    started = (
-        "import os, sys; os.login_tty(os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY));"
-        "os.execv(sys.executable, [sys.executable, '-m', 'valkka_async', *sys.argv[2:]])"
-    )
-    command = [sys.executable, "-c", started, os.ttyname(theirs), "demo", "--cameras", "2", *SMALL]
-    process = subprocess.Popen(command, env=os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"})
-    try:
-        shown = ""
-        while not re.search(r"demo2\S* +\S*live", shown):
-            assert select.select([terminal], [], [], SECONDS)[0], shown
-            shown += os.read(terminal, 65536).decode()
-        assert "\x1b[32m" in shown  # colours, on a terminal
-        os.write(terminal, b"\x03")
-        deadline = time.monotonic() + SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
-            if select.select([terminal], [], [], 0.02)[0]:
-                shown += os.read(terminal, 65536).decode()
-        assert process.poll() == 0
-        assert "Traceback" not in shown
-    finally:
-        process.kill()
-        process.wait()
-        os.close(terminal)
-        os.close(theirs)
-    assert processes(runtime_dir) == []
-    assert os.listdir(runtime_dir) == []
 
 
 # ---------------------------------------------------------------------------------- play, watch, ls
@@ -382,7 +163,6 @@ def test_no_message_has_a_password(args: tuple[str, ...], status: int) -> None:
         ("play", LIVE, "--name", "cam1", "--fps", "0"),
         ("play", LIVE, "--name", "cam1", "--size", "161x90", "--format", "nv12"),
         ("play", LIVE, "--name", "cam1", "--transport", "pigeon"),
-        ("demo", "--cameras", "0"),
         ("no-such-command",),
     ],
 )
@@ -408,7 +188,7 @@ def test_version_and_help_load_no_video_library() -> None:
     assert "typer" in loaded and not loaded & {"av", "uvloop", "rich.live"}
 
 
-# ------------------------------------------------------------------------- figures and the picture
+# ------------------------------------------------------------------------------------------ figures
 
 
 def frame(seq: int, published_ns: int, dropped: int = 0, source: str = "cam1") -> Any:
@@ -463,19 +243,3 @@ def test_a_source_that_came_by_a_pattern_and_is_gone_leaves_the_board() -> None:
     board.take(frame(1, now, source="cam9"))
     assert [row.name for row in board.figures({"door": False, "cam10": True})] == ["cam9", "cam10", "door"]
     assert [row.name for row in board.figures({"door": False})] == ["cam9", "door"]
-
-
-@pytest.mark.parametrize("size", [(1, 1), (63, 35), (160, 90), (1280, 720)])
-def test_the_picture_writes_every_pixel_and_changes_with_each_frame(size: tuple[int, int]) -> None:
-    shape = (size[1], size[0], 3)
-    picture = Picture("demo1", size, 0.25)
-    on_black, on_white = np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)
-    picture.draw(on_black, 7, 1_700_000_000_123_456_789)
-    picture.draw(on_white, 7, 1_700_000_000_123_456_789)
-    assert np.array_equal(on_black, on_white)
-    if size[0] > 100:
-        next_one, other = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
-        picture.draw(next_one, 8, 1_700_000_000_163_456_789)
-        assert not np.array_equal(on_black, next_one)
-        Picture("demo2", size, 0.5).draw(other, 7, 1_700_000_000_123_456_789)
-        assert abs(other.mean(axis=(0, 1)) - on_black.mean(axis=(0, 1))).max() > 20

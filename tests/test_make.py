@@ -42,7 +42,9 @@ def test_make_demo_ends_with_status_0_on_ctrl_c(runtime_dir: Path) -> None:
                     seen += os.read(terminal, 65536).decode(errors="replace")
                 except OSError:  # EIO: everybody has left the terminal
                     break
-            if not pressed and len(set(re.findall(r"(demo\d)\s+\S*live", seen))) == 4:
+            plain = re.sub(r"\x1b\[[\d;]*m", "", seen)
+            if not pressed and len(set(re.findall(r"(demo\d)\s+live", plain))) == 4:
+                assert plain.startswith("http://127.0.0.1:") or "\nhttp://127.0.0.1:" in plain
                 os.write(terminal, b"\x03")
                 pressed = True
         assert process.wait(10) == 0, seen[-2000:]

@@ -103,7 +103,7 @@ def fail(text: str, status: int) -> NoReturn:
 
 def without_secrets(text: str) -> str:
     """`text`, which may quote our arguments, without the passwords of the URLs among them."""
-    urls = [m[0] for arg in sys.argv[1:] if (m := re.search(r"[A-Za-z][A-Za-z0-9+.-]*://.*", arg, re.DOTALL))]
+    urls = [m[0] for arg in sys.argv[1:] if (m := re.search(r"[A-Za-z][A-Za-z0-9+.-]*://.+", arg, re.DOTALL))]
     if not urls:
         return text
     from valkka_async.camera.secrets import parse

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: MIT
+"""`valkka-async demo` as a process: its page, its cameras, its faults, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import valkka_async as va
+from support.program import SECONDS, Program, eventually, one_line, processes, run
+
+SMALL = ("--size", "320x180", "--port", "0")
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+TWO = ("demo", "--cameras", "2", *SMALL)
+
+
+class Demo(Program):
+    """A demo, whose page answers."""
+
+    def __init__(self, *args: str) -> None:
+        super().__init__(*args)
+        self.page = ""
+
+    def __enter__(self) -> Demo:
+        found = re.fullmatch(r"(http://127\.0\.0\.1:\d+/)  <- open this in a browser", self.line())
+        assert found, self.seen
+        self.page = found[1]
+        return self
+
+    def cameras(self) -> dict[str, dict[str, Any]]:
+        """What the service says of each."""
+        with urllib.request.urlopen(f"{self.page}api/status", timeout=SECONDS) as answer:
+            return {camera["name"]: camera for camera in json.load(answer)["cameras"]}
+
+    def live(self) -> bool:
+        return all(camera["state"] == "live" for camera in self.cameras().values())
+
+
+def synthetics(runtime_dir: Path) -> dict[str, int]:
+    """The processes of the synthetic cameras."""
+    found = {}
+    for pid in processes(runtime_dir):
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if "_camera" in words:
+            found[words[words.index("_camera") + 1]] = pid
+    return found
+
+
+def nothing_is_left(runtime_dir: Path) -> bool:
+    return processes(runtime_dir) == [] and os.listdir(runtime_dir) == []
+
+
+def test_the_first_line_is_the_page_and_the_frames_are_there_for_programs(runtime_dir: Path) -> None:
+    with Demo("demo", "--cameras", "3", "--size", "320x180") as demo:
+        with urllib.request.urlopen(demo.page, timeout=SECONDS) as answer:
+            assert answer.status == 200 and b"<html" in answer.read()
+        assert eventually(demo.live)
+        cameras = demo.cameras()
+        assert list(cameras) == ["demo1", "demo2", "demo3"]
+        for name, camera in cameras.items():
+            assert (camera["codec"], camera["width"], camera["height"]) == ("h264", 320, 180)
+            assert (camera["live"], camera["still"]) == (f"{name}.fmp4", f"{name}.jpeg")
+            assert camera["decoded"] == 0  # nothing for nobody
+        with va.attach("demo2") as reader, reader.recv(SECONDS) as frame:
+            assert (frame.shape, frame.format) == ((180, 320, 3), "rgb24")
+        demo.until(r"connect\('demo1'\)", "async for frame in c")
+        os.killpg(demo.process.pid, signal.SIGTERM)  # to all of the group, as a terminal sends SIGINT
+        assert demo.wait() == (0, "")
+    assert nothing_is_left(runtime_dir)
+
+
+def test_it_ends_after_its_seconds_and_takes_a_free_port_if_8088_is_taken(runtime_dir: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # somebody else has it
+            stack.enter_context(socket.create_server(("127.0.0.1", 8088)))
+        with Demo("demo", "--cameras", "1", "--size", "320x180", "--seconds", "1") as demo:
+            assert ":8088/" not in demo.page
+            assert demo.wait() == (0, "")
+    assert nothing_is_left(runtime_dir)
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_an_error(runtime_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run("demo", "--port", port)
+    assert result.returncode == 1 and result.stdout == ""
+    message = one_line(result.stderr)
+    assert port in message and "--port" in message
+    assert nothing_is_left(runtime_dir)
+
+
+def test_a_name_that_is_taken_is_said_and_nobody_else_is_harmed(runtime_dir: Path) -> None:
+    with va.serve("demo2"), va.serve("cam1"):
+        result = run("demo", "--cameras", "3", *SMALL)
+        assert result.returncode == 1 and result.stdout == ""
+        message = one_line(result.stderr)
+        assert "'demo2' is served already" in message and str(os.getpid()) in message
+        assert "VALKKA_RUNTIME_DIR" in message
+        assert processes(runtime_dir) == []
+        assert sorted(os.listdir(runtime_dir)) == ["cam1.lock", "cam1.sock", "demo2.lock", "demo2.sock"]
+
+
+def test_a_signal_while_it_starts_leaves_nothing(runtime_dir: Path) -> None:
+    with Program("demo", "--cameras", "3", *SMALL) as demo:
+        assert eventually(lambda: synthetics(runtime_dir))
+        assert demo.end() == (0, "")
+    assert nothing_is_left(runtime_dir)
+
+
+def test_all_ends_by_itself_when_the_demo_is_killed(runtime_dir: Path) -> None:
+    with Demo(*TWO) as demo:
+        assert eventually(demo.live)
+        assert len(processes(runtime_dir)) == 5
+        demo.process.kill()
+        demo.process.wait()
+        assert eventually(lambda: not processes(runtime_dir))
+    assert nothing_is_left(runtime_dir)  # they had the time to clean up
+
+
+def test_what_hangs_is_ended_by_force(runtime_dir: Path) -> None:
+    with Demo(*TWO) as demo:
+        assert eventually(demo.live)
+        os.kill(demo.cameras()["demo1"]["worker"]["pid"], signal.SIGSTOP)
+        os.kill(synthetics(runtime_dir)["demo2"], signal.SIGSTOP)
+        assert demo.end()[0] == 0
+    assert nothing_is_left(runtime_dir)
+
+
+def test_a_synthetic_camera_that_dies_is_started_again_where_it_was(runtime_dir: Path) -> None:
+    with Demo(*TWO) as demo:
+        assert eventually(demo.live)
+        before = demo.cameras()["demo1"]
+        os.kill(synthetics(runtime_dir)["demo1"], signal.SIGKILL)
+        demo.until("^demo1: the synthetic camera ended: killed by SIGKILL; starting it again$")
+        assert eventually(
+            lambda: demo.cameras()["demo1"]["reconnects"] > before["reconnects"] and demo.live()
+        )
+        assert demo.cameras()["demo1"]["url"] == before["url"]
+        assert demo.end() == (0, "")
+
+
+def test_the_last_camera_has_the_fault_and_recovers(runtime_dir: Path) -> None:
+    with Demo(*TWO, "--fault", "kill") as demo:
+        assert eventually(demo.live)
+        before = demo.cameras()
+        demo.until(rf"^demo2: FAULT: its worker process {before['demo2']['worker']['pid']} is killed")
+        assert eventually(lambda: demo.cameras()["demo2"]["worker"]["restarts"] == 1 and demo.live())
+        after = demo.cameras()
+        assert after["demo2"]["worker"]["pid"] != before["demo2"]["worker"]["pid"]
+        assert after["demo1"]["worker"]["pid"] == before["demo1"]["worker"]["pid"]
+        assert demo.end() == (0, "")
+    assert nothing_is_left(runtime_dir)
+
+
+def test_ctrl_c_on_a_terminal_ends_it_and_its_live_table(runtime_dir: Path) -> None:
+    terminal, theirs = os.openpty()
+    started = (
+        "import os, sys; os.login_tty(os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY));"
+        "os.execv(sys.executable, [sys.executable, '-m', 'valkka_async', *sys.argv[2:]])"
+    )
+    command = [sys.executable, "-c", started, os.ttyname(theirs), *TWO]
+    process = subprocess.Popen(command, env=os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"})
+    try:
+        shown = ""
+        # A row of the table, in colours.
+        while not re.search(r"demo2\s+live", COLOUR.sub("", shown)) or not COLOUR.search(shown):
+            assert select.select([terminal], [], [], SECONDS)[0], shown
+            shown += os.read(terminal, 65536).decode()
+        assert shown.startswith("http://127.0.0.1:")
+        os.write(terminal, b"\x03")
+        deadline = time.monotonic() + SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            if select.select([terminal], [], [], 0.02)[0]:
+                shown += os.read(terminal, 65536).decode()
+        assert process.poll() == 0
+        assert "Traceback" not in shown
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+        os.close(theirs)
+    assert nothing_is_left(runtime_dir)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("--cameras", "0"), ("--fps", "0.5"), ("--size", "321x180"), ("--fault", "fire")],
+)
+def test_bad_usage_has_exit_status_2(args: tuple[str, ...]) -> None:
+    result = run("demo", *args)
+    assert result.returncode == 2
+    one_line(result.stderr)

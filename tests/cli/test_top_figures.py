@@ -1,0 +1,470 @@
+# SPDX-License-Identifier: MIT
+"""What `top` makes of the answers it gets: rates, rows, and a table that fits."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from valkka_async.cli.figures import (
+    GONE,
+    IDLE,
+    MISSING,
+    OTHER,
+    SILENT,
+    CameraFigures,
+    Collector,
+    Figures,
+    Look,
+    RingFigures,
+    Silence,
+    Values,
+)
+from valkka_async.cli.survey import program
+from valkka_async.cli.topview import View, document, lines
+
+T0 = 1_700_000_000_000_000_000  # Unix, ns
+URL = "rtsp://127.0.0.1/cam"
+
+
+def client(id: int, received: int, dropped: int, **more: object) -> dict[str, object]:
+    return {"id": id, "pid": 70 + id, "policy": "latest", "received": received, "dropped": dropped} | more
+
+
+def camera(name: str, rings: list[str], **more: object) -> dict[str, object]:
+    """A camera's status, of which each of its rings speaks."""
+    outputs = [{"name": ring, "format": "fmp4" if ring.endswith("fmp4") else "rgb24"} for ring in rings]
+    return {
+        "name": name,
+        "url": URL,
+        "state": "live",
+        "reason": "",
+        "retry_in": None,
+        "codec": "h264",
+        "width": 1920,
+        "height": 1080,
+        "fps": 25.0,
+        "reconnects": 0,
+        "last_packet_ns": T0,
+        "cpu_s": 0.0,
+        "outputs": outputs,
+    } | more
+
+
+def ring(at: float, published: int, **more: object) -> dict[str, object]:
+    """A server's answer, given at that second."""
+    return {
+        "now_ns": int(at * 1e9),
+        "last_published_ns": int(at * 1e9) if published else 0,
+        "published": published,
+        "dropped": 0,
+        "bytes": published * 1000,
+        "readers": 0,
+        "slots": 16,
+        "slots_used": 3,
+        "pid": 50,
+        "clients": [],
+    } | more
+
+
+def look(servers: dict[str, Any], services: dict[str, Any] | None = None, at: float = 0) -> Look:
+    return Look(T0 + int(at * 1e9), servers, services or {}, {71: "detect.py"})
+
+
+def shown(figures: Figures, width: int = 200, height: int | None = None) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    return [
+        "".join(s.text for s in line).rstrip() for line in console.render_lines(View(figures, (), height))
+    ]
+
+
+def one_camera(figures: Figures) -> CameraFigures:
+    (row,) = figures.cameras
+    return row
+
+
+def one_server(figures: Figures) -> RingFigures:
+    (row,) = figures.servers
+    return row
+
+
+# -------------------------------------------------------------------------------------------- rates
+
+
+def test_rates_are_counts_over_the_time_that_the_servers_tell() -> None:
+    collector = Collector()
+    first = collector.take(look({"a": ring(10, 100, clients=[client(1, 90, 10)])}))
+    assert (one_server(first).fps, one_server(first).clients[0].fps) == (None, None)  # nobody can know yet
+    row = one_server(collector.take(look({"a": ring(12, 150, dropped=4, clients=[client(1, 110, 40)])})))
+    assert (row.fps, row.drop_rate, row.bit_rate) == (25.0, 2.0, 200_000.0)
+    (reader,) = row.clients
+    assert (reader.fps, reader.drop_rate, reader.process, reader.pid) == (10.0, 15.0, "detect.py", 71)
+
+
+def test_rates_are_those_of_the_last_seconds() -> None:
+    collector = Collector()
+    for second in range(8):
+        collector.take(look({"a": ring(second, 25 * second)}))
+    for second in range(8, 12):
+        row = one_server(collector.take(look({"a": ring(second, 175)})))
+    assert row.fps == 0.0
+
+
+def test_a_late_answer_that_was_counted_already_is_no_news() -> None:
+    collector = Collector()
+    for _ in range(3):
+        row = one_server(collector.take(look({"a": ring(10, 100)})))
+        assert row.fps is None
+    assert one_server(collector.take(look({"a": ring(12, 150)}))).fps == 25.0
+
+
+@pytest.mark.parametrize("again", [{"pid": 50}, {"pid": 51}], ids=["same process", "other process"])
+def test_no_rate_spans_the_restart_of_a_server(again: dict[str, object]) -> None:
+    collector = Collector()
+    collector.take(look({"a": ring(10, 100)}))
+    collector.take(look({"a": ring(11, 125)}))
+    published = 5 if again["pid"] == 50 else 500
+    row = one_server(collector.take(look({"a": ring(12, published, **again)})))
+    assert row.fps is None
+    assert one_server(collector.take(look({"a": ring(13, published + 30, **again)}))).fps == 30.0
+
+
+def test_two_readers_of_one_process_are_told_apart_whatever_their_order() -> None:
+    collector = Collector()
+    one, two = client(1, 10, 90, pid=71), client(2, 100, 0, pid=71)
+    collector.take(look({"a": ring(10, 100, clients=[one, two])}))
+    one, two = client(1, 20, 180, pid=71), client(2, 200, 200, pid=71)
+    row = one_server(collector.take(look({"a": ring(20, 200, clients=[two, one])})))
+    assert [(c.id, c.fps, c.drop_rate) for c in row.clients] == [(2, 10.0, 20.0), (1, 1.0, 9.0)]
+
+
+def test_cpu_is_of_the_cameras_thread_between_two_answers() -> None:
+    collector = Collector()
+    collector.take(look({"cam": ring(10, 0, camera=camera("cam", ["cam"], cpu_s=7.0))}))
+    row = one_camera(collector.take(look({"cam": ring(12, 0, camera=camera("cam", ["cam"], cpu_s=7.5))})))
+    assert row.cpu == 0.25
+
+
+def test_nothing_is_remembered_of_who_is_gone() -> None:
+    collector = Collector()
+    for second in range(50):
+        name = f"cam{second}"
+        answer = ring(second, 1, camera=camera(name, [name]), clients=[client(second, 1, 0)])
+        collector.take(look({name: answer}, {f"s{second}": {"cameras": []}}))
+    sizes = [len(value) for value in vars(collector).values() if isinstance(value, dict | set)]
+    assert max(sizes) == 1
+    assert len(collector._rates._samples) == 3
+
+
+# --------------------------------------------------------------------------------------------- rows
+
+
+def test_rings_of_a_camera_are_below_it_and_its_newest_word_counts() -> None:
+    rings = ["cam", "cam.fmp4"]
+    old = camera("cam", rings, state="live", reconnects=1)
+    new = camera("cam", rings, state="stalled", reason="no frame for 3 s", fps=20.0, reconnects=2)
+    figures = Collector().take(
+        look({"cam.fmp4": ring(11, 5, camera=new), "cam": ring(10, 5, camera=old), "other": ring(10, 5)})
+    )
+    row = one_camera(figures)
+    assert (row.name, row.state, row.reason, row.reconnects) == ("cam", "stalled", "no frame for 3 s", 2)
+    assert row.fps == 0.0  # whatever it had in its last good seconds
+    assert [(r.name, r.format) for r in row.rings] == [("cam", "rgb24"), ("cam.fmp4", "fmp4")]
+    assert one_server(figures).name == "other"
+
+
+def test_cameras_of_one_name_in_two_processes_are_two() -> None:
+    figures = Collector().take(
+        look(
+            {
+                "a": ring(10, 5, pid=50, camera=camera("cam", ["a"])),
+                "b": ring(10, 5, pid=51, camera=camera("cam", ["b"])),
+            }
+        )
+    )
+    assert [(row.name, row.pid) for row in figures.cameras] == [("cam", 50), ("cam", 51)]
+
+
+def test_a_camera_without_rings_is_known_from_its_service() -> None:
+    dead = camera(
+        "cam",
+        ["cam"],
+        state="waiting",
+        reason="the worker process was killed by SIGKILL",
+        retry_in=3.0,
+        cpu=0.4,
+        worker={"pid": None, "restarts": 2, "last_exit": "was killed by SIGKILL", "rss": 0, "cpu_s": 1.0},
+    )
+    collector = Collector()
+    collector.take(look({"cam": ring(10, 1, camera=camera("cam", ["cam"]))}))
+    leftover = Silence(GONE)
+    figures = collector.take(look({"cam": leftover}, {"home": {"pid": 7, "cameras": [dead]}}))
+    row = one_camera(figures)
+    assert (row.service, row.state, row.retry_in, row.restarts, row.rings) == ("home", "waiting", 3.0, 2, ())
+    assert (row.fps, figures.servers) == (None, ())
+    text = "\n".join(shown(figures))
+    assert "waiting 3 s" in text and "cam: the worker process was killed by SIGKILL" in text
+
+
+def test_what_rings_and_service_say_of_a_camera_is_one_row() -> None:
+    worker = {"pid": 50, "restarts": 1, "last_exit": "was killed by SIGSEGV", "rss": 9_000_000, "cpu_s": 1.0}
+    known = camera("cam", ["cam"], state="connecting", worker=worker, recording={"path": "x"})
+    figures = Collector().take(
+        look({"cam": ring(10, 1, camera=camera("cam", ["cam"]))}, {"home": {"pid": 7, "cameras": [known]}})
+    )
+    row = one_camera(figures)
+    assert (row.state, row.service, row.restarts, row.rss, row.recording) == (
+        "live",
+        "home",
+        1,
+        9_000_000,
+        True,
+    )
+    assert "cam: started again once: its process was killed by SIGSEGV" in shown(figures)
+
+
+def test_a_service_that_hangs_is_said_so_and_its_cameras_stay() -> None:
+    collector = Collector()
+    home = {"pid": 7, "cameras": [camera("cam", ["cam"], worker={"pid": 50, "restarts": 3})]}
+    collector.take(look({"cam": ring(10, 1, camera=camera("cam", ["cam"]))}, {"home": home}))
+    silent = Silence(SILENT, "it has not answered for long")
+    figures = collector.take(look({"cam": ring(11, 1, camera=camera("cam", ["cam"]))}, {"home": silent}))
+    assert (one_camera(figures).restarts, one_camera(figures).state) == (3, "live")
+    assert "service home: it has not answered for long" in shown(figures)
+    figures = collector.take(look({}, {}))
+    assert figures.cameras == ()
+
+
+def test_a_camera_whose_process_hangs_stays_and_says_so() -> None:
+    collector = Collector()
+    collector.take(look({"cam": ring(10, 1, camera=camera("cam", ["cam"], reconnects=4))}))
+    for _ in range(3):
+        figures = collector.take(look({"cam": Silence(SILENT, "not for long")}))
+        row = one_camera(figures)
+        assert (row.state, row.reason, row.reconnects, row.fps, row.cpu) == (
+            SILENT,
+            "not for long",
+            4,
+            None,
+            None,
+        )
+        assert figures.servers == ()
+    assert (
+        one_camera(collector.take(look({"cam": ring(30, 9, camera=camera("cam", ["cam"]))}))).state == "live"
+    )
+
+
+def test_a_camera_whose_process_died_stays_as_long_as_its_sockets() -> None:
+    collector = Collector()
+    collector.take(look({"cam": ring(10, 1, camera=camera("cam", ["cam"])), "old": Silence(GONE)}))
+    for _ in range(3):
+        figures = collector.take(look({"cam": Silence(GONE), "old": Silence(GONE)}))
+        assert (one_camera(figures).state, figures.servers) == (GONE, ())
+        assert "cam: its process (50) has died" in shown(figures)
+    assert collector.take(look({})).cameras == ()
+
+
+def test_a_server_that_is_no_camera_is_live_or_idle_or_says_why_not() -> None:
+    collector = Collector()
+    other = Silence(OTHER, "the other side has version 7")
+    for at in (10, 11):
+        figures = collector.take(
+            look(
+                {
+                    "on": ring(at, at),
+                    "off": ring(at, 3, last_published_ns=1),
+                    "new": ring(at, 0),
+                    "odd": other,
+                }
+            )
+        )
+    assert {row.name: row.state for row in figures.servers} == {
+        "on": "live",
+        "off": IDLE,
+        "new": IDLE,
+        "odd": OTHER,
+    }
+    assert "odd: the other side has version 7" in shown(figures)
+
+
+def test_rows_are_sorted_by_name_with_numbers_as_numbers() -> None:
+    names = ["demo10", "demo2", "a-1-2", "a-1-10", "Demo1", "demo"]
+    cameras = {name: ring(1, 0, camera=camera(name, [name])) for name in names}
+    figures = Collector().take(look(cameras))
+    assert [row.name for row in figures.cameras] == ["Demo1", "a-1-2", "a-1-10", "demo", "demo2", "demo10"]
+
+
+def test_names_and_patterns_choose_cameras_and_servers() -> None:
+    servers = {
+        "cam1": ring(1, 0, camera=camera("cam1", ["cam1", "small1"])),
+        "small1": ring(1, 0, camera=camera("cam1", ["cam1", "small1"])),
+        "cam2": ring(1, 0, camera=camera("cam2", ["cam2"])),
+        "plain": ring(1, 0),
+    }
+
+    def chosen(*names: str) -> tuple[list[str], list[tuple[str, str]]]:
+        figures = Collector(names).take(look(servers))
+        return [row.name for row in figures.cameras], [(row.name, row.state) for row in figures.servers]
+
+    assert chosen("cam*") == (["cam1", "cam2"], [])
+    assert chosen("small1") == (["cam1"], [])  # by its ring
+    assert chosen("plain", "nope") == ([], [("nope", MISSING), ("plain", IDLE)])
+    assert chosen("none*") == ([], [])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"clients": 7, "camera": "front", "now_ns": "soon", "published": None},
+        {"clients": [7, {}, {"pid": "x"}], "camera": {}},
+        {"camera": {"name": "x", "outputs": [5, {"name": 7}], "fps": "fast"}, "pid": None},
+    ],
+)
+def test_answers_of_another_version_are_no_reason_to_fail(values: Values) -> None:
+    collector = Collector()
+    for _ in range(2):
+        figures = collector.take(look({"odd": values}, {"home": values}))
+        assert shown(figures) and lines(figures) and json.dumps(document(figures))
+
+
+# ------------------------------------------------------------------------------------------- a view
+
+
+def fleet(cameras: int, *, down: int = 0, readers: int = 1) -> Figures:
+    """The first of them are down, each for a reason of its own. Every other one has so many readers, of which
+    all but the first lose frames; the others have one."""
+    collector = Collector()
+    for at in (10, 12):
+        servers = {}
+        for n in range(cameras):
+            name = f"camera-with-a-long-name-{n}"
+            names = [name, f"{name}.fmp4", f"{name}.jpeg"]
+            why = {"state": "waiting", "reason": f"{URL}: reason {n}", "retry_in": 2.0} if n < down else {}
+            status = camera(name, names, **why)
+            count = readers if n % 2 == 0 else 1
+            clients = [client(i, at * 10, at * i, policy="ordered") for i in range(count)]
+            servers[name] = ring(at, at * 25, readers=count, clients=clients, camera=status)
+            servers |= {other: ring(at, 0, camera=status) for other in names[1:]}
+        figures = collector.take(look(servers))
+    return figures
+
+
+@pytest.mark.parametrize("cameras, down", [(1, 0), (4, 1), (16, 3), (40, 40)])
+def test_the_table_fits_a_terminal_of_any_size(cameras: int, down: int) -> None:
+    figures = fleet(cameras, down=down, readers=2)
+    for width, height in itertools.product((60, 80, 104, 140), (8, 12, 24, 50)):
+        view = shown(figures, width, height)
+        assert len(view) <= height
+        assert all(len(line) <= width for line in view)
+        if cameras < 16 and height == 50:
+            assert view == shown(figures, width)
+        # However many are down: each camera has its line before the second has its reason.
+        if (cameras, height) != (16, 24):
+            continue
+        states = [line.split()[1] for line in view if line.strip().startswith("camera-")]
+        assert [state for state in states if state in ("live", "waiting")] == ["waiting"] * 3 + ["live"] * 13
+
+
+def test_what_does_not_fit_goes_in_order_of_what_it_says() -> None:
+    figures = fleet(4, readers=2)
+
+    def has(height: int | None) -> str:
+        text = "\n".join(shown(figures, 140, height))
+        marks = {
+            "idle": "2 rings",
+            "well": "  70",  # readers without trouble
+            "ring": "1 reader ",  # of which all readers are well
+            "slow": "71 detect.py",
+            "camera": "camera-with-a-long-name-3",
+        }
+        return " ".join(name for name, mark in marks.items() if mark in text)
+
+    full = len(shown(figures, 140))
+    assert has(None) == has(full) == "idle well ring slow camera"
+    assert has(full - 1) == "well ring slow camera"
+    assert has(15) == "ring slow camera"
+    assert has(11) == "slow camera"
+    assert has(8) == "camera"
+    assert "(2 losing)" in shown(figures, 140, 8)[0]  # it is not passed over in silence
+
+
+def test_rings_that_nobody_reads_are_one_row() -> None:
+    (row,) = [line.split() for line in shown(fleet(1, readers=1), 140) if "no reader" in line]
+    assert row == ["2", "rings", "no", "reader", "fmp4,", "rgb24", "0"]
+
+
+def test_drops_of_a_reader_stand_beside_its_pid_and_name() -> None:
+    figures = fleet(1, readers=2)
+    (line,) = [line for line in shown(figures) if "71 detect.py" in line]
+    assert line.split() == ["71", "detect.py", "ordered", "loses", "1.0/s", "10.0", "12"]
+    (line,) = [line for line in lines(figures) if "71 detect.py" in line]
+    assert line.endswith("/71 detect.py  ordered  10.0 fps  12 dropped (1.0/s)")
+
+
+def test_a_reader_that_has_stopped_reading_is_named() -> None:
+    collector = Collector()
+    for at in (10, 12):
+        figures = collector.take(look({"a": ring(at, at * 25, readers=1, clients=[client(1, 3, 0)])}))
+    assert any("71 detect.py" in line and "reads nothing" in line for line in shown(figures))
+
+
+def test_the_same_reason_is_said_once() -> None:
+    servers = {
+        f"cam{n}": ring(
+            1, 0, camera=camera(f"cam{n}", [f"cam{n}"], state="waiting", reason=f"{URL}: refused")
+        )
+        for n in range(8)
+    }
+    assert "cam0, cam1, cam2, cam3 and 4 more: refused" in shown(Collector().take(look(servers)))
+
+
+def test_nothing_from_outside_reaches_the_terminal_as_a_command() -> None:
+    evil = "\x1b]0;evil\x07\x1b[2J\r\n"
+    status = camera("cam", ["cam"], state="failed", reason=f"no{evil}")
+    answer = ring(1, 0, camera=status, readers=1, clients=[client(1, 0, 0)])
+    figures = Collector().take(Look(T0, {"cam": answer}, {}, {71: f"sh{evil}"}))
+    for line in [*shown(figures), *lines(figures)]:
+        assert line.isprintable()
+    assert any("71 sh?" in line for line in shown(figures))
+
+
+def test_a_lying_reader_does_not_spoil_the_table() -> None:
+    answer = ring(1, 5, readers=1, clients=[client(1, 2**64 - 1, 2**64 - 1)])
+    assert any(">999T" in line for line in shown(Collector().take(look({"a": answer})), 80))
+
+
+def test_where_there_is_nothing_it_is_said_what_to_do() -> None:
+    assert any("valkka-async demo" in line for line in shown(Collector().take(look({}))))
+
+
+def test_the_document_has_every_figure_and_only_what_json_has() -> None:
+    figures = fleet(2, down=1, readers=2)
+    values = json.loads(json.dumps(document(figures), allow_nan=False))
+    first, second = values["cameras"]
+    assert (first["state"], first["retry_in"], second["readers"]) == ("waiting", 2.0, 1)
+    reader = first["rings"][0]["clients"][1]
+    assert (reader["pid"], reader["process"], reader["policy"]) == (71, "detect.py", "ordered")
+    assert (reader["fps"], reader["dropped"], reader["drop_rate"]) == (10.0, 12, 1.0)
+
+
+# ------------------------------------------------------------------------------------------- names
+
+
+def test_a_python_is_called_by_its_script_and_no_argument_is_shown() -> None:
+    for arguments, name in {
+        "detect.py rtsp://user:secret@host": "detect.py",
+        "-u -W error -X dev /opt/app/main.py": "main.py",
+        "-um my_app.main --password secret": "my-app",
+        "-m valkka_async watch": "valkka-async",
+        "-c secret": "",
+        "-Ic secret": "",
+        "--check-hash-based-pycs never secret": "",
+        "": "",
+    }.items():
+        assert program(["/usr/bin/python3", *arguments.split(" ")]) == name

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""What the documentation of the service shows: configs that are good, a unit that systemd takes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.require import missing
+from valkka_async.cli import app
+from valkka_async.service.configfile import load
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def configs(page: Path) -> list[str]:
+    return re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.S | re.M)
+
+
+@pytest.mark.parametrize("text", [*configs(DOCS / "service.md"), *configs(DOCS.parent / "README.md")])
+def test_a_config_that_is_shown_is_good(text: str, tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets.env"
+    secrets.write_text("FRONT_PASSWORD=p@ss/word\nPAGE_TOKEN=0123456789abcdef0123\n")
+    secrets.chmod(0o600)
+    path = tmp_path / "cameras.yaml"
+    path.write_text(text)
+    assert load(path).specs()
+
+
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        missing("no systemd-analyze (apt-get install systemd)")
+    unit = tmp_path / "valkka-async.service"
+    text = (DOCS / "valkka-async.service").read_text()
+    # The program is not installed there, which systemd would notice.
+    unit.write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", text))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_addresses_in_the_documentation_are_answered() -> None:
+    page = (DOCS / "service.md").read_text()
+    app = "".join(p.read_text() for p in (DOCS.parent / "valkka_async/service/web").glob("*.py"))
+    for address in re.findall(r"^\| `(/\S+)` \|", page, re.M):
+        assert f'"{address}"' in app, address
+
+
+def test_the_readme_shows_the_config_of_the_documentation() -> None:
+    """But for a comment: two examples that differ would make one ask why."""
+    bare = [
+        re.sub(r"\s*#.*", "", configs(page)[0]) for page in (DOCS / "service.md", DOCS.parent / "README.md")
+    ]
+    assert bare[0] == bare[1]
+
+
+def test_commands_in_the_readme_exist() -> None:
+    commands = re.findall(
+        r"^    \.venv/bin/valkka-async (\w+)", (DOCS.parent / "README.md").read_text(), re.M
+    )
+    assert {"probe", "run", "top", "snap", "reload", "doctor"} <= set(commands)
+    known = {command.name for command in app.registered_commands}
+    assert set(commands) <= known

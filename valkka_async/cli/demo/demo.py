@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""`valkka-async demo`: synthetic cameras, which a service opens over the network like any others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import sys
+from collections.abc import AsyncIterator
+
+import valkka_async as va
+from valkka_async.camera.status import CONNECTING, LIVE
+from valkka_async.cli.demo.faults import Fault, have_faults
+from valkka_async.cli.demo.fleet import CameraProcess, Say, fleet, start_all
+from valkka_async.cli.demo.place import HOST
+from valkka_async.cli.top import Top
+from valkka_async.service.config import Config
+from valkka_async.service.service import Service
+from valkka_async.service.web.app import serve
+
+_PORT = 8088
+_RETRY_SECONDS = 2.0  # the longest pause: faults come often here, and nobody is to wait for the next attempt
+_FIRST_FRAMES_SECONDS = 30.0
+_LOOK = 0.1
+_STOP_SECONDS = 2.0  # for a worker to end by itself
+
+log = logging.getLogger("valkka_async")
+
+
+async def demo(
+    cameras: int,
+    size: tuple[int, int],
+    fps: float,
+    *,
+    port: int | None = None,
+    fault: Fault | None = None,
+    seconds: float | None = None,
+) -> None:
+    """Until the seconds are over, from the first frames on. Port None: 8088, or a free one if it is taken.
+
+    Raises ValkkaError (a name is taken, the port is taken), TimeoutError if a camera cannot be started.
+    """
+    names = [f"demo{number + 1}" for number in range(cameras)]
+    with _Events() as events:
+        async with fleet(names, size, fps) as processes:
+            config = _config(processes, _free_port(port))
+            _check_names(config)
+            await start_all(processes)
+            assert config.web is not None
+            async with Service(config) as service, serve(service, config.web) as page:
+                notes = _notes(processes, fault)
+                print(f"{page.url}  <- open this in a browser", flush=True)
+                if not sys.stdout.isatty():  # where there is no table to put them below
+                    print("\n".join(notes), flush=True)
+                async with Top(names, notes=notes, services={service.name: service.status}) as view:
+                    events.tell(view.say)
+                    async with _until(service, seconds), asyncio.TaskGroup() as group:
+                        for process in processes:
+                            group.create_task(process.keep(view.say))
+                        if fault is not None:
+                            group.create_task(have_faults(fault, processes[-1], service, view.say))
+                        group.create_task(view.show())
+
+
+def _config(processes: list[CameraProcess], port: int) -> Config:
+    cameras = {
+        process.name: {"url": process.url, "title": f"Synthetic camera {number}", "retry_max": _RETRY_SECONDS}
+        for number, process in enumerate(processes, start=1)
+    }
+    return Config.model_validate(
+        {
+            "name": "demo",
+            "web": {"host": HOST, "port": port},
+            "workers": {"restart_max": _RETRY_SECONDS, "stop_timeout": _STOP_SECONDS},
+            "cameras": cameras,
+        }
+    )
+
+
+def _notes(processes: list[CameraProcess], fault: Fault | None) -> list[str]:
+    count, name, last = len(processes), processes[0].name, processes[-1].name
+    notes = [
+        f"{count} synthetic camera{'s' * (count > 1)}, read over HTTP like real ones. Ctrl-C ends all.",
+        f"Read one in Python:  async with valkka_async.connect({name!r}) as c:",
+        "                         async for frame in c: print(frame.array.mean())",
+    ]
+    if fault is not None:
+        notes.insert(1, f"{last} has a fault ({fault}) every ten seconds.")
+    return notes
+
+
+def _free_port(port: int | None) -> int:
+    """For the page. Raises ValkkaError."""
+    wanted = _PORT if port is None else port
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((HOST, wanted))
+            sock.listen()  # else it would be ours beside one who listens
+        except OSError as e:
+            if port is None:
+                return 0
+            if e.errno == errno.EADDRINUSE:
+                raise va.ValkkaError(
+                    f"another program listens on port {port}: choose another one with --port, or leave that "
+                    "out for any that is free"
+                ) from None
+            raise va.ValkkaError(f"the page cannot listen on port {port}: {e.strerror}") from None
+    return wanted
+
+
+def _check_names(config: Config) -> None:
+    """Raises NameInUseError, before anything is started."""
+    for spec in config.specs().values():
+        for output in spec.outputs:
+            try:
+                va.serve(output.name).close()
+            except va.NameInUseError as e:
+                who = (e.strerror or "").partition(":")[0]
+                raise va.NameInUseError(
+                    e.errno,
+                    f"{who}: if that is another demo, end it, or run this one beside it in a place of its "
+                    "own: VALKKA_RUNTIME_DIR=/tmp/valkka-demo valkka-async demo",
+                ) from None
+
+
+@contextlib.asynccontextmanager
+async def _until(service: Service, seconds: float | None) -> AsyncIterator[None]:
+    """End what is done here when the seconds are over, which begin when all cameras are live."""
+    try:
+        async with asyncio.timeout(None) as limit:
+            counting = None
+            if seconds is not None:
+                counting = asyncio.create_task(_count(service, limit, seconds))
+            try:
+                yield
+            finally:
+                if counting is not None:
+                    counting.cancel()
+                    await asyncio.wait([counting])
+    except TimeoutError:
+        if not limit.expired():
+            raise
+
+
+async def _count(service: Service, limit: asyncio.Timeout, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_FIRST_FRAMES_SECONDS):
+            # The service looks at its cameras in the same way: nobody tells.
+            while not _all_live(service):  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK)
+    limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+def _all_live(service: Service) -> bool:
+    live = [camera["name"] for camera in service.status()["cameras"] if camera["state"] == LIVE]
+    return len(live) == len(service.config.cameras)
+
+
+class _Events(logging.Handler):
+    """The service's log, as lines above the table; kept until there is one."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._loop = asyncio.get_running_loop()
+        self._say: Say | None = None
+        self._kept: list[str] = []
+
+    def tell(self, say: Say) -> None:
+        """Who is told."""
+        self._say = say
+        for line in self._kept:
+            say(line)
+        self._kept.clear()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """All but attempts to connect: they are many, and what comes of them is said."""
+        return getattr(record, "state", "") != CONNECTING
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._tell, self.format(record))
+
+    def _tell(self, line: str) -> None:
+        if self._say is None:
+            self._kept.append(line)
+            return
+        with contextlib.suppress(BrokenPipeError):  # whoever shows the figures will meet it, and end
+            self._say(line)
+
+    def __enter__(self) -> _Events:
+        log.addHandler(self)
+        log.propagate = False
+        logging.getLogger("valkka_async.service").setLevel(logging.INFO)
+        # What befalls a camera the service tells, too, and once.
+        logging.getLogger("valkka_async.camera").setLevel(logging.ERROR)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        log.removeHandler(self)
+        log.propagate = True

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""What `demo --fault` does to a camera again and again, to show what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from typing import Any, Literal
+
+from valkka_async.camera.status import LIVE
+from valkka_async.cli.demo.fleet import CameraProcess, Say
+from valkka_async.service.service import Service
+
+Fault = Literal["stall", "drop", "resize", "kill"]
+
+_EVERY = 10.0  # s from one to the next
+_REST = 4.0  # s at least that the camera is well in between
+_LOOK = 0.1
+_SECONDS = {"stall": 5.0, "drop": 3.0, "resize": 5.0}
+_ANNOUNCED = {
+    "stall": "stays connected and sends nothing",
+    "drop": "cuts the connection and refuses others",
+    "resize": "sends pictures of half the size",
+}
+
+
+async def have_faults(fault: Fault, camera: CameraProcess, service: Service, say: Say) -> None:
+    """For ever. What the service makes of each is in its log."""
+    due = 0.0
+    while True:
+        await _well(service, camera.name)
+        due = max(due + _EVERY, time.monotonic() + _REST)
+        await asyncio.sleep(due - time.monotonic())
+        if fault == "kill":
+            _kill(service, camera.name, say)
+        else:
+            seconds = _SECONDS[fault]
+            say(f"{camera.name}: FAULT: {_ANNOUNCED[fault]} for {seconds:g} s")
+            await camera.have(f"{fault} {seconds:g}")
+            await asyncio.sleep(seconds)
+            say(f"{camera.name}: the fault is over")
+
+
+def _kill(service: Service, name: str, say: Say) -> None:
+    camera = _status(service, name)
+    pid = camera["worker"]["pid"] if camera is not None and camera["worker"] is not None else None
+    if pid is None:  # it has just ended by itself
+        return
+    say(f"{name}: FAULT: its worker process {pid} is killed (SIGKILL)")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+async def _well(service: Service, name: str) -> None:
+    """Wait until the camera is live, by what came after now."""
+    now = time.time_ns()
+    while True:
+        camera = _status(service, name)
+        if camera is not None and camera["state"] == LIVE and camera["last_packet_ns"] > now:
+            return
+        await asyncio.sleep(_LOOK)
+
+
+def _status(service: Service, name: str) -> dict[str, Any] | None:
+    """None: it has not been added yet."""
+    return next((camera for camera in service.status()["cameras"] if camera["name"] == name), None)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""The runtime directory, and who is in it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
+from valkka_async.cli.program import explain
+from valkka_async.connection import report
+from valkka_async.errors import ConnectError, ValkkaError
+from valkka_async.rendezvous import runtime_dir, servers
+from valkka_async.service.control import ask, services
+
+_ANSWER_SECONDS = 1.0
+_AT_ONCE = 32
+_SOCKET_PATH = 107  # bytes, as in rendezvous.py
+_LONGEST = len(".control")
+_NAME = 64
+_SHORT = 16  # characters that a name should be able to have
+_SHOWN = 6
+_ANSWERS, _SILENT, _DEAD = "answers", "silent", "dead"
+
+
+def directory() -> Iterator[Check]:
+    """Is it there, or can it be made; may it be trusted; is its path short enough?"""
+    try:
+        path = runtime_dir()
+    except ConnectError as e:
+        found, _, fix = explain(e).partition(": ")  # most say what to do
+        if not any(word in fix for word in ("VALKKA_RUNTIME_DIR", "chmod")):
+            found, fix = explain(e), "set VALKKA_RUNTIME_DIR to another folder"
+        yield Check("directory", PROBLEM, found, fix)
+        return
+    try:
+        found = _owned(path, os.stat(path))
+        writable = os.access(path, os.W_OK | os.X_OK)
+    except FileNotFoundError:
+        found, writable = f"{path}, which the first server makes", _can_be_made(path)
+    if not writable:
+        own = f"chown {os.geteuid()} {shlex.quote(str(path))}"
+        fix = f"set VALKKA_RUNTIME_DIR to a folder that you may write, or: {own}"
+        yield Check("directory", PROBLEM, f"{found}; cannot be written", fix)
+    else:
+        yield Check("directory", OK, found)
+    longest = _SOCKET_PATH - len(os.fsencode(path)) - 1 - _LONGEST
+    if longest < _NAME:
+        state = PROBLEM if longest < _SHORT else WARNING
+        yield Check(
+            "directory",
+            state,
+            f"its path is so long that names may have {max(0, longest)} characters only",
+            "set VALKKA_RUNTIME_DIR to a shorter path",
+        )
+
+
+def _owned(path: Path, st: os.stat_result) -> str:
+    try:
+        owner = pwd.getpwuid(st.st_uid).pw_name
+    except KeyError:
+        owner = str(st.st_uid)
+    return f"{path} (owner {owner}, mode {stat.S_IMODE(st.st_mode):04o})"
+
+
+def _can_be_made(path: Path) -> bool:
+    parent = path.parent
+    if os.environ.get("VALKKA_RUNTIME_DIR"):  # then its parents are made as well
+        while not parent.exists() and parent != parent.parent:
+            parent = parent.parent
+    return parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)
+
+
+def running() -> Iterator[Check]:
+    """Servers and services: how many there are, which do not answer, which were killed."""
+    try:
+        path = runtime_dir()
+        names = [("server", name) for name in servers()] + [("service", name) for name in services()]
+    except ConnectError:
+        return  # said of the directory
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        states = list(pool.map(lambda one: _state(*one), names))
+    for kind in ("server", "service"):
+        alive = [name for (k, name), state in zip(names, states, strict=True) if k == kind and state != _DEAD]
+        more = f" and {len(alive) - _SHOWN} more" if len(alive) > _SHOWN else ""
+        yield Check(
+            f"{kind}s",
+            OK,
+            f"{len(alive)} running" + (f": {', '.join(alive[:_SHOWN])}{more}" if alive else ""),
+        )
+    silent: dict[tuple[str, int | None], list[str]] = {}
+    for (kind, name), state in zip(names, states, strict=True):
+        if state == _SILENT:
+            pid = _holder(path / f"{_stem(kind, name)}.lock")
+            silent.setdefault((kind, pid), []).append(name)
+    for (kind, pid), those in silent.items():
+        who = f"process {pid}" if pid else "a process that has not said its number"
+        fix = f"look what {who} does" + (f"; kill {pid} if it hangs" if pid else "")
+        one = "does not answer" if len(those) == 1 else "do not answer"
+        yield Check(f"{kind}s", WARNING, f"{', '.join(those)} {one} ({who})", fix)
+    dead = [one for one, state in zip(names, states, strict=True) if state == _DEAD]
+    if dead:
+        was = "a process that was killed has" if len(dead) == 1 else "processes that were killed have"
+        yield Check(
+            "servers",
+            WARNING,
+            f"{was} left {', '.join(name for _, name in dead)}",
+            "start it again, by the same name: it takes over what was left",
+        )
+
+
+def _stem(kind: str, name: str) -> str:
+    """What the names of its files begin with."""
+    return name if kind == "server" else f"{name}.control"
+
+
+def _state(kind: str, name: str) -> str:
+    try:
+        if kind == "server":
+            answer = report(name, _ANSWER_SECONDS)
+        else:
+            answer = ask(name, "status", _ANSWER_SECONDS)
+    except TimeoutError:
+        return _SILENT
+    except (ValkkaError, OSError, ValueError):
+        return _ANSWERS  # it refuses us, so it lives
+    return _DEAD if answer is None else _ANSWERS
+
+
+def _holder(lock: Path) -> int | None:
+    """The process that holds a name, by what it wrote into the lock."""
+    try:
+        text = lock.read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return int(text) if text.isdecimal() else None

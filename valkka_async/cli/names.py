@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""What a NAME on the command line may mean: a ring, or a camera that feeds several."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from valkka_async.cli.program import explain
+from valkka_async.errors import ConnectError, ValkkaError
+from valkka_async.rendezvous import runtime_dir, servers
+
+_ANSWER_SECONDS = 1.0
+_AT_ONCE = 32  # servers asked at a time: those that hang must not add up
+_SHOWN = 8  # names in an error message
+# The rings that a service adds to each camera, and what is in them.
+SUFFIXES = {".jpeg": "jpeg", ".fmp4": "fmp4"}
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """A server that is running. `camera` and `format`: as its camera says; "" for a server that has none."""
+
+    name: str
+    camera: str = ""
+    format: str = ""
+
+
+def rings() -> list[Ring]:
+    """The servers that are running, with what they say of themselves. Those that do not answer within a
+    second are among them. Blocks for about that long at most. Raises ConnectError."""
+    names = servers()
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return [ring for ring in pool.map(_ask, names) if ring is not None]
+
+
+def _ask(name: str) -> Ring | None:
+    """None for the socket that a killed server has left behind."""
+    camera = None
+    try:
+        values = _report(name)
+        if values is None:
+            return None
+        camera = values.get("camera")
+    except (TimeoutError, ConnectError):
+        pass
+    if not isinstance(camera, dict):
+        return Ring(name)
+    formats = {one.get("name"): one.get("format") for one in camera.get("outputs", ())}
+    return Ring(name, str(camera.get("name", "")), str(formats.get(name) or ""))
+
+
+def pick(name: str, known: Collection[Ring], formats: Collection[str]) -> Ring | None:
+    """The ring that is meant by `name`, when one in any of `formats` (best first) is wanted: the one of that
+    name, or one of the camera of that name, or the one with a suffix that tells. Of a ring of that name with
+    another format (or none that is known) it is better to have that than nothing. None: there is none."""
+    exact = next((ring for ring in known if ring.name == name), None)
+    if exact is not None and exact.format in formats:
+        return exact
+    for format in formats:
+        for ring in known:
+            if ring.format == format and ring.camera == name:
+                return ring
+    if exact is not None and not exact.format:
+        return exact
+    for suffix, format in SUFFIXES.items():
+        if format in formats:
+            for ring in known:
+                if ring.name == name + suffix and not ring.format:
+                    return ring
+    return exact
+
+
+def absent(name: str, known: Iterable[Ring]) -> str:
+    """That there is no such server, and which there are, the nearest name first."""
+    names = {ring.name for ring in known} | {ring.camera for ring in known if ring.camera}
+    if not names:
+        return (
+            f"no server called {name!r}: none is running in {runtime_dir()}; start one with "
+            "`valkka-async run`, `play` or `demo` (both sides must have the same VALKKA_RUNTIME_DIR)"
+        )
+    ordered = sorted(names, key=lambda other: (-_likeness(name, other), other))
+    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return f"no server called {name!r}; there are: {', '.join(ordered[:_SHOWN])}{more}"
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one.lower(), other.lower()).ratio()
+
+
+def trouble(name: str) -> str:
+    """What keeps frames from the ring, as far as its server says: "the camera is waiting: ...". "" if
+    nothing is known. Blocks for a second at most. Never raises."""
+    try:
+        values = _report(name)
+    except (ValkkaError, OSError) as e:
+        return explain(e)
+    if values is None:
+        return f"no server called {name!r} is running"
+    camera = values.get("camera")
+    if not isinstance(camera, dict):
+        return ""
+    reason = camera.get("reason")
+    return f"the camera is {camera.get('state')}" + (f": {reason}" if reason else "")
+
+
+def _report(name: str) -> dict[str, object] | None:
+    from valkka_async.connection import report
+
+    return report(name, _ANSWER_SECONDS)
+
+
+def complete(incomplete: str) -> list[str]:
+    """Names for the shell to complete: of servers, and of cameras that are known by their rings' suffixes.
+    Nothing is asked of anybody: a shell should not wait. Never raises."""
+    try:
+        names = set(servers())
+    except (ValkkaError, OSError):
+        return []
+    for suffix in SUFFIXES:
+        names |= {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
+    return sorted(name for name in names if name and name.startswith(incomplete))

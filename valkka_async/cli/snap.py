@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: MIT
+"""`valkka-async snap`: a picture of a running server, as a file."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import valkka_async as va
+from valkka_async.cli.names import Ring, absent, pick, rings, trouble
+from valkka_async.cli.shape import seconds as in_words
+from valkka_async.errors import ConnectionClosed, ValkkaError
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+_STDOUT = "-"
+_FRESH = 2.0  # s; an older frame gives way to the next, if one comes in time
+_ENDINGS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
+
+
+class SnapError(ValkkaError):
+    """There is no picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was read from a ring: of a stream, from a key frame on."""
+
+    format: str
+    header: bytes
+    frames: tuple[bytes, ...]
+    picture: VideoFrame | None  # of a ring of pixels
+    timestamp_ns: int
+
+
+def kind_of(file: str | None) -> str:
+    """ "jpeg" or "png", by the file's ending. Raises ValueError for another, and for a terminal."""
+    if file == _STDOUT and sys.stdout.isatty():
+        raise ValueError("a picture is not for a terminal: name a file, or send it on: ... - > picture.jpg")
+    if file is None or file == _STDOUT or os.path.isdir(file):
+        return "jpeg"
+    ending = os.path.splitext(file)[1].lower()
+    if ending not in _ENDINGS:
+        raise ValueError(f"{file!r}: a picture is a .jpg or a .png file, or - for standard output")
+    return _ENDINGS[ending]
+
+
+def snap(name: str, file: str | None, kind: str, *, timeout: float, quality: int | None, force: bool) -> None:
+    """Write the picture, which is of a kind as kind_of() says, and say where it is. Raises SnapError,
+    CameraFormatError, ConnectError, OSError."""
+    if file is not None and file != _STDOUT and not force and os.path.isfile(file):  # before the wait
+        raise _exists(file)
+    began = time.monotonic()
+    known = rings()
+    from valkka_async.cli.still import FORMATS
+
+    ring = pick(name, known, FORMATS)
+    if ring is None:
+        raise SnapError(absent(name, known))
+    taken = _take(ring, began + timeout, timeout)
+    data, size = _encode(taken, kind, quality)
+    age = max(0.0, time.time() - taken.timestamp_ns / 1e9)
+    said = f"{size[0]}x{size[1]}, {in_words(age)} old, from the ring {ring.name}"
+    if file == _STDOUT:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        path = _path(name, file, taken.timestamp_ns)
+        _write(path, data, force)
+        print(f"{path}: {said}", flush=True)
+    if age > _FRESH:
+        why = trouble(ring.name)
+        print(f"valkka-async: the picture is old: none has come for {in_words(age)}"
+              + (f"; {why}" if why else ""), file=sys.stderr)  # fmt: skip
+
+
+def _path(name: str, file: str | None, timestamp_ns: int) -> Path:
+    if file is not None and not os.path.isdir(file):
+        return Path(file)
+    when = datetime.fromtimestamp(timestamp_ns / 1e9)
+    return Path(file or "", f"{name}-{when:%Y%m%d-%H%M%S}.jpg")
+
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+def _take(ring: Ring, due: float, timeout: float) -> Taken:
+    """The newest picture. Raises SnapError, ConnectError."""
+    from valkka_async.cli.still import is_stream
+
+    # Of a stream every frame is needed. What a ring has, its first frame tells, where nobody else does.
+    policies = ("ordered",) if is_stream(ring.format) else ("latest", "ordered")
+    try:
+        for policy in policies:
+            with va.attach(ring.name, policy=policy, max_leases=1, timeout=_left(due)) as reader:
+                taken = _read(reader, due, stop_at_stream=policy == "latest")
+            if taken is not None:
+                return taken
+    except ConnectionClosed:
+        raise SnapError(f"the server {ring.name!r} went away before it gave a picture") from None
+    except TimeoutError:
+        pass
+    why = trouble(ring.name) or "its server gives no frames"
+    raise SnapError(f"no picture of {ring.name!r} within {timeout:g} s: {why}")
+
+
+def _read(reader: va.Reader, due: float, *, stop_at_stream: bool) -> Taken | None:
+    """None: it is a stream. Raises TimeoutError, SnapError, ConnectionClosed."""
+    from valkka_async.cli.still import is_stream
+
+    taken: Taken | None = None
+    parts: list[bytes] = []  # of a stream, from its latest key frame on
+    while True:
+        # All that is there already; beyond that, only what it takes to have a picture that is fresh.
+        frame = reader.recv_nowait()
+        if frame is None:
+            if taken is not None and _age(taken) < _FRESH:
+                return taken
+            try:
+                frame = reader.recv(_left(due))
+            except TimeoutError:
+                if taken is None:
+                    raise
+                return taken
+        with frame:
+            if not is_stream(frame.format):
+                taken = _whole(frame)
+                continue
+            if stop_at_stream:
+                return None
+            if frame.key:
+                parts = []
+            elif not parts or frame.dropped:
+                parts = []
+                continue
+            parts.append(bytes(frame.data))
+            taken = Taken(frame.format, reader.header, tuple(parts), None, frame.timestamp_ns)
+
+
+def _whole(frame: va.Frame) -> Taken:
+    from valkka_async.cli.still import PIXELS, from_pixels
+
+    if frame.format in PIXELS:
+        return Taken(frame.format, b"", (), from_pixels(frame.array, frame.format), frame.timestamp_ns)
+    if frame.format == "jpeg":
+        return Taken("jpeg", b"", (bytes(frame.data),), None, frame.timestamp_ns)
+    raise SnapError(f"the ring {frame.source!r} has frames of format {frame.format!r}, which are no pictures")
+
+
+def _age(taken: Taken) -> float:
+    return time.time() - taken.timestamp_ns / 1e9
+
+
+def _left(due: float) -> float:
+    return max(0.0, due - time.monotonic())
+
+
+# ------------------------------------------------------------------------------------------- writing
+
+
+def _encode(taken: Taken, kind: str, quality: int | None) -> tuple[bytes, tuple[int, int]]:
+    from valkka_async.cli.still import as_jpeg, as_png, decode
+
+    picture = taken.picture
+    if picture is None:
+        picture = decode(taken.format, taken.header, taken.frames)
+    size = picture.width, picture.height
+    if kind == "png":
+        return as_png(picture), size
+    if taken.format == "jpeg" and quality is None:  # as the camera made it
+        return taken.frames[0], size
+    return as_jpeg(picture, quality), size
+
+
+def _write(path: Path, data: bytes, force: bool) -> None:
+    """The file is there whole or not at all. Raises OSError."""
+    aside = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    try:
+        with open(fd, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(fd)
+        if force:
+            os.replace(aside, path)
+        else:
+            _link(aside, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(aside)
+        raise
+
+
+def _link(aside: Path, path: Path) -> None:
+    """Rename unless there is such a file."""
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        raise _exists(str(path)) from None
+    except OSError:  # a file system without hard links
+        if path.exists():
+            raise _exists(str(path)) from None
+        os.rename(aside, path)
+    else:
+        os.unlink(aside)
+
+
+def _exists(path: str) -> FileExistsError:
+    return FileExistsError(
+        errno.EEXIST, "is there already: choose another name, or overwrite it with --force", path
+    )

@@ -1,0 +1,452 @@
+# SPDX-License-Identifier: MIT
+"""Figures as a table that fits the terminal, as lines, and as data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from valkka_async.camera.status import CONNECTING, FAILED, LIVE, STALLED, STOPPED, WAITING
+from valkka_async.cli.figures import (
+    GONE,
+    IDLE,
+    MISSING,
+    OTHER,
+    SILENT,
+    CameraFigures,
+    Figures,
+    ReaderFigures,
+    RingFigures,
+)
+from valkka_async.cli.shape import seconds
+
+_COLOURS = {
+    LIVE: "green",
+    STALLED: "red",
+    FAILED: "red",
+    SILENT: "red",
+    GONE: "red",
+    OTHER: "red",
+    WAITING: "yellow",
+    MISSING: "yellow",
+    CONNECTING: "yellow",
+    STOPPED: "dim",
+    IDLE: "dim",
+}
+_WIDE = 104  # columns from which on there is room for all that is known
+_TALL = 20  # lines from which on there is room for air
+_AIR = 4  # lines around the rows: the head, and what sets it and the table apart
+_NOTHING = "-"
+_HINT = "Nothing to see yet; `valkka-async demo` starts cameras, `valkka-async run` does by a config."
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    name: Text
+    state: Text
+    what: Text
+    fps: str = ""
+    age: str = ""
+    dropped: str = ""
+    readers: str = ""
+    reconnects: str = ""
+    restarts: str = ""
+    cpu: str = ""
+
+
+class View:
+    """All of it, as far as it fits: where there are too few lines, that goes first that says least.
+
+    `height` None: as long as it comes out.
+    """
+
+    def __init__(self, figures: Figures, notes: Iterable[Text] = (), height: int | None = None) -> None:
+        self._figures = figures
+        self._notes = list(notes)
+        self._height = height
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        def length(texts: list[Text]) -> int:
+            return sum(len(console.render_lines(text, options, pad=False)) for text in texts)
+
+        wide = options.max_width >= _WIDE
+        airy = wide and (self._height is None or self._height >= _TALL)
+        reasons, notes = _reasons(self._figures), self._notes
+        rows = list(_rows(self._figures, 4))
+        if self._height is not None:
+            # Each row is a line; rendering it to know that would cost too much for a hundred cameras.
+            room = self._height - 1 - (_AIR if airy else 1) - length(notes)
+            detail = 4
+            while detail and len(rows) + length(reasons) > room:
+                detail -= 1
+                rows = list(_rows(self._figures, detail))
+            if len(rows) + length(reasons) > room:
+                rows, reasons = _shortened(rows, reasons, room)
+        table = _table(rows, wide, airy, self._figures) if rows else Text(_HINT, style="dim")
+        yield Group(_summary(self._figures), table, *reasons, *notes)
+
+
+def _shortened(rows: list[_Row], reasons: list[Text], room: int) -> tuple[list[_Row], list[Text]]:
+    """At most so many lines: if possible all rows, and a few reasons in any case."""
+    for reason in reasons:  # not wrapped any more
+        reason.no_wrap, reason.overflow = True, "ellipsis"
+    if len(rows) + len(reasons) <= room:
+        return rows, reasons
+    if (left := room - len(rows)) >= 2:
+        return rows, [*reasons[: left - 1], _more(len(reasons) - left + 1, "reasons")]
+    few = min(len(reasons), max(1, room // 5))
+    fit = max(1, room - few - 1)
+    more = _more(len(rows) - fit, "make the window taller, or name those to be shown")
+    return rows[:fit], [*reasons[:few], more]
+
+
+def _more(number: int, what: str) -> Text:
+    return Text(f"... and {number} more ({what})", "dim", no_wrap=True, overflow="ellipsis")
+
+
+def _table(rows: list[_Row], wide: bool, airy: bool, figures: Figures) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD if airy else None,
+        pad_edge=False,
+        header_style="bold",
+        padding=(0, 1) if wide else (0, 1, 0, 0),
+    )
+    workers = wide and any(camera.restarts is not None for camera in figures.cameras)
+    # Rich takes room from columns that may be wrapped; their cells may not.
+    table.add_column("camera", min_width=8)
+    table.add_column("state", no_wrap=True, min_width=11)
+    table.add_column("picture", min_width=14)
+    table.add_column("fps", justify="right", no_wrap=True, min_width=5)
+    table.add_column("age", justify="right", no_wrap=True, min_width=6)
+    table.add_column("dropped", justify="right", no_wrap=True)
+    if wide:
+        table.add_column("readers", justify="right", no_wrap=True)
+    table.add_column("reconnects" if wide else "reconn", justify="right", no_wrap=True)
+    if workers:
+        table.add_column("restarts", justify="right", no_wrap=True)
+    table.add_column("cpu", justify="right", no_wrap=True, min_width=5)
+    for row in rows:
+        for text in (row.name, row.what):
+            text.no_wrap, text.overflow = True, "ellipsis"
+        cells: list[RenderableType] = [row.name, row.state, row.what, row.fps, row.age, row.dropped]
+        cells += [row.readers] if wide else []
+        cells.append(row.reconnects)
+        cells += [row.restarts] if workers else []
+        table.add_row(*cells, row.cpu)
+    return table
+
+
+def _summary(figures: Figures) -> Text:
+    """One line for who only looks whether all is well."""
+    cameras = figures.cameras
+    states: dict[str, int] = {}
+    for camera in cameras:
+        states[camera.state] = states.get(camera.state, 0) + 1
+    parts = []
+    if cameras:
+        text = Text(_count(len(cameras), "camera") + ": ")
+        text.append_text(
+            Text(", ").join(
+                Text(f"{states[state]} {state}", _COLOURS.get(state, ""))
+                for state in sorted(states, key=lambda state: (state != LIVE, state))
+            )
+        )
+        parts.append(text)
+    if figures.servers:
+        parts.append(Text(_count(len(figures.servers), "server" if not cameras else "other server")))
+    rings = [*figures.servers, *(ring for camera in cameras for ring in camera.rings)]
+    readers = Text(_count(sum(ring.readers or 0 for ring in rings), "reader"))
+    if losing := sum(1 for ring in rings for reader in ring.clients if reader.drop_rate):
+        readers.append(f" ({losing} losing)", "yellow")
+    parts.append(readers)
+    if cpus := [camera.cpu for camera in cameras if camera.cpu is not None]:
+        parts.append(Text(f"{sum(cpus):.2f} cores"))
+    parts.append(Text(time.strftime("%H:%M:%S", time.localtime(figures.time_ns / 1e9)), "dim"))
+    return Text("  ", no_wrap=True, overflow="ellipsis", end="\n").join(parts)
+
+
+# ------------------------------------------------------------------------------------------- rows
+
+
+def _rows(figures: Figures, detail: int) -> Iterator[_Row]:
+    """4: all; 3: no rings without readers; 2: of readers only those that have trouble; 1: no rings but theirs
+    and those that have trouble themselves; 0: no rings."""
+    for camera in figures.cameras:
+        yield _camera_row(camera)
+        if not detail:
+            continue
+        for ring in camera.rings:
+            if ring.state == SILENT or (ring.readers and (detail > 1 or _has_trouble(ring))):
+                yield _ring_row(ring)
+                yield from _reader_rows(ring, detail)
+        idle = [ring for ring in camera.rings if ring.readers == 0]
+        if detail == 4 and idle:
+            yield _ring_row(idle[0]) if len(idle) == 1 else _idle_row(idle)
+    for server in figures.servers:
+        yield _server_row(server)
+        yield from _reader_rows(server, detail)
+
+
+def _reader_rows(ring: RingFigures, detail: int) -> Iterator[_Row]:
+    for reader in ring.clients:
+        if detail >= 3 or (detail and _trouble_of(reader, ring)):
+            yield _reader_row(reader, ring)
+
+
+def _camera_row(camera: CameraFigures) -> _Row:
+    state = Text(camera.state, _COLOURS.get(camera.state, ""))
+    if camera.retry_in is not None:
+        state.append(f" {_soon(camera.retry_in)}")
+    return _Row(
+        Text(camera.name, "bold"),
+        state,
+        Text(_picture(camera) or _NOTHING),
+        fps=_rate(camera.fps),
+        age=_age(camera.age),
+        dropped=_number(camera.dropped),
+        readers=str(camera.readers),
+        reconnects=_number(camera.reconnects),
+        restarts=_number(camera.restarts),
+        cpu=_percent(camera.cpu),
+    )
+
+
+def _ring_row(ring: RingFigures) -> _Row:
+    readers = "" if ring.readers is None else _count(ring.readers, "reader") if ring.readers else "no reader"
+    trouble = ring.state if ring.readers is None else ""
+    return _Row(
+        Text(f"  {ring.name}"),
+        Text(trouble, _COLOURS.get(trouble, "")) if trouble else Text(readers, "dim"),
+        _what(ring),
+        fps=_rate(ring.fps),
+        age=_age(ring.age),
+        dropped=_number(ring.dropped),
+        readers=_number(ring.readers),
+    )
+
+
+def _idle_row(rings: list[RingFigures]) -> _Row:
+    """Of rings that publish nothing, as nobody reads them."""
+    formats = ", ".join(dict.fromkeys(ring.format for ring in rings if ring.format))
+    return _Row(
+        Text(f"  {len(rings)} rings", "dim"), Text("no reader", "dim"), Text(formats, "dim"), readers="0"
+    )
+
+
+def _server_row(server: RingFigures) -> _Row:
+    return _Row(
+        Text(server.name, "bold"),
+        Text(server.state, _COLOURS.get(server.state, "")),
+        _what(server) if server.readers is not None else Text(_NOTHING),
+        fps=_rate(server.fps),
+        age=_age(server.age),
+        dropped=_number(server.dropped),
+        readers=_number(server.readers),
+    )
+
+
+def _reader_row(reader: ReaderFigures, ring: RingFigures) -> _Row:
+    return _Row(
+        Text(f"    {_process(reader)}", "dim"),
+        Text(reader.policy, "dim"),
+        Text(_trouble_of(reader, ring), "yellow"),
+        fps=_rate(reader.fps),
+        dropped=_number(reader.dropped),
+    )
+
+
+def _what(ring: RingFigures) -> Text:
+    if ring.drop_rate:
+        return Text(f"drops {ring.drop_rate:.1f}/s", "red")
+    return Text(_format(ring))
+
+
+def _has_trouble(ring: RingFigures) -> bool:
+    return bool(ring.drop_rate) or any(_trouble_of(reader, ring) for reader in ring.clients)
+
+
+def _trouble_of(reader: ReaderFigures, ring: RingFigures) -> str:
+    """ "loses 10.0/s"; "" if there is none."""
+    if reader.drop_rate:
+        return f"loses {reader.drop_rate:.1f}/s" if reader.drop_rate >= 0.05 else "loses some"
+    if ring.fps and ring.fps >= 1 and reader.fps == 0:
+        return "reads nothing"
+    return ""
+
+
+# ---------------------------------------------------------------------------------------- reasons
+
+
+def _reasons(figures: Figures) -> list[Text]:
+    """Why something is as it is, each with those whom it concerns."""
+    concerned: dict[tuple[str, str], list[str]] = {}
+    known = [(camera.state, _reason(camera), camera.name) for camera in figures.cameras]
+    known += [("", _restarted(camera), camera.name) for camera in figures.cameras]
+    known += [(server.state, server.reason, server.name) for server in figures.servers]
+    known += [(SILENT, service.reason, f"service {service.name}") for service in figures.services]
+    for state, reason, name in known:
+        if reason:
+            concerned.setdefault((state, reason), []).append(name)
+    return [
+        Text.assemble(
+            (
+                ", ".join(names) if len(names) < 6 else f"{', '.join(names[:4])} and {len(names) - 4} more",
+                "bold",
+            ),
+            ": ",
+            (_plain(reason), _COLOURS.get(state, "dim")),
+            overflow="fold",
+        )
+        for (state, reason), names in concerned.items()
+    ]
+
+
+def _reason(camera: CameraFigures) -> str:
+    """Without the URL: the same reason is then the same for all whom it concerns."""
+    return camera.reason.removeprefix(f"{camera.url}: ")
+
+
+def _restarted(camera: CameraFigures) -> str:
+    if not camera.restarts or camera.reason:
+        return ""
+    times = "once" if camera.restarts == 1 else f"{camera.restarts} times"
+    return f"started again {times}" + (f": its process {camera.last_exit}" if camera.last_exit else "")
+
+
+# ------------------------------------------------------------------------------------------ lines
+
+
+def lines(figures: Figures) -> list[str]:
+    """For who reads no terminal: one for each camera and other server, for each ring that is read, and for
+    each reader, which can be told apart by how they begin."""
+    return list(_lines(figures))
+
+
+def _lines(figures: Figures) -> Iterator[str]:
+    for camera in figures.cameras:
+        state = camera.state
+        if camera.retry_in is not None:
+            state += f" {_soon(camera.retry_in)}"
+        cells = [
+            camera.name,
+            state,
+            _picture(camera) or _NOTHING,
+            f"{_rate(camera.fps)} fps",
+            f"age {_age(camera.age)}",
+            f"{_number(camera.dropped)} dropped",
+            _count(camera.readers, "reader"),
+            f"{_number(camera.reconnects)} reconnects",
+            *([] if camera.restarts is None else [f"{camera.restarts} restarts"]),
+            f"cpu {_percent(camera.cpu)}",
+            *([_plain(_reason(camera))] if camera.reason else []),
+        ]
+        yield "  ".join(cells)
+        for ring in camera.rings:
+            if ring.readers or ring.state == SILENT:
+                yield from _ring_lines(
+                    ring, f"{camera.name}/{ring.name}", _count(ring.readers or 0, "reader")
+                )
+    for server in figures.servers:
+        state = f"{server.state} ({_plain(server.reason)})" if server.reason else server.state
+        yield from _ring_lines(server, server.name, state)
+    for service in figures.services:
+        if service.reason:
+            yield f"service {service.name}  {_plain(service.reason)}"
+
+
+def _ring_lines(ring: RingFigures, name: str, state: str) -> Iterator[str]:
+    what = _format(ring) or _NOTHING
+    dropped = f"{_number(ring.dropped)} dropped ({_rate(ring.drop_rate)}/s)"
+    yield "  ".join([name, state, what, f"{_rate(ring.fps)} fps", f"age {_age(ring.age)}", dropped])
+    for reader in ring.clients:
+        dropped = f"{_number(reader.dropped)} dropped ({_rate(reader.drop_rate)}/s)"
+        yield "  ".join([f"{name}/{_process(reader)}", reader.policy, f"{_rate(reader.fps)} fps", dropped])
+
+
+# ------------------------------------------------------------------------------------------- data
+
+
+def document(figures: Figures) -> dict[str, Any]:
+    """For programs: the same figures by their names, rounded to what they are worth. Rates are per second,
+    ages in seconds; null is what is not known."""
+    rounded = _rounded(asdict(figures))
+    assert isinstance(rounded, dict)
+    for camera in rounded["cameras"]:
+        camera["readers"] = sum(ring["readers"] or 0 for ring in camera["rings"])
+        camera["dropped"] = sum(ring["dropped"] or 0 for ring in camera["rings"])
+    return rounded
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(one) for one in value]
+    return round(value, 3) if isinstance(value, float) else value
+
+
+# ------------------------------------------------------------------------------------------ words
+
+
+def _picture(camera: CameraFigures) -> str:
+    size = f"{camera.width}x{camera.height}" if camera.width and camera.height else ""
+    return f"{camera.codec} {size}".strip()
+
+
+def _process(reader: ReaderFigures) -> str:
+    return f"{reader.pid or 'elsewhere'} {_plain(reader.process)}".strip()
+
+
+def _plain(text: str) -> str:
+    """A terminal should not obey what another process calls itself."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _rate(value: float | None) -> str:
+    return _NOTHING if value is None else f"{value:.1f}" if value < 9999.5 else _number(round(value))
+
+
+def _age(value: float | None) -> str:
+    return _NOTHING if value is None else seconds(value)
+
+
+def _percent(value: float | None) -> str:
+    """In five columns."""
+    return _NOTHING if value is None else f"{value * 100:.{0 if value >= 0.0995 else 1}f} %"
+
+
+def _number(value: int | None) -> str:
+    """In seven columns, whatever a broken reader says."""
+    if value is None:
+        return _NOTHING
+    if value < 1_000_000:
+        return str(value)
+    for unit in "MGT":
+        value //= 1000
+        if value < 1_000_000:
+            return f"{value / 1000:.1f}{unit}"
+    return ">999T"
+
+
+def _format(ring: RingFigures) -> str:
+    """ "rgb24", "fmp4 2.1 Mb/s"; of a server that is no camera's "18.4 MB/s", as most have pixels."""
+    rate = ring.bit_rate or 0.0
+    if not ring.format:
+        return f"{rate / 8e6:.1f} MB/s" if rate else ""
+    return f"{ring.format} {rate / 1e6:.1f} Mb/s" if rate else ring.format
+
+
+def _soon(value: float) -> str:
+    """A countdown."""
+    return f"{value:.0f} s" if value < 60 else seconds(value)
