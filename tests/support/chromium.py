@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: MIT
+"""Chromium without a window, asked by its debugging protocol. For tests that are no coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+
+from .require import missing
+
+T = TypeVar("T")
+
+# Nothing that leaves this machine, whatever the browser would like to look up.
+_FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run
+    --disable-background-networking --disable-component-update --disable-sync --remote-debugging-port=0
+    --autoplay-policy=no-user-gesture-required""".split()
+_ONLY_HERE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+_STARTING = 45.0  # s
+_ANSWER = 20.0
+
+
+class Page:
+    """A tab. `problems` has what its console and its log complain of: errors, exceptions, violations of the
+    content security policy."""
+
+    def __init__(self, run: Runner, session: aiohttp.ClientSession, target: dict[str, Any]) -> None:
+        self.id = str(target["id"])
+        self.problems: list[str] = []
+        self._run = run
+        self._session = session
+        self._serial = 0
+        self._socket = run(session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0))
+
+    def ask(self, method: str, **parameters: Any) -> Any:
+        """One command of the protocol. Raises RuntimeError if it is refused, TimeoutError."""
+        return self._run(self._ask(method, parameters))
+
+    async def _ask(self, method: str, parameters: dict[str, Any]) -> Any:
+        self._serial += 1
+        async with asyncio.timeout(_ANSWER):
+            await self._socket.send_json({"id": self._serial, "method": method, "params": parameters})
+            while (message := await self._socket.receive_json()).get("id") != self._serial:
+                self._note(message)
+        if "error" in message:
+            raise RuntimeError(f"{method}: {message['error']['message']}")
+        return message["result"]
+
+    def _note(self, event: dict[str, Any]) -> None:
+        details = event.get("params", {})
+        match event.get("method"):
+            case "Runtime.exceptionThrown":
+                thrown = details["exceptionDetails"]
+                said = thrown.get("exception", {}).get("description") or thrown["text"]
+                self.problems.append(f"exception: {said}")
+            case "Runtime.consoleAPICalled" if details["type"] in ("error", "warning", "assert"):
+                said = " ".join(str(one.get("value", one.get("description"))) for one in details["args"])
+                self.problems.append(f"console: {said}")
+            case "Log.entryAdded" if details["entry"]["level"] in ("error", "warning"):
+                entry = details["entry"]
+                self.problems.append(f"log: {entry['text']} {entry.get('url', '')}".rstrip())
+
+    def go(self, url: str) -> None:
+        self.ask("Page.navigate", url=url)
+
+    def value(self, expression: str) -> Any:
+        """What the expression is; a promise is waited for. Raises RuntimeError for one that throws."""
+        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            thrown = answer["exceptionDetails"]
+            raise RuntimeError(thrown.get("exception", {}).get("description") or thrown["text"])
+        return answer["result"].get("value")
+
+    def until(self, expression: str, seconds: float = 25) -> Any:
+        """Wait until it is true in some way, and return what it is. While the page is being loaded it may
+        throw. Raises TimeoutError with what it was last."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                value = self.value(expression)
+            except RuntimeError as e:
+                value, said = None, str(e)
+            else:
+                said = repr(value)
+            if value:
+                return value
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"waited {seconds:g} s for {expression}: {said}; problems: {self.problems}"
+                )
+            time.sleep(0.1)
+
+    def press(self, key: str) -> None:
+        """A key such as Escape, Enter or ArrowRight, pressed and let go."""
+        text = "\r" if key == "Enter" else key if len(key) == 1 else ""
+        codes = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+        code = codes.get(key, 0)
+        for kind in ("keyDown", "keyUp"):
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, text=text, windowsVirtualKeyCode=code)
+
+    def size(self, width: int, height: int, *, touch: bool = False) -> None:
+        self.ask(
+            "Emulation.setDeviceMetricsOverride",
+            **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch},
+        )
+
+    def prefer(self, **features: str) -> None:
+        """Media features: prefer(prefers_color_scheme="dark")."""
+        listed = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        self.ask("Emulation.setEmulatedMedia", features=listed)
+
+    def screenshot(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"]))
+
+    def close(self) -> None:
+        self._run(self._socket.close())
+
+
+class Runner:
+    """Runs a coroutine to its end, on a loop that stands still otherwise."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._runner.get_loop()
+
+    def __call__(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(work)
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+class Chromium:
+    """The browser, with a profile of its own in `folder`. To be closed."""
+
+    def __init__(self, folder: Path) -> None:
+        program = shutil.which("chromium")
+        if program is None:
+            missing("no browser (apt-get install --no-install-recommends chromium)")
+        self._run = Runner()
+        self._process = subprocess.Popen(
+            [program, *_FLAGS, _ONLY_HERE, f"--user-data-dir={folder}", "about:blank"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=os.environ | {"HOME": str(folder)},
+        )
+        try:
+            port = self._port(folder / "DevToolsActivePort")
+        except BaseException:
+            self.close()
+            raise
+        self._devtools = f"http://127.0.0.1:{port}/json"
+
+    def _port(self, file: Path) -> int:
+        deadline = time.monotonic() + _STARTING
+        while not file.exists() or "\n" not in file.read_text():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the browser did not start within {_STARTING:g} s")
+            time.sleep(0.05)
+        return int(file.read_text().split()[0])
+
+    @contextmanager
+    def page(self, url: str = "about:blank") -> Iterator[Page]:
+        """A new tab, in front of the others, and what it complains of from the start."""
+        session = self._run(self._open())
+        try:
+            target = self._run(self._get(session, "PUT", "/new?about:blank"))
+            page = Page(self._run, session, target)
+            try:
+                for domain in ("Page", "Runtime", "Log"):
+                    page.ask(f"{domain}.enable")
+                page.go(url)
+                yield page
+            finally:
+                page.close()
+                self._run(self._get(session, "GET", f"/close/{page.id}"))
+        finally:
+            self._run(session.close())
+
+    async def _open(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ANSWER))
+
+    async def _get(self, session: aiohttp.ClientSession, method: str, path: str) -> Any:
+        async with session.request(method, self._devtools + path) as answer:
+            text = await answer.text()
+            return json.loads(text) if text.startswith(("{", "[")) else text
+
+    def close(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)  # with its own helpers, which are in its session
+        self._process.wait()
+        self._run.close()
+
+
+@contextmanager
+def chromium(folder: Path) -> Iterator[Chromium]:
+    """The browser, as long as it is wanted."""
+    browser = Chromium(folder)
+    try:
+        yield browser
+    finally:
+        browser.close()

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: MIT
+// One camera's pictures, over a WebSocket of its own, as video or, where that cannot be, as JPEGs. Open while
+// somebody looks.
+
+import { liveUrl } from "./api.js";
+import { Backoff } from "./backoff.js";
+import { Player, hasMediaSource } from "./player.js";
+import { Still, StillPlayer } from "./still.js";
+
+const HEAD = 16; // bytes before the payload of a binary message
+const [HEADER, KEY, FRAGMENT, JPEG] = [0, 1, 2, 3];
+const PLAYABLE = new Set(["h264", "hevc"]); // of the cameras' codecs, as fragmented MP4
+const ATTEMPT = 10_000; // ms that connecting may take
+const SILENT = 10_000; // ms without a frame of a camera that is live after which it is connected anew
+const LINGER = 3000; // ms that a stream which nobody sees any more stays, in case they look again
+const FAILURES = 3; // of the player, not far apart, after which it is JPEGs for a while
+const CALM = 20_000; // ms without a failure after which earlier ones are forgotten
+
+const GONE = 4404;
+const FULL = 4429;
+
+export class Stream {
+  #name;
+  #video;
+  #still;
+  #stills = false; // JPEGs are there
+  #videos = false; // fragmented MP4 is there
+  #seen = false;
+  #linger = 0;
+  #socket = null;
+  #opened = 0;
+  #timer = 0;
+  #backoff = new Backoff(400, 10_000);
+  #player = null;
+  #live = false; // the camera is, as the service says
+  #interval = 0; // ms between its frames
+  #failures = 0;
+  #failed = 0;
+  #stillsFor = new Backoff(60_000, 600_000); // how long it then is JPEGs
+  #notBefore = 0; // until then
+  #refused = false; // the browser will never play it
+  #codec = "";
+  #skipped = 0;
+  mode = "none"; // "mse" or "jpeg": what is open, or would be
+  shown = false; // a picture came since it was opened
+  heard = 0; // performance.now() of the last frame
+  trouble = ""; // why there is no picture, as far as the service does not say it
+
+  constructor(name, video, canvas) {
+    this.#name = name;
+    this.#video = video;
+    this.#still = new Still(canvas);
+  }
+
+  // What the service says about the camera; null when there is no connection to the service.
+  follow(camera) {
+    if (!camera) {
+      this.#close();
+      return;
+    }
+    if (camera.codec !== this.#codec) {
+      this.#codec = camera.codec;
+      this.#refused = false;
+    }
+    this.#videos = Boolean(camera.live) && (!camera.codec || PLAYABLE.has(camera.codec));
+    this.#stills = Boolean(camera.still);
+    this.#live = camera.state === "live";
+    this.#interval = camera.fps > 0 ? 1000 / camera.fps : 0;
+    this.#update();
+  }
+
+  // Does anybody see it?
+  see(seen) {
+    if (seen === this.#seen) return;
+    this.#seen = seen;
+    clearTimeout(this.#linger);
+    if (seen) this.#update();
+    else this.#linger = setTimeout(() => this.#close(), LINGER);
+  }
+
+  get open() {
+    return this.#socket !== null;
+  }
+
+  // ms since a frame came, or since it was opened. Infinity: it is not open.
+  get quiet() {
+    return this.#socket ? performance.now() - Math.max(this.heard, this.#opened) : Infinity;
+  }
+
+  // Unix ms at which what is shown was taken, by the service's clock. NaN: nothing is shown.
+  get captured() {
+    return this.#player?.captured ?? NaN;
+  }
+
+  get behind() {
+    return this.#player?.behind ?? NaN;
+  }
+
+  // Frames that were left out because this browser, or the line to it, was too slow.
+  get skipped() {
+    return this.#skipped + (this.#player?.skipped ?? 0);
+  }
+
+  tick() {
+    this.#player?.tick();
+    if (!this.#socket) return;
+    const patience = Math.max(SILENT, 5 * this.#interval);
+    const connecting = this.#socket.readyState === WebSocket.CONNECTING;
+    if (connecting ? this.quiet > ATTEMPT : this.#live && this.quiet > patience) this.#again();
+    else if (this.mode === "jpeg" && this.#choice() === "mse") this.#update();
+  }
+
+  close() {
+    clearTimeout(this.#linger);
+    this.#seen = false;
+    this.#close();
+  }
+
+  #choice() {
+    const video = this.#videos && hasMediaSource && !this.#refused && performance.now() >= this.#notBefore;
+    if (video) return "mse";
+    if (this.#stills) return "jpeg";
+    return this.#videos && hasMediaSource && !this.#refused ? "mse" : "none";
+  }
+
+  #update() {
+    const mode = this.#choice();
+    if (mode !== this.mode) {
+      this.#close();
+      this.mode = mode;
+      this.#backoff.reset();
+    }
+    if (mode === "none") this.trouble = this.#nothing();
+    else if (this.#seen && !this.#socket && !this.#timer) this.#connect();
+  }
+
+  #nothing() {
+    if (!this.#videos && !this.#stills) return "there is no live picture of this camera (live: false)";
+    return "this browser does not play its video";
+  }
+
+  #connect() {
+    clearTimeout(this.#timer);
+    this.#timer = 0;
+    this.#player ??= this.#makePlayer();
+    const socket = new WebSocket(liveUrl(this.#name, this.mode === "mse" ? "fmp4" : "jpeg"));
+    socket.binaryType = "arraybuffer";
+    this.#socket = socket;
+    this.#opened = performance.now();
+    socket.onmessage = ({ data }) => {
+      if (typeof data === "string") this.#told(JSON.parse(data));
+      else this.#got(data);
+    };
+    socket.onclose = ({ code }) => {
+      this.#drop();
+      if (code === FULL) this.trouble = "too many are watching now";
+      if (code !== GONE) this.#later(); // else the status says when it is there again
+    };
+  }
+
+  #makePlayer() {
+    const shown = () => {
+      this.shown = true;
+      this.trouble = "";
+    };
+    if (this.mode === "jpeg") return new StillPlayer(this.#still, { shown, failed: (text) => (this.trouble = text) });
+    return new Player(this.#video, this.#still, {
+      shown,
+      failed: (text) => this.#fail(text),
+      refused: (text) => this.#refuse(text),
+    });
+  }
+
+  #told(message) {
+    if (message.type === "init") this.#player.announce?.(message.codec, message.reset);
+    else if (message.type === "skipped") this.#skipped += message.frames;
+    else if (message.type === "waiting" && !this.shown) this.trouble = message.reason;
+  }
+
+  #got(data) {
+    if (data.byteLength < HEAD) return;
+    const head = new DataView(data, 0, HEAD);
+    const kind = head.getUint8(0);
+    const captured = head.getFloat64(8, true);
+    const payload = new Uint8Array(data, HEAD);
+    this.#backoff.reset();
+    if (kind === HEADER) {
+      this.#player.header?.(payload);
+      return;
+    }
+    this.heard = performance.now();
+    if (this.mode === "mse" && (kind === KEY || kind === FRAGMENT)) this.#player.take(captured, payload, kind === KEY);
+    else if (this.mode === "jpeg" && kind === JPEG) this.#player.take(captured, payload);
+  }
+
+  #fail(text) {
+    const now = performance.now();
+    this.#failures = now - this.#failed > CALM ? 1 : this.#failures + 1;
+    this.#failed = now;
+    this.trouble = text;
+    if (this.#failures >= FAILURES && this.#stills) {
+      this.#failures = 0;
+      this.#notBefore = now + this.#stillsFor.next();
+      this.#close();
+      this.#update();
+    } else {
+      this.#again();
+    }
+  }
+
+  #refuse(text) {
+    this.#refused = true;
+    this.#close();
+    this.#update();
+    if (this.mode === "none") this.trouble = text;
+  }
+
+  #again() {
+    this.#drop();
+    this.#later();
+  }
+
+  #later() {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      this.#timer = 0;
+      this.#update();
+    }, this.#backoff.next());
+  }
+
+  // The connection, but not the player, which shows what it has.
+  #drop() {
+    const socket = this.#socket;
+    this.#socket = null;
+    if (socket) {
+      socket.onmessage = socket.onclose = null;
+      socket.close();
+    }
+  }
+
+  // All of it; the canvas shows the last picture.
+  #close() {
+    clearTimeout(this.#timer);
+    this.#timer = 0;
+    this.#drop();
+    if (this.#player) this.#skipped += this.#player.skipped ?? 0;
+    this.#player?.close();
+    this.#player = null;
+    this.shown = false;
+    this.trouble = "";
+  }
+}

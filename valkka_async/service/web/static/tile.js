@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: MIT
+// One camera on the page: its picture, how it is, and its buttons.
+
+import { download, setRecording, snapshot } from "./api.js";
+import { Stream } from "./stream.js";
+import { toast } from "./toasts.js";
+import * as words from "./words.js";
+
+const SILENT = 3000; // ms without a frame, of a camera that is said to be live, until it is called stalled
+const OLD = 2; // s from which on the age of a picture stands out
+const OPENING = 700; // ms without a picture before the page says that it waits for one
+
+export class Tile {
+  #camera;
+  #clock;
+  #connected = true;
+  #at = 0; // performance.now() of the last status
+  #stream;
+  #parts;
+  #busy = false; // a change of the recording is under way
+  #complaint = ""; // of the recording, as last shown
+
+  // `opened(name)` when its picture was clicked.
+  constructor(camera, clock, opened) {
+    this.#camera = camera;
+    this.#clock = clock;
+    const element = document.getElementById("tile-template").content.firstElementChild.cloneNode(true);
+    this.element = element;
+    element.dataset.camera = camera.name;
+    const part = (name) => element.querySelector(`[data-part="${name}"]`);
+    this.#parts = Object.fromEntries(
+      [...element.querySelectorAll("[data-part]")].map((one) => [one.dataset.part, one]),
+    );
+    this.#stream = new Stream(camera.name, part("video"), part("still"));
+    this.#parts.open.onclick = () => opened(camera.name);
+    this.#parts.snapshot.onclick = () => this.#snap();
+    this.#parts.record.onclick = () => this.#record();
+    this.#parts.fullscreen.onclick = () => this.fullscreen();
+    this.#parts.fullscreen.hidden = !document.fullscreenEnabled;
+  }
+
+  get name() {
+    return this.#camera.name;
+  }
+
+  get title() {
+    return this.#camera.title || this.#camera.name;
+  }
+
+  get state() {
+    if (!this.#connected) return "lost";
+    return this.#silent ? "stalled" : this.#camera.state;
+  }
+
+  see(seen) {
+    this.#stream.see(seen);
+  }
+
+  follow(camera) {
+    this.#camera = camera;
+    this.#connected = true;
+    this.#at = performance.now();
+    this.#stream.follow(camera);
+    this.#complain();
+    this.#label();
+    this.tick();
+  }
+
+  // There is no connection to the service.
+  lost() {
+    this.#connected = false;
+    this.#stream.follow(null);
+    this.tick();
+  }
+
+  focus() {
+    this.#parts.open.focus({ preventScroll: false });
+  }
+
+  fullscreen() {
+    if (document.fullscreenElement) document.exitFullscreen();
+    else this.element.requestFullscreen?.().catch(() => {});
+  }
+
+  remove() {
+    this.#stream.close();
+    this.element.remove();
+  }
+
+  // A few times per second: what changes by itself as time goes by.
+  tick() {
+    this.#stream.tick();
+    const state = this.state;
+    put(this.element.dataset, "state", state);
+    put(this.element.dataset, "mode", this.#stream.mode);
+    say(this.#parts.word, words.STATES[state] ?? state);
+    const age = this.#age();
+    say(this.#parts.age, age === null ? "–" : words.age(age));
+    put(this.#parts.age.dataset, "old", String(age !== null && age > OLD));
+    this.#cover(state, age);
+    this.#showRecording();
+  }
+
+  // What the large view tells besides: [term, text] each.
+  details() {
+    const camera = this.#camera;
+    const { worker } = camera;
+    const readers = camera.outputs.reduce((sum, output) => sum + output.readers, 0);
+    const list = [
+      ["Name", camera.name],
+      ["Address", camera.url],
+      ["Video", this.#facts() || "not known yet"],
+      ["Key frames", camera.key_interval ? `every ${words.age(camera.key_interval)}` : "not known yet"],
+      ["Received", `${words.plural(camera.packets, "frame", "frames")}, ${words.plural(camera.errors, "error", "errors")}`],
+      ["Connected again", words.plural(camera.reconnects, "time", "times")],
+      ["Readers", `${readers} of ${words.plural(camera.outputs.length, "ring", "rings")}`],
+      ["Processor", `${Math.round((camera.cpu ?? 0) * 100)} % of a core`],
+    ];
+    if (worker) {
+      list.push(["Worker", worker.pid ? `process ${worker.pid}, ${words.bytes(worker.rss)}` : "not running"]);
+      list.push(["Restarts", worker.restarts ? `${worker.restarts}: it ${worker.last_exit}` : "none"]);
+    }
+    const { recording } = camera;
+    if (recording?.path) list.push(["Recording", `${recording.path} (${words.bytes(recording.bytes)})`]);
+    list.push(["Here", this.#here()]);
+    return list;
+  }
+
+  #here() {
+    const stream = this.#stream;
+    if (!stream.open) return "not open";
+    const how = stream.mode === "jpeg" ? "single pictures" : "video";
+    const behind = Number.isNaN(stream.behind) ? "" : `, ${stream.behind.toFixed(1)} s of it buffered ahead`;
+    return `${how}${behind}${stream.skipped ? `, ${words.plural(stream.skipped, "frame", "frames")} skipped` : ""}`;
+  }
+
+  get #silent() {
+    const { state, fps } = this.#camera;
+    if (state !== "live" || !this.#stream.open) return false;
+    return this.#stream.shown && this.#stream.quiet > Math.max(SILENT, fps > 0 ? 5000 / fps : 0);
+  }
+
+  // Of the picture that is shown, in s; null: there has never been one.
+  #age() {
+    const { captured } = this.#stream;
+    if (!Number.isNaN(captured)) return (this.#clock.now() - captured) / 1000;
+    const { last_packet_ns: last } = this.#camera;
+    return last ? (this.#clock.now() - last / 1e6) / 1000 : null;
+  }
+
+  #facts() {
+    const { codec, width, height } = this.#camera;
+    return [width && `${width} × ${height}`, codec && words.codec(codec)].filter(Boolean).join(" · ");
+  }
+
+  #label() {
+    const camera = this.#camera;
+    const parts = this.#parts;
+    say(parts.title, this.title);
+    put(parts.title, "title", camera.title && camera.title !== camera.name ? camera.name : "");
+    put(parts.open, "ariaLabel", `${this.title}: show large`);
+    put(parts.snapshot, "ariaLabel", `Snapshot of ${this.title}`);
+    say(parts.fps, camera.state === "live" ? `${words.fps(camera.fps)} fps` : "– fps");
+    const dropped = camera.outputs.reduce((sum, output) => sum + output.dropped, 0);
+    say(parts.drops, `${words.count(dropped + this.#stream.skipped)} dropped`);
+    put(parts.drops.dataset, "some", String(dropped + this.#stream.skipped > 0));
+    put(
+      parts.drops,
+      "title",
+      `${words.count(dropped)} dropped by the camera's rings, ${words.count(this.#stream.skipped)} skipped on the way here`,
+    );
+    const facts = this.#facts();
+    say(parts.facts, facts);
+    parts.facts.hidden = !facts;
+  }
+
+  // What lies over a picture that is not live, and says why.
+  #cover(state, age) {
+    const stream = this.#stream;
+    const parts = this.#parts;
+    let [title, reason, next] = ["", "", ""];
+    if (state === "lost") {
+      title = "No connection to the service";
+    } else if (state !== "live") {
+      const { reason: said, retry_in: wait } = this.#camera;
+      title = words.STATES[state] ?? state;
+      reason = state === "stalled" ? `no picture for ${words.age(age ?? 0)}` : said;
+      if (state === "stalled" && stream.open && this.#camera.state === "live") reason += " (the camera is live)";
+      if (wait !== null && wait !== undefined) next = this.#countdown(wait);
+      if (state === "connecting" && !said) reason = "waiting for the first picture";
+    } else if (!stream.shown && (stream.mode === "none" || stream.quiet > OPENING)) {
+      title = stream.mode === "none" ? "No live picture" : "Opening …";
+      reason = stream.trouble;
+    }
+    const shown = Boolean(title);
+    if (parts.cover.hidden !== !shown) parts.cover.hidden = !shown;
+    say(parts.coverTitle, title);
+    say(parts.coverReason, words.sentence(reason));
+    say(parts.coverNext, next);
+  }
+
+  #countdown(wait) {
+    const left = wait - (performance.now() - this.#at) / 1000;
+    return left > 0.5 ? `next attempt in ${words.age(Math.round(left)).replace(".0", "")}` : "trying again …";
+  }
+
+  async #snap() {
+    const button = this.#parts.snapshot;
+    button.disabled = true;
+    try {
+      const picture = await snapshot(this.name);
+      const taken = new Date(this.#clock.now());
+      download(picture, `${this.name}-${words.stamp(taken)}.jpg`);
+    } catch (error) {
+      toast(`${this.title}: no snapshot: ${error.message}`, "error");
+    } finally {
+      button.disabled = false;
+    }
+  }
+
+  get #recording() {
+    const { recording } = this.#camera;
+    return recording && recording.active !== false ? recording : null;
+  }
+
+  async #record() {
+    if (this.#busy) return;
+    const on = !this.#recording;
+    this.#busy = true;
+    this.#showRecording();
+    try {
+      const recording = await setRecording(this.name, on);
+      this.#camera = { ...this.#camera, recording };
+      this.#at = performance.now();
+      toast(`${this.title}: ${on ? "recording" : "recording ended"}`);
+    } catch (error) {
+      toast(`${this.title}: ${error.message}`, "error");
+    } finally {
+      this.#busy = false;
+      this.#showRecording();
+    }
+  }
+
+  #showRecording() {
+    const recording = this.#recording;
+    const { record, rec, recTime } = this.#parts;
+    const on = Boolean(recording);
+    put(record, "ariaPressed", String(on));
+    record.disabled = this.#busy || !this.#connected || Boolean(recording?.always);
+    let label = on ? `Stop recording ${this.title}` : `Record ${this.title}`;
+    if (recording?.always) label = `${this.title} is always recorded`;
+    put(record, "ariaLabel", label);
+    put(record, "title", recording?.always ? "Always recorded (record: true)" : on ? "Stop recording" : "Record");
+    rec.hidden = !on;
+    if (on) {
+      // Its own figure is that of the file; what counts here is since when it is asked for.
+      const elapsed = (this.#clock.now() - recording.since_ns / 1e6) / 1000;
+      say(recTime, recording.error ? "REC !" : words.lasting(elapsed));
+      put(rec, "title", recording.error || recording.path || "");
+    }
+  }
+
+  #complain() {
+    const error = this.#camera.recording?.error ?? "";
+    if (error && error !== this.#complaint) toast(`${this.title}: recording: ${error}`, "error");
+    this.#complaint = error;
+  }
+}
+
+// Only what differs is written: these run a few times per second for each camera.
+function put(target, key, value) {
+  if (target[key] !== value) target[key] = value;
+}
+
+function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}

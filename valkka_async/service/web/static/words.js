@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT
+// Figures as people read them.
+
+export const STATES = {
+  connecting: "Connecting",
+  live: "Live",
+  stalled: "Stalled",
+  waiting: "Waiting",
+  stopped: "Stopped",
+  failed: "Failed",
+  lost: "No connection",
+};
+
+const CODECS = { h264: "H.264", hevc: "H.265", mjpeg: "MJPEG", av1: "AV1", vp9: "VP9", vp8: "VP8", mpeg4: "MPEG-4" };
+
+export const codec = (name) => CODECS[name] ?? name.toUpperCase();
+
+// How old something is: "0.3 s", "12 s", "5 min", "3 h", "2 d".
+export function age(seconds) {
+  const s = Math.max(0, seconds);
+  if (s < 9.95) return `${s.toFixed(1)} s`;
+  if (s < 99.5) return `${Math.round(s)} s`;
+  if (s < 5400) return `${Math.round(s / 60)} min`;
+  if (s < 129_600) return `${Math.round(s / 3600)} h`;
+  return `${Math.round(s / 86_400)} d`;
+}
+
+// How long something lasts: "0:07", "1:02:03".
+export function lasting(seconds) {
+  const s = Math.max(0, Math.floor(seconds));
+  const two = (n) => String(n).padStart(2, "0");
+  const minutes = `${Math.floor(s / 60) % 60}`;
+  return s < 3600 ? `${minutes}:${two(s % 60)}` : `${Math.floor(s / 3600)}:${two(minutes)}:${two(s % 60)}`;
+}
+
+export function fps(rate) {
+  return rate >= 9.95 || Number.isInteger(rate) ? String(Math.round(rate)) : rate.toFixed(1);
+}
+
+export function bytes(n) {
+  if (n < 1e6) return `${Math.round(n / 1e3)} kB`;
+  return n < 1e9 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} MB` : `${(n / 1e9).toFixed(1)} GB`;
+}
+
+export const count = (n) => n.toLocaleString("en").replaceAll(",", "\u202f");
+
+export const plural = (n, one, many) => `${count(n)} ${n === 1 ? one : many}`;
+
+// For a file's name: 2026-11-22_17-03-21.
+export function stamp(date) {
+  const two = (n) => String(n).padStart(2, "0");
+  const day = [date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join("-");
+  return `${day}_${[date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join("-")}`;
+}
+
+// The first letter large, and no full stop: reasons come as halves of sentences.
+export function sentence(text) {
+  return text && text[0].toUpperCase() + text.slice(1);
+}
