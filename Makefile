@@ -33,9 +33,10 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --upgrade "pip>=25.1"
 
+# (setuptools would say at length that folders here come first on import; that is what is wanted.)
 $(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
 	@echo "compiling and installing valkka-async into $(VENV) ..."
-	@$(PIP) install --editable .
+	@PYTHONWARNINGS="ignore:Editable installation" $(PIP) install --editable .
 	@touch $@
 
 $(VENV)/installed-for-tests: $(VENV)/installed
@@ -48,9 +49,10 @@ $(VENV)/installed-for-tests: $(VENV)/installed
 demo: setup
 	@if [ -t 0 ]; then set -m; fi; $(BIN)/valkka-async demo; exit $$?
 
+# Tests wait for other processes most of the time. A file's tests stay together, as they share what is costly to make.
 test: $(VENV)/installed-for-tests
 	@tests/system-packages
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 SECONDS ?= 60
 stress: $(VENV)/installed-for-tests

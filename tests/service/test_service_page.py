@@ -120,6 +120,14 @@ def test_four_cameras_play_and_stay_near_to_now(
             assert sum(b >= 1.0 for b in behind) <= spare, behind
         assert page.value("document.querySelector('#summary').textContent") == "4 cameras: 4 live"
         assert page.problems == []
+        # A tab behind others, or a laptop that slept, goes on with what is new, and not where it was.
+        page.ask("Page.setWebLifecycleState", state="frozen")
+        time.sleep(4)
+        page.ask("Page.setWebLifecycleState", state="active")
+        page.ask("Emulation.setFocusEmulationEnabled", enabled=True)  # it is in front again
+        for name in names:
+            plays(page, name)
+        page.until(f"{LOOK}.every((v) => v.behind < 1)")
         for width in (1280, 360):
             page.size(width, 800)
             page.until(f"document.documentElement.scrollWidth <= {width}")
