@@ -57,7 +57,7 @@ test: $(VENV)/installed-for-tests
 SECONDS ?= 60
 stress: $(VENV)/installed-for-tests
 	@VALKKA_STRESS_SECONDS=$(SECONDS) VALKKA_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 3600 \
-	    tests/test_adversity.py tests/test_state_machine.py tests/test_proof_c.py
+	    tests/test_adversity.py tests/test_state_machine.py tests/test_proof_c.py tests/service/test_service_page.py
 
 # Each in a virtual environment of its own.
 pythons:

@@ -120,6 +120,12 @@ def test_four_cameras_play_and_stay_near_to_now(
             assert sum(b >= 1.0 for b in behind) <= spare, behind
         assert page.value("document.querySelector('#summary').textContent") == "4 cameras: 4 live"
         assert page.problems == []
+        # One that has fallen behind jumps, or is hurried a little, until it is live again.
+        video = tile(names[0], "video")
+        behind = f"({video}.buffered.end({video}.buffered.length - 1) - {video}.currentTime)"
+        for late in (3, 0.8):
+            page.value(f"{video}.currentTime -= {late} - {behind}")
+            page.until(f"{behind} < 0.5")
         # A tab behind others, or a laptop that slept, goes on with what is new, and not where it was.
         page.ask("Page.setWebLifecycleState", state="frozen")
         time.sleep(4)
@@ -241,3 +247,49 @@ def test_buttons_keys_and_what_the_browser_cannot_play(
         page.until("fetch('/api/status').then((r) => r.json()).then((s) => s.page.viewers === 1)")
         # The one that is refused is an answer of 409, which the browser's log has too.
         assert [p for p in page.problems if "409" not in p] == []
+
+
+SPOIL = """
+const append = SourceBuffer.prototype.appendBuffer;
+let appended = 0;
+SourceBuffer.prototype.appendBuffer = function (data) {
+  appended += 1;
+  if (appended === 20) {
+    window.full = true;
+    throw new DOMException("", "QuotaExceededError");
+  }
+  append.call(this, window.spoiled ? data.map((byte, n) => (n < 112 ? byte : 7)) : data);
+};
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_browser_that_fails_goes_on_with_video_or_with_pictures(
+    rtsp: RtspServer, clips: dict[str, Path], browser: Chromium, tmp_path: Path
+) -> None:
+    rtsp.mount("/a", clips["small"])
+    stand = Stand(tmp_path)
+    stand.write({"a": rtsp.url("/a")})
+    drawn = f"{tile('a', 'still')}.toDataURL()"
+    with stand.running():
+        with browser.page() as page:
+            page.ask("Page.addScriptToEvaluateOnNewDocument", source=SPOIL)
+            page.go(stand.url)
+            page.until("window.full")  # no more room: it makes some
+            plays(page, "a")
+            # What cannot be decoded again and again is given up for a while.
+            page.value("window.spoiled = true")
+            page.until(f"{tile('a')}.dataset.mode === 'jpeg'")
+            first = page.value(drawn)
+            page.until(f"{drawn} !== {first!r} && {tile('a', 'cover')}.hidden")
+            assert page.problems == []
+        with browser.page() as page:
+            source = "MediaSource.isTypeSupported = () => false"
+            page.ask("Page.addScriptToEvaluateOnNewDocument", source=source)
+            page.go(stand.url + "#camera=a")  # a link to one camera
+            page.until(f"document.body.dataset.view === 'single' && {tile('a')}.dataset.mode === 'jpeg'")
+            first = page.until(f"{tile('a', 'cover')}.hidden && {drawn}")
+            page.until(f"{drawn} !== {first!r}")
+            page.value("location.hash = '#camera=elsewhere'")
+            page.until("!document.querySelector('#absent').hidden")
+            assert page.problems == []

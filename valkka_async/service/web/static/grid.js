@@ -5,7 +5,8 @@ import { Tile } from "./tile.js";
 
 const TICK = 250; // ms
 const GAP = 12; // px, as in style.css
-const LEAST = 280; // px: narrower tiles are not read; then the page scrolls instead
+const LEAST = 240; // px: rather than in narrower tiles the cameras are not all in view, and the page scrolls
+const COLUMN = 290; // px, the narrowest that tiles are made then
 const RATIO = 9 / 16;
 
 export class Grid {
@@ -23,7 +24,8 @@ export class Grid {
     this.#opened = opened;
     this.#observer = new IntersectionObserver((entries) => this.#saw(entries), { rootMargin: "80px" });
     document.addEventListener("visibilitychange", () => this.#look());
-    new ResizeObserver(() => this.#arrange()).observe(element.parentElement);
+    // In the next frame: arranging resizes what is observed.
+    new ResizeObserver(() => requestAnimationFrame(() => this.#arrange())).observe(element.parentElement);
     setInterval(() => this.#tick(), TICK);
   }
 
@@ -112,7 +114,7 @@ export class Grid {
       if (tile > best) [columns, best] = [n, tile];
     }
     if (best < LEAST) {
-      columns = Math.max(1, Math.floor((width + GAP) / (LEAST + GAP)));
+      columns = Math.max(1, Math.floor((width + GAP) / (COLUMN + GAP)));
       best = (width - GAP * (columns - 1)) / columns;
     }
     this.#element.style.setProperty("--columns", String(columns));

@@ -11,11 +11,12 @@ const QUEUE_BYTES = 8 << 20; // that wait for the buffer, at most
 const QUEUE_LENGTH = 1000;
 const APPEND_BYTES = 512 << 10; // at once: a group of pictures for who joins would else take a second
 const STUCK = 2000; // ms that the time may stand still with frames ahead
+const ASLEEP = 1500; // ms between two looks, which are made a few times per second
+const LATE = 3; // s by which what is shown is too old
+const SETTLING = 3000; // ms from the first picture in which the buffer may run empty, as it has but a frame
 const REMEMBERED = 1000; // frames whose time of capture is known
 
 export const canPlay = (codec) => Boolean(Source?.isTypeSupported(mime(codec)));
-export const hasMediaSource = Boolean(Source);
-
 const mime = (codec) => `video/mp4; codecs="${codec}"`;
 
 export class Player {
@@ -23,7 +24,7 @@ export class Player {
   #still;
   #events;
   #edge = new LiveEdge();
-  #session = null; // {abort, url, media, buffer, type} of one MediaSource
+  #session = null; // {abort, url, media, buffer, type, settled} of one MediaSource
   #announced = null; // {codec, reset} of the header that comes next
   #queue = []; // {type, data} a header, {data} a fragment
   #queued = 0; // bytes
@@ -35,6 +36,8 @@ export class Player {
   #time = 0; // what was shown at the last look, and since when that did not change
   #since = 0;
   #nudges = 0;
+  #ticked = 0; // performance.now() of the last look
+  #current = 0; // performance.now() when the newest frame was last near to what is shown
   behind = NaN; // s behind the newest frame
   skipped = 0; // frames that were not shown for want of room
 
@@ -93,9 +96,12 @@ export class Player {
     if (!this.#session?.buffer) return;
     this.#steer();
     const now = performance.now();
+    if (now - this.#ticked > ASLEEP) this.#since = this.#current = now; // nothing is to be held against it
+    this.#ticked = now;
+    const shown = this.#video.currentTime;
     const ahead = this.behind > 0.5 && !this.#video.seeking;
-    if (this.#video.currentTime !== this.#time || !ahead) {
-      this.#time = this.#video.currentTime;
+    if (shown !== this.#time || !ahead) {
+      this.#time = shown;
       this.#since = now;
     } else if (now - this.#since > STUCK) {
       this.#since = now;
@@ -103,7 +109,11 @@ export class Player {
       if (this.#nudges > 3) this.#fail("the picture does not move");
       else this.#jump();
     }
-    if (this.#video.paused) this.#play(); // browsers pause what they think nobody sees
+    // Frames come, and it makes nothing of them.
+    const newest = this.#frames.at(-1)?.at ?? shown;
+    if (newest - shown < LATE) this.#current = now;
+    else if (now - this.#current > STUCK) this.#fail("the browser does not keep up with it");
+    if (this.#session && this.#video.paused) this.#play(); // browsers pause what they think nobody sees
   }
 
   close() {
@@ -142,17 +152,19 @@ export class Player {
     const media = new Source();
     const abort = new AbortController();
     const url = URL.createObjectURL(media);
-    const session = { abort, url, media, buffer: null, type: "", showing: false };
+    const session = { abort, url, media, buffer: null, type: "", settled: Infinity };
     const on = (target, name, act) =>
       target.addEventListener(name, (event) => this.#session === session && act(event), { signal: abort.signal });
     this.#session = session;
     this.#edge = new LiveEdge();
-    this.#since = performance.now();
+    this.#since = this.#current = performance.now();
     on(media, "sourceopen", () => this.#open(session, on));
     on(this.#video, "error", () => this.#fail(this.#video.error?.message || "the browser cannot decode it"));
-    on(this.#video, "waiting", () => session.showing && !this.#video.seeking && this.#edge.late());
+    on(this.#video, "waiting", () => {
+      if (performance.now() > session.settled && !this.#video.seeking) this.#edge.late();
+    });
     on(this.#video, "loadeddata", () => {
-      session.showing = true;
+      session.settled = performance.now() + SETTLING;
       this.#nudges = 0;
       this.#events.shown();
     });

@@ -4,14 +4,17 @@
 
 import { liveUrl } from "./api.js";
 import { Backoff } from "./backoff.js";
-import { Player, hasMediaSource } from "./player.js";
+import { Player, canPlay } from "./player.js";
 import { Still, StillPlayer } from "./still.js";
 
 const HEAD = 16; // bytes before the payload of a binary message
 const [HEADER, KEY, FRAGMENT, JPEG] = [0, 1, 2, 3];
-const PLAYABLE = new Set(["h264", "hevc"]); // of the cameras' codecs, as fragmented MP4
+// Of the cameras' codecs those that come as fragmented MP4, each in its plainest form: a browser that does not
+// play that plays no other. What exactly it is says the stream's header.
+const PLAINEST = { h264: "avc1.42e01e", hevc: "hvc1.1.6.L93.B0" };
 const ATTEMPT = 10_000; // ms that connecting may take
 const SILENT = 10_000; // ms without a frame of a camera that is live after which it is connected anew
+const FIRST = 30_000; // the same until the first frame, which is a key frame, and those may be rare
 const LINGER = 3000; // ms that a stream which nobody sees any more stays, in case they look again
 const FAILURES = 3; // of the player, not far apart, after which it is JPEGs for a while
 const CALM = 20_000; // ms without a failure after which earlier ones are forgotten
@@ -34,6 +37,7 @@ export class Stream {
   #player = null;
   #live = false; // the camera is, as the service says
   #interval = 0; // ms between its frames
+  #keyInterval = 0; // ms between its key frames; 0: not known
   #failures = 0;
   #failed = 0;
   #stillsFor = new Backoff(60_000, 600_000); // how long it then is JPEGs
@@ -58,14 +62,15 @@ export class Stream {
       this.#close();
       return;
     }
-    if (camera.codec !== this.#codec) {
+    if (camera.codec && camera.codec !== this.#codec) {
       this.#codec = camera.codec;
       this.#refused = false;
     }
-    this.#videos = Boolean(camera.live) && (!camera.codec || PLAYABLE.has(camera.codec));
+    this.#videos = Boolean(camera.live) && this.#codec in PLAINEST;
     this.#stills = Boolean(camera.still);
     this.#live = camera.state === "live";
     this.#interval = camera.fps > 0 ? 1000 / camera.fps : 0;
+    this.#keyInterval = 1000 * camera.key_interval;
     this.#update();
   }
 
@@ -82,9 +87,9 @@ export class Stream {
     return this.#socket !== null;
   }
 
-  // ms since a frame came, or since it was opened. Infinity: it is not open.
+  // ms since a frame came, or since it was opened.
   get quiet() {
-    return this.#socket ? performance.now() - Math.max(this.heard, this.#opened) : Infinity;
+    return performance.now() - Math.max(this.heard, this.#opened);
   }
 
   // Unix ms at which what is shown was taken, by the service's clock. NaN: nothing is shown.
@@ -104,7 +109,8 @@ export class Stream {
   tick() {
     this.#player?.tick();
     if (!this.#socket) return;
-    const patience = Math.max(SILENT, 5 * this.#interval);
+    const begun = this.heard > this.#opened;
+    const patience = begun ? Math.max(SILENT, 5 * this.#interval) : Math.max(FIRST, 2 * this.#keyInterval);
     const connecting = this.#socket.readyState === WebSocket.CONNECTING;
     if (connecting ? this.quiet > ATTEMPT : this.#live && this.quiet > patience) this.#again();
     else if (this.mode === "jpeg" && this.#choice() === "mse") this.#update();
@@ -117,10 +123,10 @@ export class Stream {
   }
 
   #choice() {
-    const video = this.#videos && hasMediaSource && !this.#refused && performance.now() >= this.#notBefore;
-    if (video) return "mse";
+    const video = this.#videos && !this.#refused && canPlay(PLAINEST[this.#codec]);
+    if (video && performance.now() >= this.#notBefore) return "mse";
     if (this.#stills) return "jpeg";
-    return this.#videos && hasMediaSource && !this.#refused ? "mse" : "none";
+    return video ? "mse" : "none";
   }
 
   #update() {
@@ -130,6 +136,8 @@ export class Stream {
       this.mode = mode;
       this.#backoff.reset();
     }
+    // Before the camera has been reached once, nobody knows what it sends; and it sends nothing.
+    if (!this.#codec) return;
     if (mode === "none") this.trouble = this.#nothing();
     else if (this.#seen && !this.#socket && !this.#timer) this.#connect();
   }
@@ -174,7 +182,9 @@ export class Stream {
   #told(message) {
     if (message.type === "init") this.#player.announce?.(message.codec, message.reset);
     else if (message.type === "skipped") this.#skipped += message.frames;
-    else if (message.type === "waiting" && !this.shown) this.trouble = message.reason;
+    else if (message.type === "waiting" && !this.shown && !message.reason.startsWith("no picture")) {
+      this.trouble = message.reason; // that there is none can be seen
+    }
   }
 
   #got(data) {

@@ -18,6 +18,7 @@ export class Tile {
   #stream;
   #parts;
   #busy = false; // a change of the recording is under way
+  #snapping = false;
   #complaint = ""; // of the recording, as last shown
 
   // `opened(name)` when its picture was clicked.
@@ -95,8 +96,9 @@ export class Tile {
     put(this.element.dataset, "mode", this.#stream.mode);
     say(this.#parts.word, words.STATES[state] ?? state);
     const age = this.#age();
-    say(this.#parts.age, age === null ? "–" : words.age(age));
+    say(this.#parts.age, age === null ? "" : words.age(age));
     put(this.#parts.age.dataset, "old", String(age !== null && age > OLD));
+    this.#parts.snapshot.disabled = this.#snapping || !this.#connected;
     this.#cover(state, age);
     this.#showRecording();
   }
@@ -111,33 +113,33 @@ export class Tile {
       ["Address", camera.url],
       ["Video", this.#facts() || "not known yet"],
       ["Key frames", camera.key_interval ? `every ${words.age(camera.key_interval)}` : "not known yet"],
-      ["Received", `${words.plural(camera.packets, "frame", "frames")}, ${words.plural(camera.errors, "error", "errors")}`],
-      ["Connected again", words.plural(camera.reconnects, "time", "times")],
-      ["Readers", `${readers} of ${words.plural(camera.outputs.length, "ring", "rings")}`],
+      ["Received", `${words.count(camera.packets)} frames, ${words.plural(camera.errors, "error", "errors")}`],
+      ["Connected again", camera.reconnects ? words.plural(camera.reconnects, "time", "times") : "never"],
+      ["Readers", `${words.count(readers)} (${words.plural(camera.outputs.length, "ring", "rings")})`],
       ["Processor", `${Math.round((camera.cpu ?? 0) * 100)} % of a core`],
     ];
     if (worker) {
       list.push(["Worker", worker.pid ? `process ${worker.pid}, ${words.bytes(worker.rss)}` : "not running"]);
-      list.push(["Restarts", worker.restarts ? `${worker.restarts}: it ${worker.last_exit}` : "none"]);
+      list.push(["Restarts", worker.restarts ? `${worker.restarts}; the last time it ${worker.last_exit}` : "none"]);
     }
     const { recording } = camera;
     if (recording?.path) list.push(["Recording", `${recording.path} (${words.bytes(recording.bytes)})`]);
-    list.push(["Here", this.#here()]);
+    list.push(["This browser", this.#here()]);
     return list;
   }
 
   #here() {
     const stream = this.#stream;
-    if (!stream.open) return "not open";
-    const how = stream.mode === "jpeg" ? "single pictures" : "video";
-    const behind = Number.isNaN(stream.behind) ? "" : `, ${stream.behind.toFixed(1)} s of it buffered ahead`;
+    if (!stream.open) return "not connected";
+    const how = stream.mode === "jpeg" ? "gets single pictures (JPEG)" : "gets video";
+    const behind = Number.isNaN(stream.behind) ? "" : `, ${stream.behind.toFixed(1)} s behind the newest frame`;
     return `${how}${behind}${stream.skipped ? `, ${words.plural(stream.skipped, "frame", "frames")} skipped` : ""}`;
   }
 
   get #silent() {
     const { state, fps } = this.#camera;
-    if (state !== "live" || !this.#stream.open) return false;
-    return this.#stream.shown && this.#stream.quiet > Math.max(SILENT, fps > 0 ? 5000 / fps : 0);
+    const patience = Math.max(SILENT, fps > 0 ? 5000 / fps : 0);
+    return state === "live" && this.#stream.shown && performance.now() - this.#stream.heard > patience;
   }
 
   // Of the picture that is shown, in s; null: there has never been one.
@@ -159,16 +161,14 @@ export class Tile {
     say(parts.title, this.title);
     put(parts.title, "title", camera.title && camera.title !== camera.name ? camera.name : "");
     put(parts.open, "ariaLabel", `${this.title}: show large`);
+    put(parts.fullscreen, "ariaLabel", `${this.title}: full screen`);
     put(parts.snapshot, "ariaLabel", `Snapshot of ${this.title}`);
-    say(parts.fps, camera.state === "live" ? `${words.fps(camera.fps)} fps` : "– fps");
+    say(parts.fps, camera.state === "live" ? `${words.fps(camera.fps)} fps` : "");
     const dropped = camera.outputs.reduce((sum, output) => sum + output.dropped, 0);
     say(parts.drops, `${words.count(dropped + this.#stream.skipped)} dropped`);
     put(parts.drops.dataset, "some", String(dropped + this.#stream.skipped > 0));
-    put(
-      parts.drops,
-      "title",
-      `${words.count(dropped)} dropped by the camera's rings, ${words.count(this.#stream.skipped)} skipped on the way here`,
-    );
+    const skipped = `${words.count(this.#stream.skipped)} skipped on the way here`;
+    put(parts.drops, "title", `${words.count(dropped)} dropped by the camera's rings, ${skipped}`);
     const facts = this.#facts();
     say(parts.facts, facts);
     parts.facts.hidden = !facts;
@@ -184,28 +184,38 @@ export class Tile {
     } else if (state !== "live") {
       const { reason: said, retry_in: wait } = this.#camera;
       title = words.STATES[state] ?? state;
-      reason = state === "stalled" ? `no picture for ${words.age(age ?? 0)}` : said;
-      if (state === "stalled" && stream.open && this.#camera.state === "live") reason += " (the camera is live)";
+      reason = said.startsWith(`${this.#camera.url}: `) ? said.slice(this.#camera.url.length + 2) : said;
+      if (state === "stalled") reason = `no picture for ${words.about(age ?? 0)}`;
+      // The camera does not know of it: it is between the service and here.
+      if (state !== this.#camera.state) reason += " here; the camera itself is live";
       if (wait !== null && wait !== undefined) next = this.#countdown(wait);
       if (state === "connecting" && !said) reason = "waiting for the first picture";
     } else if (!stream.shown && (stream.mode === "none" || stream.quiet > OPENING)) {
       title = stream.mode === "none" ? "No live picture" : "Opening …";
-      reason = stream.trouble;
+      reason = stream.trouble || this.#keyFrame();
     }
     const shown = Boolean(title);
     if (parts.cover.hidden !== !shown) parts.cover.hidden = !shown;
     say(parts.coverTitle, title);
     say(parts.coverReason, words.sentence(reason));
-    say(parts.coverNext, next);
+    say(parts.coverNext, words.sentence(next));
+  }
+
+  // A picture can begin with a key frame only.
+  #keyFrame() {
+    const { key_interval: interval } = this.#camera;
+    if (this.#stream.quiet < 3 * OPENING) return "";
+    return `waiting for a key frame${interval > 2 ? `; this camera sends one every ${words.about(interval)}` : ""}`;
   }
 
   #countdown(wait) {
     const left = wait - (performance.now() - this.#at) / 1000;
-    return left > 0.5 ? `next attempt in ${words.age(Math.round(left)).replace(".0", "")}` : "trying again …";
+    return left > 0.5 ? `next attempt in ${words.about(left)}` : "trying again …";
   }
 
   async #snap() {
     const button = this.#parts.snapshot;
+    this.#snapping = true;
     button.disabled = true;
     try {
       const picture = await snapshot(this.name);
@@ -214,7 +224,8 @@ export class Tile {
     } catch (error) {
       toast(`${this.title}: no snapshot: ${error.message}`, "error");
     } finally {
-      button.disabled = false;
+      this.#snapping = false;
+      button.disabled = !this.#connected;
     }
   }
 
@@ -229,10 +240,11 @@ export class Tile {
     this.#busy = true;
     this.#showRecording();
     try {
+      const before = this.#recording;
       const recording = await setRecording(this.name, on);
       this.#camera = { ...this.#camera, recording };
       this.#at = performance.now();
-      toast(`${this.title}: ${on ? "recording" : "recording ended"}`);
+      if (before?.path && !on) toast(`${this.title}: recorded to ${before.path}`);
     } catch (error) {
       toast(`${this.title}: ${error.message}`, "error");
     } finally {
@@ -251,7 +263,7 @@ export class Tile {
     if (recording?.always) label = `${this.title} is always recorded`;
     put(record, "ariaLabel", label);
     put(record, "title", recording?.always ? "Always recorded (record: true)" : on ? "Stop recording" : "Record");
-    rec.hidden = !on;
+    rec.hidden = !on || !this.#connected;
     if (on) {
       // Its own figure is that of the file; what counts here is since when it is asked for.
       const elapsed = (this.#clock.now() - recording.since_ns / 1e6) / 1000;

@@ -11,7 +11,7 @@ export const STATES = {
   lost: "No connection",
 };
 
-const CODECS = { h264: "H.264", hevc: "H.265", mjpeg: "MJPEG", av1: "AV1", vp9: "VP9", vp8: "VP8", mpeg4: "MPEG-4" };
+const CODECS = { h264: "H.264", hevc: "H.265", mjpeg: "MJPEG", av1: "AV1", vp9: "VP9", vp8: "VP8", mpeg4: "MPEG-4", "raw video": "uncompressed" };
 
 export const codec = (name) => CODECS[name] ?? name.toUpperCase();
 
@@ -24,6 +24,9 @@ export function age(seconds) {
   if (s < 129_600) return `${Math.round(s / 3600)} h`;
   return `${Math.round(s / 86_400)} d`;
 }
+
+// The same without tenths, for what is counted up or down: "4 s".
+export const about = (seconds) => (seconds < 9.95 ? `${Math.round(Math.max(0, seconds))} s` : age(seconds));
 
 // How long something lasts: "0:07", "1:02:03".
 export function lasting(seconds) {
