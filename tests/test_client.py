@@ -310,6 +310,14 @@ def test_recv_with_a_timeout_says_what_it_waited_for() -> None:
             reader.recv(0.05)
 
 
+async def test_attach_in_a_coroutine_says_why_its_server_does_not_answer() -> None:
+    async with va.serve("s"):
+        with pytest.raises(TimeoutError, match=r"'s' is there .* 0\.2 s; attach\(\) holds up .* va\.connect"):
+            va.attach("s", timeout=0.2)
+    with pytest.raises(TimeoutError, match=r"^no server called 'nobody' .*VALKKA_RUNTIME_DIR\)$"):
+        await asyncio.to_thread(va.attach, "nobody", timeout=0.05)  # no loop runs in that thread
+
+
 def test_iterating_a_plain_reader_ends_with_a_clean_close() -> None:
     with va.serve("s") as server, va.attach("s", policy="ordered") as reader:
         for i in range(3):

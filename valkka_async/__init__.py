@@ -39,6 +39,7 @@ from valkka_async.recorder import Recorder, RecorderStats
 from valkka_async.server import Server, serve
 
 if _TYPE_CHECKING:
+    from valkka_async.camera.boxes import codec_string
     from valkka_async.camera.camera import Camera
     from valkka_async.camera.play import Player, play
     from valkka_async.camera.spec import CameraSpec, Output
@@ -87,6 +88,7 @@ __all__ = [
     "ValkkaError",
     "WorkerStatus",
     "attach",
+    "codec_string",
     "connect",
     "merge",
     "play",
@@ -104,6 +106,7 @@ _LAZY = {
     "Player": "camera.play",
     "Supervisor": "supervisor",
     "WorkerStatus": "supervisor",
+    "codec_string": "camera.boxes",
     "play": "camera.play",
 }
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import time
@@ -17,6 +18,10 @@ from valkka_async.errors import ConnectionClosedOK
 from valkka_async.rendezvous import check_name
 
 _RETRY_SECONDS = 0.02
+_LOOP_STANDS_STILL = (
+    "; attach() holds up the event loop of this thread, and with it any server made there: in a coroutine, "
+    "use `async with va.connect(name)`"
+)
 
 
 def attach(name: str, *, policy: str = "latest", max_leases: int = 4, timeout: float | None = 10.0) -> Reader:
@@ -32,8 +37,9 @@ def attach(name: str, *, policy: str = "latest", max_leases: int = 4, timeout: f
     timeout
         Seconds to wait for the server; None: for ever.
 
-    Raises TimeoutError, ConnectError (ProtocolError), InvalidNameError. The reader belongs to the
-    process that made it: after a fork it is inert in the child.
+    Raises TimeoutError, ConnectError (ProtocolError), InvalidNameError. It blocks its thread meanwhile: a
+    coroutine uses :func:`connect`, and a server of the same event loop could not even answer. The reader
+    belongs to the process that made it: after a fork it is inert in the child.
     """
     return Reader(name, policy=policy, max_leases=max_leases, timeout=timeout)
 
@@ -46,6 +52,14 @@ def waited_too_long(name: str, seconds: float | None, was_there: bool) -> Timeou
         f"no server called {name!r} within {seconds:g} s: start it, or look with `valkka-async ls` "
         "(both sides must have the same VALKKA_RUNTIME_DIR)"
     )
+
+
+def _loop_runs_here() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class Reader:
@@ -72,7 +86,8 @@ class Reader:
                     raise
                 connection.close()
             if deadline is not None and time.monotonic() >= deadline:
-                raise waited_too_long(name, timeout, was_there)
+                error = waited_too_long(name, timeout, was_there)
+                raise TimeoutError(f"{error}{_LOOP_STANDS_STILL}") if _loop_runs_here() else error
             time.sleep(_RETRY_SECONDS)
         self._connection = connection
         self._poll = select.poll()

@@ -66,7 +66,7 @@ class _Part:
 class Recorder:
     """Records the ring called ``name``, an output of format "fmp4", into files::
 
-        async with va.Recorder("cam1.mp4", "/recordings/{name}/%Y-%m-%d/%H-%M-%S.mp4") as recorder:
+        async with va.Recorder("cam1.mp4", "/films/{name}/%Y-%m-%d/%H-%M-%S.mp4") as recorder:
             async for path in recorder:
                 print("finished", path)
 

@@ -55,7 +55,7 @@ class Supervisor:
     """Runs each camera in a worker process of its own, and a crash there costs that camera a gap::
 
         async with va.Supervisor() as supervisor:
-            await supervisor.add("front", "rtsp://me:secret@10.0.0.7/live", [va.Output("front", fps=5)])
+            await supervisor.add("front", "rtsp://me:pw@10.0.0.7/live", [va.Output("front")])
             await supervisor.add("yard", "rtsp://me:secret@10.0.0.8/live")
             ...
             for status in supervisor.status().values():

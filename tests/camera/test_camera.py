@@ -24,6 +24,7 @@ from support.netns import in_netns
 from support.rtsp import RtspServer
 from support.until import wait_for
 from valkka_async.camera.fmp4 import codec_string
+from valkka_async.camera.spec import fitted
 from valkka_async.connection import report
 
 PASSWORD = "s3cr et/@%#?:ü"
@@ -215,6 +216,16 @@ def test_what_one_output_cannot_do_costs_the_others_nothing(caplog: pytest.LogCa
     assert caplog.text.count("even width") == 1  # said once
 
 
+def test_fragments_of_pictures_that_are_not_encoded_are_refused_aloud(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Such a source has no key frames, for which a ring of fragments waits."""
+    with va.Camera("cam", "lavfi:testsrc=size=64x48:rate=25", [va.Output("cam", "fmp4")]) as camera:
+        with va.attach("cam"):
+            wait_for(lambda: "fragmented MP4 carries H.264 and H.265 here, not raw video" in caplog.text)
+        assert camera.status().codec == "raw video"
+
+
 @pytest.mark.parametrize("how", ["kill", "drop", "freeze", "pause"])
 def test_a_camera_that_goes_comes_back_by_itself(shared_rtsp: RtspServer, clips: Clips, how: str) -> None:
     goes_and_comes_back(clips(), how, "tcp")
@@ -330,6 +341,47 @@ def test_a_new_resolution(rtsp: RtspServer, clips: Clips) -> None:
         frame.release()
 
 
+def test_one_side_of_a_size_may_be_left_open_and_follows_the_camera(rtsp: RtspServer, clips: Clips) -> None:
+    rtsp.mount("/cam", clips(size=(320, 192)))
+    outputs = [va.Output("wide", "nv12", size=(160, None)), va.Output("high", "jpeg", size=(None, 96))]
+    with (
+        va.Camera("cam", rtsp.url("/cam"), outputs),
+        va.attach("wide") as wide,
+        va.attach("high") as high,
+    ):
+        for camera_size, pixels_of_wide, size_of_high in (
+            ((320, 192), (144, 160), (160, 96)),
+            ((320, 96), (72, 160), (320, 96)),
+        ):
+            rtsp.switch("/cam", clips(size=camera_size))
+            wait_for(lambda shape=pixels_of_wide: wide.recv(10).shape == shape)  # type: ignore[misc]
+            wait_for(lambda size=size_of_high: size_of_jpeg(high.recv(10)) == size)  # type: ignore[misc]
+
+
+def size_of_jpeg(frame: va.Frame) -> tuple[int, int]:
+    with frame, av.open(io.BytesIO(frame.data), format="mjpeg") as file:
+        picture = next(file.decode(video=0))
+        return picture.width, picture.height
+
+
+@pytest.mark.parametrize(
+    ("size", "fits"),
+    [
+        (None, None),
+        ((640, 480), (640, 480)),
+        ((640, None), (640, 360)),
+        ((None, 270), (480, 270)),
+        ((333, None), (333, 188)),  # 187.3
+        ((1, None), (1, 2)),
+        ((None, 16384), (16384, 16384)),
+    ],
+)
+def test_the_side_left_open_keeps_the_proportions(
+    size: tuple[int | None, int | None] | None, fits: tuple[int, int] | None
+) -> None:
+    assert fitted(size, 1920, 1080) == fits
+
+
 def test_a_file_is_a_camera_that_begins_again(clips: Clips) -> None:
     with va.Camera("cam", clips("h264", bframes=2)) as camera, va.attach("cam", policy="ordered") as reader:
         last = None
@@ -423,6 +475,9 @@ def test_settings_that_make_no_sense(wrong: dict[str, object], words: str) -> No
         {"format": "yuv"},
         {"size": (0, 5)},
         {"size": (3, 4), "format": "nv12"},
+        {"size": (3, None), "format": "nv12"},
+        {"size": (None, None)},
+        {"size": (640,)},
         {"fps": 0},
         {"format": "fmp4", "fps": 5},
         {"quality": 0},

@@ -20,6 +20,7 @@ from proxy import Proxy
 
 import valkka_async as va
 from support import footage
+from support.child import Child
 from support.playback import ffmpeg_finds_no_fault, packets, play
 from support.require import missing
 from support.rtsp import RtspServer
@@ -345,6 +346,14 @@ def described(entry: bytes, box: bytes, config: bytes) -> bytes:
 )
 def test_codec_strings(entry: bytes, box: bytes, config: str, name: str) -> None:
     assert codec_string(described(entry, box, bytes.fromhex(config) + bytes(10))) == name
+
+
+def test_who_only_passes_fragments_on_needs_no_pyav() -> None:
+    header = described(b"avc1", b"avcC", bytes.fromhex("0164001fffe1") + bytes(10))
+    with Child(
+        "say(va.codec_string(bytes.fromhex(sys.argv[1])), 'av' in sys.modules)", header.hex()
+    ) as child:
+        assert child.line() == "avc1.64001f False"
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00\x00\x00\x08moov", described(b"av01", b"av1C", bytes(4)), b"xy"])

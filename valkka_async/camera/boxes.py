@@ -105,9 +105,10 @@ def sample_entry(header: bytes) -> Box:
 
 
 def codec_string(header: bytes) -> str:
-    """The codec as browsers want it named (RFC 6381), from the ftyp and moov boxes of a stream.
+    """What browsers call the codec of fragmented MP4 (RFC 6381): "avc1.64001f", "hvc1.1.6.L93.B0".
 
-    "avc1.64001f", "hvc1.1.6.L93.B0". Raises ValueError if the header is cut off, or is of another codec.
+    ``header`` is the ftyp and moov boxes, as a client or reader of an output "fmp4" has it in ``header``
+    once a frame has come. Raises ValueError if it is cut off, or of another codec than H.264 and H.265.
     """
     entry = sample_entry(header)
     begin = entry.begin + 78  # behind the fields that all visual sample entries have: 14496-12, 12.1.3

@@ -53,7 +53,6 @@ class Feed:
         self._alive = alive
         self._base = source.stream.time_base  # of every packet and picture; each would make a new Fraction
         codec = source.stream.codec_context.codec
-        self._codec = codec.name
         self._intra = codec.intra_only or codec.name == "wrapped_avframe"  # of lavfi: not even encoded
         self._decoder: Decoder[Stamp] = Decoder(source.stream, thread_count)
         self._clock = LiveClock()
@@ -96,8 +95,8 @@ class Feed:
             self._take_any(packet, stamp, wanting)
         if time.monotonic() - self._seen > _UNDECODABLE:
             raise CameraFormatError(
-                f"{self._address}: not one picture could be decoded in {_UNDECODABLE:g} s ({self._codec}); "
-                "check that the camera sends what it says it does"
+                f"{self._address}: not one picture could be decoded in {_UNDECODABLE:g} s "
+                f"({self._meter.codec}); check that the camera sends what it says it does"
             )
 
     def end(self) -> None:

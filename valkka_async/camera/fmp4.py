@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from ..errors import CameraFormatError
 from . import nal
 from .boxes import codec_string, fragment
-from .source import VideoPacket
+from .source import VideoPacket, codec_name
 from .timeline import TIMESCALE, Timeline
 
 __all__ = ["TIME_BASE", "Fragment", "Muxer", "Timeline", "codec_string"]
@@ -31,6 +31,11 @@ _CODECS = {"h264": nal.H264, "hevc": nal.H265}
 _FORMATS = {"h264": None, "hevc": "hvc1"}  # FFmpeg's name: the sample entry, where its default will not do
 _FRAME = TIMESCALE // 25  # if nobody says how long a frame takes
 _MOVFLAGS = "empty_moov+default_base_moof+skip_trailer"
+
+
+def carries(stream: VideoStream) -> bool:
+    """Is it of a codec that a Muxer takes?"""
+    return stream.codec_context.codec.canonical_name in _CODECS
 
 
 class Fragment(NamedTuple):
@@ -59,10 +64,10 @@ class Muxer:
     def __init__(self, stream: VideoStream, timeline: Timeline | None = None) -> None:
         context = stream.codec_context
         self._name = context.codec.canonical_name
-        if self._name not in _CODECS:
+        if not carries(stream):
             raise CameraFormatError(
-                f"fragmented MP4 carries H.264 and H.265 here, not {self._name}: choose another format for "
-                "this output, or have the camera send H.264"
+                f"fragmented MP4 carries H.264 and H.265 here, not {codec_name(stream)}: choose another "
+                "format for this output, or have the camera send H.264"
             )
         self._codec = _CODECS[self._name]
         self._timeline = timeline or Timeline()

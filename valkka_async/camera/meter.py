@@ -10,7 +10,7 @@ from collections import deque
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from .source import VideoPacket
+from .source import VideoPacket, codec_name
 
 _WINDOW = 5.0  # s over which the frame rate is measured
 
@@ -33,7 +33,7 @@ class Meter:
 
     def begin(self, stream: VideoStream) -> None:
         """A new connection: what was before says nothing of it."""
-        self.codec = stream.codec_context.name
+        self.codec = codec_name(stream)
         self.size = (stream.codec_context.width, stream.codec_context.height)
         self._times.clear()
         self._intervals.clear()

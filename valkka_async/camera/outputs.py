@@ -13,12 +13,12 @@ from av.video.stream import VideoStream
 from ..errors import ConnectionClosedOK, NoFreeSlot, ValkkaError
 from ..server import Server, serve
 from .convert import Converter
-from .fmp4 import Fragment, Muxer, Timeline
+from .fmp4 import Fragment, Muxer, Timeline, carries
 from .jpeg import JpegEncoder
 from .pace import RateLimit
 from .sendertime import Stamp
 from .source import VideoPacket
-from .spec import PIXELS, Output
+from .spec import PIXELS, Output, fitted
 from .status import OutputStatus
 
 log = logging.getLogger("valkka_async.camera")
@@ -111,11 +111,15 @@ class PictureRing(Ring):
     """Pixels, or JPEGs of them."""
 
     def __init__(self, output: Output) -> None:
-        jpeg = output.format == "jpeg"
-        self._jpeg = JpegEncoder(output.quality, output.size) if jpeg else None
-        self._converter = None if jpeg else Converter(output.format, output.size)
+        self._size: tuple[int, int] | None = None  # of what is made; None: each picture in its own
+        self._make = self._maker(output)
         self._limit = RateLimit(output.fps)
         super().__init__(output)
+
+    def _maker(self, output: Output) -> JpegEncoder | Converter:
+        if output.format == "jpeg":
+            return JpegEncoder(output.quality, self._size)
+        return Converter(output.format, self._size)
 
     def key_frames_do(self, key_interval: float) -> bool:
         """Do key frames, which come every `key_interval` seconds (0: not known), satisfy it?"""
@@ -131,9 +135,13 @@ class PictureRing(Ring):
 
     def offer(self, frame: VideoFrame, time_base: Fraction | None, stamp: Stamp, address: object) -> None:
         try:
-            if self._jpeg is not None:
+            size = fitted(self.output.size, frame.width, frame.height)
+            if size != self._size:
+                self._size = size
+                self._make = self._maker(self.output)
+            if isinstance(self._make, JpegEncoder):
                 published = self.server.publish(
-                    self._jpeg.encode(frame),
+                    self._make.encode(frame),
                     format="jpeg",
                     timestamp_ns=stamp.arrival_ns,
                     pts=frame.pts,
@@ -141,8 +149,7 @@ class PictureRing(Ring):
                     meta=stamp.meta,
                 )
             else:
-                assert self._converter is not None
-                published = publish_picture(self.server, self._converter, frame, frame.pts, time_base, stamp)
+                published = publish_picture(self.server, self._make, frame, frame.pts, time_base, stamp)
             self.count(published)
         except TROUBLE as e:
             self.failed(e, address)
@@ -200,9 +207,9 @@ class FragmentRing(Ring):
             if self._muxer is not None and packet.is_keyframe and not self._muxer.fits(packet):
                 self._muxer = None
             if self._muxer is None:
-                if not packet.is_keyframe:
-                    return
                 assert self._stream is not None
+                if not packet.is_keyframe and carries(self._stream):
+                    return  # of other codecs, which may have no key frames, the muxer tells
                 self._muxer = Muxer(self._stream, self._timeline)
             self._publish(self._muxer.mux(packet, stamp.arrival_ns), stamp)
         except TROUBLE as e:

@@ -78,7 +78,7 @@ def play(
 
     Returns at once; what goes wrong with the source later is raised by `join()` or `await player`::
 
-        with va.serve("door") as server, va.play("rtsp://me:secret@10.0.0.7/live", server) as player:
+        with va.serve("door") as server, va.play("rtsp://10.0.0.7/live", server) as player:
             player.join()
 
     `url`: ``rtsp://``, ``rtsps://``, ``http(s)://`` and whatever else FFmpeg opens; a path; or

@@ -38,11 +38,18 @@ _MAYBE_FILES = {"http", "https"}
 # mpegts.c).
 _ENDED_BY_THE_NEXT = {"h264", "hevc", "mpeg4"}
 _WITHOUT_ENDS = {"rtsp", "mpegts"}
+_RAW = {"wrapped_avframe", "rawvideo"}  # pictures that are not encoded
 _INSTANT_NS = 2_000_000  # a packet that came sooner was lying in FFmpeg's buffer
 _MAX_BACKLOG = 1024
 _GRACE = 0.25  # s for a playing source to say goodbye (RTSP TEARDOWN) before its socket is cut
 
 log = logging.getLogger("valkka_async.camera")
+
+
+def codec_name(stream: VideoStream) -> str:
+    """As FFmpeg calls the codec: "h264", "hevc", "mjpeg"; but "raw video" for pictures as they are."""
+    name = stream.codec_context.name
+    return "raw video" if name in _RAW else name
 
 
 class Source:

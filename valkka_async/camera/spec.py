@@ -19,6 +19,7 @@ from .secrets import parse
 PIXELS = ("rgb24", "bgr24", "rgba", "bgra", "gray8", "nv12", "yuv420p")
 STREAMS = ("fmp4", "packets", "jpeg")
 _HALVED = ("nv12", "yuv420p")  # colour at half the resolution
+_SIDE = 16384  # pixels at most
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class Output:
         ftyp+moov as the ring's header; "packets": the encoded packets as they come, whose frames have
         the format "h264" or "h265" (Annex B), "jpeg", or "bytes" for other codecs.
     size
-        (width, height) in pixels to scale to; None: the camera's own, and follows when that changes.
+        (width, height) in pixels to scale to; None: the camera's own, and follows when that changes. With
+        None for one of the two, (640, None), that one is what keeps the proportions, rounded to an even
+        number.
     fps
         At most so many frames per second, evenly spaced; the others are left out before they cost a
         conversion, and before they cost decoding where the stream allows.
@@ -51,7 +54,7 @@ class Output:
 
     name: str
     format: str = "rgb24"
-    size: tuple[int, int] | None = None
+    size: tuple[int | None, int | None] | None = None
     fps: float | None = None
     key_frames: bool = False
     slots: int = 16
@@ -67,12 +70,13 @@ class Output:
         pixels = self.format in PIXELS or self.format == "jpeg"
         if self.size is not None:
             size = tuple(self.size)
-            if len(size) != 2 or not all(isinstance(n, int) and 0 < n <= 16384 for n in size):
-                raise ValueError(f"{what}: size is (width, height) in pixels, not {self.size!r}")
-            if self.format in _HALVED and (size[0] % 2 or size[1] % 2):
+            given = [n for n in size if n is not None]
+            if len(size) != 2 or not given or not all(isinstance(n, int) and 0 < n <= _SIDE for n in given):
                 raise ValueError(
-                    f"{what}: {self.format} needs an even width and height, not {size[0]}x{size[1]}"
+                    f"{what}: size is (width, height) in pixels, one of which may be None, not {self.size!r}"
                 )
+            if self.format in _HALVED and any(n % 2 for n in given):
+                raise ValueError(f"{what}: {self.format} needs an even width and height, not {self.size!r}")
             object.__setattr__(self, "size", size)  # a list, where it came from a file
         if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
             raise ValueError(f"{what}: fps is above 0, not {self.fps!r}")
@@ -84,6 +88,21 @@ class Output:
             raise ValueError(f"{what}: quality is 1 to 100, not {self.quality!r}")
         if not 2 <= self.slots:
             raise ValueError(f"{what}: slots is at least 2, not {self.slots!r}")
+
+
+def fitted(size: tuple[int | None, int | None] | None, width: int, height: int) -> tuple[int, int] | None:
+    """An output's size for pictures of this width and height: one without None in it."""
+    if size is None:
+        return None
+    across, down = size
+    if across is None:
+        assert down is not None
+        return _even(width * down / height), down
+    return across, _even(height * across / width) if down is None else down
+
+
+def _even(pixels: float) -> int:
+    return min(max(2, round(pixels / 2) * 2), _SIDE)
 
 
 @dataclass(frozen=True)

@@ -18,42 +18,44 @@ STATES = (CONNECTING, LIVE, STALLED, WAITING, STOPPED, FAILED)
 
 @dataclass(frozen=True, slots=True)
 class OutputStatus:
-    """One of a camera's rings. Counts are since the camera was started.
+    """One of a camera's rings. Counts are of frames, since the camera was started."""
 
-    A frame is published, or dropped (no free slot: readers hold them all), or skipped (by ``fps``).
-    """
-
-    name: str
-    format: str
-    readers: int
-    published: int
-    dropped: int
-    skipped: int
+    name: str  # the ring's, to connect to
+    format: str  # as in Output
+    readers: int  # connected now
+    published: int  # into the ring
+    dropped: int  # not published: no free slot, as readers held them all, or no memory
+    skipped: int  # left out by ``fps``
 
 
 @dataclass(frozen=True, slots=True)
 class CameraStatus:
-    """How a camera is. Times are Unix nanoseconds, 0: never."""
+    """How a camera is. Times are Unix nanoseconds, 0: never.
 
-    name: str
+    Its ``state`` is "connecting" (opening, or open and without a packet yet), "live", "stalled" (connected,
+    but nothing has come for a while), "waiting" (for the next attempt), "failed" (refused, or undecodable:
+    tried again, but seldom) or "stopped" (closed, or at the end of what it was to play).
+    """
+
+    name: str  # the camera's
     url: str  # without credentials
-    state: str
+    state: str  # one of those above
     reason: str  # of the last trouble; "" once frames come again
     since_ns: int  # when it came into this state
     attempts: int  # to connect
     reconnects: int  # attempts that gave frames, after the first
     retry_in: float | None  # seconds to the next attempt, if it waits for one
-    codec: str
-    width: int
-    height: int
+    codec: str  # as FFmpeg calls it, "h264", "hevc", "mjpeg"; "raw video"; "": not known yet
+    width: int  # of the camera's pictures, in pixels; 0: not known yet
+    height: int  # the same
     fps: float  # of the last seconds, as received
     key_interval: float  # seconds between the last key frames; 0: not known yet
-    packets: int
-    decoded: int
+    packets: int  # received
+    decoded: int  # pictures
     errors: int  # packets that could not be decoded or muxed
-    last_packet_ns: int
+    last_packet_ns: int  # when it came
     cpu_s: float  # processor seconds of the camera's thread
-    outputs: tuple[OutputStatus, ...]
+    outputs: tuple[OutputStatus, ...]  # its rings
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CameraStatus:
