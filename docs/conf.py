@@ -17,6 +17,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "examples",
+    "people",
     "pictures",
     "reference",
 ]

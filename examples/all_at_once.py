@@ -1,36 +1,30 @@
 # SPDX-License-Identifier: MIT
 """One camera, opened and decoded once: shown, analysed and recorded, at the same time.
 
-One connection feeds three rings, whose readers do not wait for each other. It prints brightness and motion,
-records into rec/, and shows a window, or without a display or opencv-python writes shown.jpg each second.
+One connection feeds three rings. Brightness and motion are printed, films go into rec/, and a window shows it
+until q is pressed there; without a display or OpenCV, shown.jpg is written each second.
+
 What libValkka's version could not do: its lesson says that all this is possible, and has no program for it.
 
     .venv/bin/python examples/all_at_once.py [URL or file, of H.264 or H.265]
 
-Goes with synthetic.py (the default), blur.py (OpenCV), client.py and fmp4_web.py (MP4 in a browser)."""
+Goes with synthetic.py (its default), window.py, blur.py, client.py and fmp4_web.py, the parts one by one.
+"""
 
 import asyncio
 import contextlib
-import os
 
-import numpy as np
 from synthetic import source
+from window import WINDOW, show
 
 import valkka_async as va
 
-WINDOW = False
-with contextlib.suppress(ImportError):
-    import cv2
 
-    WINDOW = "DISPLAY" in os.environ and cv2.currentUIFramework() != ""
-
-
-async def show() -> None:
+async def look() -> None:
     async with va.connect("all.view") as view:
         async for frame in view:
             if WINDOW:
-                cv2.imshow("all at once", frame.array)
-                cv2.waitKey(1)
+                show("all at once", frame.array)
             else:
                 frame.array.tofile("shown.jpg")
 
@@ -39,7 +33,7 @@ async def analyse() -> None:
     async with va.connect("all.gray") as small:
         before = await small.recv()
         async for frame in small:
-            motion = np.abs(np.subtract(frame.array, before.array, dtype=np.int16)).mean()
+            motion = abs(frame.array.astype(int) - before.array).mean()
             print(f"brightness {frame.array.mean():.0f}, motion {motion:.1f}", flush=True)
             before = frame
 
@@ -49,7 +43,7 @@ async def main(url: str) -> None:
     outputs = [view, va.Output("all.gray", "gray8", size=(320, 180), fps=1), va.Output("all.mp4", "fmp4")]
     async with va.Camera("all", url, outputs), va.Recorder("all.mp4", "rec/%H%M%S.mp4", seconds=10) as films:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(show())
+            tasks.create_task(look())
             tasks.create_task(analyse())
             async for path in films:
                 print("recorded", path, flush=True)

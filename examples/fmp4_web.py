@@ -4,7 +4,7 @@
 Open the page that it names; only this machine can. A viewer that falls behind jumps to the newest picture.
 What libValkka's version could not do: its frag-MP4 went to one Python process, and the page was left to you.
 
-    .venv/bin/pip install aiohttp && .venv/bin/python examples/fmp4_web.py [URL or file, of H.264] [port]"""
+    .venv/bin/python examples/fmp4_web.py [URL or file, of H.264; of H.265 if the browser knows it] [port]"""
 
 import asyncio
 import contextlib
@@ -14,11 +14,10 @@ from aiohttp import web
 from synthetic import source
 
 import valkka_async as va
-from valkka_async.camera.boxes import codec_string
 
 PORT = int(sys.argv.pop()) if sys.argv[-1].isdecimal() else 8080
 PAGE = """<!doctype html><title>live</title><video autoplay muted controls width=100%></video><script>
-let video = document.querySelector("video"), media = new MediaSource(), parts = [], buffer;
+let video = document.querySelector("video"), media = new MediaSource(), parts = [], buffer, socket;
 function feed() {
   const end = video.buffered.length && video.buffered.end(video.buffered.length - 1);
   if (end - video.currentTime > 1 && !(video.paused && video.currentTime)) video.currentTime = end - 0.1;
@@ -28,8 +27,9 @@ function feed() {
     else (buffer = media.addSourceBuffer(parts.shift())).onupdateend = feed;
 }
 const take = {binaryType: "arraybuffer", onmessage: ({data}) => { parts.push(data); feed(); }};
-media.onsourceopen = () => Object.assign(new WebSocket(`ws://${location.host}`), take);
-onerror = (text) => document.body.append(text); video.src = URL.createObjectURL(media);</script>"""
+media.onsourceopen = () => Object.assign(socket = new WebSocket(`ws://${location.host}`), take);
+onerror = (text) => { socket.onmessage = null; socket.close(); document.body.append(text); };
+video.src = URL.createObjectURL(media);</script>"""
 
 
 async def show(request: web.Request) -> web.StreamResponse:
@@ -46,7 +46,7 @@ async def show(request: web.Request) -> web.StreamResponse:
                 with await client.recv() as fragment:
                     if client.header != header:
                         header = client.header
-                        await socket.send_str(f'video/mp4; codecs="{codec_string(header)}"')
+                        await socket.send_str(f'video/mp4; codecs="{va.codec_string(header)}"')
                         await socket.send_bytes(header)
                     await socket.send_bytes(bytes(fragment.data))
     return socket

@@ -9,8 +9,7 @@ event descriptor, a server had one client, and nobody noticed that a server had 
 
     .venv/bin/python examples/many_select.py [URL, file or ring ...]
 
-Goes with camera.py: what is neither a URL nor a file is the name of a ring that another program serves.
-"""
+Goes with camera.py: what is neither a URL nor a file is the name of a ring that another program serves."""
 
 import collections
 import contextlib
@@ -27,6 +26,7 @@ SOURCES = sys.argv[1:] or ["lavfi:testsrc2=size=1280x720:rate=25", "lavfi:testsr
 def name_of(stack: contextlib.ExitStack, number: int, source: str) -> str:
     """The ring to read; of a URL or a file, that of a camera which runs in a thread from now on."""
     if ":" not in source and not os.path.exists(source):
+        print(f"waiting for {source!r}", flush=True)
         return source
     name = f"select{number}"
     stack.enter_context(va.Camera(name, source, [va.Output(name, size=(480, 270))]))

@@ -23,13 +23,15 @@ URL = sys.argv[1] if sys.argv[1:] else "lavfi:testsrc2=size=1920x1080:rate=25"
 
 async def quick() -> None:
     """Every frame, in order."""
-    count = 0
+    count, oldest = 0, 0.0
     async with va.connect("one_file", policy="ordered") as client:
         async for frame in client:
             with frame:
-                count += 1
+                count, oldest = count + 1, max(oldest, frame.age)
                 if count % 10 == 0:
-                    print(f"quick: {count} frames, brightness {frame.array.mean():.0f}", flush=True)
+                    what = f"{oldest * 1000:.0f} ms old at most, brightness {frame.array.mean():.0f}"
+                    print(f"quick: {count} frames, {what}", flush=True)
+                    oldest = 0.0
 
 
 async def slow() -> None:

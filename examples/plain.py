@@ -9,8 +9,7 @@ it, and did not count the frames that you had missed.
 
     .venv/bin/python examples/plain.py [URL, file, or the name of a ring]
 
-Goes with camera.py, whose ring is named "camera"; client.py is the same in asyncio.
-"""
+Goes with camera.py, whose ring is named "camera"; client.py is the same in asyncio."""
 
 import contextlib
 import os
@@ -40,6 +39,7 @@ def show(frame: va.Frame, reader: va.Reader) -> None:
 
 
 def main(ring: str) -> None:
+    print(f"waiting for {ring!r}", flush=True)
     with va.attach(ring, timeout=None) as reader:
         poll = select.poll()
         poll.register(reader, select.POLLIN)

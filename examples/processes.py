@@ -26,7 +26,6 @@ inherited: va.Reader | None = None  # a forked worker sees the parent's, a spawn
 
 
 def work(number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, with which workers end
     if inherited is not None:
         try:
             inherited.recv()
@@ -44,10 +43,14 @@ def main(url: str) -> None:
     output = va.Output("processes", size=(480, 270), fps=2)
     with va.Camera("processes", url, [output]), va.attach("processes") as inherited:
         print(f"parent: frame {inherited.recv().seq}, and now {METHOD}", flush=True)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is not for workers, they end with us
         multiprocessing.set_start_method(METHOD)
         for number in (1, 2):
             multiprocessing.Process(target=work, args=(number,), daemon=True).start()
-        signal.pause()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for frame in inherited:  # which still is the parent's, beside theirs
+            with frame:
+                print(f"parent: frame {frame.seq}, brightness {frame.array.mean():.0f}", flush=True)
 
 
 if __name__ == "__main__":

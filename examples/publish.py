@@ -7,7 +7,7 @@ the ring "publish". Its brightness and where it came from go into `frame.meta`.
 What libValkka's version could not do: have more than one client, let you draw where it will be read, or carry
 anything of yours beside the picture.
 
-    .venv/bin/pip install opencv-python
+    .venv/bin/pip install "opencv-python<5"
     .venv/bin/python examples/publish.py [URL, file, or the name of a ring]
 
 Goes with client.py and blur.py, which read it if told "publish", and camera.py (the ring "camera").
@@ -22,11 +22,12 @@ import valkka_async as va
 
 try:
     import cv2
-except ImportError:
-    sys.exit("This example needs OpenCV: .venv/bin/pip install opencv-python")
+except ImportError as error:
+    sys.exit(f'needs OpenCV: .venv/bin/pip install "opencv-python<5" ({error})')
 
 
 def main(ring: str) -> None:
+    print(f"waiting for {ring!r}", flush=True)
     with va.attach(ring, timeout=None) as reader, va.serve("publish") as server:
         for frame in reader:
             taken = frame.timestamp_ns
@@ -50,6 +51,6 @@ if __name__ == "__main__":
     own: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if ":" in source or os.path.exists(source):  # not the ring of another program: a camera of our own
         ring = "publish.source"
-        own = va.Camera(ring, source, [va.Output(ring, size=(480, 270), fps=5)])
+        own = va.Camera(ring, source, [va.Output(ring, size=(480, None), fps=5)])
     with contextlib.suppress(KeyboardInterrupt), own:
         main(ring)

@@ -10,7 +10,7 @@ cameras the pictures are synthetic, and nobody walks there.)
 What libValkka's version could not do: start a process at any time (all had to be forked first, with slots and
 sizes agreed), or notice that one had died.
 
-    .venv/bin/pip install "opencv-python-headless<5"
+    .venv/bin/pip install "opencv-python<5"
     .venv/bin/python examples/surveillance.py [--picture people.jpg] [--seconds N] [URL or file ...]
 
 Goes with surveillance_motion.py and surveillance_people.py, its parts."""

@@ -7,10 +7,9 @@ height]. It may be started before its camera, and survives it: it waits a minute
 What libValkka's version could not do: boxes had no place beside a frame, each process had to be forked before
 the first thread was started, and the slots and sizes of all servers agreed by hand.
 
-    .venv/bin/python examples/surveillance_motion.py NAME
+    .venv/bin/python examples/surveillance_motion.py [NAME]
 
-Goes with surveillance.py, which runs one of these for each camera, and camera.py, which serves such a ring.
-"""
+Goes with surveillance.py, which runs one of these for each camera, and camera.py, which serves "camera"."""
 
 import signal
 import sys
@@ -21,8 +20,8 @@ import valkka_async as va
 
 try:
     import cv2
-except ImportError:
-    sys.exit('needs OpenCV: .venv/bin/pip install "opencv-python-headless<5"')
+except ImportError as error:
+    sys.exit(f'needs OpenCV: .venv/bin/pip install "opencv-python<5" ({error})')
 WIDTH = 320  # of the picture in which motion is looked for
 
 
@@ -43,6 +42,7 @@ def main(name: str) -> None:
     with va.serve(f"{name}.motion") as server:
         while True:
             try:
+                print(f"motion: waiting for {name!r}", flush=True)
                 with va.attach(name, timeout=60) as camera:
                     for frame in camera:
                         meta = frame.meta | {"boxes": moving(background, frame.array)}
@@ -57,4 +57,4 @@ def main(name: str) -> None:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit())
-    main(sys.argv[1])
+    main(sys.argv[1] if sys.argv[1:] else "camera")

@@ -3,7 +3,6 @@
 
 Reads every ring called *.motion, as they come and go. OpenCV's HOG looks for people when `frame.meta` says
 that something moves. It is slow, and yet makes no queue: a batch has the newest frame of each camera.
-
 What libValkka's version could not do: no metadata came with a frame, so each client needed a second channel.
 
     .venv/bin/python examples/surveillance_people.py [people.jpg]
@@ -23,8 +22,8 @@ try:
     import cv2
 
     HOG = cv2.HOGDescriptor()
-except (ImportError, AttributeError):  # OpenCV 5 keeps it in opencv-contrib-python-headless
-    sys.exit('needs OpenCV 4: .venv/bin/pip install "opencv-python-headless<5"')
+except (ImportError, AttributeError) as error:  # OpenCV 5 keeps it in opencv-contrib-python
+    sys.exit(f'needs OpenCV 4: .venv/bin/pip install "opencv-python<5" ({error})')
 HOG.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
 
 
@@ -46,6 +45,7 @@ def find(frame: va.Frame) -> tuple[str, tuple[np.ndarray, str]]:
 
 async def watch(path: str) -> None:
     found: dict[str, tuple[np.ndarray, str]] = {}
+    print("people: waiting for *.motion", flush=True)
     async with va.merge("*.motion") as cameras:
         async for frames in cameras.batches(max_wait=0.1):
             found.update(await asyncio.gather(*(asyncio.to_thread(find, frame) for frame in frames)))

@@ -4,9 +4,9 @@
 MP4 is made of the camera's own packets, and nothing is encoded for it; FFmpeg's synthetic pictures
 ("lavfi:testsrc2") are not encoded, so they will not do.
 
-    .venv/bin/python examples/synthetic.py FILE.mp4
+    .venv/bin/python examples/synthetic.py [FILE.mp4]
 
-Goes with all_at_once.py, which has it made into a file that is gone afterwards.
+Goes with all_at_once.py, fmp4.py and fmp4_web.py, which have it made into a file that is gone afterwards.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-import av
-
 
 def encode(path: str) -> None:
     """A moving test picture, 1280x720, 25 per second, each 25th a key frame."""
+    import av  # not sooner: who imports this may want OpenCV's windows, which hang if PyAV was loaded first
+
     pictures = av.open("testsrc2=size=1280x720:rate=25:duration=10", format="lavfi")
     with pictures, av.open(path, "w") as file:
         options = {"preset": "ultrafast", "g": "25"}
@@ -41,4 +41,6 @@ def source() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    encode(sys.argv[1] if sys.argv[1:] else "synthetic.mp4")
+    path = sys.argv[1] if sys.argv[1:] else "synthetic.mp4"
+    encode(path)
+    print("wrote", path)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
 import inspect
 import io
+import itertools
 import re
 import subprocess
 import sys
@@ -15,11 +17,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
+import cv2
 import numpy as np
 import pytest
 
 import valkka_async as va
-from support.footage import encode
+from support.footage import FootageUnavailable, encode, vtest
+from support.require import missing
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -152,19 +157,28 @@ def test_a_program_of_the_documentation_runs(
 
 
 def test_code_is_not_wider_than_the_page() -> None:
+    """What programs say may be: such blocks are wrapped."""
     wide = [
         f"{page.name}: {line}"
         for page in DOCS.glob("*.md")
         for match in BLOCK.finditer(page.read_text())
         for line in match["code"].splitlines()
-        if len(line) > 85 and not line.startswith(("no server called", "a frame is an array"))
+        if len(line) > 85 and match["language"] != "text"
     ]
     assert wide == []
 
 
+def fetched() -> Path | None:
+    """Footage that people walk in, if it can be had."""
+    with contextlib.suppress(FootageUnavailable):
+        return vtest(ROOT / ".cache")
+    return None
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pages, built as `make docs` does."""
+    """The pages, built as `make docs` does after `make test`."""
+    fetched()
     out = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-E", str(DOCS), str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -208,6 +222,58 @@ def test_every_example_is_shown(site: Path) -> None:
     page = (site / "examples.html").read_text()
     for program in (ROOT / "examples").rglob("*.py"):
         assert program.relative_to(ROOT / "examples").as_posix() in page
+
+
+def frame_of(footage: Path, picture: np.ndarray) -> np.ndarray:
+    """The frame that was drawn on: the one most like it, below the dark bar at its top."""
+    with av.open(str(footage)) as film:
+        frames = [frame.to_ndarray(format="bgr24") for frame in itertools.islice(film.decode(video=0), 400)]
+    thumbnail = picture[48::8, ::8].astype(np.int16)
+    return min(frames, key=lambda frame: int(abs(thumbnail - frame[48::8, ::8]).sum()))
+
+
+def orange(picture: np.ndarray) -> np.ndarray:
+    """Where it has the colour of a box, which is (0, 140, 255) before a JPEG makes it paler."""
+    blue, green, red = (picture[..., n].astype(np.int16) for n in range(3))
+    return (red > 180) & (abs(green - 140) < 50) & (blue < 90)
+
+
+@pytest.mark.timeout(150)
+def test_people_have_boxes_around_them_in_the_picture_of_surveillance(site: Path) -> None:
+    if not hasattr(cv2, "HOGDescriptor"):
+        missing(f"OpenCV {cv2.__version__} has no HOG: pip install --group test")
+    footage = fetched()
+    if footage is None:
+        missing("the pedestrians could not be fetched")
+    page = (site / "examples.html").read_text()
+    assert re.search(r'<img alt="[^"]*people[^"]*" src="_images/people\.jpg"', page)
+    picture = cv2.imread(str(site / "_images" / "people.jpg"))
+    assert picture is not None and picture.shape == (576, 768, 3)
+    plain = frame_of(footage, picture)
+    hog = cv2.HOGDescriptor()
+    hog.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
+    boxes, _ = hog.detectMultiScale(plain, winStride=(8, 8), scale=1.1)
+    assert len(boxes) >= 3
+    boxed = 0
+    for x, y, w, h in boxes:
+        for drawn, there in ((orange(picture), True), (orange(plain), False)):
+            sides = drawn[max(y, 50) : y + h, [x, min(x + w - 1, 767)]]
+            boxed += there and sides.mean() > 0.8
+            assert there or sides.mean() < 0.1
+    assert boxed >= 3
+
+
+def test_without_footage_the_page_says_how_to_come_by_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(DOCS / "_ext")
+    people = importlib.import_module("people")
+    assert people.picture(tmp_path / "vtest.avi", tmp_path / "people.jpg") is None
+    assert "make test docs" in people.WITHOUT
+    (tmp_path / "vtest.avi").write_bytes(b"not a film")
+    monkeypatch.setattr(people, "SECONDS", 1.0)
+    assert people.picture(tmp_path / "vtest.avi", tmp_path / "people.jpg") is None
+    assert [file.name for file in tmp_path.iterdir()] == ["vtest.avi"]
 
 
 @pytest.mark.timeout(150)

@@ -30,6 +30,7 @@ class Example:
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(
             os.pathsep
         )
+        environment = {"DISPLAY": ""} | environment  # no windows, whatever OpenCV and the machine have
         # Set by some, it makes two writes of each print(), and lines of two processes get mixed.
         environment["PYTHONUNBUFFERED"] = ""
         self.process = subprocess.Popen(

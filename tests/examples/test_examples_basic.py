@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from example_run import Example
+from example_run import ROOT, Example
 
 import valkka_async as va
 from support.rtsp import RtspServer
@@ -78,13 +80,13 @@ def test_a_plain_reader_ends_with_its_server(tmp_path: Path) -> None:
 
 
 def test_a_blurred_picture_is_written_where_there_is_no_window(street: RtspServer, tmp_path: Path) -> None:
-    with Example("blur.py", street.url("/bikes"), folder=tmp_path, DISPLAY="", WAYLAND_DISPLAY="") as blur:
+    with Example("blur.py", street.url("/bikes"), folder=tmp_path) as blur:
         assert blur.line(r"^frame \d+: wrote (.*)$")[1] == str(tmp_path / "blurred.jpg")
         with va.attach("blur") as reader:
             sharp = reader.recv(20).copy().array
         assert blur.interrupt() == ""
     blurred = cv2.imread(str(tmp_path / "blurred.jpg"))
-    assert blurred is not None and blurred.shape == (270, 480, 3)
+    assert blurred is not None and blurred.shape == (204, 480, 3)  # as 640x272 is
     # Detail is gone, the light is not: another picture of the same street.
     assert cv2.Laplacian(blurred, cv2.CV_64F).var() < 0.2 * cv2.Laplacian(sharp, cv2.CV_64F).var()
     assert abs(blurred.mean() - sharp.mean()) < 20
@@ -93,8 +95,7 @@ def test_a_blurred_picture_is_written_where_there_is_no_window(street: RtspServe
 def test_a_ring_of_rgb_is_blurred_in_its_own_colours(tmp_path: Path) -> None:
     red = np.zeros((90, 160, 3), np.uint8)
     red[:, :, 0] = 200
-    environment = {"DISPLAY": "", "WAYLAND_DISPLAY": ""}
-    with va.serve("red") as server, Example("blur.py", "red", folder=tmp_path, **environment) as blur:
+    with va.serve("red") as server, Example("blur.py", "red", folder=tmp_path) as blur:
         server.publish(red)
         blur.line("^frame 1: wrote ")
         server.close()
@@ -105,12 +106,29 @@ def test_a_ring_of_rgb_is_blurred_in_its_own_colours(tmp_path: Path) -> None:
     assert (b < 20, g < 20, abs(int(r) - 200) < 20) == (True, True, True)
 
 
+def test_opencv_is_loaded_before_pyav_where_it_may_open_a_window() -> None:
+    """The other way round its windows hang: the wheels bring an X library each."""
+    for name in ("window", "blur", "all_at_once"):
+        code = f"""if True:
+            import sys
+            sys.path.insert(0, "examples")
+            import {name}
+            assert "cv2" in sys.modules and "av" not in sys.modules
+        """
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=30)
+
+
 def test_in_one_file_the_slow_task_does_not_hold_up_the_quick_one(street: RtspServer, tmp_path: Path) -> None:
     with Example("one_file.py", street.url("/bikes"), folder=tmp_path) as example:
         example.line(r"^slow: frame \d+, -?\d+ ms old, 0 left out$")
-        example.line(r"^quick: 10 frames, brightness \d+$")
         assert int(example.line(r"^slow: frame \d+, -?\d+ ms old, ([1-9]\d*) left out$")[1]) >= 2
-        example.line(r"^quick: 20 frames, brightness \d+$")
+        # It pauses for a second in every ten frames: frames as old as that would have waited for it.
+        for _ in range(10):  # on a machine that has better to do one or the other may be late
+            quick = example.line(r"^quick: \d+ frames, (-?\d+) ms old at most, brightness \d+$")
+            if int(quick[1]) < 500:
+                break
+        else:
+            pytest.fail(quick[0])
         assert example.interrupt() == ""
 
 
@@ -122,10 +140,8 @@ def test_workers_are_spawned_or_forked_beside_threads(
         example.line(rf"^parent: frame \d+, and now {method}$")
         if method == "fork":
             example.line(r"^worker [12], forked: the reader of 'processes' belongs to the parent process$")
-        for worker in (1, 2):
-            example.line(rf"^worker {worker}: frame \d+, brightness \d+$")
-        with va.attach("processes") as reader:  # the parent's own still works beside theirs
-            assert reader.recv(20).shape == (270, 480, 3)
+        for who in ("worker 1", "worker 2", "parent"):  # whose own reader still works beside theirs
+            example.line(rf"^{who}: frame \d+, brightness \d+$")
         assert example.interrupt() == ""
 
 
@@ -160,7 +176,7 @@ def test_a_ring_of_frames_made_in_python_is_read_like_any_other(street: RtspServ
         Example("publish.py", street.url("/bikes"), folder=tmp_path) as publish,
         Example("client.py", "publish", folder=tmp_path) as client,
     ):
-        client.line(r"^frame \d+: rgb24 \(270, 480, 3\), .* meta \{'from': 'publish.source', 'frame': \d+, ")
+        client.line(r"^frame \d+: rgb24 \(204, 480, 3\), .* meta \{'from': 'publish.source', 'frame': \d+, ")
         publish.line(r"^\d+ frames published, 1 readers, ")
         assert publish.interrupt() == ""
         assert client.interrupt() == ""
@@ -174,7 +190,7 @@ def test_without_a_camera_and_all_at_the_same_time(tmp_path: Path) -> None:
         "plain.py": r"leases 1, then 0",
         "blur.py": r"wrote .*blurred\.jpg",
         "one_file.py": r"^quick: 10 frames",
-        "processes.py": r"^worker 2: frame",
+        "processes.py": r"^parent: frame \d+, brightness",
         "publish.py": r"^5 frames published, 0 readers, \{'from': 'publish.source'",
     }
     with contextlib.ExitStack() as stack:

@@ -5,16 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import json
-import os
-import shutil
-import signal
 import socket
-import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import av
@@ -22,15 +16,9 @@ import pytest
 from example_run import Example
 
 from support import footage
+from support.chromium import chromium
 from support.playback import ffmpeg_finds_no_fault
-from support.require import missing
 from support.rtsp import RtspServer
-
-# Nothing that leaves this machine, whatever the browser would like to look up.
-CHROMIUM = """--headless --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run
-    --disable-background-networking --disable-component-update --disable-sync --remote-debugging-port=0
-    --autoplay-policy=no-user-gesture-required""".split()
-ONLY_HERE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
 
 def pictures(media: bytes | Path) -> list[tuple[int, int]]:
@@ -147,81 +135,40 @@ def test_it_ends_at_once_while_somebody_watches(tmp_path: Path) -> None:
         asyncio.run(view(example, url))
 
 
-class Browser:
-    """A page in Chromium, asked by its debugging protocol."""
-
-    def __init__(self, session: aiohttp.ClientWebSocketResponse) -> None:
-        self._session = session
-        self._serial = 0
-
-    async def ask(self, method: str, **parameters: Any) -> Any:
-        self._serial += 1
-        await self._session.send_json({"id": self._serial, "method": method, "params": parameters})
-        while (answer := await self._session.receive_json()).get("id") != self._serial:
-            pass
-        return answer["result"]
-
-    async def value(self, expression: str) -> Any:
-        answer = await self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
-        return answer["result"].get("value")
-
-    async def until(self, expression: str) -> None:
-        async with asyncio.timeout(25):
-            while not await self.value(expression):
-                await asyncio.sleep(0.1)
+@pytest.fixture(scope="module")
+def film_of_h265(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return footage.encode(tmp_path_factory.mktemp("h265") / "film.h265", (320, 192), 25, codec="h265")
 
 
-@contextlib.asynccontextmanager
-async def chromium(url: str, folder: Path) -> AsyncIterator[Browser]:
-    program = shutil.which("chromium")
-    if program is None:
-        missing("no browser (apt-get install --no-install-recommends chromium)")
-    process = subprocess.Popen(  # noqa: ASYNC220 - it does not wait
-        [program, *CHROMIUM, ONLY_HERE, f"--user-data-dir={folder}", url],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=os.environ | {"HOME": str(folder)},
-    )
-    try:
-        async with aiohttp.ClientSession() as session, asyncio.timeout(45):
-            while not (port := folder / "DevToolsActivePort").exists() or "\n" not in port.read_text():
-                await asyncio.sleep(0.05)
-            devtools = f"http://127.0.0.1:{port.read_text().split()[0]}/json/list"
-            while True:
-                async with session.get(devtools) as answer:
-                    pages = [page for page in json.loads(await answer.text()) if page["type"] == "page"]
-                if pages:
-                    break
-                await asyncio.sleep(0.05)
-            async with session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                yield Browser(socket)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # with its own helpers, which are in its session
-        process.wait()
-
-
-def test_a_browser_shows_it_live(street: RtspServer, changing: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_browser_shows_it_live(
+    street: RtspServer, changing: tuple[str, Path], film_of_h265: Path, tmp_path: Path
+) -> None:
     camera, large = changing
     behind = "video.buffered.end(video.buffered.length - 1) - video.currentTime"
-
-    async def watch(url: str) -> None:
-        async with chromium(url, tmp_path / "profile") as page:
-            await page.until("document.readyState == 'complete' && video.videoWidth == 320")
-            begin = await page.value("video.currentTime")
-            await page.until(f"video.currentTime > {begin} + 1.5")  # it plays
-            await page.until(f"{behind} < 1")
-            await page.value("video.pause()")
-            await page.until(f"{behind} > 2")
-            await page.value("video.play()")
-            await page.until(f"{behind} < 1")  # it does not stay behind
-            street.switch("/changing", large)
-            await page.until("video.videoWidth == 480")  # another resolution, in the same page
-            begin = await page.value("video.currentTime")
-            await page.until(f"video.currentTime > {begin} + 1")
-            assert await page.value("document.body.innerText.trim()") == ""  # no error
-
-    with page_of(camera, folder=tmp_path) as (example, url):
-        asyncio.run(watch(url))
-        assert example.interrupt() == ""
+    with chromium(tmp_path / "profile") as browser:
+        with page_of(camera, folder=tmp_path) as (example, url):
+            with browser.page(url) as page:
+                page.until("document.readyState == 'complete' && video.videoWidth == 320")
+                begin = page.value("video.currentTime")
+                page.until(f"video.currentTime > {begin} + 1.5")  # it plays
+                page.until(f"{behind} < 1")
+                page.value("video.pause()")
+                page.until(f"{behind} > 2")
+                page.value("video.play()")
+                page.until(f"{behind} < 1")  # it does not stay behind
+                street.switch("/changing", large)
+                page.until("video.videoWidth == 480")  # another resolution, in the same page
+                begin = page.value("video.currentTime")
+                page.until(f"video.currentTime > {begin} + 1")
+                assert page.value("document.body.innerText.trim()") == ""  # no error
+            assert example.interrupt() == ""
+        with page_of(film_of_h265, folder=tmp_path) as (example, url):
+            with browser.page(url) as page:
+                page.until(
+                    "document.readyState == 'complete' && (video.videoWidth || document.body.innerText)"
+                )
+                said = page.value("document.body.innerText.trim()")
+                assert said == "" or "hvc1" in said  # this browser may know it
+                time.sleep(0.5)
+                assert page.value("document.body.innerText.trim()") == said  # once
+            assert example.interrupt() == ""
