@@ -371,8 +371,10 @@ async def test_names_and_folders_come_from_the_pattern(folder: Path, tmp_path: P
 
 
 # A limit on the size of files is the full disk that anybody can have.
+# The limit is for every file, and under pytest standard error is one: nothing is logged there.
 FULL = """
-import resource
+import logging, resource
+logging.disable()
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 async def main():
     recorder = va.Recorder("cam", sys.argv[1], seconds=None)
