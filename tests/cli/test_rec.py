@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,20 +20,12 @@ from support.terminal import Terminal
 from support.until import wait_for
 from valkka_async.cli.units import clock, in_bytes, parse_bytes, parse_seconds
 
+pytestmark = pytest.mark.usefixtures("here")
+
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encode(tmp_path_factory.mktemp("rec") / "clip.h264", (320, 192), 50, gop=10)
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which commands run."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(va.__file__).parents[1]), *sys.path]))
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def frames(file: Path) -> int:

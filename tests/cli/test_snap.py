@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -32,20 +31,12 @@ NUMBER = 1234
 Image = NDArray[np.uint8]
 
 
+pytestmark = pytest.mark.usefixtures("here")
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encode(tmp_path_factory.mktemp("snap") / "clip.h264", SIZE, 50, gop=10)
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which commands run."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    # Commands find the package although they run elsewhere.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(va.__file__).parents[1]), *sys.path]))
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def in_format(format: str, picture: Image) -> Image:

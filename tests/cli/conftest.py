@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: MIT
+"""Fixtures of the tests of commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import valkka_async as va
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own, in which commands run that write where they are."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    # They find the package although they run elsewhere.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(va.__file__).parents[1]), *sys.path]))
+    monkeypatch.chdir(folder)
+    return folder
