@@ -57,7 +57,7 @@ test: $(VENV)/installed-for-tests
 SECONDS ?= 60
 stress: $(VENV)/installed-for-tests
 	@VALKKA_STRESS_SECONDS=$(SECONDS) VALKKA_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 3600 \
-	    tests/test_adversity.py tests/test_state_machine.py tests/test_proof_c.py tests/service/test_service_page.py
+	    tests/ring/test_adversity.py tests/ring/test_state_machine.py tests/proof/test_proof_c.py tests/service/test_service_page.py
 
 # Each in a virtual environment of its own.
 pythons:
@@ -94,4 +94,4 @@ lint: $(VENV)/installed-for-tests
 	PATH="$(BIN):$$PATH" $(BIN)/cython-lint _shm _pixels
 
 clean:
-	rm -rf .venv .venv-* build dist *.egg-info valkka_async/*.so valkka_async/camera/*.so
+	rm -rf .venv .venv-* build dist *.egg-info valkka_async/*/*.so valkka_async/*/*/*.so

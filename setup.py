@@ -1,4 +1,4 @@
-"""Builds the compiled modules: ``valkka_async._shm`` and ``valkka_async.camera._pixels``.
+"""Builds the compiled modules: ``valkka_async.ring._shm`` and ``valkka_async.camera.pixels._pixels``.
 
 Their sources are in _shm/ and _pixels/.
 """
@@ -13,7 +13,7 @@ if not sys.platform.startswith("linux"):
     sys.exit("valkka-async needs Linux (memfd, SCM_RIGHTS)")
 
 shm = Extension(
-    "valkka_async._shm",
+    "valkka_async.ring._shm",
     ["_shm/_shm.pyx"],
     include_dirs=["_shm", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
@@ -22,7 +22,7 @@ shm = Extension(
 )
 
 pixels = Extension(
-    "valkka_async.camera._pixels",
+    "valkka_async.camera.pixels._pixels",
     ["_pixels/_pixels.pyx"],
     include_dirs=["_pixels"],
     depends=["_pixels/pixels.h"],

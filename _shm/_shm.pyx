@@ -192,7 +192,7 @@ cdef class _LeasePage:
 # ---------------------------------------------------------------------------------------- reader
 
 cdef class Reader:
-    """Claims frames from one server's rings under one lease page. No I/O: see valkka_async.reader."""
+    """Claims frames from one server's rings under one lease page. No I/O: see valkka_async.ring.reader."""
     cdef readonly str source
     cdef readonly uint64_t received
     cdef readonly uint64_t dropped

@@ -26,8 +26,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from machine import describe
 
-from valkka_async.camera import swscale
-from valkka_async.camera.convert import Converter
+from valkka_async.camera.pixels import swscale
+from valkka_async.camera.pixels.convert import Converter
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

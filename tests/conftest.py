@@ -116,10 +116,10 @@ def nothing_blocks_the_loop(runtime_dir: Path) -> Iterator[None]:
         for name in ("os.stat", "os.unlink", "os.mkdir", "os.rename", "os.scandir"):
             if name in bb.functions:
                 bb.functions[name].can_block_in(
-                    "valkka_async/rendezvous.py", {"runtime_dir", "_take_lock", "servers", "sweep"}
+                    "valkka_async/ring/rendezvous.py", {"runtime_dir", "_take_lock", "servers", "sweep"}
                 )
                 bb.functions[name].can_block_in(
-                    "valkka_async/rendezvous.py", {"_listen", "_drop_lock", "close"}
+                    "valkka_async/ring/rendezvous.py", {"_listen", "_drop_lock", "close"}
                 )
         # Until exec(): a millisecond or two, which asyncio's own subprocesses take as well.
         bb.functions["os.read"].can_block_in("subprocess.py", {"_execute_child"})

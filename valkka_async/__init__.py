@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 if not _sys.platform.startswith("linux"):
     raise ImportError("valkka-async needs Linux 5.1 or newer: its rings are sealed memfds")
 
-from valkka_async._shm import Frame, Slot
-from valkka_async.client import Client, connect
 from valkka_async.errors import (
     CameraAuthError,
     CameraEndedError,
@@ -33,18 +31,20 @@ from valkka_async.errors import (
     RingMemoryError,
     ValkkaError,
 )
-from valkka_async.merge import Merge, merge
-from valkka_async.reader import Reader, attach
-from valkka_async.recorder import Recorder, RecorderStats
-from valkka_async.server import Server, serve
+from valkka_async.record.recorder import Recorder, RecorderStats
+from valkka_async.ring._shm import Frame, Slot
+from valkka_async.ring.client import Client, connect
+from valkka_async.ring.merge import Merge, merge
+from valkka_async.ring.reader import Reader, attach
+from valkka_async.ring.server import Server, serve
 
 if _TYPE_CHECKING:
-    from valkka_async.camera.boxes import codec_string
     from valkka_async.camera.camera import Camera
+    from valkka_async.camera.mp4.boxes import codec_string
     from valkka_async.camera.play import Player, play
     from valkka_async.camera.spec import CameraSpec, Output
     from valkka_async.camera.status import CameraStatus, OutputStatus
-    from valkka_async.supervisor import Supervisor, WorkerStatus
+    from valkka_async.camera.workers.supervisor import Supervisor, WorkerStatus
 
 __version__ = "0.1.0"
 
@@ -104,9 +104,9 @@ _LAZY = {
     "Output": "camera.spec",
     "OutputStatus": "camera.status",
     "Player": "camera.play",
-    "Supervisor": "supervisor",
-    "WorkerStatus": "supervisor",
-    "codec_string": "camera.boxes",
+    "Supervisor": "camera.workers.supervisor",
+    "WorkerStatus": "camera.workers.supervisor",
+    "codec_string": "camera.mp4.boxes",
     "play": "camera.play",
 }
 

@@ -314,8 +314,10 @@ class Stages:
         self.lock = threading.Lock()
 
     def install(self) -> None:
-        from valkka_async.camera import convert, decode, outputs, source
-        from valkka_async.server import Server
+        from valkka_async.camera import decode, outputs
+        from valkka_async.camera.pixels import convert
+        from valkka_async.camera.source import source
+        from valkka_async.ring.server import Server
 
         self.wrap(source.Source, "_call", "receive")
         self.wrap(decode.Decoder, "decode", "decode")

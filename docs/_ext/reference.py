@@ -17,7 +17,7 @@ from typing import Any, cast
 from docutils import nodes
 
 import valkka_async
-from valkka_async import _shm
+from valkka_async.ring import _shm
 
 ROOT = Path(__file__).parents[2]
 COMPILED = ("Frame", "Slot")

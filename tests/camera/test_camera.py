@@ -23,9 +23,9 @@ from support import footage
 from support.netns import in_netns
 from support.rtsp import RtspServer
 from support.until import wait_for
-from valkka_async.camera.fmp4 import codec_string
+from valkka_async.camera.mp4.fragments import codec_string
 from valkka_async.camera.spec import fitted
-from valkka_async.connection import report
+from valkka_async.ring.connection import report
 
 PASSWORD = "s3cr et/@%#?:ü"
 TRACES = ("s3cr", "czNjc")  # plain and percent-encoded, and base64, begin like this

@@ -17,9 +17,9 @@ from av.video.reformatter import Interpolation
 from camera_tools import Clips
 
 from support import footage
-from valkka_async.camera import convert, swscale
-from valkka_async.camera.convert import Converter
-from valkka_async.camera.resize import pixels
+from valkka_async.camera.pixels import convert, swscale
+from valkka_async.camera.pixels.convert import Converter
+from valkka_async.camera.pixels.resize import pixels
 from valkka_async.errors import CameraFormatError
 
 FORMATS = ("rgb24", "bgr24", "rgba", "bgra", "gray8", "nv12", "yuv420p")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from valkka_async.camera.deadline import Deadline, blocked_on, interrupt
+from valkka_async.camera.source.deadline import Deadline, blocked_on, interrupt
 
 
 def in_thread(body: Callable[[], object]) -> tuple[threading.Thread, list[object]]:

@@ -24,11 +24,11 @@ from support.child import Child
 from support.playback import ffmpeg_finds_no_fault, packets, play
 from support.require import missing
 from support.rtsp import RtspServer
-from valkka_async.camera import boxes, nal
-from valkka_async.camera.fmp4 import TIME_BASE, Fragment, Muxer, Timeline, codec_string
-from valkka_async.camera.secrets import parse
-from valkka_async.camera.source import Source, VideoPacket
-from valkka_async.camera.timeline import TIMESCALE, Place
+from valkka_async.camera.mp4 import boxes, nal
+from valkka_async.camera.mp4.fragments import TIME_BASE, Fragment, Muxer, Timeline, codec_string
+from valkka_async.camera.mp4.timeline import TIMESCALE, Place
+from valkka_async.camera.source.secrets import parse
+from valkka_async.camera.source.source import Source, VideoPacket
 
 FRAME = TIMESCALE // 25
 

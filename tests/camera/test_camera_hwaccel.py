@@ -11,7 +11,7 @@ from av.codec.hwaccel import HWAccel, hwdevices_available
 from camera_tools import Clips
 
 from support.require import missing
-from valkka_async.camera.hwaccel import device_types, hwaccel
+from valkka_async.camera.source.hwaccel import device_types, hwaccel
 from valkka_async.errors import CameraError
 
 

@@ -17,7 +17,7 @@ from camera_tools import Clips
 
 from support import footage
 from support.rtsp import RtspServer
-from valkka_async.camera.jpeg import JpegEncoder, quantiser
+from valkka_async.camera.pixels.jpeg import JpegEncoder, quantiser
 from valkka_async.errors import CameraFormatError
 
 Image = Any

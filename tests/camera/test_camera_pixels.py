@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from valkka_async.camera._pixels import MAX_BLOCK, shrink, stretch
+from valkka_async.camera.pixels._pixels import MAX_BLOCK, shrink, stretch
 
 
 def mean(source: Any, columns: int, rows: int, channels: int) -> Any:

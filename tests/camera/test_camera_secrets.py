@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from valkka_async.camera.secrets import parse
+from valkka_async.camera.source.secrets import parse
 
 URLS = [  # what the user writes, what FFmpeg gets, what is shown
     ("rtsp://10.0.0.7/live", "rtsp://10.0.0.7/live", "rtsp://10.0.0.7/live"),

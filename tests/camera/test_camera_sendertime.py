@@ -14,7 +14,7 @@ from camera_tools import FRAMES, Clips
 
 from support import footage
 from support.rtsp import RtspServer
-from valkka_async.camera.sendertime import sender_time_ns
+from valkka_async.camera.source.sendertime import sender_time_ns
 
 FPS = 10
 PERIOD_MS = 1000 / FPS

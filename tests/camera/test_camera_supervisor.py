@@ -17,8 +17,8 @@ import valkka_async as va
 from support.child import Child
 from support.rtsp import RtspServer
 from support.until import until
-from valkka_async.rendezvous import servers
-from valkka_async.supervisor import Supervisor
+from valkka_async.camera.workers.supervisor import Supervisor
+from valkka_async.ring.rendezvous import servers
 
 PICTURES = "lavfi:testsrc=size=160x120:rate=25"
 LARGER = "lavfi:testsrc=size=320x240:rate=25"
@@ -270,7 +270,7 @@ async def test_what_hangs_in_a_library_costs_its_process_only(
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
-        "if 'valkka_async.camera.worker' in ' '.join(sys.orig_argv):\n"
+        "if 'valkka_async.camera.workers.worker' in ' '.join(sys.orig_argv):\n"
         "    import valkka_async.camera.camera as camera\n"
         "    camera._STUCK = 0.5\n"
     )

@@ -17,9 +17,9 @@ from camera_tools import Clips
 import valkka_async as va
 from support.rtsp import RtspServer
 from support.until import until
-from valkka_async.camera.channel import LONGEST, Channel, Message
-from valkka_async.camera.process import ended, environment
-from valkka_async.supervisor import Supervisor
+from valkka_async.camera.workers.channel import LONGEST, Channel, Message
+from valkka_async.camera.workers.process import ended, environment
+from valkka_async.camera.workers.supervisor import Supervisor
 
 PASSWORD = "s3cr et/@%#?:ü"
 TRACES = ("s3cr", "czNjc")  # plain and percent-encoded, and base64, begin like this
@@ -214,7 +214,7 @@ async def test_a_worker_that_talks_nonsense_is_killed(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
-        "if 'valkka_async.camera.worker' in ' '.join(sys.orig_argv):\n"
+        "if 'valkka_async.camera.workers.worker' in ' '.join(sys.orig_argv):\n"
         f"    said = {str(tmp_path / 'said')!r}\n"
         "    lines = open(said).read().splitlines()\n"
         "    if lines:\n"

@@ -19,8 +19,8 @@ import pytest
 
 import valkka_async as va
 from support.until import wait_for
-from valkka_async.camera.secrets import parse
-from valkka_async.camera.source import Source
+from valkka_async.camera.source.secrets import parse
+from valkka_async.camera.source.source import Source
 from valkka_async.cli.demo.picture import Picture
 from valkka_async.cli.demo.place import reserve, url
 

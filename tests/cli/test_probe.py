@@ -28,7 +28,7 @@ from support.terminal import Terminal
 from valkka_async.cli.probe.findings import Findings
 from valkka_async.cli.probe.session import level
 from valkka_async.cli.probe.times import Times
-from valkka_async.service.configfile import load
+from valkka_async.service.config.file import load
 
 SECRET = "p@ss/w:rd#1"  # every character that a URL gives a meaning
 

@@ -18,7 +18,7 @@ import pytest
 from support.footage import encode
 from support.program import SECONDS, Program, eventually, one_line, processes, run
 from support.rtsp import RtspServer
-from valkka_async.rendezvous import servers
+from valkka_async.ring.rendezvous import servers
 from valkka_async.service.control import ask
 
 

@@ -24,7 +24,7 @@ from support.until import wait_for
 from valkka_async.camera import spec
 from valkka_async.cli.names import Ring, absent, complete, pick
 from valkka_async.cli.still import PIXELS, as_jpeg, as_png, from_pixels
-from valkka_async.connection import report
+from valkka_async.ring.connection import report
 
 SIZE = (320, 192)
 NUMBER = 1234

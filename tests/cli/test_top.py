@@ -27,7 +27,7 @@ from support.terminal import Terminal
 from valkka_async.cli.figures import GONE, MISSING, SILENT, CameraFigures, Figures
 from valkka_async.cli.survey import Survey
 from valkka_async.cli.top import Top
-from valkka_async.service.config import Config
+from valkka_async.service.config.config import Config
 from valkka_async.service.control import Control
 from valkka_async.service.service import Service
 

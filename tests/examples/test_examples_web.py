@@ -22,7 +22,7 @@ from support import footage
 from support.require import missing
 from support.rtsp import RtspServer
 from support.until import wait_for
-from valkka_async.connection import report
+from valkka_async.ring.connection import report
 
 __all__ = ["street"]  # a fixture
 

@@ -19,7 +19,7 @@ from support.footage import encode
 from support.rtsp import RtspServer
 from support.until import until
 from valkka_async.camera.spec import Output
-from valkka_async.service.config import Config
+from valkka_async.service.config.config import Config
 from valkka_async.service.service import Service
 
 SECONDS = 30.0

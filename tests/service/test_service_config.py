@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from valkka_async.camera.secrets import parse
+from valkka_async.camera.source.secrets import parse
 from valkka_async.camera.spec import CameraSpec, Output
-from valkka_async.service.config import Config, Record
+from valkka_async.service.config.config import Config, Record
 
 URL = "rtsp://10.0.0.1/live"
 

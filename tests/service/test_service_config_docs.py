@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from valkka_async.service import schema
-from valkka_async.service.configfile import ConfigError, json_schema, load
+from valkka_async.service.config import schema
+from valkka_async.service.config.file import ConfigError, json_schema, load
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "configuration.md").read_text()

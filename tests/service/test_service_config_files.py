@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from valkka_async.camera.secrets import parse
+from valkka_async.camera.source.secrets import parse
 from valkka_async.errors import ValkkaError
-from valkka_async.service.configfile import ConfigError, load
+from valkka_async.service.config.file import ConfigError, load
 
 YAML = """\
 name: house

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from valkka_async.service.configfile import ConfigError, Problem, load
+from valkka_async.service.config.file import ConfigError, Problem, load
 
 # Files, each with one mistake. Its line has `#> KEY ... WORDS`, key and words of the message, and is read
 # without that. "hunter2" is a password, and in no message.

@@ -12,7 +12,7 @@ import pytest
 
 from support.require import missing
 from valkka_async.cli import app
-from valkka_async.service.configfile import load
+from valkka_async.service.config.file import load
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -17,7 +17,7 @@ from support.chromium import chromium
 from support.playback import play
 from support.rtsp import RtspServer
 from support.until import until
-from valkka_async.service.config import Config
+from valkka_async.service.config.config import Config
 from valkka_async.service.service import Service
 from valkka_async.service.web.app import serve
 

@@ -16,7 +16,7 @@ from web_tools import GROUP, Browser, Film, Settings, Stand, camera, looking, on
 import valkka_async as va
 from support.playback import play
 from support.until import until
-from valkka_async.camera.fmp4 import Timeline
+from valkka_async.camera.mp4.fragments import Timeline
 from valkka_async.service.web import hub as hub_module
 from valkka_async.service.web import live as live_module
 from valkka_async.service.web import viewer as viewer_module

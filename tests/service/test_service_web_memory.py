@@ -18,7 +18,7 @@ from support import footage
 from support.child import Child
 from support.playback import packets
 from support.until import until
-from valkka_async.camera.fmp4 import Fragment, Muxer
+from valkka_async.camera.mp4.fragments import Fragment, Muxer
 
 FAST = 50
 ROUNDS = 4  # of the clip's 60 frames; the last is for the slow one to catch up

@@ -23,7 +23,7 @@ from pydantic import SecretStr
 import valkka_async as va
 from support import footage
 from support.playback import packets
-from valkka_async.camera.fmp4 import Fragment, Muxer, Timeline
+from valkka_async.camera.mp4.fragments import Fragment, Muxer, Timeline
 from valkka_async.service.web.app import serve
 from valkka_async.service.web.contract import Status
 

@@ -18,7 +18,17 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
-from ..errors import (
+from valkka_async.camera.backoff import Backoff
+from valkka_async.camera.feed import Feed
+from valkka_async.camera.meter import Meter
+from valkka_async.camera.outputs import FragmentRing, PacketRing, PictureRing, make_ring
+from valkka_async.camera.pace import FileClock, Pacer
+from valkka_async.camera.source.hwaccel import hwaccel as find_hwaccel
+from valkka_async.camera.source.secrets import parse
+from valkka_async.camera.source.source import Source, VideoPacket
+from valkka_async.camera.spec import CameraSpec, Output
+from valkka_async.camera.status import CONNECTING, FAILED, LIVE, STALLED, STOPPED, WAITING, CameraStatus
+from valkka_async.errors import (
     CameraAuthError,
     CameraEndedError,
     CameraError,
@@ -26,16 +36,6 @@ from ..errors import (
     CameraNotFoundError,
     ValkkaError,
 )
-from .backoff import Backoff
-from .feed import Feed
-from .hwaccel import hwaccel as find_hwaccel
-from .meter import Meter
-from .outputs import FragmentRing, PacketRing, PictureRing, make_ring
-from .pace import FileClock, Pacer
-from .secrets import parse
-from .source import Source, VideoPacket
-from .spec import CameraSpec, Output
-from .status import CONNECTING, FAILED, LIVE, STALLED, STOPPED, WAITING, CameraStatus
 
 _CLOSING = 5.0  # s beyond the time-outs that close() waits for a thread which cannot be interrupted
 _STALLED = 2.0  # s without a packet, or so many frames' time, after which a live camera is called stalled

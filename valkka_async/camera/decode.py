@@ -10,7 +10,7 @@ import av
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from .source import VideoPacket
+from valkka_async.camera.source.source import VideoPacket
 
 T = TypeVar("T")
 

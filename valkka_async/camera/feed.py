@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 
 from av.video.frame import VideoFrame
 
-from ..errors import CameraFormatError
-from .decode import Decoder
-from .geometry import Geometry
-from .meter import Meter
-from .outputs import FragmentRing, PacketRing, PictureRing
-from .pace import LiveClock
-from .sendertime import Stamp, sender_time_ns
-from .source import Source, VideoPacket
+from valkka_async.camera.decode import Decoder
+from valkka_async.camera.meter import Meter
+from valkka_async.camera.outputs import FragmentRing, PacketRing, PictureRing
+from valkka_async.camera.pace import LiveClock
+from valkka_async.camera.source.geometry import Geometry
+from valkka_async.camera.source.sendertime import Stamp, sender_time_ns
+from valkka_async.camera.source.source import Source, VideoPacket
+from valkka_async.errors import CameraFormatError
 
 _UNDECODABLE = 30.0  # s of packets in the decoder without a picture
 _KEYLESS = 30.0  # s without a key frame after which the decoder has to make do without

@@ -10,7 +10,7 @@ from collections import deque
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from .source import VideoPacket, codec_name
+from valkka_async.camera.source.source import VideoPacket, codec_name
 
 _WINDOW = 5.0  # s over which the frame rate is measured
 

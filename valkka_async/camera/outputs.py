@@ -10,16 +10,16 @@ import av
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ..errors import ConnectionClosedOK, NoFreeSlot, ValkkaError
-from ..server import Server, serve
-from .convert import Converter
-from .fmp4 import Fragment, Muxer, Timeline, carries
-from .jpeg import JpegEncoder
-from .pace import RateLimit
-from .sendertime import Stamp
-from .source import VideoPacket
-from .spec import PIXELS, Output, fitted
-from .status import OutputStatus
+from valkka_async.camera.mp4.fragments import Fragment, Muxer, Timeline, carries
+from valkka_async.camera.pace import RateLimit
+from valkka_async.camera.pixels.convert import Converter
+from valkka_async.camera.pixels.jpeg import JpegEncoder
+from valkka_async.camera.source.sendertime import Stamp
+from valkka_async.camera.source.source import VideoPacket
+from valkka_async.camera.spec import PIXELS, Output, fitted
+from valkka_async.camera.status import OutputStatus
+from valkka_async.errors import ConnectionClosedOK, NoFreeSlot, ValkkaError
+from valkka_async.ring.server import Server, serve
 
 log = logging.getLogger("valkka_async.camera")
 

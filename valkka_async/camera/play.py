@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Self
 
 from av.video.frame import VideoFrame
 
-from ..errors import CameraError, CameraFormatError, ConnectionClosedOK, NoFreeSlot, ValkkaError
-from .convert import Converter
-from .decode import Decoder
-from .outputs import publish_picture
-from .pace import FileClock, LiveClock, Pacer, RateLimit
-from .secrets import Address, parse
-from .sendertime import Stamp
-from .source import Source
+from valkka_async.camera.decode import Decoder
+from valkka_async.camera.outputs import publish_picture
+from valkka_async.camera.pace import FileClock, LiveClock, Pacer, RateLimit
+from valkka_async.camera.pixels.convert import Converter
+from valkka_async.camera.source.secrets import Address, parse
+from valkka_async.camera.source.sendertime import Stamp
+from valkka_async.camera.source.source import Source
+from valkka_async.errors import CameraError, CameraFormatError, ConnectionClosedOK, NoFreeSlot, ValkkaError
 
 if TYPE_CHECKING:
-    from ..server import Server
+    from valkka_async.ring.server import Server
 
 _CLOSING = 5.0  # s beyond the time-outs that close() waits for a thread which cannot be interrupted
 _ROOM = 0.1  # s between looks whether we are to stop, while a file waits for a reader

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from ..rendezvous import check_name
-from .secrets import parse
+from valkka_async.camera.source.secrets import parse
+from valkka_async.ring.rendezvous import check_name
 
 PIXELS = ("rgb24", "bgr24", "rgba", "bgra", "gray8", "nv12", "yuv420p")
 STREAMS = ("fmp4", "packets", "jpeg")

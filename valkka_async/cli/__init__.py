@@ -268,7 +268,7 @@ def _probe(
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Look at a camera: what it sends, whether the page plays it, and what to try if it cannot be opened."""
-    from valkka_async.camera.secrets import parse
+    from valkka_async.camera.source.secrets import parse
     from valkka_async.cli.address import read_url
     from valkka_async.cli.probe import Probe
     from valkka_async.cli.program import run
@@ -424,6 +424,6 @@ def _schema() -> None:
     """Print the JSON Schema of the config file, by which editors complete and check it."""
     from json import dumps
 
-    from valkka_async.service.configfile import json_schema
+    from valkka_async.service.config.file import json_schema
 
     print(dumps(json_schema(), indent=2))

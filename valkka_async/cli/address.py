@@ -11,7 +11,7 @@ import re
 import sys
 from urllib.parse import quote, unquote
 
-from valkka_async.camera.secrets import Address, parse
+from valkka_async.camera.source.secrets import Address, parse
 
 _LONGEST = 65536  # characters of a URL
 

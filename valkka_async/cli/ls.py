@@ -14,9 +14,9 @@ from rich.text import Text
 
 from valkka_async.cli.program import explain
 from valkka_async.cli.shape import seconds
-from valkka_async.connection import report
 from valkka_async.errors import ConnectError
-from valkka_async.rendezvous import runtime_dir, servers
+from valkka_async.ring.connection import report
+from valkka_async.ring.rendezvous import runtime_dir, servers
 
 _ANSWER_SECONDS = 1.0
 _AT_ONCE = 32  # servers asked at a time: those that hang must not add up

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from valkka_async.cli.program import explain
 from valkka_async.errors import ConnectError, ValkkaError
-from valkka_async.rendezvous import runtime_dir, servers
+from valkka_async.ring.rendezvous import runtime_dir, servers
 
 _ANSWER_SECONDS = 1.0
 _AT_ONCE = 32  # servers asked at a time: those that hang must not add up
@@ -107,7 +107,7 @@ def trouble(name: str) -> str:
 
 
 def _report(name: str) -> dict[str, object] | None:
-    from valkka_async.connection import report
+    from valkka_async.ring.connection import report
 
     return report(name, _ANSWER_SECONDS)
 

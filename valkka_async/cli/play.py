@@ -12,7 +12,7 @@ import typer
 
 import valkka_async as va
 from valkka_async.camera.play import play as start
-from valkka_async.camera.secrets import parse
+from valkka_async.camera.source.secrets import parse
 from valkka_async.cli.shape import describe
 
 _MEASURING_SECONDS = 1.0  # how long the frame rate is measured before we say what is served

@@ -106,7 +106,7 @@ def without_secrets(text: str) -> str:
     urls = [m[0] for arg in sys.argv[1:] if (m := re.search(r"[A-Za-z][A-Za-z0-9+.-]*://.+", arg, re.DOTALL))]
     if not urls:
         return text
-    from valkka_async.camera.secrets import parse
+    from valkka_async.camera.source.secrets import parse
 
     for url in urls:
         try:

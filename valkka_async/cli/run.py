@@ -16,11 +16,11 @@ from typing import Any
 import valkka_async.service.log as service_log
 from valkka_async.cli.program import fail
 from valkka_async.errors import ConnectError, ValkkaError
-from valkka_async.service.config import Config, Web
-from valkka_async.service.configfile import load
+from valkka_async.service.config.config import Config, Web
+from valkka_async.service.config.file import load
+from valkka_async.service.config.problems import ConfigError
 from valkka_async.service.control import Control, ask, services
 from valkka_async.service.notify import notify, reloading, watchdog
-from valkka_async.service.problems import ConfigError
 from valkka_async.service.service import Service
 from valkka_async.service.web.app import serve
 

@@ -16,7 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from valkka_async.camera.jpeg import JpegEncoder
+from valkka_async.camera.pixels.jpeg import JpegEncoder
 from valkka_async.errors import CameraFormatError
 
 # Our name of a pixel format: FFmpeg's.

@@ -16,8 +16,8 @@ from typing import Self
 from valkka_async.cli.figures import GONE, OTHER, SILENT, Look, Silence, Values
 from valkka_async.cli.program import explain
 from valkka_async.errors import ConnectError, ProtocolError, ValkkaError
-from valkka_async.handshake import MAX_BYTES, Refused, Report, Stats, decode, encode
-from valkka_async.rendezvous import runtime_dir, servers, socket_path
+from valkka_async.ring.handshake import MAX_BYTES, Refused, Report, Stats, decode, encode
+from valkka_async.ring.rendezvous import runtime_dir, servers, socket_path
 from valkka_async.service import control
 
 _ANSWER_SECONDS = 2.0  # who takes longer does not answer

@@ -17,7 +17,7 @@ from rich.text import Text
 from valkka_async.cli.figures import Collector, Figures
 from valkka_async.cli.survey import Survey
 from valkka_async.cli.topview import View, document, lines
-from valkka_async.rendezvous import runtime_dir
+from valkka_async.ring.rendezvous import runtime_dir
 
 _INTERVAL = 1.0  # s from look to look
 _PATIENCE = 0.5  # s for one who is slow to answer, before the others are shown without

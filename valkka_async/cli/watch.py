@@ -16,7 +16,7 @@ from rich.text import Text
 import valkka_async as va
 from valkka_async.cli.board import Board, Figures, State
 from valkka_async.cli.shape import seconds
-from valkka_async.rendezvous import runtime_dir
+from valkka_async.ring.rendezvous import runtime_dir
 
 _REFRESH_SECONDS = 0.25
 _TICKS_PER_LINE = 4  # without a terminal, one line per source each second

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from valkka_async.errors import ConnectError, ValkkaError
-from valkka_async.rendezvous import Claim, check_name, runtime_dir, servers, socket_path
+from valkka_async.ring.rendezvous import Claim, check_name, runtime_dir, servers, socket_path
 
 _KIND = "control"
 _LONGEST = 1 << 16  # bytes of a request

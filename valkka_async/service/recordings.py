@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from valkka_async.errors import ValkkaError
-from valkka_async.recorder import Recorder
+from valkka_async.record.recorder import Recorder
 
 _AGAIN = (5.0, 60.0)  # s between attempts to go on with a recording that has failed, growing
 

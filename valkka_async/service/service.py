@@ -14,11 +14,11 @@ from typing import Any, Self
 from valkka_async import __version__
 from valkka_async.camera.spec import CameraSpec
 from valkka_async.camera.status import FAILED, LIVE, STALLED, WAITING, CameraStatus
+from valkka_async.camera.workers.supervisor import Supervisor, WorkerStatus
 from valkka_async.errors import ValkkaError
-from valkka_async.service.config import Config
+from valkka_async.service.config.config import Config
 from valkka_async.service.rates import Rates
 from valkka_async.service.recordings import Plan, Recordings
-from valkka_async.supervisor import Supervisor, WorkerStatus
 
 _LOOK = 0.25  # s between looks at the cameras
 _TROUBLE = {STALLED, WAITING, FAILED}

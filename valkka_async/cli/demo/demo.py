@@ -17,7 +17,7 @@ from valkka_async.cli.demo.faults import Fault, have_faults
 from valkka_async.cli.demo.fleet import CameraProcess, Say, fleet, start_all
 from valkka_async.cli.demo.place import HOST
 from valkka_async.cli.top import Top
-from valkka_async.service.config import Config
+from valkka_async.service.config.config import Config
 from valkka_async.service.service import Service
 from valkka_async.service.web.app import serve
 

@@ -78,7 +78,7 @@ def _has(codec: str, mode: str) -> bool:
 
 def _devices() -> Check:
     """Devices to decode on, tried. There need not be one."""
-    from valkka_async.camera.hwaccel import device_types, hwaccel
+    from valkka_async.camera.source.hwaccel import device_types, hwaccel
     from valkka_async.errors import CameraError
 
     known = device_types()

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
 from valkka_async.cli.program import explain
-from valkka_async.connection import report
 from valkka_async.errors import ConnectError, ValkkaError
-from valkka_async.rendezvous import runtime_dir, servers
+from valkka_async.ring.connection import report
+from valkka_async.ring.rendezvous import runtime_dir, servers
 from valkka_async.service.control import ask, services
 
 _ANSWER_SECONDS = 1.0

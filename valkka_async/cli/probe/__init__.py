@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from valkka_async.camera.secrets import Address
+from valkka_async.camera.source.secrets import Address
 from valkka_async.cli.probe.findings import Findings, OtherWay
 from valkka_async.cli.probe.session import Session
 from valkka_async.cli.probe.words import lines

@@ -10,14 +10,14 @@ from typing import Any
 import av
 from av.video.frame import VideoFrame
 
-from valkka_async.camera.boxes import codec_string
 from valkka_async.camera.decode import Decoder
-from valkka_async.camera.fmp4 import Muxer
 from valkka_async.camera.meter import Meter
+from valkka_async.camera.mp4.boxes import codec_string
+from valkka_async.camera.mp4.fragments import Muxer
 from valkka_async.camera.pace import LiveClock
-from valkka_async.camera.secrets import Address
-from valkka_async.camera.sendertime import sender_time_ns
-from valkka_async.camera.source import Source, VideoPacket
+from valkka_async.camera.source.secrets import Address
+from valkka_async.camera.source.sendertime import sender_time_ns
+from valkka_async.camera.source.source import Source, VideoPacket
 from valkka_async.cli.probe.findings import Findings
 from valkka_async.cli.probe.times import Times
 from valkka_async.errors import CameraEndedError, CameraError, CameraFormatError

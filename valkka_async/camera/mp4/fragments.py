@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: MIT
+"""H.264 and H.265 packets -> fragmented MP4, one fragment for each, never re-encoded.
+
+PyAV's MP4 muxer writes the header (ftyp and moov), because FFmpeg knows best what parameter sets mean. It
+does not write the fragments: with frag_every_frame it holds each frame back until the next one comes, and
+PyAV has no way to flush it (mux() takes packets only); it derives each decode time from the durations
+before it, and refuses times that do not rise. A fragment of one sample is 112 bytes and the packet, whose
+start codes become lengths; made here it leaves with its packet. The times are timeline.py's.
+"""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from typing import NamedTuple
+
+import av
+from av.video.stream import VideoStream
+
+from valkka_async.camera.mp4 import nal
+from valkka_async.camera.mp4.boxes import codec_string, fragment
+from valkka_async.camera.mp4.timeline import TIMESCALE, Timeline
+from valkka_async.camera.source.source import VideoPacket, codec_name
+from valkka_async.errors import CameraFormatError
+
+__all__ = ["TIME_BASE", "Fragment", "Muxer", "Timeline", "codec_string"]
+
+TIME_BASE = Fraction(1, TIMESCALE)
+
+_CODECS = {"h264": nal.H264, "hevc": nal.H265}
+_FORMATS = {"h264": None, "hevc": "hvc1"}  # FFmpeg's name: the sample entry, where its default will not do
+_FRAME = TIMESCALE // 25  # if nobody says how long a frame takes
+_MOVFLAGS = "empty_moov+default_base_moof+skip_trailer"
+
+
+def carries(stream: VideoStream) -> bool:
+    """Is it of a codec that a Muxer takes?"""
+    return stream.codec_context.codec.canonical_name in _CODECS
+
+
+class Fragment(NamedTuple):
+    """moof and mdat of one packet."""
+
+    data: bytes
+    key: bool
+    pts: int  # on the output's timeline, as in the fragment: not the camera's
+    time_base: Fraction
+    timestamp_ns: int
+    duration: int  # an estimate, in units of time_base: see timeline.py
+
+
+class Muxer:
+    """Muxes one stream, from its first key frame on. Belongs to the thread that reads the packets.
+
+        if muxer is None or not muxer.fits(packet):
+            muxer = Muxer(stream, timeline)
+        for fragment in muxer.mux(packet, arrival_ns):
+            ... muxer.header, fragment.data ...
+
+    Muxers that follow each other on one `timeline` make one stream whose times rise, with a new header
+    where a header has changed. Raises CameraFormatError for another codec than H.264 and H.265.
+    """
+
+    def __init__(self, stream: VideoStream, timeline: Timeline | None = None) -> None:
+        context = stream.codec_context
+        self._name = context.codec.canonical_name
+        if not carries(stream):
+            raise CameraFormatError(
+                f"fragmented MP4 carries H.264 and H.265 here, not {codec_name(stream)}: choose another "
+                "format for this output, or have the camera send H.264"
+            )
+        self._codec = _CODECS[self._name]
+        self._timeline = timeline or Timeline()
+        self._base = stream.time_base or TIME_BASE
+        self._rate = stream.average_rate or stream.guessed_rate
+        self._use(context.extradata or b"")
+        self._sets: list[bytes] = []  # those in the header
+        self._strip = True
+        self._header = b""
+
+    @property
+    def header(self) -> bytes:
+        """ftyp and moov; b"" before the first fragment."""
+        return self._header
+
+    def fits(self, packet: VideoPacket) -> bool:
+        """Can it be muxed under this header? False when it brings other parameter sets, as a key frame does
+        after the camera was given another resolution: go on with a new Muxer."""
+        if not self._header or not packet.is_keyframe:
+            return True
+        if packet.has_sidedata("new_extradata"):
+            extradata = bytes(packet.get_sidedata("new_extradata"))
+            if any(unit not in self._sets for unit in nal.sets_in_extradata(extradata, self._codec)):
+                return False
+        sets = nal.opening(bytes(packet), self._codec, self._lengths).sets
+        return all(unit in self._sets for unit in sets)
+
+    def mux(self, packet: VideoPacket, timestamp_ns: int) -> list[Fragment]:
+        """The packet's fragment. [] for a packet without a picture, and for all before the first key frame
+        whose parameter sets are known."""
+        data, key = bytes(packet), packet.is_keyframe
+        if not self._header and not (key and self._begin(packet, data)):
+            return []
+        parts, size = self._sample(data, key)
+        if not size:
+            return []
+        base = packet.time_base or self._base
+        decode, shown, duration = self._timeline.place(_ticks(packet.pts, base), _ticks(packet.dts, base))
+        head = fragment(self._timeline.next_sequence(), decode, shown - decode, duration, key, size)
+        return [Fragment(b"".join([head, *parts]), key, shown, TIME_BASE, timestamp_ns, duration)]
+
+    def _use(self, extradata: bytes) -> None:
+        self._lengths = nal.length_size(extradata, self._codec)
+        self._known = nal.sets_in_extradata(extradata, self._codec)
+
+    def _begin(self, packet: VideoPacket, data: bytes) -> bool:
+        """Make the header for a key frame. False: it cannot be made from this one."""
+        if packet.has_sidedata("new_extradata"):
+            self._use(bytes(packet.get_sidedata("new_extradata")))
+        sets, picture = nal.opening(data, self._codec, self._lengths)
+        if not picture:
+            return False
+        # The packet's own, which are what it was coded with; for each type that it lacks, the stream's.
+        chosen = []
+        for kind in self._codec.sets:
+            of_kind = [unit for unit in sets if self._kind(unit) == kind]
+            chosen += of_kind or [unit for unit in self._known if self._kind(unit) == kind]
+        chosen = list(dict.fromkeys(chosen))  # some cameras say all twice
+        made = _header(self._name, nal.annexb([*chosen, picture]))
+        if made is None:
+            return False
+        self._header, reorder = made
+        self._sets = chosen
+        step = _FRAME
+        if packet.duration:
+            step = _ticks(packet.duration, packet.time_base or self._base) or _FRAME
+        elif self._rate:
+            step = int(TIMESCALE / self._rate)
+        self._timeline.begin(min(step, TIMESCALE), reorder)
+        return True
+
+    def _kind(self, unit: bytes) -> int:
+        return unit[0] >> self._codec.shift & self._codec.mask
+
+    def _sample(self, data: bytes, key: bool) -> tuple[list[bytes], int]:
+        """The packet as MP4 has it, in parts, and its size: each unit behind its length, and without the
+        parameter sets that are in the header."""
+        if self._lengths == 4 and not key:
+            return [data], len(data)
+        parts: list[bytes] = []
+        size = 0
+        shift, mask, sets, _, _ = self._codec
+        for begin, end in nal.units(data, self._lengths):
+            unit = data[begin:end]
+            if unit[0] >> shift & mask in sets:
+                # One that came without a key frame is not in the header. From then on what the decoder
+                # knows may not be what the header says.
+                self._strip = self._strip and unit.rstrip(b"\x00") in self._sets
+                if self._strip:
+                    continue
+            parts += ((end - begin).to_bytes(4, "big"), unit)
+            size += end - begin + 4
+        return parts, size
+
+
+def _ticks(time: int | None, base: Fraction) -> int | None:
+    if time is None:
+        return None
+    n, d = base.numerator * TIMESCALE, base.denominator
+    return time if n == d else (2 * time * n + d) // (2 * d)
+
+
+def _header(codec: str, opening: bytes) -> tuple[bytes, int] | None:
+    """ftyp and moov for a stream that opens like this, and by how many frames it is reordered.
+
+    None if FFmpeg cannot tell the size of the pictures: damaged on the way, most likely.
+    """
+    out = io.BytesIO()
+    try:
+        with av.open(io.BytesIO(opening), format=codec) as source:
+            stream = source.streams.video[0]
+            if not stream.codec_context.width:
+                return None
+            with av.open(
+                out, "w", format="mp4", options={"movflags": _MOVFLAGS, "fflags": "+bitexact"}
+            ) as sink:
+                track = sink.add_stream_from_template(stream, opaque=True)  # no encoder is needed
+                track.time_base = TIME_BASE
+                if entry := _FORMATS[codec]:
+                    track.codec_tag = entry
+                sink.start_encoding()
+            return out.getvalue(), stream.codec_context.reorder_depth
+    except (av.error.FFmpegError, IndexError):
+        return None

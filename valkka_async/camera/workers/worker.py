@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: MIT
+"""A worker process: cameras that a supervisor in another process asks for.
+
+    python -m valkka_async.camera.workers.worker FD
+
+FD is one end of a pair of stream sockets, over which JSON objects go, a line each (channel.py); `op` says
+what they are. From the supervisor:
+
+    begin   heartbeat, stop_timeout (seconds), level (of logging)
+    camera  name, version, spec: the JSON of a CameraSpec, or null: close it
+    stop    close all, and end
+
+To the supervisor:
+
+    hello
+    status  cpu_s, rss (bytes), cameras: a list of CameraStatus, stuck: names of cameras that do not come back
+            from a library; every `heartbeat` seconds with all cameras, and in between with those that changed
+    applied name, version, error ("" if it is done), retry_in (seconds; null: none is needed)
+    log     name, level, created, thread, text
+
+URLs with their passwords come only this way: every user may read a command line, and children inherit an
+environment. It ends when told to, on SIGTERM, and with its supervisor, of which it learns in three ways: the
+socket closes; the kernel sends SIGTERM (needed where a process that the supervisor forked still has the
+socket); and a thread watches the socket too, in case the main thread is stuck. Only a process that somebody
+has stopped (SIGSTOP) stays, until it goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import faulthandler
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+from valkka_async.camera.backoff import Backoff
+from valkka_async.camera.camera import Camera
+from valkka_async.camera.source.secrets import Address, parse
+from valkka_async.camera.spec import CameraSpec
+from valkka_async.camera.workers.channel import Channel, Message
+from valkka_async.errors import ValkkaError
+
+_LOOK = 0.25  # s between looks at the cameras' states
+_STUCK_BEATS = 3  # a process that was stopped and goes on must not take its late threads for stuck ones
+_STOPPING = 0.8  # of stop_timeout, in which cameras have to close: the supervisor waits for the whole
+_RECORDS = 1000  # log records that wait for the main thread, at most
+_TEXT = 10_000  # characters of one
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+FAILED = -1
+
+log = logging.getLogger("valkka_async.camera")
+
+
+class Worker:
+    """The main thread's part. `run()` returns the signal that ended it; 0 if none did; FAILED."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._slots: dict[str, _Slot] = {}
+        # All that ever came: old credentials are as secret as new ones. Replaced and never changed, because
+        # other threads go through it.
+        self._addresses: frozenset[Address] = frozenset()
+        self._begun = asyncio.Event()
+        self._stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._heartbeat = 1.0
+        self.stop_timeout = 5.0
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop, int(signal.SIGTERM))
+        self._channel = Channel(self._sock, self._on_message, lambda reason: self._stop(0))
+        forward = _Forward(loop, self._channel, self.scrub)
+        logging.getLogger().addHandler(forward)
+        logging.captureWarnings(True)
+        loop.set_exception_handler(lambda loop, context: _unexpected(context))
+        threading.Thread(target=self._guard, args=(os.dup(self._sock.fileno()),), daemon=True).start()
+        self.send({"op": "hello"})
+        beats = asyncio.create_task(self._beat())
+        beats.add_done_callback(self._done)
+        try:
+            return await self._stopped
+        finally:
+            # Whatever happens from here on, the kernel ends this process then (SIGALRM).
+            signal.setitimer(signal.ITIMER_REAL, self.stop_timeout)
+            beats.cancel()
+            for slot in self._slots.values():
+                slot.want(None, slot.version)
+            if tasks := [slot.task for slot in self._slots.values()]:
+                await asyncio.wait(tasks, timeout=self.stop_timeout * _STOPPING)
+            forward.flush()
+            self._channel.close()
+
+    def send(self, message: Message, *, optional: bool = False) -> None:
+        self._channel.send(message, optional=optional)
+
+    def scrub(self, text: str) -> str:
+        """Without credentials of any camera that ever was here."""
+        for address in self._addresses:
+            text = address.scrub(text)
+        return text
+
+    def _stop(self, number: int) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(number)
+
+    def _on_message(self, message: Message) -> None:
+        op = message["op"]
+        if op == "begin":
+            self._heartbeat = message["heartbeat"]
+            self.stop_timeout = message["stop_timeout"]
+            logging.getLogger().setLevel(message["level"])
+            self._begun.set()
+        elif op == "camera" and not self._stopped.done():
+            name, version, text = message["name"], message["version"], message["spec"]
+            spec = None
+            if text is not None:
+                spec = CameraSpec.from_json(text)
+                self._addresses |= {parse(spec.url)}
+            slot = self._slots.get(name)
+            if slot is None:
+                slot = self._slots[name] = _Slot(self, name, spec, version)
+                slot.task.add_done_callback(lambda _, slot=slot: self._vacated(slot))  # type: ignore[misc]
+            else:
+                slot.want(spec, version)
+        elif op == "stop":
+            self._stop(0)
+
+    def _vacated(self, slot: _Slot) -> None:
+        if self._slots.get(slot.name) is slot:
+            del self._slots[slot.name]
+        self._done(slot.task)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        """A mistake in here must not leave a process that looks alive and does only half of its work."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("this worker process fails", exc_info=error)
+            self._stop(FAILED)
+
+    async def _beat(self) -> None:
+        """Tell how the cameras are: that is the sign of life."""
+        await self._begun.wait()
+        due = 0.0
+        told: dict[str, tuple[object, ...]] = {}
+        while True:
+            now = time.monotonic()
+            full = now >= due
+            cameras, stuck = [], []
+            for slot in self._slots.values():
+                if slot.camera is None:
+                    continue
+                status = slot.camera.status()
+                gist = (slot.version, status.state, status.reason, status.attempts)
+                if full or told.get(slot.name) != gist:
+                    told[slot.name] = gist
+                    cameras.append(asdict(status))
+                if full and slot.is_stuck():
+                    stuck.append(slot.name)
+            if full:
+                due = now + self._heartbeat
+                for gone in told.keys() - self._slots.keys():
+                    del told[gone]
+            if full or cameras:
+                usage = {"cpu_s": round(time.process_time(), 3), "rss": _rss()}
+                message = {"op": "status", **usage, "cameras": cameras, "stuck": stuck}
+                self.send(message, optional=True)
+            await asyncio.sleep(min(_LOOK, self._heartbeat))
+
+    def _guard(self, fd: int) -> None:
+        """In a thread: this process goes when the supervisor is gone, even if its main thread is stuck."""
+        poll = select.poll()
+        poll.register(fd, 0)  # hang-ups only
+        poll.poll()
+        signal.setitimer(signal.ITIMER_REAL, self.stop_timeout)
+
+
+class _Slot:
+    """The place of one camera: closes what is there, starts what is wanted, tries again if that fails.
+    `task` ends when nothing is wanted any more and nothing is there."""
+
+    def __init__(self, worker: Worker, name: str, spec: CameraSpec | None, version: int) -> None:
+        self.name = name
+        self.version = version
+        self.camera: Camera | None = None
+        self._worker = worker
+        self._spec = spec
+        self._changed = asyncio.Event()
+        self._stuck = 0  # heartbeats in a row
+        self.task = asyncio.create_task(self._run())
+
+    def want(self, spec: CameraSpec | None, version: int) -> None:
+        self._spec, self.version = spec, version
+        self._changed.set()
+
+    def is_stuck(self) -> bool:
+        """Asked once each heartbeat."""
+        self._stuck = self._stuck + 1 if self.camera is not None and self.camera.stuck() else 0
+        return self._stuck >= _STUCK_BEATS
+
+    async def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            await self._close()
+            spec, version = self._spec, self.version
+            backoff = Backoff(last=10.0)
+            while not self._changed.is_set():
+                error = "" if spec is None else self._open(spec)
+                retry = backoff.next() if error else None
+                told = {"name": self.name, "version": version, "error": error, "retry_in": retry}
+                self._worker.send({"op": "applied", **told})
+                if spec is None:
+                    return
+                try:
+                    async with asyncio.timeout(retry):
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue
+
+    def _open(self, spec: CameraSpec) -> str:
+        """Start the camera. Returns what hinders that, "" if nothing does."""
+        try:
+            self.camera = Camera.from_spec(spec)
+        except (ValkkaError, OSError, ValueError) as e:
+            return self._worker.scrub(str(e)) or type(e).__name__
+        return ""
+
+    async def _close(self) -> None:
+        camera, self.camera = self.camera, None
+        if camera is not None:
+            try:
+                # Then its rings are closed all the same, and a thread that hangs in a library is left alone.
+                async with asyncio.timeout(self._worker.stop_timeout * _STOPPING):
+                    await camera.aclose()
+            except TimeoutError:
+                pass
+
+
+class _Forward(logging.Handler):
+    """Log records, of any thread, to the supervisor; without credentials, and never an unbounded number."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, channel: Channel, scrub: Callable[[str], str]
+    ) -> None:
+        super().__init__()
+        self._loop = loop
+        self._channel = channel
+        self._scrub = scrub
+        self._records: deque[Message] = deque()
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if len(self._records) >= _RECORDS:
+            self._lost += 1
+            return
+        try:
+            text = self.format(record)
+        except Exception:  # wrong arguments; logging's own report would print them to stderr
+            text = str(record.msg)
+        message = {
+            "op": "log",
+            "name": record.name,
+            "level": record.levelno,
+            "created": record.created,
+            "thread": record.threadName,
+            "text": self._scrub(text)[:_TEXT],
+        }
+        self._records.append(message)
+        try:
+            self._loop.call_soon_threadsafe(self.flush)
+        except RuntimeError:  # the loop is closed: the process is as good as gone
+            pass
+
+    def flush(self) -> None:
+        """In the main thread."""
+        while self._records:
+            if not self._channel.send(self._records.popleft(), optional=True):
+                self._lost += 1
+        if self._lost:
+            about = {"op": "log", "name": log.name, "level": logging.WARNING}
+            text = f"{self._lost} log records were left out"
+            more = {"created": time.time(), "thread": "MainThread", "text": text}
+            if self._channel.send(about | more, optional=True):
+                self._lost = 0
+
+
+def _unexpected(context: dict[str, Any]) -> None:
+    log.error("%s", context.get("message"), exc_info=context.get("exception"))
+
+
+def _rss() -> int:
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def _serve(fd: int) -> int:
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    return await Worker(sock).run()
+
+
+def main() -> NoReturn:
+    # Ctrl-C in the terminal is for the supervisor, which decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # Sent when the thread that started us ends. If it has ended already, the socket says so.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if sys.stderr is not None:
+        faulthandler.enable()  # names of functions and line numbers, no values
+    try:
+        number = asyncio.run(_serve(int(sys.argv[1])))
+    except BaseException as e:
+        if sys.stderr is not None:
+            traceback.print_tb(e.__traceback__)
+            print(type(e).__name__, file=sys.stderr)  # its text may be anything
+        number = FAILED
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    if number > 0:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    # Not through Python's own end, which would wait for threads that were left alone in a library.
+    os._exit(0 if number == 0 else 1)
+
+
+if __name__ == "__main__":
+    main()

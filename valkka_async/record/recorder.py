@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: MIT
+"""Recorder: a ring of fragmented MP4 into files that any player opens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import math
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from valkka_async.camera.mp4 import boxes
+from valkka_async.errors import ConnectionClosed, RecorderError
+from valkka_async.record.disk import Disk
+from valkka_async.ring._shm import Frame
+from valkka_async.ring.client import Client, connect
+from valkka_async.ring.rendezvous import check_name
+
+log = logging.getLogger("valkka_async")
+
+_CLOSE_SECONDS = 10.0  # for a disk to take what is still to be written
+_EARLY = 0.005  # s before `seconds` are over, by which a key frame may come and still be on time
+_UNREAD = 10_000  # finished files that are remembered for who has not asked for them yet
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderStats:
+    """``files`` begun, ``frames`` and ``bytes`` written to them, frames ``dropped`` (published, but not
+    recorded), the ``path`` that is being written (None: none) and its ``duration`` in seconds so far."""
+
+    files: int
+    frames: int
+    bytes: int
+    dropped: int
+    path: Path | None
+    duration: float
+
+
+class _Part:
+    """What is known of the file that is being written."""
+
+    def __init__(self, header: bytes, timescale: int, base: int) -> None:
+        self.header = header
+        self.timescale = timescale
+        self.base = base  # the decode time that is 0 in the file
+        self.newest = base
+        self.sequence = 0
+        self.size = 0
+        self.group = 0  # bytes from the last key frame on
+        self.largest = 0  # of its groups
+
+    @property
+    def seconds(self) -> float:
+        return (self.newest - self.base) / self.timescale
+
+
+class Recorder:
+    """Records the ring called ``name``, an output of format "fmp4", into files::
+
+        async with va.Recorder("cam1.mp4", "/films/{name}/%Y-%m-%d/%H-%M-%S.mp4") as recorder:
+            async for path in recorder:
+                print("finished", path)
+
+    Each file begins with a key frame, near time 0, and ends before one. The next one begins when the file
+    is ``seconds`` long or would outgrow ``max_bytes``, when frames were lost, when the server was restarted,
+    or the picture's size or codec changed; a camera that reconnects leaves a gap in the file's times. A
+    server that is not there (yet, or any more) is waited for.
+
+    Files are written under their final names from the first byte on, and each frame with one system call: a
+    recorder that is killed leaves files that play up to the last frame. (A power cut may cost what the
+    kernel has not written yet, as with any file.) A file that exists is never overwritten.
+
+    Writing is a thread's work. While the disk is too slow, up to ``buffer_bytes`` wait in memory; then frames
+    stay in the ring until it drops them, which is counted, and the file ends there.
+
+    Parameters
+    ----------
+    pattern
+        The path of a file. Fields of ``strftime`` give the local time at which it begins, ``{name}`` the
+        ring's name, ``{n}`` the file's number, from 1 on (``{n:04}`` with leading zeros). Folders are made.
+        Where a path is taken already, "-2", "-3" ... is added to the file's name.
+    seconds, max_bytes
+        When to begin the next file: at the first key frame then. None: never for this reason.
+    buffer_bytes
+        Most that may wait for the disk.
+    open_timeout
+        Seconds to wait for the server at the beginning; None: for ever.
+
+    Raises ValueError, InvalidNameError. What goes wrong later (the disk is full: RecorderError, which is
+    an OSError too; no such server: TimeoutError; refused: ConnectError) ends the recording, is logged, and
+    is raised by wait(), by the iteration, and at the end of ``async with`` if neither was used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pattern: str | os.PathLike[str],
+        *,
+        seconds: float | None = 60.0,
+        max_bytes: int | None = None,
+        buffer_bytes: int = 32 << 20,
+        open_timeout: float | None = None,
+    ) -> None:
+        self._name = check_name(name)
+        self._pattern = _check_pattern(os.fspath(pattern), name)
+        if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+            raise ValueError(f"seconds is above 0 or None, not {seconds!r}")
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"max_bytes is at least 1 or None, not {max_bytes!r}")
+        if buffer_bytes < 1:
+            raise ValueError(f"buffer_bytes is at least 1, not {buffer_bytes!r}")
+        self._seconds = seconds
+        self._max_bytes = max_bytes
+        self._buffer_bytes = buffer_bytes
+        self._open_timeout = open_timeout
+        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._error: Exception | None = None
+        self._raised = False
+        self._disk_failed = False
+        self._client: Client | None = None
+        self._lost = 0  # frames dropped on connections that are over
+        self._disk: Disk | None = None
+        self._part: _Part | None = None
+        self._number = 0
+        self._finished: deque[Path] = deque(maxlen=_UNREAD)
+
+    # ------------------------------------------------------------------------------------ use
+
+    async def wait(self) -> None:
+        """Wait until the recording is over: by aclose(), or by an error, which this raises. Cancelling
+        the wait does not end the recording."""
+        await asyncio.wait([self._begun()])
+        self._raise()
+
+    def __aiter__(self) -> Self:
+        """The paths of finished files, as they are finished, until the recording is over.
+
+        The last 10 000 that nobody has taken are remembered.
+        """
+        return self
+
+    async def __anext__(self) -> Path:
+        self._begun()
+        while True:
+            ended = self._disk is None or self._disk.ended  # before looking for what it has completed
+            if self._disk is not None:
+                self._finished.extend(self._disk.complete())
+            if self._finished:
+                return self._finished.popleft()
+            if ended:
+                self._raise()
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+
+    def stats(self) -> RecorderStats:
+        """Counters since the beginning."""
+        disk, part = self._disk, self._part
+        dropped = self._lost + (self._client.stats().dropped if self._client is not None else 0)
+        if disk is None:
+            return RecorderStats(0, 0, 0, dropped, None, 0.0)
+        path = disk.path
+        duration = part.seconds if part is not None and path is not None else 0.0
+        return RecorderStats(disk.files, disk.pieces, disk.bytes, dropped, path, duration)
+
+    @property
+    def name(self) -> str:
+        """The ring's name."""
+        return self._name
+
+    async def aclose(self) -> None:
+        """Write what is in memory, complete the file, and end. Idempotent.
+
+        A disk that has not answered after 10 seconds is left to its thread. Cancelling leaves it closing by
+        itself.
+        """
+        if self._task is None or self._disk is None:
+            return
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                while not self._disk.ended:
+                    self._changed.clear()
+                    await self._changed.wait()
+        if not self._disk.ended:
+            log.warning("%s: the disk does not answer; %d bytes are left to a thread", self._name,
+                        self._disk.pending)  # fmt: skip
+
+    async def __aenter__(self) -> Self:
+        if self._task is not None:
+            raise RuntimeError("a recorder records once: make another")
+        loop = asyncio.get_running_loop()
+        self._disk = Disk(self._buffer_bytes // 2, partial(_call_in, loop, self._on_change))
+        self._task = loop.create_task(self._run(self._disk), name=f"record {self._name}")
+        self._task.add_done_callback(self._stop)  # also if it is cancelled before it runs
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+        if error is None and not self._raised:
+            self._raise()
+
+    def __repr__(self) -> str:
+        over = self._task is not None and self._task.done()
+        state = "not begun" if self._task is None else "over" if over else "recording"
+        return f"<Recorder of {self._name} [{state}]>"
+
+    def _raise(self) -> None:
+        self._check_disk()
+        if self._error is not None:
+            self._raised = True
+            raise self._error
+
+    def _begun(self) -> asyncio.Task[None]:
+        if self._task is None:
+            raise RuntimeError(f"{self!r}: record with `async with`")
+        return self._task
+
+    # ------------------------------------------------------------------------------ the recording
+
+    async def _run(self, disk: Disk) -> None:
+        try:
+            await self._record(disk)
+        except asyncio.CancelledError:  # by aclose()
+            pass
+        except Exception as e:
+            self._fail(e)
+
+    def _stop(self, task: asyncio.Task[None]) -> None:
+        self._part = None
+        if self._disk is not None:
+            self._disk.stop()
+
+    async def _record(self, disk: Disk) -> None:
+        timeout = self._open_timeout
+        while True:
+            client = connect(self._name, policy="ordered", open_timeout=timeout)
+            timeout = None
+            async with client:
+                self._client = client
+                try:
+                    while True:
+                        with await client.recv() as frame:
+                            self._take(disk, frame, client.header)
+                        await self._room(disk)
+                except ConnectionClosed as e:
+                    log.info("recording %s: %s", self._name, e)
+                finally:
+                    self._client = None
+                    self._lost += client.stats().dropped
+            self._finish(disk)
+
+    async def _room(self, disk: Disk) -> None:
+        """Wait while the disk is behind."""
+        if disk.pending > self._buffer_bytes:
+            log.warning("recording %s: the disk is too slow; frames may be lost", self._name)
+            while disk.pending > self._buffer_bytes // 2 and disk.error is None:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def _take(self, disk: Disk, frame: Frame, header: bytes) -> None:
+        if frame.format != "fmp4":
+            raise RecorderError(
+                f"{self._name} is {frame.format} and cannot be recorded: it takes an output of format 'fmp4'"
+            )
+        data = bytearray(frame.data)
+        try:
+            time = boxes.decode_time(data)
+            part = self._part
+            if part is not None and self._ends(part, frame, header, time):
+                part = None
+            begins = part is None
+            if part is None:
+                if not frame.key:  # rare: the ring goes on with a key frame when it has lost one
+                    self._finish(disk)
+                    return
+                part = _Part(header, boxes.timescale(header), time)
+            part.sequence += 1
+            part.newest = time
+            boxes.move(data, part.sequence, part.base)
+        except ValueError as e:
+            raise RecorderError(f"{self._name} is not fragmented MP4 as it should be: {e}") from None
+        self._part = part
+        if begins:
+            data = bytearray(header + data)
+            disk.begin(self._path(frame), data)
+        else:
+            disk.write(data)
+        if frame.key:
+            part.group = 0
+        part.size += len(data)
+        part.group += len(data)
+        part.largest = max(part.largest, part.group)
+
+    def _ends(self, part: _Part, frame: Frame, header: bytes, time: int) -> bool:
+        """Does the file end before this frame?"""
+        if frame.dropped or header != part.header or time < part.newest:
+            return True
+        if not frame.key:
+            return False
+        if self._seconds is not None and (time - part.base) / part.timescale >= self._seconds - _EARLY:
+            return True
+        # The group that begins here will be about as large as the largest so far.
+        return self._max_bytes is not None and part.size + part.largest > self._max_bytes
+
+    def _finish(self, disk: Disk) -> None:
+        if self._part is not None:
+            self._part = None
+            disk.finish()
+
+    def _path(self, frame: Frame) -> Path:
+        self._number += 1
+        begin = datetime.fromtimestamp(frame.timestamp_ns / 1e9).astimezone()
+        return Path(begin.strftime(self._pattern.format(name=self._name, n=self._number)))
+
+    def _on_change(self) -> None:
+        """The disk has completed a file, has room again, has failed or has ended."""
+        self._changed.set()
+        self._check_disk()
+
+    def _check_disk(self) -> None:
+        e = self._disk.error if self._disk is not None else None
+        if e is None or self._disk_failed:
+            return
+        self._disk_failed = True
+        hint = "; what was written before plays"
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint += ": make room, and record again"
+        self._fail(RecorderError(e.errno, f"cannot record {self._name}: {e.strerror}{hint}", e.filename))
+        if self._task is not None:
+            self._task.cancel()
+
+    def _fail(self, error: Exception) -> None:
+        log.error("%s", error)
+        self._error = self._error or error
+
+
+def _check_pattern(pattern: str, name: str) -> str:
+    """Raises ValueError."""
+    try:
+        path = pattern.format(name=name, n=1)
+    except (KeyError, IndexError, ValueError, AttributeError) as e:
+        raise ValueError(f"pattern {pattern!r}: only {{name}} and {{n}} go in braces ({e!r})") from None
+    if not os.path.basename(path) or "\0" in path:
+        raise ValueError(f"pattern {pattern!r} is no path of a file")
+    return pattern
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits any more
+        loop.call_soon_threadsafe(function)

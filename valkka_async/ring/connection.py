@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: MIT
+"""A reader's connection to one server: the socket, the bell and the rings. It never waits.
+
+``dial`` and ``pump`` do what can be done now; who wants more waits for ``sock`` (messages, the end)
+and ``bell`` (frames) to become readable, in whatever way its world waits: poll() in reader.py, the
+event loop in client.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from dataclasses import dataclass
+
+from valkka_async.errors import (
+    ConnectError,
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedOK,
+    ProtocolError,
+)
+from valkka_async.ring import _fork, _shm
+from valkka_async.ring._shm import Frame
+from valkka_async.ring._weak import weakly
+from valkka_async.ring.handshake import (
+    MAX_BYTES,
+    Ack,
+    Bye,
+    Hello,
+    Message,
+    Refused,
+    Report,
+    Ring,
+    Room,
+    Stats,
+    Welcome,
+    decode,
+    encode,
+)
+from valkka_async.ring.rendezvous import check_name, runtime_dir, socket_path
+
+POLICIES = {"latest": _shm.LATEST, "ordered": _shm.ORDERED, "lossless": _shm.LOSSLESS}
+
+_CRASHED = "crashed"
+_MAX_FDS = 4
+# Rings that a slow reader may have before it (the frames of all but the last are old, and take memory).
+# With more it does not acknowledge, and the server sends it no other until it has caught up.
+_MAX_RINGS = 4
+_F_SEAL_FUTURE_WRITE = 0x0010  # linux/fcntl.h; Python 3.11 does not name it
+# Not there, not listening, or with a full queue: worth another try.
+_NOT_YET = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN)
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderStats:
+    """``received`` frames, ``dropped`` ones (published but missed), ``leases`` held now,
+    ``last_received_ns`` (CLOCK_MONOTONIC; 0: never)."""
+
+    received: int
+    dropped: int
+    leases: int
+    last_received_ns: int
+
+    def plus(self, other: ReaderStats) -> ReaderStats:
+        """Both together."""
+        return ReaderStats(
+            self.received + other.received,
+            self.dropped + other.dropped,
+            self.leases + other.leases,
+            max(self.last_received_ns, other.last_received_ns),
+        )
+
+
+def check_policy(policy: str, max_leases: int) -> int:
+    """The policy's number. Raises ValueError."""
+    if policy not in POLICIES:
+        raise ValueError(f"policy is one of {', '.join(POLICIES)}, not {policy!r}")
+    if not 1 <= max_leases <= _shm.MAX_LEASES:
+        raise ValueError(f"max_leases is a number from 1 to {_shm.MAX_LEASES}, not {max_leases}")
+    return POLICIES[policy]
+
+
+class Connection:
+    """Made by :meth:`dial`. ``ready`` once the server has welcomed it; ``ended`` once it is over."""
+
+    def __init__(self, name: str, sock: socket.socket, policy: int, max_leases: int) -> None:
+        self.name = name
+        self.sock = sock
+        self.bell = -1
+        self.pid = 0
+        self.ended = False  # no message and no new frame will come; what is in the ring may still be claimed
+        self._end = ""  # how it ended
+        self.failure: ConnectError | None = None  # what made us give it up
+        self._policy = policy
+        self._max_leases = max_leases
+        self._generation = 0  # of the newest ring when we were welcomed
+        self._unacknowledged = 0  # generation of a ring that we have
+        self._reader: _shm.Reader | None = None
+        _fork.register(self)
+
+    @classmethod
+    def dial(cls, name: str, policy: int, max_leases: int) -> Connection | None:
+        """Connect and say hello. None: nobody listens there yet. Raises ConnectError."""
+        sock = dial(name)
+        if sock is None:
+            return None
+        try:
+            sock.send(encode(Hello(policy, max_leases)), socket.MSG_NOSIGNAL)
+        except OSError:
+            sock.close()
+            return None
+        return cls(name, sock, policy, max_leases)
+
+    @property
+    def ready(self) -> bool:
+        """Welcomed, and in possession of the ring if there is one."""
+        return self._reader is not None and (not self._generation or self._reader.generation > 0)
+
+    def error(self) -> ConnectionClosed | ConnectError:
+        """The exception that tells how it ended."""
+        if self.failure is not None:
+            return self.failure
+        if self._end != _CRASHED:
+            return ConnectionClosedOK(self._end)
+        last = self._reader.last_seq if self._reader else 0
+        return ConnectionClosedError(
+            f"the server {self.name!r} (process {self.pid or 'unknown'}) went away without closing; "
+            f"the last frame was {last}",
+            pid=self.pid,
+            last_seq=last,
+        )
+
+    def pump(self) -> None:
+        """Take in the messages that have arrived. What goes wrong is told by ``ended`` and ``error``."""
+        try:
+            while not self.ended and self.sock.fileno() >= 0 and self._receive():
+                pass
+            if self._unacknowledged and self._reader is not None:
+                self._acknowledge(self._reader)
+        except ConnectError as e:
+            self._fail(e)
+        except OSError as e:
+            self._fail(ConnectError(e.errno, f"server {self.name!r}: {e.strerror}"))
+
+    def _fail(self, error: ConnectError) -> None:
+        self.failure = error
+        self._over(str(error))
+
+    def _over(self, how: str) -> None:
+        self.ended, self._end = True, how
+
+    def _receive(self) -> bool:
+        """Take in one message. False: there is none now."""
+        try:
+            data, fds, flags, _ = socket.recv_fds(
+                self.sock, MAX_BYTES, _MAX_FDS, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            # The server closed before it had read our last ACK. Said once; what it sent before follows.
+            return True
+        try:
+            if not data:
+                self._over(_CRASHED)
+                return False
+            message = self._decode(data)
+            if flags & socket.MSG_CTRUNC:
+                raise ConnectError(
+                    errno.EMFILE,
+                    f"no descriptor left for the ring of {self.name!r}: raise the limit (ulimit -n)",
+                )
+            self._take(message, fds)
+            return True
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _decode(self, data: bytes) -> Message:
+        try:
+            return decode(data)
+        except ProtocolError as e:
+            raise ProtocolError(f"server {self.name!r}: {e}") from None
+
+    def _take(self, message: Message, fds: list[int]) -> None:
+        match message:
+            case Welcome(pid, start_seq, generation) if self._reader is None and len(fds) == 2:
+                self._check_memory(fds[0], _shm.LEASE_PAGE_BYTES, fcntl.F_SEAL_SHRINK)
+                self._reader = _shm.Reader(self.name, fds[0], self._policy, self._max_leases, start_seq)
+                self._reader.connect(self.sock.fileno(), encode(Room()), weakly(self.pump))
+                self.pid, self._generation = pid, generation
+                os.set_blocking(fds[1], False)
+                self.bell = fds.pop(1)
+            case Ring(generation, size) if self._reader is not None and len(fds) == 1:
+                self._check_memory(fds[0], size, fcntl.F_SEAL_SHRINK | _F_SEAL_FUTURE_WRITE)
+                self._reader.add_ring(fds[0], size)
+                self._unacknowledged = generation
+            case Bye():
+                self._over(f"the server {self.name!r} was closed")
+            case Refused(reason):
+                raise ConnectError(errno.ECONNREFUSED, reason)
+            case _:
+                raise ProtocolError(
+                    f"server {self.name!r}: {type(message).__name__} with {len(fds)} descriptors "
+                    "was not expected here"
+                )
+
+    def _acknowledge(self, reader: _shm.Reader) -> None:
+        if reader.ring_count <= _MAX_RINGS:
+            try:
+                self.sock.send(encode(Ack(self._unacknowledged)), socket.MSG_NOSIGNAL)
+            except OSError:
+                pass  # the server is gone, which the next message tells
+            self._unacknowledged = 0
+
+    def _check_memory(self, fd: int, size: int, seals: int) -> None:
+        """What we are about to map must not be able to shrink, or to be written, under us."""
+        try:
+            held = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+        except OSError:
+            held = 0
+        if os.fstat(fd).st_size != size or held & seals != seals:
+            raise ProtocolError(f"server {self.name!r} sent memory that is not sealed, or not of its size")
+
+    # ----------------------------------------------------------------------------------- frames
+
+    def claim(self) -> Frame | None:
+        """The next frame of the policy, if there is one. Raises LeaseLimitError, ProtocolError."""
+        if self._reader is None:
+            return None
+        try:
+            return self._reader.claim()
+        except ProtocolError as e:
+            self._fail(e)
+            raise
+
+    def pending(self) -> bool:
+        """Is there a frame to claim? (It may turn out to be of no use: see claim.)"""
+        return self._reader is not None and self._reader.pending()
+
+    def arm(self) -> bool:
+        """Make the server ring the bell for the next frame. False: one is there already."""
+        return self._reader is None or self._reader.arm()
+
+    @property
+    def header(self) -> bytes:
+        return self._reader.header if self._reader is not None else b""
+
+    def stats(self) -> ReaderStats:
+        r = self._reader
+        if r is None:
+            return ReaderStats(0, 0, 0, 0)
+        return ReaderStats(r.received, r.dropped, r.leases, r.last_received_ns)
+
+    def close(self) -> None:
+        """Leave. Frames that are still held stay valid; the server counts their slots as taken until the
+        last of them is released, and only then sees the connection end."""
+        if self.sock.fileno() < 0:
+            return
+        if not self.ended:
+            self._over(f"this reader of {self.name!r} was closed")
+        if self._reader is not None:
+            self._reader.close(self.sock.detach())
+        else:
+            self.sock.close()
+        if self.bell >= 0:
+            os.close(self.bell)
+            self.bell = -1
+
+    def _after_fork(self) -> None:
+        if self._reader is not None:
+            self._reader.after_fork()
+        self.sock.close()
+        if self.bell >= 0:
+            os.close(self.bell)
+            self.bell = -1
+        self._over(f"the reader of {self.name!r} belongs to the parent process")
+
+
+def dial(name: str) -> socket.socket | None:
+    """A socket connected to a server; None: nobody listens there yet. Raises ConnectError."""
+    path = socket_path(runtime_dir(), check_name(name))
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    try:
+        sock.connect(path)
+    except OSError as e:
+        sock.close()
+        if e.errno in _NOT_YET:
+            return None
+        if e.errno in (errno.EPROTOTYPE, errno.ENOTSOCK):
+            raise ProtocolError(f"{path} is not a valkka-async server") from None
+        raise ConnectError(e.errno, f"cannot connect to {path}: {e.strerror}") from None
+    return sock
+
+
+def report(name: str, timeout: float) -> dict[str, object] | None:
+    """What a server says of itself (its ServerStats, ``pid``, ``now_ns``); None if it is not running.
+
+    Blocks for ``timeout`` seconds at most. Raises TimeoutError, ConnectError.
+    """
+    sock = dial(name)
+    if sock is None:
+        return None
+    with sock:
+        sock.settimeout(timeout)
+        try:
+            sock.send(encode(Stats()), socket.MSG_NOSIGNAL)
+            data = sock.recv(MAX_BYTES)
+        except TimeoutError:
+            raise TimeoutError(f"the server {name!r} did not answer within {timeout:g} s") from None
+        except OSError:
+            return None
+    match decode(data) if data else None:
+        case Report(values):
+            return values
+        case Refused(reason):
+            raise ConnectError(errno.ECONNREFUSED, reason)
+        case None:
+            return None
+    raise ProtocolError(f"server {name!r} did not answer the question")

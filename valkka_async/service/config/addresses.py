@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""Addresses of cameras as people write them in a config: what is wrong with one, and whose login it has."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from urllib.parse import quote
+
+from valkka_async.camera.source.secrets import Address, parse
+
+# FFmpeg opens others too, so that those are refused only if they look misspelled.
+_USUAL = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "rtp", "srt", "file")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
+_PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # "lavfi:", "concat:": no path
+# A host where a scheme should be: 10.0.0.7/live, me:secret@camera/live, camera.local:554/live
+_HOST = re.compile(r"[^/\s]*@|\d{1,3}(\.\d{1,3}){3}\b|localhost\b|\[[0-9A-Fa-f:]+\]|[\w.-]+:\d+(/|$)")
+_PORT = re.compile(r"(?:.*@)?(?:\[[^\]]*\]|[^:]*):(\d+)", re.DOTALL)
+
+
+def check(url: str) -> Address:
+    """Raises ValueError, whose text has no password."""
+    if not url.strip():
+        raise ValueError("an address, a path or lavfi:..., and nothing is written here")
+    if re.search(r"[\0-\x1f\x7f]", url):
+        raise ValueError("it has a line break or another control character; write it in one line")
+    if _SCHEME.match(url) is None and _HOST.match(url):
+        raise ValueError("an address begins with its protocol, as in rtsp://HOST/PATH")
+    try:
+        address = parse(url)
+    except ValueError:
+        raise ValueError(
+            "there is no host in it: write rtsp://HOST/PATH, and the login into keys of its own, `user` and "
+            "`password`"
+        ) from None
+    if address.scheme not in (*_USUAL, "lavfi"):
+        near = difflib.get_close_matches(address.scheme, _USUAL, len(_USUAL), 0.7)
+        if near:
+            best = "rtsp" if "rtsp" in near else near[0]
+            raise ValueError(f"there is no protocol {address.scheme}://; did you mean {best}://?")
+    port = _PORT.fullmatch(_authority(address))
+    if port and not 1 <= int(port[1]) <= 65535:
+        raise ValueError("a port is a number from 1 to 65535")  # which may be meant as a password
+    return address
+
+
+def has_host(address: Address) -> bool:
+    """Is it a place on the network, to which a user and a password may belong?"""
+    return address.scheme not in ("file", "lavfi")
+
+
+def has_login(address: Address) -> bool:
+    """Does it have credentials of its own?"""
+    return "@" in _authority(address)
+
+
+def with_login(url: str, user: str, password: str) -> str:
+    """The address with these credentials, which are percent-encoded here."""
+    address = parse(url)
+    login = quote(user, safe="") + (":" + quote(password, safe="") if password else "")
+    return f"{address.scheme}://{login}@{address.url.partition('://')[2]}"
+
+
+def is_relative_path(url: str) -> bool:
+    """Is it a path that depends on the folder in which one is?"""
+    return bool(url.strip()) and not url.startswith("/") and not _PREFIX.match(url) and not _HOST.match(url)
+
+
+def _authority(address: Address) -> str:
+    """The part with the host; what parse() has encoded has no other / ? # @ in its credentials."""
+    if not has_host(address):
+        return ""
+    return re.split(r"[/?#]", address.url.partition("://")[2], maxsplit=1)[0]

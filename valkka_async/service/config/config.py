@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""What a service is to do, as checked data: which cameras, what of them, and where it is shown.
+
+A file becomes this in configfile.py; a program may make one with ``Config.model_validate({...})``, which
+raises pydantic's ValidationError, a ValueError. No error and no repr shows a password.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from valkka_async.camera.spec import CameraSpec
+from valkka_async.service.config import addresses
+from valkka_async.service.config.cameras import CameraConfig, Defaults, OutputConfig, Record
+from valkka_async.service.config.fields import CameraName, Pattern, RingName, Section, or_switch, switch
+from valkka_async.service.config.sections import Log, Web, Workers
+
+__all__ = ["CameraConfig", "Config", "Defaults", "Log", "OutputConfig", "Record", "Web", "Workers"]
+
+Loc: TypeAlias = tuple[str | int, ...]
+
+RINGS = "rings"  # the type of errors that say which rings do not fit together
+
+
+class Config(Section):
+    """All of it. Equal to another one if they ask for the same."""
+
+    name: RingName = Field(
+        default="service", description="The service's name, by which `reload` and `top` find it."
+    )
+    secrets: str | None = Field(
+        default=None,
+        description="A file with lines `NAME=value` for `${NAME}`, relative to this one. Only for files.",
+    )
+    web: Annotated[Web | None, switch(Web)] = Field(
+        default_factory=Web, json_schema_extra=or_switch, description="The page; `false`: none."
+    )
+    recordings: Pattern = Field(
+        default="recordings/{name}/%Y-%m-%d/%H-%M-%S.mp4",
+        description="The path of recordings, relative to the config file's folder. `{name}` is the camera, "
+        "`%Y` and the like are the local time at which a file begins.",
+    )
+    log: Log = Field(default_factory=Log, description="What the service writes about itself.")
+    workers: Workers = Field(
+        default_factory=Workers,
+        description="The processes in which cameras are read.",
+    )
+    defaults: Defaults = Field(
+        default_factory=Defaults, description="Keys of all cameras. A camera's own key wins, as a whole."
+    )
+    cameras: dict[CameraName, CameraConfig] = Field(
+        min_length=1, description="Each under its name, which is its ring's name too."
+    )
+
+    def specs(self) -> dict[str, CameraSpec]:
+        """For a Supervisor: the cameras that are enabled, with all their rings and their credentials."""
+        return {name: camera.spec(name) for name, camera in self.cameras.items() if camera.enabled}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, data: Any) -> Any:
+        """Give the defaults to each camera, but for wrong ones, which are told of where they stand."""
+        if not isinstance(data, Mapping):
+            return data
+        defaults, cameras = data.get("defaults"), data.get("cameras")
+        if isinstance(defaults, Defaults):
+            defaults = defaults.model_dump(exclude_unset=True)
+        if not (isinstance(defaults, Mapping) and isinstance(cameras, Mapping)):
+            return data
+        try:
+            Defaults.model_validate(defaults)
+        except ValidationError as e:
+            wrong = {error["loc"][0] for error in e.errors(include_input=False) if error["loc"]}
+            defaults = {key: value for key, value in defaults.items() if key not in wrong}
+        return {
+            **data,
+            "cameras": {
+                name: {**_inherited(defaults, camera), **camera} if isinstance(camera, Mapping) else camera
+                for name, camera in cameras.items()
+            },
+        }
+
+    @field_validator("recordings")
+    @classmethod
+    def _check_recordings(cls, pattern: str) -> str:
+        if "{name}" not in pattern:
+            raise ValueError(
+                "it is for all cameras, so {name} must be in it: recordings/{name}/%Y-%m-%d/%H-%M-%S.mp4"
+            )
+        return pattern
+
+    @field_validator("cameras")
+    @classmethod
+    def _check_rings(cls, cameras: dict[str, CameraConfig], info: ValidationInfo) -> dict[str, CameraConfig]:
+        """Each ring is fed by one output of one camera."""
+        errors = [
+            InitErrorDetails(type=PydanticCustomError(RINGS, "{text}", {"text": text}), loc=loc, input=None)
+            for loc, text in _conflicts(cameras, info.data.get("name", ""))
+        ]
+        if errors:
+            raise ValidationError.from_exception_data("rings", errors, hide_input=True)
+        return cameras
+
+
+def _inherited(defaults: Mapping[str, Any], camera: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults, less the login for a camera whose address has one, or has no place for one."""
+    login = camera.get("user", True) not in (None, "")
+    url = camera.get("url")
+    if login and isinstance(url, str):
+        try:
+            address = addresses.check(url)
+            login = addresses.has_host(address) and not addresses.has_login(address)
+        except ValueError:
+            login = False
+    return {key: value for key, value in defaults.items() if login or key not in ("user", "password")}
+
+
+def _conflicts(cameras: Mapping[str, CameraConfig], service: str) -> Iterator[tuple[Loc, str]]:
+    """Where rings do not fit together, and why."""
+    enabled = {name: camera for name, camera in cameras.items() if camera.enabled}
+    for_page = {ring.name: name for name, camera in enabled.items() for ring in camera.page_rings(name)}
+    fed: dict[str, str] = {}
+    for name, camera in enabled.items():
+        own = {ring.name: ring.format for ring in camera.page_rings(name)}
+        good = True
+        for i, output in enumerate(camera.outputs):
+            place: Loc = (name, "outputs", i, "name") if output.name else (name, "outputs", i)
+            try:
+                ring = camera.ring(name, i)
+            except ValueError as e:
+                yield place, str(e)
+                good = False
+                continue
+            text = ""
+            if ring.name == f"{service}.control":  # its socket and its lock are called so
+                text = f"{ring.name} belongs to the service itself; choose another name"
+            elif ring.name in own and ring.format != own[ring.name]:
+                text = (
+                    f"{ring.name} is a ring of the page and of recordings, of format {own[ring.name]}; "
+                    "choose another name"
+                )
+            elif fed.get(ring.name) == name:
+                text = f"two outputs of {name} feed the ring {ring.name}; give one of them another name"
+            elif (other := fed.get(ring.name) or for_page.get(ring.name, name)) != name:
+                text = f"the cameras {other} and {name} both feed the ring {ring.name}; give it another name"
+            if text:
+                yield place, text
+                good = False
+            fed.setdefault(ring.name, name)
+        if good:
+            try:
+                camera.spec(name)
+            except ValueError as e:  # all that is known here was checked before
+                yield (name,), str(e)

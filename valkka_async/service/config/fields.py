@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""Types of the config's keys: what is taken for a number, a size, a path, in files and out of ${...}.
+
+Texts are taken where a number or a switch is expected, as ${...} gives texts. Numbers are no texts: YAML has
+made something else of them than what was written (012345 is 5349).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic_core import PydanticKnownError
+
+from valkka_async.record.recorder import Recorder
+from valkka_async.ring.rendezvous import check_name
+
+SIDE_MAX = 16384  # pixels
+NAME_MAX = 59  # NAME.jpeg is a ring's name too, and has 64 characters at most
+
+
+class Section(BaseModel):
+    """Keys that belong together. Unknown ones are refused; no error repeats what was given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """`fps: yes` is a mistake and not 1."""
+        if isinstance(value, bool) and info.field_name is not None:
+            kind = cls.model_fields[info.field_name].annotation
+            if {int, float} & {kind, *get_args(kind)}:
+                raise PydanticKnownError("float_type")
+        return value
+
+
+def switch(on: Callable[[], Any]) -> BeforeValidator:
+    """true: the section as it is by default; false: without it."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"true": True, "false": False}.get(value.strip().lower(), value)
+        return on() if value is True else None if value is False else value
+
+    return BeforeValidator(convert)
+
+
+def or_switch(schema: dict[str, Any]) -> None:
+    """In the JSON Schema: such a section may be true or false."""
+    schema["anyOf"] = [*(part for part in schema["anyOf"] if part != {"type": "null"}), {"type": "boolean"}]
+
+
+def _size(value: Any) -> Any:
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", value, re.ASCII)):
+        value = [int(match[1][:6]), int(match[2][:6])]
+    if value is None:
+        return value
+    parts = [_integer(n) for n in value] if isinstance(value, (list, tuple)) else []
+    if len(parts) != 2 or not all(n is not None and 1 <= n <= SIDE_MAX for n in parts):
+        raise ValueError("a width and a height in pixels, as 640x360 or [640, 360]")
+    return tuple(parts)
+
+
+def _integer(value: Any) -> int | None:
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,6}\s*", value):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _texts(value: Any) -> Any:
+    """`{rtsp_flags: prefer_tcp, max_delay: 500000}`: numbers of FFmpeg's options need no quotes."""
+    if not isinstance(value, Mapping):
+        return value
+    return {k: str(v) if type(v) in (int, float) else v for k, v in value.items()}
+
+
+def _off(value: Any) -> Any:
+    return None if value is False or value in ("", "false") else value
+
+
+def _camera_name(name: str) -> str:
+    try:
+        check_name(name)
+    except ValueError:
+        raise ValueError(
+            f"a camera's name is 1 to {NAME_MAX} of A-Z a-z 0-9 . _ - (its `title` may be any text)"
+        ) from None
+    if len(name) > NAME_MAX:
+        raise ValueError(f"a camera's name has at most {NAME_MAX} characters, not {len(name)}")
+    return name
+
+
+def _ring_name(name: str) -> str:
+    try:
+        return check_name(name)
+    except ValueError:
+        raise ValueError("a name is 1 to 64 of A-Z a-z 0-9 . _ -") from None
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_]+(:.+)?", value):
+        raise ValueError("auto, or a type of device with which FFmpeg decodes, as cuda, vaapi or cuda:1")
+    return value
+
+
+def _pattern(value: str) -> str:
+    try:
+        Recorder("any", value)
+    except ValueError:
+        raise ValueError(
+            "the path of a file, with nothing in braces but {name} and {n}, as in "
+            "recordings/{name}/%Y-%m-%d/%H-%M-%S.mp4"
+        ) from None
+    return value
+
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Texts = Annotated[
+    dict[str, str],
+    BeforeValidator(_texts),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "number"]}}),
+]
+CameraName = Annotated[str, AfterValidator(_camera_name)]
+RingName = Annotated[str, AfterValidator(_ring_name)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Device = Annotated[Annotated[str, AfterValidator(_device)] | None, BeforeValidator(_off)]
+Size = Annotated[
+    tuple[int, int] | None,
+    BeforeValidator(_size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^\s*[0-9]+\s*[xX]\s*[0-9]+\s*$"},
+                {
+                    "type": "array",
+                    "items": {"type": "integer", "minimum": 1, "maximum": SIDE_MAX},
+                    "minItems": 2,
+                    "maxItems": 2,
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
+]

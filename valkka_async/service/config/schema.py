@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""The config's JSON Schema: for editors, for the documentation, and to say in words what belongs where."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from valkka_async.service.config.config import Config
+from valkka_async.service.config.fields import NAME_MAX
+from valkka_async.service.config.problems import Path
+
+Schema: TypeAlias = dict[str, Any]
+
+_PLACEHOLDER = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}"}
+_ABOUT = ("title", "description", "default")  # of a value, and not what it may be
+
+
+def json_schema() -> Schema:
+    """Of a config file, for editors (JSON Schema 2020-12). ${NAME} may stand for a number, too."""
+    schema = Config.model_json_schema()
+    for section in (schema, *schema["$defs"].values()):
+        section["properties"] = {key: _or_placeholder(value) for key, value in section["properties"].items()}
+    schema["properties"]["cameras"]["propertyNames"] = {"pattern": rf"^[A-Za-z0-9._-]{{1,{NAME_MAX}}}$"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "valkka-async run",
+        "description": "The cameras of a service.",
+    }
+
+
+def sections() -> dict[str, Schema]:
+    """The keys of each section, in the order in which they are documented, by the section's name."""
+    schema = _schema()
+    return {"Config": schema["properties"]} | {k: v["properties"] for k, v in schema["$defs"].items()}
+
+
+def section_of(path: Path) -> str | None:
+    """The name of the section that is there; None: something else is."""
+    for node in _nodes(path):
+        if "properties" in node:
+            return str(node["title"])
+    return None
+
+
+def expected(path: Path) -> str:
+    """In words, what belongs there: "a number above 0"."""
+    return words(*_nodes(path))
+
+
+def words(*nodes: Schema) -> str:
+    """In words, what these allow."""
+    kinds = dict.fromkeys(_kind(node) for given in nodes for node in _options(given))
+    return " or ".join(kind for kind in kinds if kind)
+
+
+def choices(path: Path) -> list[str]:
+    """The words that one may choose from there."""
+    return [str(choice) for node in _nodes(path) for choice in node.get("enum", ())]
+
+
+@functools.cache
+def _schema() -> Schema:
+    return Config.model_json_schema()
+
+
+def _nodes(path: Path) -> list[Schema]:
+    """What describes this place, in the schema."""
+    nodes = [_schema()]
+    for part in path:
+        nodes = [option for node in nodes for inner in _inner(node, part) for option in _options(inner)]
+    return nodes
+
+
+def _inner(node: Schema, part: str | int) -> Iterator[Schema]:
+    if isinstance(part, int):
+        if "items" in node:
+            yield node["items"]
+    elif part in node.get("properties", ()):
+        yield node["properties"][part]
+    elif isinstance(node.get("additionalProperties"), dict):
+        yield node["additionalProperties"]
+
+
+def _options(node: Schema) -> Iterator[Schema]:
+    if "$ref" in node:
+        yield from _options(_schema()["$defs"][node["$ref"].rpartition("/")[2]])
+    elif "anyOf" in node:
+        for option in node["anyOf"]:
+            yield from _options(option)
+    else:
+        yield node
+
+
+def _kind(node: Schema) -> str:
+    if "enum" in node:
+        return (
+            " or ".join(map(str, node["enum"]))
+            if len(node["enum"]) < 3
+            else "one of " + ", ".join(node["enum"])
+        )
+    kind = node.get("type")
+    if kind in ("number", "integer"):
+        return ("a number" if kind == "number" else "a whole number") + _limits(node)
+    if kind == "object":
+        if "properties" in node:
+            return "keys of its own"
+        return (
+            "names, each with keys of its own"
+            if "$ref" in node["additionalProperties"]
+            else "names and values"
+        )
+    if isinstance(kind, list):
+        return " or ".join(_kind({"type": one}) for one in kind)
+    return {"boolean": "true or false", "string": "text", "array": "a list"}.get(str(kind), "")
+
+
+def _limits(node: Schema) -> str:
+    low, high, above = node.get("minimum"), node.get("maximum"), node.get("exclusiveMinimum")
+    if low is not None and high is not None:
+        return f" from {low:g} to {high:g}"
+    return f" above {above:g}" if above is not None else f", {low:g} or more" if low is not None else ""
+
+
+def _or_placeholder(value: Schema) -> Schema:
+    if value.get("type") in ("number", "integer", "boolean") or "enum" in value:
+        value = {"anyOf": [{k: v for k, v in value.items() if k not in _ABOUT}]} | {
+            k: v for k, v in value.items() if k in _ABOUT
+        }
+    if "anyOf" in value and {"type": "string"} not in value["anyOf"]:
+        return value | {"anyOf": [*value["anyOf"], _PLACEHOLDER]}
+    return value
