@@ -43,7 +43,7 @@ if _TYPE_CHECKING:
     from valkka_async.camera.mp4.boxes import codec_string
     from valkka_async.camera.play import Player, play
     from valkka_async.camera.spec import CameraSpec, Output
-    from valkka_async.camera.status import CameraStatus, OutputStatus
+    from valkka_async.camera.status import CameraState, CameraStatus, OutputStatus
     from valkka_async.camera.workers.supervisor import Supervisor, WorkerStatus
 
 __version__ = "0.1.0"
@@ -57,6 +57,7 @@ __all__ = [
     "CameraNotFoundError",
     "CameraOpenError",
     "CameraSpec",
+    "CameraState",
     "CameraStatus",
     "CameraTimeoutError",
     "Client",
@@ -100,6 +101,7 @@ __all__ = [
 _LAZY = {
     "Camera": "camera.camera",
     "CameraSpec": "camera.spec",
+    "CameraState": "camera.status",
     "CameraStatus": "camera.status",
     "Output": "camera.spec",
     "OutputStatus": "camera.status",

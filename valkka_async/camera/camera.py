@@ -27,7 +27,7 @@ from valkka_async.camera.source.hwaccel import hwaccel as find_hwaccel
 from valkka_async.camera.source.secrets import parse
 from valkka_async.camera.source.source import Source, VideoPacket
 from valkka_async.camera.spec import CameraSpec, Output
-from valkka_async.camera.status import CONNECTING, FAILED, LIVE, STALLED, STOPPED, WAITING, CameraStatus
+from valkka_async.camera.status import CameraState, CameraStatus
 from valkka_async.errors import (
     CameraAuthError,
     CameraEndedError,
@@ -140,7 +140,7 @@ class Camera:
         self._source: Source | None = None
         self._attempts = self._successes = 0
         self._reason = ""
-        self._state, self._since_ns = CONNECTING, time.time_ns()
+        self._state, self._since_ns = CameraState.CONNECTING, time.time_ns()
         self._retry_at = 0.0
         self._expected = time.monotonic() + _STUCK  # when the thread will have shown that it lives
         self._cpu_clock: int | None = None
@@ -175,20 +175,22 @@ class Camera:
         """How it is, at this moment. From any thread; never blocks."""
         m = self._meter
         state, since = self._state, self._since_ns
-        if state == LIVE:
+        if state == CameraState.LIVE:
             fps = m.fps
             quiet = time.monotonic() - m.last_packet
             if quiet > max(_STALLED, _STALLED_FRAMES / fps if fps else 0.0):
-                state, since = STALLED, m.last_packet_ns
+                state, since = CameraState.STALLED, m.last_packet_ns
         return CameraStatus(
             name=self._spec.name,
             url=self._address.shown,
             state=state,
-            reason=self._reason if state != STALLED else f"no frame for {quiet:.0f} s",
+            reason=self._reason if state != CameraState.STALLED else f"no frame for {quiet:.0f} s",
             since_ns=since,
             attempts=self._attempts,
             reconnects=max(0, self._successes - 1),
-            retry_in=max(0.0, self._retry_at - time.monotonic()) if state in (WAITING, FAILED) else None,
+            retry_in=max(0.0, self._retry_at - time.monotonic())
+            if state in (CameraState.WAITING, CameraState.FAILED)
+            else None,
             codec=m.codec,
             width=m.size[0],
             height=m.size[1],
@@ -307,9 +309,9 @@ class Camera:
             self._say(str(error), delay)
             self._retry_at = time.monotonic() + delay
             self._expect(delay)
-            self._become(FAILED if refused else WAITING, str(error))
+            self._become(CameraState.FAILED if refused else CameraState.WAITING, str(error))
             self._stop.wait(delay)
-        self._become(STOPPED, "")
+        self._become(CameraState.STOPPED, "")
 
     def _delay(self, error: CameraError, soon: Backoff, seldom: Backoff) -> float:
         if isinstance(error, CameraAuthError):
@@ -351,7 +353,7 @@ class Camera:
             if self._stop.is_set():
                 return
             self._expect(2 * s.open_timeout)
-            self._become(CONNECTING, self._reason)
+            self._become(CameraState.CONNECTING, self._reason)
             if not source.open():
                 return
             self._meter.begin(source.stream)
@@ -366,7 +368,7 @@ class Camera:
                     if not some:
                         some = True
                         self._successes += 1
-                        self._become(LIVE, "")
+                        self._become(CameraState.LIVE, "")
             if not some:
                 raise CameraEndedError(f"{self._address}: ended without a single packet")
         finally:
@@ -403,7 +405,7 @@ class Camera:
     def _expect(self, seconds: float) -> None:
         self._expected = time.monotonic() + seconds + _STUCK
 
-    def _become(self, state: str, reason: str) -> None:
+    def _become(self, state: CameraState, reason: str) -> None:
         if state != self._state:
             self._state, self._since_ns = state, time.time_ns()
         self._reason = reason

@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from typing import Any
 
-CONNECTING = "connecting"  # opening, or open and without a packet yet
-LIVE = "live"
-STALLED = "stalled"  # connected, but nothing has come for a while
-WAITING = "waiting"  # for the next attempt; `reason` says why the last one ended
-STOPPED = "stopped"  # closed, or at the end of what it was to play
-FAILED = "failed"  # refused (password, path) or undecodable: tried again, but seldom; `reason` says why
 
-STATES = (CONNECTING, LIVE, STALLED, WAITING, STOPPED, FAILED)
+class CameraState(StrEnum):
+    """What a camera is doing. The camera alone decides it; everybody else shows it."""
+
+    CONNECTING = "connecting"  # opening, or open and without a packet yet
+    LIVE = "live"
+    STALLED = "stalled"  # connected, but nothing has come for a while
+    WAITING = "waiting"  # for the next attempt; `reason` says why the last one ended
+    STOPPED = "stopped"  # closed, or at the end of what it was to play
+    FAILED = "failed"  # refused (password, path) or undecodable: tried again, but seldom; `reason` says why
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class CameraStatus:
 
     name: str  # the camera's
     url: str  # without credentials
-    state: str  # one of those above
+    state: CameraState
     reason: str  # of the last trouble; "" once frames come again
     since_ns: int  # when it came into this state
     attempts: int  # to connect
@@ -61,4 +64,5 @@ class CameraStatus:
     def from_dict(cls, values: dict[str, Any]) -> CameraStatus:
         """What dataclasses.asdict() made, perhaps by way of JSON, perhaps by another version."""
         known = {f.name: values[f.name] for f in fields(cls) if f.name != "outputs"}
+        known["state"] = CameraState(known["state"])
         return cls(outputs=tuple(OutputStatus(**output) for output in values["outputs"]), **known)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from valkka_async.camera.status import LIVE, STALLED
+from valkka_async.camera.status import CameraState
 
 # States of what cannot speak for itself, beside those of cameras.
 SILENT = "no answer"  # connected, but it does not answer
@@ -203,7 +203,7 @@ class Collector:
         idle = age is None or age > max(_IDLE, 3 / fps if fps else 0.0)
         return RingFigures(
             name=name,
-            state=IDLE if idle else LIVE,
+            state=IDLE if idle else CameraState.LIVE,
             reason="",
             pid=pid,
             format=format,
@@ -328,7 +328,13 @@ class Collector:
         else:
             cpu = _float(known or {}, "cpu") if state != SILENT else None
         last_ns = _int(values, "last_packet_ns")
-        fps = _float(values, "fps") if state == LIVE else 0.0 if state == STALLED else None
+        fps = (
+            _float(values, "fps")
+            if state == CameraState.LIVE
+            else 0.0
+            if state == CameraState.STALLED
+            else None
+        )
         streams = [r.bit_rate for r in rings if r.format in ("fmp4", "packets") and r.bit_rate]
         return CameraFigures(
             name=_str(values, "name"),

@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from valkka_async.camera.status import CONNECTING, FAILED, LIVE, STALLED, STOPPED, WAITING
+from valkka_async.camera.status import CameraState
 from valkka_async.cli.figures import (
     GONE,
     IDLE,
@@ -28,16 +28,16 @@ from valkka_async.cli.figures import (
 from valkka_async.cli.shape import seconds
 
 _COLOURS = {
-    LIVE: "green",
-    STALLED: "red",
-    FAILED: "red",
+    CameraState.LIVE: "green",
+    CameraState.STALLED: "red",
+    CameraState.FAILED: "red",
     SILENT: "red",
     GONE: "red",
     OTHER: "red",
-    WAITING: "yellow",
+    CameraState.WAITING: "yellow",
     MISSING: "yellow",
-    CONNECTING: "yellow",
-    STOPPED: "dim",
+    CameraState.CONNECTING: "yellow",
+    CameraState.STOPPED: "dim",
     IDLE: "dim",
 }
 _WIDE = 104  # columns from which on there is room for all that is known
@@ -155,7 +155,7 @@ def _summary(figures: Figures) -> Text:
         text.append_text(
             Text(", ").join(
                 Text(f"{states[state]} {state}", _COLOURS.get(state, ""))
-                for state in sorted(states, key=lambda state: (state != LIVE, state))
+                for state in sorted(states, key=lambda state: (state != CameraState.LIVE, state))
             )
         )
         parts.append(text)

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from valkka_async import __version__
 from valkka_async.camera.spec import CameraSpec
-from valkka_async.camera.status import FAILED, LIVE, STALLED, WAITING, CameraStatus
+from valkka_async.camera.status import CameraState, CameraStatus
 from valkka_async.camera.workers.supervisor import Supervisor, WorkerStatus
 from valkka_async.errors import ValkkaError
 from valkka_async.service.config.config import Config
@@ -21,7 +21,7 @@ from valkka_async.service.rates import Rates
 from valkka_async.service.recordings import Plan, Recordings
 
 _LOOK = 0.25  # s between looks at the cameras
-_TROUBLE = {STALLED, WAITING, FAILED}
+_TROUBLE = {CameraState.STALLED, CameraState.WAITING, CameraState.FAILED}
 
 log = logging.getLogger("valkka_async.service")
 
@@ -308,7 +308,7 @@ def _worker(worker: WorkerStatus) -> dict[str, Any]:
 def _tell(status: CameraStatus) -> None:
     """A camera has come into another state."""
     text = f"{status.name}: {status.state}"
-    if status.state == LIVE and status.codec:
+    if status.state == CameraState.LIVE and status.codec:
         text += f", {status.codec} {status.width}x{status.height}"
     if status.reason:
         text += f": {status.reason}"

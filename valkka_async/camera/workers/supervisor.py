@@ -22,7 +22,7 @@ from typing import Any, Self, overload
 from valkka_async.camera.backoff import Backoff
 from valkka_async.camera.source.secrets import parse
 from valkka_async.camera.spec import CameraSpec, Output
-from valkka_async.camera.status import CONNECTING, FAILED, WAITING, CameraStatus, OutputStatus
+from valkka_async.camera.status import CameraState, CameraStatus, OutputStatus
 from valkka_async.camera.workers.channel import LONGEST, Channel, Message
 from valkka_async.camera.workers.process import ended, environment, spawn
 from valkka_async.ring import _fork
@@ -328,12 +328,17 @@ class _Camera:
             return replace(known, retry_in=max(0.0, known.retry_in - (now - self.heard)))
         retry_in = None
         if self.error:
-            state, reason, since_ns, retry_in = FAILED, self.error, self.error_ns, self.retry_at - now
+            state, reason, since_ns, retry_in = (
+                CameraState.FAILED,
+                self.error,
+                self.error_ns,
+                self.retry_at - now,
+            )
         elif worker.pid is not None or not worker.last_exit:
-            state, since_ns = CONNECTING, worker.since_ns
+            state, since_ns = CameraState.CONNECTING, worker.since_ns
             reason = f"the worker process {worker.last_exit}" if worker.last_exit else ""
         else:
-            state, reason = WAITING, f"the worker process {worker.last_exit}"
+            state, reason = CameraState.WAITING, f"the worker process {worker.last_exit}"
             since_ns, retry_in = worker.since_ns, worker.retry_at - now
         return replace(
             known,
@@ -707,7 +712,7 @@ def _blank(spec: CameraSpec) -> CameraStatus:
     return CameraStatus(
         name=spec.name,
         url=parse(spec.url).shown,
-        state=CONNECTING,
+        state=CameraState.CONNECTING,
         reason="",
         since_ns=time.time_ns(),
         attempts=0,

@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 
 import valkka_async as va
-from valkka_async.camera.status import CONNECTING, LIVE
+from valkka_async.camera.status import CameraState
 from valkka_async.cli.demo.faults import Fault, have_faults
 from valkka_async.cli.demo.fleet import CameraProcess, Say, fleet, start_all
 from valkka_async.cli.demo.place import HOST
@@ -156,7 +156,7 @@ async def _count(service: Service, limit: asyncio.Timeout, seconds: float) -> No
 
 
 def _all_live(service: Service) -> bool:
-    live = [camera["name"] for camera in service.status()["cameras"] if camera["state"] == LIVE]
+    live = [camera["name"] for camera in service.status()["cameras"] if camera["state"] == CameraState.LIVE]
     return len(live) == len(service.config.cameras)
 
 
@@ -178,7 +178,7 @@ class _Events(logging.Handler):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """All but attempts to connect: they are many, and what comes of them is said."""
-        return getattr(record, "state", "") != CONNECTING
+        return getattr(record, "state", "") != CameraState.CONNECTING
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended

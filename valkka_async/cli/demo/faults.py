@@ -10,7 +10,7 @@ import signal
 import time
 from typing import Any, Literal
 
-from valkka_async.camera.status import LIVE
+from valkka_async.camera.status import CameraState
 from valkka_async.cli.demo.fleet import CameraProcess, Say
 from valkka_async.service.service import Service
 
@@ -59,7 +59,7 @@ async def _well(service: Service, name: str) -> None:
     now = time.time_ns()
     while True:
         camera = _status(service, name)
-        if camera is not None and camera["state"] == LIVE and camera["last_packet_ns"] > now:
+        if camera is not None and camera["state"] == CameraState.LIVE and camera["last_packet_ns"] > now:
             return
         await asyncio.sleep(_LOOK)
 

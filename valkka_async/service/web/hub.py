@@ -8,7 +8,7 @@ import json
 import logging
 
 from valkka_async.camera.mp4 import boxes
-from valkka_async.camera.status import LIVE
+from valkka_async.camera.status import CameraState
 from valkka_async.errors import ConnectError, ConnectionClosed
 from valkka_async.ring._shm import Frame
 from valkka_async.ring.client import Client, connect
@@ -89,7 +89,7 @@ class Hub:
                 what = "no such camera" if camera is None else "no live video of this camera"
                 self.end(Ending(NO_CAMERA, what))
                 return
-            if camera["state"] != LIVE:
+            if camera["state"] != CameraState.LIVE:
                 self._say(_trouble(camera))
             # Lossless would make the camera wait for us; a JPEG needs none but the newest.
             policy = "latest" if self.format == "jpeg" else "ordered"
@@ -129,7 +129,7 @@ class Hub:
         camera = self._find(self.camera)
         if camera is None or camera[FORMATS[self.format]] != ring:
             raise _Elsewhere
-        if camera["state"] != LIVE:
+        if camera["state"] != CameraState.LIVE:
             self._say(_trouble(camera))
         elif silent >= _SILENT:
             self._say(f"no picture for {silent:.0f} s")
@@ -207,6 +207,6 @@ def _decode_time(data: memoryview) -> int:
 
 def _trouble(camera: Status) -> str:
     state, reason = camera["state"], camera["reason"]
-    if state == LIVE:
+    if state == CameraState.LIVE:
         return "no picture yet"
     return f"{state}: {reason}" if reason else str(state)

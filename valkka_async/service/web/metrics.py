@@ -17,7 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from valkka_async.camera.status import LIVE, STATES
+from valkka_async.camera.status import CameraState
 from valkka_async.service.web.contract import Service, Status
 from valkka_async.service.web.events import Events
 from valkka_async.service.web.live import Hubs
@@ -140,8 +140,8 @@ def _camera_families(cameras: list[Status]) -> Iterator[Metric]:
     )
     for camera in cameras:
         name = camera["name"]
-        up.add_metric([name], camera["state"] == LIVE)
-        for one in STATES:
+        up.add_metric([name], camera["state"] == CameraState.LIVE)
+        for one in CameraState:
             state.add_metric([name, one], camera["state"] == one)
         if camera["age"] is not None:
             age.add_metric([name], camera["age"])
