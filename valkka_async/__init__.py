@@ -32,8 +32,8 @@ from valkka_async.errors import (
     ValkkaError,
 )
 from valkka_async.record.recorder import Recorder, RecorderStats
-from valkka_async.ring._shm import Frame, Slot
 from valkka_async.ring.client import Client, connect
+from valkka_async.ring.frame import Frame, Slot
 from valkka_async.ring.merge import Merge, merge
 from valkka_async.ring.reader import Reader, attach
 from valkka_async.ring.server import Server, serve

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from valkka_async.cli.shape import describe
-from valkka_async.ring._shm import Frame
+from valkka_async.ring.frame import Frame
 
 _WINDOW_NS = 3_000_000_000  # over which the frame rate is measured
 _STALLED_NS = 2_000_000_000  # without a frame; slow cameras get three times their own interval

@@ -21,8 +21,8 @@ from typing import Self
 from valkka_async.camera.mp4 import boxes
 from valkka_async.errors import ConnectionClosed, RecorderError
 from valkka_async.record.disk import Disk
-from valkka_async.ring._shm import Frame
 from valkka_async.ring.client import Client, connect
+from valkka_async.ring.frame import Frame
 from valkka_async.ring.rendezvous import check_name
 
 log = logging.getLogger("valkka_async")

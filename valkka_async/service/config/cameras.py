@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from valkka_async.camera.spec import CameraSpec, Output
-from valkka_async.ring._shm import MAX_SLOTS
+from valkka_async.ring.frame import MAX_SLOTS
 from valkka_async.service.config import addresses
 from valkka_async.service.config.fields import (
     Device,

@@ -10,8 +10,8 @@ import logging
 from valkka_async.camera.mp4 import boxes
 from valkka_async.camera.status import CameraState
 from valkka_async.errors import ConnectError, ConnectionClosed
-from valkka_async.ring._shm import Frame
 from valkka_async.ring.client import Client, connect
+from valkka_async.ring.frame import Frame
 from valkka_async.service.web.contract import Find, Status
 from valkka_async.service.web.viewer import DELTA, INIT, JPEG, KEY, Ending, Init, Media, Viewer, pack
 
