@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The reference shows public names as they are imported, ``valkka_async.Frame`` and not where they are made.
 
-Frame and Slot are compiled: their types stand in _shm.pyi, the words in the compiled module and, for plain
-attributes, in _shm.pyx. Here they are put together again.
+Frame and Slot are compiled: their types stand in ring/_shm.pyi, the words in the compiled module and, for
+plain attributes, in _shm/. Here they are put together again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMPILED = ("Frame", "Slot")
 
 def _stub_classes() -> dict[str, type]:
     """Classes of the stub, which Python can execute once mypy's decorator is gone."""
-    tree = ast.parse((ROOT / "valkka_async" / "_shm.pyi").read_text())
+    tree = ast.parse((ROOT / "valkka_async" / "ring" / "_shm.pyi").read_text())
     tree.body = [
         n for n in tree.body if not (isinstance(n, ast.ImportFrom) and n.module == "typing_extensions")
     ]

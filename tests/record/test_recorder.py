@@ -258,7 +258,7 @@ async def test_a_server_that_is_started_again_is_followed(folder: Path, tmp_path
 
 PUBLISHER = """
 import itertools, av
-from valkka_async.camera.fmp4 import Muxer, Timeline
+from valkka_async.camera.mp4.fragments import Muxer, Timeline
 timeline = Timeline()
 with va.serve("cam", slots=256) as server:
     for _ in itertools.count():

@@ -216,7 +216,7 @@ async def test_a_reader_built_for_another_layout_is_refused_by_both_sides(
         with pytest.raises(va.ProtocolError) as raised:
             with Child(
                 """
-                from valkka_async import handshake
+                from valkka_async.ring import handshake
                 handshake.LAYOUT += 8
                 try:
                     va.attach("s", timeout=5)

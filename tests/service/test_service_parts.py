@@ -23,6 +23,7 @@ from support.until import until
 from valkka_async.camera.spec import CameraSpec
 from valkka_async.camera.status import CameraStatus, OutputStatus
 from valkka_async.camera.workers.supervisor import _blank
+from valkka_async.ring.rendezvous import servers
 from valkka_async.service import log as service_log
 from valkka_async.service.control import Control, ask, services
 from valkka_async.service.notify import notify, reloading, watchdog
@@ -46,7 +47,7 @@ async def _broken() -> None:
 async def test_a_service_answers_and_tells_what_it_refuses(caplog: pytest.LogCaptureFixture) -> None:
     async with Control("home", {"status": _good, "bad": _bad, "broken": _broken}):
         assert services() == ["home"]
-        assert va.rendezvous.servers() == []  # it is no ring
+        assert servers() == []  # it is no ring
         assert await asyncio.to_thread(ask, "home", "status", 5.0) == {"answer": 42}
         with pytest.raises(va.ValkkaError, match="two\nlines"):
             await asyncio.to_thread(ask, "home", "bad", 5.0)
