@@ -22,8 +22,8 @@ import valkka_async as va
 from support.until import until
 from valkka_async.camera.spec import CameraSpec
 from valkka_async.camera.status import CameraStatus, OutputStatus, before_start
-from valkka_async.service import log as service_log
 from valkka_async.ring.rendezvous import servers
+from valkka_async.service import log as service_log
 from valkka_async.service.control import Control, ask, services
 from valkka_async.service.notify import notify, reloading, watchdog
 from valkka_async.service.rates import Rates

@@ -76,7 +76,7 @@ class SupervisedStatus:
 
 
 def combine(camera: CameraStatus, worker: WorkerStatus, age: float) -> SupervisedStatus:
-    """Both records as one: the only place where this is decided. `age`: of the camera's record, in seconds."""
+    """Both records as one; nothing else decides this. `age` is that of the camera's record, in seconds."""
     if _current(camera, worker):
         state, cause, reason, since_ns = camera.state, camera.cause, camera.reason, camera.since_ns
         retry_in = None if camera.retry_in is None else max(0.0, camera.retry_in - age)
