@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from valkka_async import typed
-from valkka_async.camera.backoff import Backoff
+from valkka_async.backoff import Backoff
 from valkka_async.camera.feed import Feed
 from valkka_async.camera.meter import Meter
 from valkka_async.camera.outputs import FragmentRing, PacketRing, PictureRing, make_ring

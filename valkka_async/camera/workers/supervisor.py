@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self, overload
 
 from valkka_async import typed
-from valkka_async.camera.backoff import Backoff
+from valkka_async.backoff import Backoff
 from valkka_async.camera.source.secrets import parse
 from valkka_async.camera.spec import CameraSpec, Output
 from valkka_async.camera.status import CameraState, CameraStatus, Cause, before_start

@@ -44,7 +44,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from valkka_async import typed
-from valkka_async.camera.backoff import Backoff
+from valkka_async.backoff import Backoff
 from valkka_async.camera.camera import Camera
 from valkka_async.camera.source.secrets import Address, parse
 from valkka_async.camera.spec import CameraSpec
