@@ -13,7 +13,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := setup.py pyproject.toml $(wildcard _shm/*.pyx _shm/*.pxd _shm/*.h _pixels/*.pyx _pixels/*.h)
+SOURCES := setup.py pyproject.toml $(wildcard _shm/*.pyx _shm/*.pxi _shm/*.pxd _shm/*.h _pixels/*.pyx _pixels/*.h)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .PHONY: setup demo test stress pythons bench bench-cameras docs lint clean

@@ -76,7 +76,9 @@ def test_the_archives_have_what_they_should(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     with tarfile.open(sdist) as archive:
         names = {n.split("/", 1)[-1] for n in archive.getnames()}
-    assert {"_shm/layout.h", "_shm/ring.h", "_shm/ring.pxd", "_shm/_shm.pyx", "LICENSE"} <= names
+    sources = {f"_shm/{path.name}" for path in (ROOT / "_shm").iterdir() if path.suffix != ".c"}
+    assert {"_shm/layout.h", "_shm/_shm.pyx", "_shm/frame.pxi"} <= sources
+    assert sources | {"LICENSE"} <= names
     assert not [n for n in names if n.endswith((".so", "_shm.c"))]
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
