@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import typer
 
 from valkka_async import __version__
-from valkka_async.cli.program import fail, guarded, without_secrets
+from valkka_async.cli.program import fail, guarded, or_else, without_secrets
 
 _MAX_PIXELS = 16384  # of each side, as in camera/convert.py
 
@@ -268,15 +268,16 @@ def _probe(
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Look at a camera: what it sends, whether the page plays it, and what to try if it cannot be opened."""
-    from valkka_async.camera.source.secrets import parse
-    from valkka_async.cli.address import read_url
-    from valkka_async.cli.probe import Probe
-    from valkka_async.cli.program import run
+    with or_else("stopped before anything was found"):
+        from valkka_async.camera.source.secrets import parse
+        from valkka_async.cli.address import read_url
+        from valkka_async.cli.probe import Probe
+        from valkka_async.cli.program import run
 
-    try:
-        address = parse(read_url(url))
-    except (ValueError, EOFError) as e:
-        raise typer.BadParameter(str(e)) from None
+        try:
+            address = parse(read_url(url))
+        except (ValueError, EOFError) as e:
+            raise typer.BadParameter(str(e)) from None
     view = Probe(address, transport, seconds)
     run(view.run(), None)
     if wrong := view.tell(as_json=json):
@@ -317,16 +318,14 @@ def _snap(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Take a picture of a camera that is being served."""
-    from valkka_async.cli.snap import kind_of, snap
+    with or_else("stopped before there was a picture"):
+        from valkka_async.cli.snap import kind_of, snap
 
-    try:
-        kind = kind_of(file)
-    except ValueError as e:
-        raise typer.BadParameter(str(e)) from None
-    try:
+        try:
+            kind = kind_of(file)
+        except ValueError as e:
+            raise typer.BadParameter(str(e)) from None
         snap(name, file, kind, timeout=timeout, quality=quality, force=force)
-    except KeyboardInterrupt:
-        fail("stopped before there was a picture", 1)
 
 
 @app.command("rec")
@@ -364,11 +363,12 @@ def _rec(
     ] = None,
 ) -> None:
     """Record a camera that is being served, without re-encoding it. Ctrl-C completes the file."""
-    from valkka_async.cli.program import run
-    from valkka_async.cli.rec import Rec, find
-    from valkka_async.cli.units import parse_bytes, parse_seconds
+    with or_else("stopped before anything was recorded"):
+        from valkka_async.cli.program import run
+        from valkka_async.cli.rec import Rec, find
+        from valkka_async.cli.units import parse_bytes, parse_seconds
 
-    ring = find(name)
+        ring = find(name)
     try:
         rec = Rec(
             name,
