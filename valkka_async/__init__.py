@@ -44,8 +44,9 @@ if _TYPE_CHECKING:
     from valkka_async.camera.mp4.boxes import codec_string
     from valkka_async.camera.play import Player, play
     from valkka_async.camera.spec import CameraSpec, Output
-    from valkka_async.camera.status import CameraState, CameraStatus, OutputStatus
-    from valkka_async.camera.workers.supervisor import Supervisor, WorkerStatus
+    from valkka_async.camera.status import CameraState, CameraStatus, Cause, OutputStatus
+    from valkka_async.camera.workers.status import SupervisedStatus, WorkerEnd, WorkerState, WorkerStatus
+    from valkka_async.camera.workers.supervisor import Supervisor
 
 __version__ = "0.1.0"
 
@@ -61,6 +62,7 @@ __all__ = [
     "CameraState",
     "CameraStatus",
     "CameraTimeoutError",
+    "Cause",
     "Client",
     "ConcurrencyError",
     "ConnectError",
@@ -87,8 +89,11 @@ __all__ = [
     "RingMemoryError",
     "Server",
     "Slot",
+    "SupervisedStatus",
     "Supervisor",
     "ValkkaError",
+    "WorkerEnd",
+    "WorkerState",
     "WorkerStatus",
     "attach",
     "codec_string",
@@ -105,11 +110,15 @@ _LAZY = {
     "CameraSpec": "camera.spec",
     "CameraState": "camera.status",
     "CameraStatus": "camera.status",
+    "Cause": "camera.status",
     "Output": "camera.spec",
     "OutputStatus": "camera.status",
     "Player": "camera.play",
+    "SupervisedStatus": "camera.workers.status",
     "Supervisor": "camera.workers.supervisor",
-    "WorkerStatus": "camera.workers.supervisor",
+    "WorkerEnd": "camera.workers.status",
+    "WorkerState": "camera.workers.status",
+    "WorkerStatus": "camera.workers.status",
     "codec_string": "camera.mp4.boxes",
     "play": "camera.play",
 }
