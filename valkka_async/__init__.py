@@ -39,8 +39,9 @@ if _TYPE_CHECKING:
     from valkka_async.camera.mp4.boxes import codec_string
     from valkka_async.camera.play import Player, play
     from valkka_async.camera.spec import CameraSpec, Output
-    from valkka_async.camera.status import CameraState, CameraStatus, OutputStatus
-    from valkka_async.camera.workers.supervisor import Supervisor, WorkerStatus
+    from valkka_async.camera.status import CameraState, CameraStatus, Cause, OutputStatus
+    from valkka_async.camera.workers.status import SupervisedStatus, WorkerEnd, WorkerState, WorkerStatus
+    from valkka_async.camera.workers.supervisor import Supervisor
     from valkka_async.record.recorder import Recorder, RecorderStats
     from valkka_async.ring.client import Client, connect
     from valkka_async.ring.merge import Merge, merge
@@ -61,6 +62,7 @@ __all__ = [
     "CameraState",
     "CameraStatus",
     "CameraTimeoutError",
+    "Cause",
     "Client",
     "ConcurrencyError",
     "ConnectError",
@@ -87,8 +89,11 @@ __all__ = [
     "RingMemoryError",
     "Server",
     "Slot",
+    "SupervisedStatus",
     "Supervisor",
     "ValkkaError",
+    "WorkerEnd",
+    "WorkerState",
     "WorkerStatus",
     "attach",
     "codec_string",
@@ -104,6 +109,7 @@ _MODULES = {
     "CameraSpec": "camera.spec",
     "CameraState": "camera.status",
     "CameraStatus": "camera.status",
+    "Cause": "camera.status",
     "Client": "ring.client",
     "Merge": "ring.merge",
     "Output": "camera.spec",
@@ -113,8 +119,11 @@ _MODULES = {
     "Recorder": "record.recorder",
     "RecorderStats": "record.recorder",
     "Server": "ring.server",
+    "SupervisedStatus": "camera.workers.status",
     "Supervisor": "camera.workers.supervisor",
-    "WorkerStatus": "camera.workers.supervisor",
+    "WorkerEnd": "camera.workers.status",
+    "WorkerState": "camera.workers.status",
+    "WorkerStatus": "camera.workers.status",
     "attach": "ring.reader",
     "codec_string": "camera.mp4.boxes",
     "connect": "ring.client",

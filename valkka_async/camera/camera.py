@@ -26,7 +26,7 @@ from valkka_async.camera.pace import FileClock, Pacer
 from valkka_async.camera.source.hwaccel import hwaccel as find_hwaccel
 from valkka_async.camera.source.secrets import parse
 from valkka_async.camera.source.source import Source, VideoPacket
-from valkka_async.camera.spec import CameraSpec, Output
+from valkka_async.camera.spec import CameraSpec, Output, Transport
 from valkka_async.camera.status import CameraState, CameraStatus, Cause, cause_of
 from valkka_async.errors import (
     CameraAuthError,
@@ -99,7 +99,7 @@ class Camera:
         url: str | os.PathLike[str],
         outputs: Iterable[Output] | None = None,
         *,
-        transport: str = "tcp",
+        transport: Transport = "tcp",
         open_timeout: float = 10.0,
         read_timeout: float = 10.0,
         retry_max: float = 30.0,
