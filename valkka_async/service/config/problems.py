@@ -31,7 +31,7 @@ class Problem:
 
 
 class ConfigError(ValkkaError, ValueError):
-    """A config file cannot be used. `problems` has all of its errors; `str()` a line for each, of a hundred at
+    """A config file cannot be used. `problems` has all its errors; `str()` a line for each, of a hundred at
     most."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
