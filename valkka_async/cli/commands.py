@@ -388,9 +388,7 @@ def _rec(
 @app.command("run")
 @guarded
 def _run(
-    config: Annotated[
-        Path, typer.Argument(help="cameras.yaml or .toml: see the documentation.", metavar="CONFIG")
-    ],
+    config: Annotated[Path, typer.Argument(help="A YAML file: see the documentation.", metavar="CONFIG")],
     check: Annotated[
         bool, typer.Option("--check", help="Only say whether the file is good, and what is wrong with it.")
     ] = False,

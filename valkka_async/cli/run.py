@@ -37,7 +37,7 @@ def read(path: Path) -> Config:
     except ConfigError as e:
         print(e, file=sys.stderr)
         count = len(e.problems)
-        fail(f"{path}: {count} {'mistake' if count == 1 else 'mistakes'}; nothing was started", 1)
+        fail(f"{path}: {count} {'error' if count == 1 else 'errors'}; nothing was started", 1)
 
 
 def check(path: Path) -> None:
@@ -160,7 +160,7 @@ def reload(name: str | None) -> None:
     except ConnectError:
         raise
     except ValkkaError as e:
-        print(e, file=sys.stderr)  # a line for each mistake
+        print(e, file=sys.stderr)  # a line for each error
         fail("that was not taken over; all goes on as before", 1)
     if answer is None:
         which = f"no service {name!r} is" if name is not None else "no service is"

@@ -9,6 +9,8 @@ import errno
 import logging
 import math
 import os
+import re
+import string
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ log = logging.getLogger("valkka_async")
 
 _CLOSE_SECONDS = 10.0  # for a disk to take what is still to be written
 _EARLY = 0.005  # s before `seconds` are over, by which a key frame may come and still be on time
+_FIELDS = {"name": "", "n": r"(0?[0-9]{1,2}d?)?"}  # of a pattern, and how each may be formatted
 _UNREAD = 10_000  # finished files that are remembered for who has not asked for them yet
 
 
@@ -365,9 +368,17 @@ class Recorder:
 def _check_pattern(pattern: str, name: str) -> str:
     """Raises ValueError."""
     try:
-        path = pattern.format(name=name, n=1)
-    except (KeyError, IndexError, ValueError, AttributeError) as e:
-        raise ValueError(f"pattern {pattern!r}: only {{name}} and {{n}} go in braces ({e!r})") from None
+        fields = [(field, spec, how) for _, field, spec, how in string.Formatter().parse(pattern) if field]
+        # `{n:9999999999}` would be a path of that many characters, and `{name.x}` is an attribute.
+        good = all(
+            how is None and re.fullmatch(_FIELDS.get(field, "(?!)"), spec or "")
+            for field, spec, how in fields
+        )
+        path = pattern.format(name=name, n=1) if good else ""
+    except (IndexError, ValueError):
+        good, path = False, ""
+    if not good:
+        raise ValueError(f"pattern {pattern!r}: only {{name}}, {{n}} and {{n:04}} go in braces")
     if not os.path.basename(path) or "\0" in path:
         raise ValueError(f"pattern {pattern!r} is no path of a file")
     return pattern
