@@ -87,7 +87,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             fail(said, 1)
         except KeyboardInterrupt:  # before there was a loop to tell; typer would make it status 130
             sys.exit(0)
-        except BrokenPipeError:  # whoever read our output has seen enough, as in `watch | head`
+        except BrokenPipeError:  # our output is not read any more, as in `top | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         except (ValkkaError, OSError) as e:
             fail(explain(e), 1)

@@ -57,6 +57,7 @@ class _Row:
     readers: str = ""
     reconnects: str = ""
     restarts: str = ""
+    pid: str = ""
     cpu: str = ""
 
 
@@ -133,7 +134,7 @@ class _Column:
 
 
 # Columns that make room for names, the first one first.
-_GIVEN_UP = ("restarts", "readers", "cpu", "reconn", "reconnects", "stream", "dropped", "age")
+_GIVEN_UP = ("pid", "restarts", "readers", "cpu", "reconn", "reconnects", "stream", "dropped", "age")
 
 
 def _columns(wide: bool, figures: Figures) -> list[_Column]:
@@ -148,6 +149,7 @@ def _columns(wide: bool, figures: Figures) -> list[_Column]:
         *([_Column("readers", "readers")] if wide else []),
         _Column("reconnects" if wide else "reconn", "reconnects"),
         *([_Column("restarts", "restarts")] if workers else []),
+        *([_Column("pid", "pid")] if wide else []),
         _Column("cpu", "cpu", 5),
     ]
 
@@ -260,6 +262,7 @@ def _camera_row(camera: CameraFigures) -> _Row:
         readers=str(camera.readers),
         reconnects=_number(camera.reconnects),
         restarts=_number(camera.restarts),
+        pid="" if camera.pid is None else str(camera.pid),
         cpu=_percent(camera.cpu),
     )
 
@@ -295,6 +298,7 @@ def _server_row(server: RingFigures) -> _Row:
         age=_age(server.age),
         dropped=_number(server.dropped),
         readers=_number(server.readers),
+        pid="" if server.pid is None else str(server.pid),
     )
 
 
