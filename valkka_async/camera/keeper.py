@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import time
-from dataclasses import asdict
 from typing import Any
 
+from valkka_async import typed
 from valkka_async.backoff import Backoff
 from valkka_async.camera.outputs import FragmentRing, PacketRing, PictureRing, make_ring
 from valkka_async.camera.session import Session
 from valkka_async.camera.spec import CameraSpec
-from valkka_async.camera.status import CameraState, CameraStatus
+from valkka_async.camera.status import CameraState, CameraStatus, Cause, cause_of
 from valkka_async.camera.thread import SourceThread
 from valkka_async.errors import CameraAuthError, CameraFormatError, CameraNotFoundError, ValkkaError
 
@@ -41,6 +42,7 @@ class Keeper:
         )
         self._session = Session(spec, self.thread, self._alive, on_live=self._on_live)
         self._attempts = self._successes = 0
+        self._cause: Cause | None = None
         self._reason = ""
         self._state, self._since_ns = CameraState.CONNECTING, time.time_ns()
         self._retry_at = 0.0
@@ -59,16 +61,19 @@ class Keeper:
     def status(self) -> CameraStatus:
         """How it is, at this moment. From any thread; never blocks."""
         m = self._session.meter
-        state, since, reason = self._state, self._since_ns, self._reason
+        state, since, cause, reason = self._state, self._since_ns, self._cause, self._reason
         if state == CameraState.LIVE:
             fps = m.fps
             quiet = time.monotonic() - m.last_packet
             if quiet > max(_STALLED, _STALLED_FRAMES / fps if fps else 0.0):
-                state, since, reason = CameraState.STALLED, m.last_packet_ns, f"no frame for {quiet:.0f} s"
+                state, since = CameraState.STALLED, m.last_packet_ns
+                cause, reason = Cause.TIMEOUT, f"no frame for {quiet:.0f} s"
         return CameraStatus(
             name=self.spec.name,
+            pid=os.getpid(),
             url=self._session.address.shown,
             state=state,
+            cause=cause,
             reason=reason,
             since_ns=since,
             attempts=self._attempts,
@@ -96,7 +101,7 @@ class Keeper:
         return time.monotonic() > self._expected
 
     def _describe(self) -> dict[str, Any]:
-        return {"camera": asdict(self.status())}
+        return {"camera": typed.encode(self.status())}
 
     def _close_rings(self) -> None:
         for ring in self._rings:
@@ -113,7 +118,7 @@ class Keeper:
             self._attempts += 1
             before = self._successes
             began = time.monotonic()
-            self._become(CameraState.CONNECTING, self._reason)
+            self._become(CameraState.CONNECTING, self._cause, self._reason)
             error = self._session.run(self._rings)
             lived = time.monotonic() - began if self._successes > before else 0.0
             soon.lived(lived)
@@ -122,7 +127,7 @@ class Keeper:
                 break
             if error is not None:  # else a file has ended, and begins again
                 self._wait(error, soon, seldom)
-        self._become(CameraState.STOPPED, "")
+        self._become(CameraState.STOPPED)
 
     def _wait(self, error: ValkkaError, soon: Backoff, seldom: Backoff) -> None:
         """Until the next attempt."""
@@ -139,7 +144,7 @@ class Keeper:
             log.warning("%s: %s; trying again in %.1f s", self.spec.name, text, delay)
         self._retry_at = time.monotonic() + delay
         self._alive(delay)
-        self._become(CameraState.FAILED if refused else CameraState.WAITING, text)
+        self._become(CameraState.FAILED if refused else CameraState.WAITING, cause_of(error), text)
         self.thread.sleep(delay)
 
     def _alive(self, seconds: float) -> bool:
@@ -149,9 +154,9 @@ class Keeper:
 
     def _on_live(self) -> None:
         self._successes += 1
-        self._become(CameraState.LIVE, "")
+        self._become(CameraState.LIVE)
 
-    def _become(self, state: CameraState, reason: str) -> None:
+    def _become(self, state: CameraState, cause: Cause | None = None, reason: str = "") -> None:
         if state != self._state:
             self._state, self._since_ns = state, time.time_ns()
-        self._reason = reason
+        self._cause, self._reason = cause, reason
