@@ -112,6 +112,12 @@ class RecorderError(ValkkaError, OSError):
     """A recording cannot go on: the disk is full, the folder cannot be written, or the ring has no
     fragmented MP4 (then ``errno`` is None)."""
 
+    def __str__(self) -> str:
+        """Without "[Errno 28]", for people: the file comes first."""
+        if self.filename is not None:
+            return f"{self.filename}: {self.strerror}"
+        return self.strerror or super().__str__()
+
 
 class CameraError(ValkkaError):
     """A source of video failed. No message contains a password."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from valkka_async.camera.source.secrets import parse
 from valkka_async.camera.spec import CameraSpec
-from valkka_async.camera.workers.process import environment
+from valkka_async.camera.workers.spawn import environment
 
 URLS = [  # what the user writes, what FFmpeg gets, what is shown
     ("rtsp://10.0.0.7/live", "rtsp://10.0.0.7/live", "rtsp://10.0.0.7/live"),

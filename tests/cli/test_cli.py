@@ -46,9 +46,9 @@ def test_play_is_seen_by_watch_and_ls(runtime_dir: Path) -> None:
             watcher.until(r"^cam1  live  160x90 rgb24  \d.* [1-9]\d* frames", "^nothere  waiting")
             row = listed()["cam1"]
             assert watcher.end() == (0, "")
-        assert (row["state"], row["pid"], row["readers"]) == ("live", player.process.pid, 1)
+        assert (row["state"], row["pid"], row["readers"]) == ("live", player.pid, 1)
         assert row["published"] > 0 and row["last_frame_age"] >= 0
-        assert re.search(rf"^cam1 +{player.process.pid} .* live *$", run("ls").stdout, re.M)
+        assert re.search(rf"^cam1 +{player.pid} .* live *$", run("ls").stdout, re.M)
         assert player.end(signal.SIGTERM) == (0, "")
 
 
@@ -87,10 +87,8 @@ def test_watch_of_a_server_that_is_not_there_waits_and_ends_after_its_seconds() 
 def test_watch_ends_quietly_when_nobody_reads_any_more() -> None:
     with Program("watch", "nothere") as watcher:
         watcher.until("waiting")
-        assert watcher.process.stdout is not None
-        watcher.process.stdout.close()
-        watcher.process.stdout = None
-        assert watcher.wait() == (0, "")
+        watcher.hang_up()
+        assert watcher.finish() == (0, "")
 
 
 def test_ls_with_nothing_to_list() -> None:
@@ -103,10 +101,10 @@ def test_ls_with_nothing_to_list() -> None:
 def test_ls_leaves_out_the_dead_and_says_who_does_not_answer(runtime_dir: Path) -> None:
     with Program("play", LIVE, "--name", "cam1") as player:
         player.until("is live")
-        player.process.send_signal(signal.SIGSTOP)
+        player.signal(signal.SIGSTOP)
         assert listed()["cam1"]["state"] == "does not answer"
-        player.process.kill()
-        player.process.wait()
+        player.kill()
+        player.wait()
         assert "cam1.sock" in os.listdir(runtime_dir)
         assert listed() == {}
     va.serve("cam1").close()  # takes over what was left, and removes it

@@ -18,9 +18,8 @@ from typing import Any
 import pytest
 
 import valkka_async as va
-from support.child import Child
 from support.footage import encode
-from support.program import SECONDS, Program, one_line, run
+from support.program import SECONDS, Child, Program, one_line, run
 from support.require import missing
 from support.rtsp import RtspServer, rtsp_available
 from support.terminal import Terminal

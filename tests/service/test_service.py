@@ -18,12 +18,16 @@ import valkka_async as va
 from support.footage import encode
 from support.rtsp import RtspServer
 from support.until import until
+from valkka_async import typed
 from valkka_async.camera.spec import Output
+from valkka_async.record.cause import RecordingCause
 from valkka_async.ring.rendezvous import servers
 from valkka_async.service.config.config import Config
 from valkka_async.service.service import Service
+from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
 
 SECONDS = 30.0
+NO_RECORDING = RecordingStatus(RecordingState.WAITING, False, False, 0, None, 0.0, 0, 0, 0, None, None)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +40,20 @@ def config(cameras: dict[str, Any], folder: Path, **keys: Any) -> Config:
     return Config.model_validate({"web": False, "recordings": recordings, "cameras": cameras} | keys)
 
 
-def camera(service: Service, name: str) -> dict[str, Any]:
-    return next((c for c in service.status()["cameras"] if c["name"] == name), {})
+def camera(service: Service, name: str) -> CameraReport:
+    report = service.status().camera(name)
+    assert report is not None
+    return report
+
+
+def recording(service: Service, name: str) -> RecordingStatus:
+    """Nothing has been written if there is none (yet)."""
+    report = service.status().camera(name)
+    return NO_RECORDING if report is None or report.recording is None else report.recording
 
 
 def states(service: Service) -> dict[str, str]:
-    return {c["name"]: c["state"] for c in service.status()["cameras"]}
+    return {c.name: c.state for c in service.status().cameras}
 
 
 @contextlib.asynccontextmanager
@@ -80,22 +92,23 @@ async def test_status_tells_what_cameras_do(rtsp: RtspServer, clip: Path, tmp_pa
     async with Service(config(cameras, tmp_path)) as service:
         assert list(states(service)) == ["front", "gone"]  # at once, in the order of the file
         await eventually(lambda: states(service) == {"front": "live", "gone": "waiting"} and service.ready)
-        front, gone = service.status()["cameras"]
-        assert (front["title"], front["live"], front["still"]) == ("<Front>", "front.fmp4", "front.jpeg")
-        assert (gone["live"], gone["still"], gone["age"]) == (None, None, None)
-        assert gone["reason"] and gone["attempts"] >= 1
-        assert "secretpw" not in str(service.status())
-        assert front["decoded"] == 0  # nobody looks
+        front, gone = service.status().cameras
+        assert (front.title, front.live, front.still) == ("<Front>", "front.fmp4", "front.jpeg")
+        assert (gone.live, gone.still, gone.age) == (None, None, None)
+        assert gone.cause is va.Cause.UNREACHABLE and gone.reason and gone.camera.attempts >= 1
+        assert "secretpw" not in str(service.status()) + typed.dumps(service.status())
+        assert typed.loads(ServiceStatus, typed.dumps(service.status())).camera("gone") is not None
+        assert front.camera.decoded == 0  # it has no readers
         async with reading("front"):
             await eventually(lambda: _fps(service, "front", "front") > 5)
         assert _fps(service, "front", "front.jpeg") == 0
         front = camera(service, "front")
-        assert front["age"] < 10 and 0 < front["cpu"] < 2
-        assert front["worker"]["pid"] != os.getpid() and front["worker"]["rss"] > 1e6
+        assert front.age is not None and front.age < 10 and 0 < front.cpu < 2
+        assert front.worker.pid not in (None, os.getpid()) and front.worker.rss > 1e6
 
 
 def _fps(service: Service, name: str, ring: str) -> float:
-    return next((float(o["fps"]) for o in camera(service, name)["outputs"] if o["name"] == ring), 0.0)
+    return camera(service, name).ring_fps.get(ring, 0.0)
 
 
 @pytest.mark.timeout(120)
@@ -117,9 +130,9 @@ async def test_another_config_touches_only_what_differs(rtsp: RtspServer, clip: 
         ]  # fmt: skip
         await eventually(lambda: list(states(service).values()) == ["live"] * 3)
         after = camera(service, "one")
-        assert after["worker"]["pid"] == before["one"]["worker"]["pid"] and after["attempts"] == 1
-        assert after["packets"] >= before["one"]["packets"]
-        assert camera(service, "two")["worker"]["pid"] == before["two"]["worker"]["pid"]
+        assert after.worker.pid == before["one"].worker.pid and after.camera.attempts == 1
+        assert after.camera.packets >= before["one"].camera.packets
+        assert camera(service, "two").worker.pid == before["two"].worker.pid
 
         changes = await service.apply(config(other, tmp_path, name="other", workers={"group_size": 2}))
         assert set(changes.restart) == {"name", "workers"} and "restart" in str(changes)
@@ -139,21 +152,22 @@ async def test_two_cameras_exchange_a_ring(rtsp: RtspServer, clip: Path, tmp_pat
         await eventually(lambda: states(service) == {"one": "live", "two": "live"})
         await service.apply(cameras("y", "x"))
         await eventually(lambda: states(service) == {"one": "live", "two": "live"})
-        assert [o["name"] for c in service.status()["cameras"] for o in c["outputs"]] == ["y", "x"]
+        assert [o.name for c in service.status().cameras for o in c.camera.outputs] == ["y", "x"]
 
 
 @pytest.mark.timeout(120)
 async def test_a_recording_on_demand_plays(rtsp: RtspServer, clip: Path, tmp_path: Path) -> None:
     url = await mounted(rtsp, "/a", clip)
     async with Service(config({"front": {"url": url}}, tmp_path)) as service:
-        assert camera(service, "front")["recording"] is None
+        assert camera(service, "front").recording is None
         assert await service.set_recording("front", True) is not None
         await service.set_recording("front", True)  # which is no second one
-        await eventually(lambda: camera(service, "front")["recording"]["duration"] > 0.5)
-        path = camera(service, "front")["recording"]["path"]
-        assert path.startswith(str(tmp_path / "front"))
+        await eventually(lambda: recording(service, "front").duration > 0.5)
+        path = recording(service, "front").path
+        assert recording(service, "front").state is RecordingState.WRITING
+        assert path is not None and path.startswith(str(tmp_path / "front"))
         assert await service.set_recording("front", False) is None
-        assert camera(service, "front")["recording"] is None
+        assert camera(service, "front").recording is None
         assert await asyncio.to_thread(_frames, path) >= 10
         with pytest.raises(KeyError):
             await service.set_recording("nobody", True)
@@ -190,13 +204,15 @@ async def test_what_is_always_recorded_goes_on_after_a_crash(
     url = await mounted(rtsp, "/a", clip)
     cameras = {"front": {"url": url, "record": True}}
     async with Service(config(cameras, tmp_path)) as service:
-        await eventually(lambda: (camera(service, "front").get("recording") or {}).get("duration", 0) > 0.3)
-        os.kill(camera(service, "front")["worker"]["pid"], signal.SIGKILL)
+        await eventually(lambda: recording(service, "front").duration > 0.3)
+        pid = camera(service, "front").worker.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
         await eventually(lambda: len(list((tmp_path / "front").glob("*.mp4"))) == 2)
-        await eventually(lambda: camera(service, "front")["recording"]["duration"] > 0.3)
-        assert camera(service, "front")["worker"]["restarts"] == 1
+        await eventually(lambda: recording(service, "front").duration > 0.3)
+        assert camera(service, "front").worker.restarts == 1
         await service.apply(config({"front": {"url": url}}, tmp_path))
-        assert camera(service, "front")["recording"] is None
+        assert camera(service, "front").recording is None
     for path in (tmp_path / "front").glob("*.mp4"):
         assert await asyncio.to_thread(_frames, str(path)) > 0
 
@@ -209,11 +225,12 @@ async def test_a_disk_that_refuses_is_told_and_tried_again(
     (tmp_path / "front").write_text("a file where the folder should be")
     async with Service(config({"front": {"url": url}}, tmp_path)) as service:
         await service.set_recording("front", True)
-        await eventually(lambda: camera(service, "front")["recording"]["error"])
-        assert not camera(service, "front")["recording"]["active"]
+        await eventually(lambda: recording(service, "front").state is RecordingState.FAILED)
+        failed = recording(service, "front")
+        assert failed.error is not None and failed.error.cause is RecordingCause.DISK and not failed.active
         (tmp_path / "front").unlink()
         await service.set_recording("front", True)
-        await eventually(lambda: camera(service, "front")["recording"]["duration"] > 0.3)
+        await eventually(lambda: recording(service, "front").duration > 0.3)
 
 
 def test_rings_of_the_page_are_those_of_the_config(tmp_path: Path) -> None:

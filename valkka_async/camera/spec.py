@@ -6,12 +6,11 @@ No PyAV here: a process that only supervises cameras describes them with this.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, TypedDict, get_args
 
 from valkka_async.camera.source.secrets import parse
 from valkka_async.ring.frame import MAX_SLOTS
@@ -123,10 +122,23 @@ def _even(pixels: float) -> int:
     return min(max(2, round(pixels / 2) * 2), _SIDE)
 
 
+class CameraSettings(TypedDict, total=False):
+    """The keyword arguments of :class:`Camera` and CameraSpec, for functions that pass them on."""
+
+    transport: Transport
+    open_timeout: float
+    read_timeout: float
+    retry_max: float
+    retry_refused: float
+    thread_count: int
+    hwaccel: str | None
+    options: Mapping[str, str] | None
+
+
 @dataclass(frozen=True)
 class CameraSpec:
     """All that makes a camera; see :class:`Camera` for what each setting means. `repr()` shows no
-    credentials; `to_json()` contains them."""
+    credentials."""
 
     name: str
     url: str = field(repr=False)
@@ -168,17 +180,3 @@ class CameraSpec:
         for key, value in (self.options or {}).items():
             if not isinstance(key, str) or not isinstance(value, str):
                 raise ValueError(f"camera {self.name!r}: options are texts, which {key!r} is not")
-
-    def to_json(self) -> str:
-        """For a worker process; with the credentials."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> CameraSpec:
-        """What to_json() gave. Raises ValueError."""
-        values: dict[str, Any] = json.loads(text)
-        outputs: Iterable[dict[str, Any]] = values.pop("outputs", ())
-        unknown = values.keys() - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"a camera has no {', '.join(sorted(unknown))}")
-        return cls(outputs=tuple(Output(**output) for output in outputs), **values)

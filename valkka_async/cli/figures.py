@@ -271,7 +271,7 @@ class Collector:
             if name not in look.services:
                 del self._services[name]
         for name, status in self._services.items():
-            for camera in _dicts(status, "cameras"):
+            for camera in map(_flat, _dicts(status, "cameras")):
                 its = {_str(output, "name") for output in _dicts(camera, "outputs")}
                 found = next(
                     (
@@ -293,7 +293,7 @@ class Collector:
         return {
             _str(output, "name")
             for status in self._services.values()
-            for camera in _dicts(status, "cameras")
+            for camera in map(_flat, _dicts(status, "cameras"))
             for output in _dicts(camera, "outputs")
         }
 
@@ -438,6 +438,11 @@ class Rates:
         """All that was not taken since the last call."""
         self._samples = {key: samples for key, samples in self._samples.items() if key in self._taken}
         self._taken.clear()
+
+
+def _flat(report: Values) -> Values:
+    """A service's report of a camera, with the camera's own record in it."""
+    return {**(_dict(report, "camera") or {}), **report}
 
 
 def _without_figures(name: str, silence: Silence) -> RingFigures:

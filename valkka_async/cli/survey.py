@@ -13,12 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from valkka_async import typed
 from valkka_async.cli.figures import GONE, OTHER, SILENT, Look, Silence, Values
 from valkka_async.cli.program import explain
 from valkka_async.errors import ConnectError, ProtocolError, ValkkaError
 from valkka_async.ring.handshake import MAX_BYTES, Refused, Report, Stats, decode, encode
 from valkka_async.ring.rendezvous import runtime_dir, servers, socket_path
 from valkka_async.service import control
+from valkka_async.service.status import ServiceStatus
 
 _ANSWER_SECONDS = 2.0  # who takes longer does not answer
 _THREADS = 8  # for services and /proc
@@ -36,7 +38,7 @@ class Survey:
     `services` are those of this process, by name, which need not be asked through their sockets.
     """
 
-    def __init__(self, services: Mapping[str, Callable[[], Values]] | None = None) -> None:
+    def __init__(self, services: Mapping[str, Callable[[], ServiceStatus]] | None = None) -> None:
         self._ours = dict(services or {})
         self._asked: dict[tuple[str, str], _Asked] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="valkka-survey")
@@ -70,7 +72,7 @@ class Survey:
         told: dict[str, Answer] = {
             name: answer for (kind, name), answer in found.items() if kind == "service"
         }
-        told |= {name: status() for name, status in self._ours.items()}
+        told |= {name: typed.encode(status()) for name, status in self._ours.items()}
         processes = {}
         if pids := _pids(replies.values()):
             processes = await asyncio.get_running_loop().run_in_executor(self._pool, _processes, pids)

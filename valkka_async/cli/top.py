@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
@@ -18,6 +18,7 @@ from valkka_async.cli.figures import Collector, Figures
 from valkka_async.cli.survey import Survey
 from valkka_async.cli.topview import View, document, lines
 from valkka_async.ring.rendezvous import runtime_dir
+from valkka_async.service.status import ServiceStatus
 
 _INTERVAL = 1.0  # s from look to look
 _PATIENCE = 0.5  # s for one who is slow to answer, before the others are shown without
@@ -53,7 +54,7 @@ class Top:
         names: Iterable[str] | None = None,
         *,
         notes: Iterable[str] = (),
-        services: Mapping[str, Callable[[], dict[str, Any]]] | None = None,
+        services: Mapping[str, Callable[[], ServiceStatus]] | None = None,
     ) -> None:
         runtime_dir()  # raises if it cannot be trusted
         self._survey = Survey(services)

@@ -156,7 +156,7 @@ async def _count(service: Service, limit: asyncio.Timeout, seconds: float) -> No
 
 
 def _all_live(service: Service) -> bool:
-    live = [camera["name"] for camera in service.status()["cameras"] if camera["state"] == CameraState.LIVE]
+    live = [camera.name for camera in service.status().cameras if camera.state is CameraState.LIVE]
     return len(live) == len(service.config.cameras)
 
 
