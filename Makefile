@@ -36,7 +36,7 @@ $(VENV)/bin/python:
 # (setuptools would say at length that folders here come first on import; that is what is wanted.)
 $(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
 	@echo "compiling and installing valkka-async into $(VENV) ..."
-	@PYTHONWARNINGS="ignore:Editable installation" $(PIP) install --editable .
+	@PYTHONWARNINGS="ignore:Editable installation" $(PIP) install --editable '.[all]'
 	@touch $@
 
 $(VENV)/installed-for-tests: $(VENV)/installed

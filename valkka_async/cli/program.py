@@ -76,9 +76,14 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def call(*args: P.args, **kwargs: P.kwargs) -> None:
         from valkka_async.errors import ValkkaError
+        from valkka_async.extras import advice
 
         try:
             command(*args, **kwargs)
+        except ModuleNotFoundError as e:
+            if not (said := advice(e.name, "this command")):
+                raise
+            fail(said, 1)
         except BrokenPipeError:  # whoever read our output has seen enough, as in `watch | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         except (ValkkaError, OSError) as e:

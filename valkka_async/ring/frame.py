@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Frames and slots, for everything above the ring: nothing outside `ring/` imports the compiled module."""
+"""Frames and slots, for all that is above the ring: only `ring/` imports the compiled module."""
 
 from valkka_async.ring._shm import MAX_LEASES, MAX_SLOTS, Frame, Slot
 
