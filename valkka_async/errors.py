@@ -17,6 +17,7 @@
      +-- LeaseLimitError                    the reader holds as many frames as it may
      +-- ConcurrencyError                   two waits at once where one is allowed
      +-- RingMemoryError (MemoryError)      no memory for the ring
+     +-- DataError (ValueError)             not a record of this version: field
      +-- RecorderError (OSError)            a recording cannot go on
      +-- CameraError                        a source of video
           +-- CameraOpenError               cannot be reached
@@ -94,6 +95,17 @@ class ConcurrencyError(ValkkaError):
 
 class RingMemoryError(ValkkaError, MemoryError):
     """No memory for the ring."""
+
+
+class DataError(ValkkaError, ValueError):
+    """Data from elsewhere is not a record of this version.
+
+    ``field`` is the path of the wrong field, "" for the whole. The message contains no values.
+    """
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class RecorderError(ValkkaError, OSError):

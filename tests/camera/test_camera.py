@@ -23,6 +23,7 @@ from support import footage
 from support.netns import in_netns
 from support.rtsp import RtspServer
 from support.until import wait_for
+from valkka_async import typed
 from valkka_async.camera.mp4.fragments import codec_string
 from valkka_async.camera.spec import fitted
 from valkka_async.ring.connection import report
@@ -319,7 +320,7 @@ def test_any_process_can_ask_how_a_camera_is(rtsp: RtspServer, clips: Clips) -> 
         for name in ("one", "two"):
             values = report(name, 5)
             assert values is not None
-            status = va.CameraStatus.from_dict(values["camera"])  # type: ignore[arg-type]
+            status = typed.decode(va.CameraStatus, values["camera"])
             assert (status.name, status.state, status.codec) == ("cam", "live", "h264")
             assert [o.name for o in status.outputs] == ["one", "two"]
             assert 20 < status.fps < 30 or status.packets < 50

@@ -19,6 +19,7 @@ from support.footage import encode
 from support.rtsp import RtspServer
 from support.until import until
 from valkka_async.camera.spec import Output
+from valkka_async.ring.rendezvous import servers
 from valkka_async.service.config.config import Config
 from valkka_async.service.service import Service
 
@@ -110,7 +111,7 @@ async def test_another_config_touches_only_what_differs(rtsp: RtspServer, clip: 
         changes = await service.apply(config(other | {"four": {"url": url}}, tmp_path))
         assert (changes.added, changes.changed, changes.removed) == (("four",), ("two",), ("three",))
         assert str(changes) == "added four; changed two; removed three"
-        assert va.rendezvous.servers() == [
+        assert servers() == [
             "four", "four.fmp4", "four.jpeg", "one", "one.fmp4", "one.jpeg", "two.fmp4", "two.jpeg",
             "two.small",
         ]  # fmt: skip

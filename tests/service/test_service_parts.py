@@ -21,8 +21,8 @@ import pytest
 import valkka_async as va
 from support.until import until
 from valkka_async.camera.spec import CameraSpec
-from valkka_async.camera.status import CameraStatus, OutputStatus
-from valkka_async.camera.workers.supervisor import _blank
+from valkka_async.camera.status import CameraStatus, OutputStatus, before_start
+from valkka_async.ring.rendezvous import servers
 from valkka_async.service import log as service_log
 from valkka_async.service.control import Control, ask, services
 from valkka_async.service.notify import notify, reloading, watchdog
@@ -46,7 +46,7 @@ async def _broken() -> None:
 async def test_a_service_answers_and_tells_what_it_refuses(caplog: pytest.LogCaptureFixture) -> None:
     async with Control("home", {"status": _good, "bad": _bad, "broken": _broken}):
         assert services() == ["home"]
-        assert va.rendezvous.servers() == []  # it is no ring
+        assert servers() == []  # it is no ring
         assert await asyncio.to_thread(ask, "home", "status", 5.0) == {"answer": 42}
         with pytest.raises(va.ValkkaError, match="two\nlines"):
             await asyncio.to_thread(ask, "home", "bad", 5.0)
@@ -117,7 +117,7 @@ def test_a_killed_service_leaves_no_trace_in_the_way_of_the_next(runtime_dir: Pa
 
 
 def _status(published: int, cpu_s: float) -> CameraStatus:
-    blank = _blank(CameraSpec("cam", "rtsp://host/live"))
+    blank = before_start(CameraSpec("cam", "rtsp://host/live"))
     return replace(blank, cpu_s=cpu_s, outputs=(OutputStatus("cam", "rgb24", 1, published, 0, 0),))
 
 

@@ -14,11 +14,11 @@ import time
 import traceback
 import weakref
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
-from valkka_async.camera.backoff import Backoff
+from valkka_async import typed
+from valkka_async.backoff import Backoff
 from valkka_async.camera.feed import Feed
 from valkka_async.camera.meter import Meter
 from valkka_async.camera.outputs import FragmentRing, PacketRing, PictureRing, make_ring
@@ -27,7 +27,7 @@ from valkka_async.camera.source.hwaccel import hwaccel as find_hwaccel
 from valkka_async.camera.source.secrets import parse
 from valkka_async.camera.source.source import Source, VideoPacket
 from valkka_async.camera.spec import CameraSpec, Output
-from valkka_async.camera.status import CameraState, CameraStatus
+from valkka_async.camera.status import CameraState, CameraStatus, Cause, cause_of
 from valkka_async.errors import (
     CameraAuthError,
     CameraEndedError,
@@ -139,6 +139,7 @@ class Camera:
         self._stop = threading.Event()
         self._source: Source | None = None
         self._attempts = self._successes = 0
+        self._cause: Cause | None = None
         self._reason = ""
         self._state, self._since_ns = CameraState.CONNECTING, time.time_ns()
         self._retry_at = 0.0
@@ -174,17 +175,20 @@ class Camera:
     def status(self) -> CameraStatus:
         """How it is, at this moment. From any thread; never blocks."""
         m = self._meter
-        state, since = self._state, self._since_ns
+        state, since, cause, reason = self._state, self._since_ns, self._cause, self._reason
         if state == CameraState.LIVE:
             fps = m.fps
             quiet = time.monotonic() - m.last_packet
             if quiet > max(_STALLED, _STALLED_FRAMES / fps if fps else 0.0):
                 state, since = CameraState.STALLED, m.last_packet_ns
+                cause, reason = Cause.TIMEOUT, f"no frame for {quiet:.0f} s"
         return CameraStatus(
             name=self._spec.name,
+            pid=os.getpid(),
             url=self._address.shown,
             state=state,
-            reason=self._reason if state != CameraState.STALLED else f"no frame for {quiet:.0f} s",
+            cause=cause,
+            reason=reason,
             since_ns=since,
             attempts=self._attempts,
             reconnects=max(0, self._successes - 1),
@@ -275,7 +279,7 @@ class Camera:
             source.cut()
 
     def _describe(self) -> dict[str, Any]:
-        return {"camera": asdict(self.status())}
+        return {"camera": typed.encode(self.status())}
 
     def _cpu(self) -> float:
         if self._cpu_clock is not None:
@@ -309,7 +313,8 @@ class Camera:
             self._say(str(error), delay)
             self._retry_at = time.monotonic() + delay
             self._expect(delay)
-            self._become(CameraState.FAILED if refused else CameraState.WAITING, str(error))
+            state = CameraState.FAILED if refused else CameraState.WAITING
+            self._become(state, str(error), cause_of(error))
             self._stop.wait(delay)
         self._become(CameraState.STOPPED, "")
 
@@ -353,7 +358,7 @@ class Camera:
             if self._stop.is_set():
                 return
             self._expect(2 * s.open_timeout)
-            self._become(CameraState.CONNECTING, self._reason)
+            self._become(CameraState.CONNECTING, self._reason, self._cause)
             if not source.open():
                 return
             self._meter.begin(source.stream)
@@ -405,10 +410,10 @@ class Camera:
     def _expect(self, seconds: float) -> None:
         self._expected = time.monotonic() + seconds + _STUCK
 
-    def _become(self, state: CameraState, reason: str) -> None:
+    def _become(self, state: CameraState, reason: str, cause: Cause | None = None) -> None:
         if state != self._state:
             self._state, self._since_ns = state, time.time_ns()
-        self._reason = reason
+        self._cause, self._reason = cause, reason
 
     def _say(self, text: str, delay: float) -> None:
         if text != self._reason:

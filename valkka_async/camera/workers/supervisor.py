@@ -19,10 +19,11 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, overload
 
-from valkka_async.camera.backoff import Backoff
+from valkka_async import typed
+from valkka_async.backoff import Backoff
 from valkka_async.camera.source.secrets import parse
 from valkka_async.camera.spec import CameraSpec, Output
-from valkka_async.camera.status import CameraState, CameraStatus, OutputStatus
+from valkka_async.camera.status import CameraState, CameraStatus, Cause, before_start
 from valkka_async.camera.workers.channel import LONGEST, Channel, Message
 from valkka_async.camera.workers.process import ended, environment, spawn
 from valkka_async.ring import _fork
@@ -299,7 +300,7 @@ class _Camera:
         self.error_ns = 0  # since when; Unix
         self.retry_at = 0.0
         self.fresh = False  # `status` is of the process that there is
-        self.status = _blank(spec)
+        self.status = before_start(spec)
         self.heard = 0.0  # monotonic
         self.pending = True  # told something that is not done
         self._waiting: list[asyncio.Future[None]] = []
@@ -344,6 +345,7 @@ class _Camera:
             known,
             url=parse(self.spec.url).shown,
             state=state,
+            cause=(Cause.RING if self.error else Cause.WORKER) if reason else None,
             reason=reason,
             since_ns=since_ns,
             retry_in=retry_in if retry_in is None else max(0.0, retry_in),
@@ -490,7 +492,7 @@ class _Worker:
     def _on_status(self, message: Message) -> None:
         self._cpu_s, self._rss = float(message["cpu_s"]), int(message["rss"])
         for values in message["cameras"]:
-            status = CameraStatus.from_dict(values)
+            status = typed.decode(CameraStatus, values)
             camera = self._cameras.get(status.name)
             if camera is not None:
                 camera.status, camera.heard, camera.fresh = status, time.monotonic(), True
@@ -705,28 +707,3 @@ def _described(args: tuple[Any, ...], settings: dict[str, Any]) -> tuple[CameraS
     if len(text) > LONGEST // 2:
         raise ValueError(f"camera {spec.name!r}: its settings are too long")
     return spec, text
-
-
-def _blank(spec: CameraSpec) -> CameraStatus:
-    """Of a camera of which nothing is known yet."""
-    return CameraStatus(
-        name=spec.name,
-        url=parse(spec.url).shown,
-        state=CameraState.CONNECTING,
-        reason="",
-        since_ns=time.time_ns(),
-        attempts=0,
-        reconnects=0,
-        retry_in=None,
-        codec="",
-        width=0,
-        height=0,
-        fps=0.0,
-        key_interval=0.0,
-        packets=0,
-        decoded=0,
-        errors=0,
-        last_packet_ns=0,
-        cpu_s=0.0,
-        outputs=tuple(OutputStatus(o.name, o.format, 0, 0, 0, 0) for o in spec.outputs),
-    )

@@ -41,10 +41,10 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, NoReturn
 
-from valkka_async.camera.backoff import Backoff
+from valkka_async import typed
+from valkka_async.backoff import Backoff
 from valkka_async.camera.camera import Camera
 from valkka_async.camera.source.secrets import Address, parse
 from valkka_async.camera.spec import CameraSpec
@@ -164,7 +164,7 @@ class Worker:
                 gist = (slot.version, status.state, status.reason, status.attempts)
                 if full or told.get(slot.name) != gist:
                     told[slot.name] = gist
-                    cameras.append(asdict(status))
+                    cameras.append(typed.encode(status))
                 if full and slot.is_stuck():
                     stuck.append(slot.name)
             if full:
