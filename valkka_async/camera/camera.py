@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from valkka_async.camera.keeper import Keeper
-from valkka_async.camera.spec import CameraSpec, Output, Transport
+from valkka_async.camera.spec import CameraSpec, Output, Transport, as_outputs
 from valkka_async.camera.status import CameraStatus
 
 
@@ -40,7 +40,7 @@ class Camera:
         their end. Percent-encode credentials that have special characters; they appear in no message,
         log, repr or status.
     outputs
-        :class:`Output`; by default one ring of rgb24.
+        One :class:`Output` or several; by default one ring of rgb24.
     transport
         "tcp" or "udp", for RTSP.
     open_timeout, read_timeout
@@ -68,7 +68,7 @@ class Camera:
         self,
         name: str,
         url: str | os.PathLike[str],
-        outputs: Iterable[Output] | None = None,
+        outputs: Output | Iterable[Output] | None = None,
         *,
         transport: Transport = "tcp",
         open_timeout: float = 10.0,
@@ -83,7 +83,7 @@ class Camera:
             CameraSpec(
                 name,
                 os.fspath(url),
-                tuple(outputs or ()),
+                as_outputs(outputs),
                 transport,
                 open_timeout,
                 read_timeout,

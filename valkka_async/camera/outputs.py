@@ -19,12 +19,14 @@ from valkka_async.camera.source.source import VideoPacket
 from valkka_async.camera.spec import Output, fitted
 from valkka_async.camera.status import OutputStatus
 from valkka_async.errors import ConnectionClosedOK, NoFreeSlot, ValkkaError
+from valkka_async.ring.formats import FrameFormat
 from valkka_async.ring.server import Server, serve
 
 log = logging.getLogger("valkka_async.camera")
 
 TROUBLE = (ValkkaError, av.error.FFmpegError)
-_PACKETS = {"h264": "h264", "hevc": "h265", "mjpeg": "jpeg"}  # FFmpeg's name: the frame's format
+# FFmpeg's name: the frame's format
+_PACKETS: dict[str, FrameFormat] = {"h264": "h264", "hevc": "h265", "mjpeg": "jpeg"}
 
 
 class Ring:
@@ -156,7 +158,7 @@ class PacketRing(Ring):
 
     def begin(self, stream: VideoStream) -> None:
         """The packets to come are of this stream."""
-        self._format = _PACKETS.get(stream.codec_context.name, "bytes")
+        self._format: FrameFormat = _PACKETS.get(stream.codec_context.name, "bytes")
         self._header = stream.codec_context.extradata or b""
         self._base = stream.time_base
 

@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from valkka_async.camera.outputs import PictureRing
 from valkka_async.camera.session import Session
 from valkka_async.camera.source.sendertime import Stamp
-from valkka_async.camera.spec import PIXELS, CameraSpec, Output, Transport
+from valkka_async.camera.spec import PIXELS, CameraSpec, Output, PixelFormat, Transport
 from valkka_async.camera.thread import SourceThread
 from valkka_async.errors import CameraFormatError, ConnectionClosedOK, NoFreeSlot, ValkkaError
 
@@ -53,7 +53,7 @@ def play(
     *,
     fps: float | None = None,
     size: tuple[int | None, int | None] | None = None,
-    format: str = "rgb24",
+    format: PixelFormat = "rgb24",
     transport: Transport = "tcp",
     open_timeout: float = 10.0,
     read_timeout: float = 10.0,

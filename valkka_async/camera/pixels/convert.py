@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import cast
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -38,6 +39,7 @@ from valkka_async.camera.pixels import swscale
 from valkka_async.camera.pixels._pixels import stretch
 from valkka_async.camera.pixels.resize import Resizer, filter_for, pixels
 from valkka_async.errors import CameraFormatError
+from valkka_async.ring.formats import FrameFormat
 
 Image = NDArray[np.uint8]
 Way = Callable[[VideoFrame, Image], bool]  # writes the array, or returns False: take the long way
@@ -81,7 +83,7 @@ class Converter:
                 raise ValueError(f"size must be (width, height) in pixels, not {size!r}")
             if format in _HALVED and (size[0] % 2 or size[1] % 2):
                 raise ValueError(f"format {format!r} needs an even width and height, not {size[0]}x{size[1]}")
-        self.format = format
+        self.format = cast(FrameFormat, format)
         self.size = None if size is None else (size[0], size[1])
         self._resizer = None if self.size is None else Resizer(self.size)
         self._ways: dict[tuple[object, ...], Way | None] = {}
