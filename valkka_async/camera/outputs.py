@@ -130,6 +130,7 @@ class PictureRing(Ring):
             format="jpeg",
             timestamp_ns=stamp.arrival_ns,
             pts=frame.pts,
+            duration=frame.duration or None,
             time_base=time_base,
             meta=stamp.meta,
         )
@@ -142,6 +143,7 @@ class PictureRing(Ring):
             converter.format,
             timestamp_ns=stamp.arrival_ns,
             pts=frame.pts,
+            duration=frame.duration or None,
             time_base=time_base,
             meta=stamp.meta,
         )
@@ -174,6 +176,8 @@ class PacketRing(Ring):
                     key=packet.is_keyframe,
                     timestamp_ns=stamp.arrival_ns,
                     pts=packet.pts,
+                    dts=packet.dts,
+                    duration=packet.duration or None,
                     time_base=self._base,
                     meta=stamp.meta,
                 )
@@ -219,7 +223,7 @@ class FragmentRing(Ring):
     def _publish(self, fragments: list[Fragment], stamp: Stamp) -> None:
         for f in fragments:
             assert self._muxer is not None
-            self.server.set_header(self._muxer.header)  # nothing, if it is the same
+            self.server.set_header(self._muxer.init_segment)  # nothing, if it is the same
             self.count(
                 self.server.publish(
                     f.data,
@@ -227,6 +231,8 @@ class FragmentRing(Ring):
                     key=f.key,
                     timestamp_ns=f.timestamp_ns,
                     pts=f.pts,
+                    dts=f.dts,
+                    duration=f.duration,
                     time_base=f.time_base,
                     meta=stamp.meta,
                 )

@@ -77,9 +77,9 @@ def play(
     `fps`: at most so many frames per second, evenly spaced; others are skipped before they cost a
     conversion. `size`: (width, height) to scale to, one of which may be None as for :class:`Output`; None
     leaves the source's, and follows when it changes. `format`: "rgb24", "bgr24" (H, W, 3), "rgba", "bgra"
-    (H, W, 4), "gray8" (H, W), "nv12", "yuv420p" (H*3/2, W), all uint8; in the source's own size with the very
-    pixels of PyAV's ``frame.to_ndarray(format=...)``. "nv12" and "yuv420p" are the cheapest and need an even
-    size.
+    (H, W, 4), "gray8" (H, W), "nv12", "yuv420p" (H*3/2, W), all uint8, and "gray16" (H, W) uint16; in the
+    source's own size with the very pixels of PyAV's ``frame.to_ndarray(format=...)``. "nv12" and "yuv420p"
+    are the cheapest and need an even size.
 
     `transport`: "tcp" or "udp", for RTSP. `open_timeout`: seconds until the stream must be open.
     `read_timeout`: seconds without a frame after which a live source counts as dead.

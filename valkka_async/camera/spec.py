@@ -16,7 +16,7 @@ from valkka_async.camera.source.secrets import parse
 from valkka_async.ring.frame import MAX_SLOTS
 from valkka_async.ring.rendezvous import check_name
 
-PixelFormat: TypeAlias = Literal["rgb24", "bgr24", "rgba", "bgra", "gray8", "nv12", "yuv420p"]
+PixelFormat: TypeAlias = Literal["rgb24", "bgr24", "rgba", "bgra", "gray8", "gray16", "nv12", "yuv420p"]
 OutputFormat: TypeAlias = Literal[PixelFormat, "jpeg", "fmp4", "packets"]
 Transport: TypeAlias = Literal["tcp", "udp"]
 
@@ -41,10 +41,11 @@ class Output:
     name
         The ring's name, which readers give to ``connect``.
     format
-        Pixels: "rgb24", "bgr24", "rgba", "bgra", "gray8", "nv12", "yuv420p"; "jpeg": each frame as a
-        JPEG; "fmp4": fragmented MP4 of H.264 or H.265, never re-encoded, one fragment for each frame, with
-        the init segment (ftyp+moov) as the ring's header; "packets": the encoded packets as they come, whose
-        frames have the format "h264" or "h265" (Annex B), "jpeg", or "bytes" for other codecs.
+        Pixels: "rgb24", "bgr24", "rgba", "bgra", "gray8", "gray16" (uint16: for sources of more than 8 bits,
+        as thermal cameras), "nv12", "yuv420p"; "jpeg": each frame as a JPEG; "fmp4": fragmented MP4 of H.264
+        or H.265, never re-encoded, one fragment for each frame, with the init segment (ftyp+moov) as the
+        ring's header; "packets": the encoded packets as they come, whose frames have the format "h264" or
+        "h265" (Annex B), "jpeg", or "bytes" for other codecs.
     size
         (width, height) in pixels to scale to; None: the camera's own, and follows when that changes. With
         None for one of the two, (640, None), that one is what keeps the proportions, rounded to an even

@@ -236,8 +236,8 @@ class _Pictures:
         if self._muxer is not None and not self.browser_codec:
             with contextlib.suppress(CameraFormatError, ValueError, av.error.FFmpegError):
                 self._muxer.mux(packet, 0)
-                if self._muxer.header:
-                    self.browser_codec = codec_string(self._muxer.header)
+                if self._muxer.init_segment:
+                    self.browser_codec = codec_string(self._muxer.init_segment)
         if now < self._next:
             return
         self._next = now + _PICTURES_APART
