@@ -9,7 +9,9 @@ is ring.h's business.
 
 cimport cython
 from cpython.buffer cimport (
+    PyBUF_F_CONTIGUOUS,
     PyBUF_FORMAT,
+    PyBUF_ND,
     PyBUF_STRIDES,
     PyBUF_WRITABLE,
     PyBuffer_IsContiguous,
@@ -18,11 +20,21 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_RawFree, PyMem_RawMalloc, PyMem_Realloc
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EINVAL, errno
-from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strerror
-from numpy cimport NPY_UINT8, PyArray_New, import_array, ndarray, npy_intp, set_array_base
+from numpy cimport (
+    NPY_ARRAY_WRITEABLE,
+    PyArray_DATA,
+    PyArray_New,
+    import_array,
+    ndarray,
+    npy_intp,
+    set_array_base,
+)
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, madvise, mmap, munmap
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport _SC_PAGESIZE, close, read, sysconf, write
@@ -38,6 +50,7 @@ import_array()
 
 from valkka_async.errors import (
     ConnectionClosedOK,
+    FrameError,
     FrameReleasedError,
     LeaseLimitError,
     ProtocolError,
@@ -50,13 +63,38 @@ MAX_SLOTS = VA_MAX_SLOTS
 MAX_LEASES = VA_MAX_LEASES
 META_BYTES = VA_META_BYTES
 LEASE_PAGE_BYTES = VA_LEASE_PAGE_BYTES
-MAX_FRAME_BYTES = 0xffff0000  # shapes and strides are 32-bit
+MAX_DIMS = VA_MAX_DIMS
+MAX_FRAME_BYTES = 0xffff0000  # shapes are 32-bit
 
 LATEST = VA_LATEST
 ORDERED = VA_ORDERED
 LOSSLESS = VA_LOSSLESS
 
-cdef char *UINT8 = b"B"  # the struct module's code; every array is of bytes
+# In the order of va_dtype.
+DTYPES = tuple([np.dtype(name) for name in (
+    "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bool",
+)])
+
+cdef struct _Dtype:
+    int number       # numpy's
+    char letter[2]   # the struct module's, as in Py_buffer.format
+    uint8_t dl_code  # DLDataTypeCode
+
+cdef _Dtype[12] KNOWN_DTYPES
+
+
+def _learn_dtypes():
+    cdef int i
+    assert len(DTYPES) == VA_DTYPES == 12
+    for i, dtype in enumerate(DTYPES):
+        assert dtype.itemsize == va_itemsize(i)
+        KNOWN_DTYPES[i].number = dtype.num
+        KNOWN_DTYPES[i].letter[0] = ord(dtype.char)
+        KNOWN_DTYPES[i].letter[1] = 0
+        KNOWN_DTYPES[i].dl_code = {"i": 0, "u": 1, "f": 2, "b": 6}[dtype.kind]
+
+
+_learn_dtypes()
 
 cdef uint64_t PAGE = <uint64_t>sysconf(_SC_PAGESIZE)
 
@@ -92,6 +130,37 @@ cdef int _populate(char *start, uint64_t nbytes, int advice) except -1:
     return 0
 
 
+cdef void _lay_out(const va_info *info, Py_ssize_t *dims, Py_ssize_t *steps) noexcept:
+    """Shape and strides, both as numpy and the buffer protocol want them."""
+    cdef Py_ssize_t step = va_itemsize(info.dtype)
+    cdef int d
+    for d in range(<int>info.ndim - 1, -1, -1):
+        dims[d] = info.shape[d]
+        steps[d] = step
+        step *= dims[d]
+
+
+cdef int _lend_buffer(Py_buffer *buffer, int flags, obj, const va_info *info, void *data, Py_ssize_t *dims,
+                      Py_ssize_t *steps, bint readonly) except -1:
+    """Answer a request of the buffer protocol."""
+    if readonly and flags & PyBUF_WRITABLE:
+        raise BufferError("a frame in shared memory is read-only; copy() makes a writable one")
+    if info.ndim > 1 and flags & PyBUF_F_CONTIGUOUS == PyBUF_F_CONTIGUOUS:
+        raise BufferError("a frame lies in row-major order")
+    buffer.buf = data
+    buffer.obj = obj
+    buffer.itemsize = va_itemsize(info.dtype)
+    buffer.format = KNOWN_DTYPES[info.dtype].letter if flags & PyBUF_FORMAT else NULL
+    buffer.readonly = readonly
+    buffer.ndim = <int>info.ndim
+    buffer.shape = dims if flags & PyBUF_ND else NULL
+    buffer.strides = steps if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+    buffer.suboffsets = NULL
+    buffer.internal = NULL
+    buffer.len = <Py_ssize_t>info.nbytes
+    return 0
+
+
 @cython.no_gc
 cdef class _Mapping:
     """A shared mapping; unmapped when nobody refers to it any more."""
@@ -112,4 +181,5 @@ cdef class _Mapping:
 
 include "reader.pxi"
 include "frame.pxi"
+include "dlpack.pxi"
 include "writer.pxi"

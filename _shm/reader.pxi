@@ -171,20 +171,17 @@ cdef class Reader:
     cdef Frame lend(self, _Ring ring, int k, int s, uint64_t seq):
         cdef Frame frame = Frame.__new__(Frame)
         cdef va_info *info = &frame.info
-        cdef uint32_t d
         memcpy(info, &va_slot_of(&ring.view, s).info, sizeof(va_info))
         frame.page = self.page  # from here on the frame gives the lease back, whatever happens
         frame.lease = k
         if not va_info_ok(info, ring.view.slot_bytes):
-            raise ProtocolError(f"{self.source}: frame {seq} does not describe itself rightly")
+            raise ProtocolError(f"{self.source}: the description of frame {seq} makes no sense")
         frame.map = ring.map
         frame.data_ptr = va_data_of(&ring.view, s)
         frame.source = self.source
         frame.seq = seq
         frame.dropped = seq - self.last_seq - 1
-        for d in range(info.ndim):
-            frame.dims[d] = info.shape[d]
-            frame.steps[d] = info.strides[d]
+        _lay_out(info, frame.dims, frame.steps)
         if info.meta_bytes:
             frame.meta_json = PyBytes_FromStringAndSize(va_meta_of(&ring.view, s), info.meta_bytes)
         if info.nbytes > ring.touched[s]:

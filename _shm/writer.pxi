@@ -14,16 +14,69 @@ cdef class _Peer:
     cdef _Mapping map
 
 
+cdef void _name_format(va_info *info, bytes code) noexcept:
+    memcpy(info.format, <const char *>code, min(<uint32_t>len(code), VA_FORMAT_BYTES))
+
+
+cdef int _set_times(va_info *info, timestamp_ns, pts, dts, duration, time_base, bint key) except -1:
+    info.timestamp_ns = _now(CLOCK_REALTIME) if timestamp_ns is None else <int64_t>timestamp_ns
+    if pts is not None:
+        info.pts = <int64_t>pts
+        info.flags |= VA_HAS_PTS
+    if dts is not None:
+        info.dts = <int64_t>dts
+        info.flags |= VA_HAS_DTS
+    if duration is not None:
+        info.duration = <int64_t>duration
+        info.flags |= VA_HAS_DURATION
+    if time_base is not None:
+        info.time_base_num = time_base.numerator
+        info.time_base_den = time_base.denominator
+    if key:
+        info.flags |= VA_KEY
+    return 0
+
+
+cdef class Kind:
+    """What frames are made of: a format, a dtype and a shape, checked before. It never changes."""
+    cdef object format       # as the publisher names it; None: by the shape
+    cdef va_info info        # the part that all frames of this kind share
+    cdef Py_ssize_t dims[4]
+
+    def __cinit__(self, format, bytes code not None, dtype, tuple shape):
+        cdef int d
+        self.format = format
+        self.info.dtype = DTYPES.index(dtype)
+        self.info.ndim = len(shape)
+        self.info.nbytes = va_itemsize(self.info.dtype)
+        for d in range(len(shape)):
+            self.dims[d] = shape[d]
+            self.info.shape[d] = <uint32_t>shape[d]
+            self.info.nbytes *= <uint64_t>shape[d]
+        _name_format(&self.info, code)
+
+    cdef bint fits(self, Py_buffer *b) noexcept:
+        cdef int d
+        if b.ndim != <int>self.info.ndim or b.itemsize != <Py_ssize_t>va_itemsize(self.info.dtype):
+            return False
+        if b.format == NULL:
+            if self.info.dtype != VA_UINT8:
+                return False
+        elif b.format[0] != KNOWN_DTYPES[self.info.dtype].letter[0] or b.format[1]:
+            return False
+        for d in range(b.ndim):
+            if b.shape[d] != self.dims[d]:
+                return False
+        return True
+
+
 cdef class Writer:
     """Publishes into the newest ring and rings the readers' bells. No I/O but the bells."""
     cdef va_writer *w
     cdef _Mapping map
     cdef _Mapping previous
     cdef list peers          # _Peer, in the order of w.peers
-    cdef object known_format  # what the last learn() said
-    cdef bytes known_code
-    cdef int known_ndim
-    cdef Py_ssize_t known_shape[4]
+    cdef Kind known          # of the last frame that was published
     cdef readonly uint64_t dropped
     cdef readonly uint64_t bytes
     cdef readonly int64_t last_published_ns
@@ -132,51 +185,44 @@ cdef class Writer:
                 raise
         return slot
 
-    def learn(self, format, tuple shape, bytes code not None):
-        """Let publish() take frames of this shape and format (as its caller names it) from now on."""
-        cdef int d
-        self.known_code = None
-        for d in range(len(shape)):
-            self.known_shape[d] = shape[d]
-        self.known_ndim = len(shape)
-        self.known_format = format
-        self.known_code = code
+    def publish(self, image, what, timestamp_ns, pts, dts, duration, time_base, bint key, bytes meta):
+        """Copy one frame in: any buffer, strided or not, of the given Kind; or of the given format, if it is like
+        the frame before: then a stream is checked once and not for each frame.
 
-    cdef bint knows(self, Py_buffer *b, format):
-        cdef int d
-        if self.known_code is None or b.ndim != self.known_ndim or b.itemsize != 1:
-            return False
-        if b.format != NULL and (b.format[0] != c"B" or b.format[1]):
-            return False
-        for d in range(b.ndim):
-            if b.shape[d] != self.known_shape[d]:
-                return False
-        return format is self.known_format or format == self.known_format
-
-    def publish(self, image, format, timestamp_ns, pts, time_base, bint key, bytes meta):
-        """Copy one frame in: any buffer of bytes, strided or not. False: no slot was free. None: learn()
-        its shape and format first; a stream that stays as it is is checked once and not for each frame.
-
-        Raises RingTooSmall, RingMemoryError, ConnectionClosedOK.
+        False: no slot was free. None: it is not like the frame before, so its Kind is needed. Raises
+        RingTooSmall, RingMemoryError, ConnectionClosedOK, and FrameError if it is not of the Kind.
         """
         cdef Py_buffer b
         cdef Slot slot
+        cdef Kind kind
         cdef char *to
         cdef char *src
         cdef uint64_t n
+        cdef bint given = type(what) is Kind
+        if given:
+            kind = what
+        else:
+            kind = self.known
+            if kind is None or not (what is kind.format or what == kind.format):
+                return None
         if not PyObject_CheckBuffer(image):
             return None
         try:
             PyObject_GetBuffer(image, &b, PyBUF_STRIDES | PyBUF_FORMAT)
         except Exception:  # a dtype that has no buffer: the caller will say so in words
+            if given:
+                raise
             return None
         try:
-            if not self.knows(&b, format):
+            if not kind.fits(&b):
+                if given:
+                    raise FrameError("the image was changed by another thread while it was published")
                 return None
+            self.known = kind
             slot = self.begin(b.len)
             if slot is None:
                 return False
-            slot.describe(b.ndim, b.shape, self.known_code, timestamp_ns, pts, time_base, key, meta)
+            slot.describe(kind, timestamp_ns, pts, dts, duration, time_base, key, meta)
             if not PyBuffer_IsContiguous(&b, b"C"):
                 np.copyto(slot.array, image)
             else:
@@ -192,18 +238,11 @@ cdef class Writer:
             PyBuffer_Release(&b)
         return slot.commit()
 
-    def loan(self, tuple shape, bytes format not None, timestamp_ns, pts, time_base, bint key, bytes meta):
+    def loan(self, Kind kind not None, timestamp_ns, pts, dts, duration, time_base, bint key, bytes meta):
         """A Slot to be written in place, or None when none is free. Raises as publish() does."""
-        cdef Slot slot
-        cdef Py_ssize_t dims[4]
-        cdef Py_ssize_t nbytes = 1
-        cdef int d
-        for d in range(len(shape)):
-            dims[d] = shape[d]
-            nbytes *= dims[d]
-        slot = self.begin(nbytes)
+        cdef Slot slot = self.begin(kind.info.nbytes)
         if slot is not None:
-            slot.describe(len(shape), dims, format, timestamp_ns, pts, time_base, key, meta)
+            slot.describe(kind, timestamp_ns, pts, dts, duration, time_base, key, meta)
         return slot
 
     def wants_more(self, _Peer peer not None):
@@ -287,33 +326,13 @@ cdef class Slot:
     def __init__(self):
         raise TypeError("slots come from Server.loan()")
 
-    cdef int describe(self, int ndim, Py_ssize_t *shape, bytes format, timestamp_ns, pts, time_base,
-                      bint key, bytes meta) except -1:
-        cdef va_info *info = &self.info
-        cdef Py_ssize_t step = 1
-        cdef int d
-        memset(info, 0, sizeof(va_info))
-        info.timestamp_ns = _now(CLOCK_REALTIME) if timestamp_ns is None else <int64_t>timestamp_ns
-        if pts is not None:
-            info.pts = <int64_t>pts
-            info.flags |= VA_HAS_PTS
-        if time_base is not None:
-            info.time_base_num = time_base.numerator
-            info.time_base_den = time_base.denominator
-        if key:
-            info.flags |= VA_KEY
-        memcpy(info.format, <const char *>format, min(<uint32_t>len(format), VA_FORMAT_BYTES))
-        info.ndim = ndim
-        for d in range(ndim - 1, -1, -1):
-            self.dims[d] = shape[d]
-            self.steps[d] = step
-            info.shape[d] = <uint32_t>shape[d]
-            info.strides[d] = <uint32_t>step
-            step *= shape[d]
-        info.nbytes = step
+    cdef int describe(self, Kind kind, timestamp_ns, pts, dts, duration, time_base, bint key, bytes meta) except -1:
+        self.info = kind.info
+        _set_times(&self.info, timestamp_ns, pts, dts, duration, time_base, key)
+        _lay_out(&self.info, self.dims, self.steps)
         self.meta = meta
         if meta is not None:
-            info.meta_bytes = <uint32_t>len(meta)
+            self.info.meta_bytes = <uint32_t>len(meta)
         return 0
 
     cdef bint commit(self) except -1:
@@ -353,17 +372,7 @@ cdef class Slot:
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         if not self.open:
             raise FrameReleasedError("this slot was published or discarded; its memory belongs to the readers now")
-        buffer.buf = self.data_ptr
-        buffer.obj = self
-        buffer.itemsize = 1
-        buffer.format = UINT8 if flags & PyBUF_FORMAT else NULL
-        buffer.readonly = False
-        buffer.ndim = <int>self.info.ndim
-        buffer.shape = self.dims
-        buffer.strides = self.steps
-        buffer.suboffsets = NULL
-        buffer.internal = NULL
-        buffer.len = <Py_ssize_t>self.info.nbytes
+        _lend_buffer(buffer, flags, self, &self.info, self.data_ptr, self.dims, self.steps, False)
         self.exports += 1
 
     def __releasebuffer__(self, Py_buffer *buffer):
@@ -373,8 +382,13 @@ cdef class Slot:
 
     @property
     def array(self):
-        """The memory to write: a writable numpy array of uint8, uninitialised (it holds an old frame)."""
+        """The memory to write: a writable numpy array of ``dtype``, uninitialised (it holds an old frame)."""
         return np.asarray(memoryview(self))
+
+    @property
+    def dtype(self):
+        """The numpy dtype of ``array``."""
+        return DTYPES[self.info.dtype]
 
     @property
     def shape(self):

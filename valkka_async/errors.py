@@ -24,7 +24,7 @@
           +-- CameraAuthError               refuses the user or password
           +-- CameraNotFoundError           has no such path
           +-- CameraTimeoutError (TimeoutError)   does not answer
-          +-- CameraFormatError             sends nothing that can be decoded
+          +-- CameraFormatError             sends nothing that this FFmpeg can read
           +-- CameraEndedError              a live stream ended
 
 Waiting too long for a server is the builtin TimeoutError.
@@ -140,7 +140,7 @@ class CameraTimeoutError(CameraError, TimeoutError):
 
 
 class CameraFormatError(CameraError):
-    """The source sends nothing that can be decoded as video."""
+    """The source sends nothing that can be decoded as video, or over a protocol that this FFmpeg lacks."""
 
 
 class CameraEndedError(CameraError):

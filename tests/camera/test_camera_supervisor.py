@@ -276,7 +276,7 @@ async def test_what_hangs_in_a_library_costs_its_process_only(
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "if 'valkka_async.camera.workers.worker' in ' '.join(sys.orig_argv):\n"
-        "    import valkka_async.camera.camera as camera\n"
+        "    import valkka_async.camera.keeper as camera\n"
         "    camera._STUCK = 0.5\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

@@ -51,7 +51,7 @@ class Film:
             muxer = muxer or Muxer(stream, timeline or Timeline())
             self.fragments += muxer.mux(packet, 0)
         assert muxer is not None
-        self.header = muxer.header
+        self.header = muxer.init_segment
 
     def publish(self, server: va.Server, first: int, end: int) -> None:
         server.set_header(self.header)
@@ -267,7 +267,7 @@ with va.serve("cam", slots=256) as server:
             muxer = Muxer(stream, timeline)
             for packet in container.demux(stream):
                 for f in muxer.mux(packet, time.time_ns()):
-                    server.set_header(muxer.header)
+                    server.set_header(muxer.init_segment)
                     server.publish(f.data, format="fmp4", key=f.key)
                     time.sleep(0.01)
 """
@@ -631,7 +631,7 @@ class CameraThread:
             if muxer is None or not muxer.fits(packet):
                 muxer = Muxer(source.stream, timeline)
             for f in muxer.mux(packet, arrival):
-                self.server.set_header(muxer.header)
+                self.server.set_header(muxer.init_segment)
                 put(self.server, f)
 
 

@@ -187,7 +187,7 @@ class Film:
             muxer = muxer or Muxer(stream, timeline or Timeline())
             self.fragments += muxer.mux(packet, 0)
         assert muxer is not None
-        self.header = muxer.header
+        self.header = muxer.init_segment
 
     def publish(self, server: va.Server, first: int, end: int) -> None:
         server.set_header(self.header)

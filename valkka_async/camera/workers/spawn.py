@@ -47,7 +47,7 @@ def environment(specs: Iterable[CameraSpec]) -> dict[str, str]:
         address = parse(spec.url)
         if address.secrets:
             urls |= {spec.url, address.url}
-            secrets |= set(address.secrets)
+            secrets |= set(address.findable)
     left = {
         name: value
         for name, value in os.environ.items()

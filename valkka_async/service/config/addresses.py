@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from urllib.parse import quote
 
+from valkka_async.camera.source import schemes
 from valkka_async.camera.source.secrets import Address, parse
 
-# FFmpeg opens others too, so those are refused only if they look misspelled.
-_USUAL = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "rtp", "srt", "file")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
 _PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # "lavfi:", "concat:": no path
 # A host where a scheme should be: 10.0.0.7/live, me:secret@camera/live, camera.local:554/live
@@ -30,6 +28,7 @@ def check(url: str) -> Address:
         raise ValueError("it has a line break or another control character; write it in one line")
     if _SCHEME.match(url) is None and _HOST.match(url):
         raise ValueError("an address begins with its protocol, as in rtsp://HOST/PATH")
+    schemes.check(url)
     try:
         address = parse(url)
     except ValueError:
@@ -37,11 +36,6 @@ def check(url: str) -> Address:
             "there is no host in it: write rtsp://HOST/PATH, and the login into keys of its own, `user` and "
             "`password`"
         ) from None
-    if address.scheme not in (*_USUAL, "lavfi"):
-        near = difflib.get_close_matches(address.scheme, _USUAL, len(_USUAL), 0.7)
-        if near:
-            best = "rtsp" if "rtsp" in near else near[0]
-            raise ValueError(f"there is no protocol {address.scheme}://; did you mean {best}://?")
     port = _PORT.fullmatch(_authority(address).rpartition("@")[2])
     if port and not 1 <= int(port[1][:6]) <= 65535:
         raise ValueError("a port is a number from 1 to 65535")  # not repeated: it may be meant as a password

@@ -192,7 +192,7 @@ class Hub:
             if begins:
                 self._timeline += 1
             if begins or header != self._segment or self._init is None:
-                width, height = boxes.picture_size(header)
+                width, height = boxes.frame_size(header)
                 self._init = Init(
                     data=pack(INIT, frame.timestamp_ns, header),
                     codec=boxes.codec_string(header),
