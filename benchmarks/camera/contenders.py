@@ -322,7 +322,7 @@ class Stages:
         self.wrap(source.Source, "_call", "receive")
         self.wrap(decode.Decoder, "decode", "decode")
         self.wrap(convert.Converter, "write", "convert")
-        self.wrap(outputs, "publish_picture", "publish")  # with the conversion, which is subtracted
+        self.wrap(outputs.PictureRing, "offer", "publish")  # with the conversion, which is subtracted
         self.wrap(Server, "publish", "publish")
         self.wrap(outputs.Muxer, "mux", "mux")
 

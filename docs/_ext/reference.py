@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The reference shows public names as they are imported, ``valkka_async.Frame`` and not where they are made.
 
-Frame and Slot are compiled: their types stand in ring/_shm.pyi, the words in the compiled module and, for
-plain attributes, in _shm/. Here they are put together again.
+Frame and Slot are compiled: their types stand in _shm.pyi, the words in the compiled module and, for plain
+attributes, in the parts of _shm.pyx. Here they are put together again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _stub_classes() -> dict[str, type]:
 
 def _comments() -> dict[str, str]:
     """What ``#:`` comments say of the plain attributes."""
-    source = (ROOT / "_shm" / "_shm.pyx").read_text()
+    source = "".join(path.read_text() for path in sorted((ROOT / "_shm").glob("*.pxi")))
     return {name: text for text, name in re.findall(r"#: (.+)\n +cdef readonly \w+ (\w+)", source)}
 
 

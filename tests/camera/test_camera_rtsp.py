@@ -184,7 +184,7 @@ def test_a_camera_that_is_switched_off_ends_the_player(rtsp: RtspServer, clips: 
         with play(camera.url("/cam"), server) as player:
             receive(reader, 3)
             camera.kill()
-            with pytest.raises(va.CameraEndedError, match="play it again"):
+            with pytest.raises(va.CameraEndedError):
                 player.join(10)
             assert isinstance(player.error, va.CameraEndedError)
             assert not server.closed and "CameraEndedError" in repr(player)

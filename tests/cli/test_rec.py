@@ -72,9 +72,9 @@ def test_segments_and_patterns(here: Path, clip: Path) -> None:
 def test_ctrl_c_completes_the_file(here: Path, clip: Path) -> None:
     with film("front", clip), Program("rec", "front") as program:
         wait_for(lambda: any(path.stat().st_size > 5000 for path in here.iterdir()), SECONDS)
-        program.process.send_signal(signal.SIGINT)
+        program.signal(signal.SIGINT)
         program.until("recorded .* in 1 file")
-        assert program.wait() == (0, "")
+        assert program.finish() == (0, "")
     (file,) = here.iterdir()
     assert frames(file) >= 2
 
@@ -95,9 +95,9 @@ def test_a_camera_that_stalls_is_told_and_waited_for(rtsp: RtspServer, paused: s
         program.until(r"^front: no frames for \S+ s \(the camera is stalled: no frame for \d+ s\); waiting$")
         rtsp.resume("/cam")
         program.until("^front: frames again, after")
-        program.process.send_signal(signal.SIGINT)
+        program.signal(signal.SIGINT)
         program.until("^recorded .* 0 dropped$")
-        assert program.wait() == (0, "")
+        assert program.finish() == (0, "")
 
 
 def test_nothing_recorded_is_status_1_and_says_why(here: Path) -> None:
@@ -107,7 +107,7 @@ def test_nothing_recorded_is_status_1_and_says_why(here: Path) -> None:
         wait_for(lambda: camera.status().reason, SECONDS)
         done = run("rec", "gone", "--for", "500ms")
         with Program("rec", "gone") as program:
-            time.sleep(1)
+            program.running()
             status, errors = program.end()
     assert time.monotonic() - began < SECONDS
     for code, text in ((done.returncode, done.stderr), (status, errors)):

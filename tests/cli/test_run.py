@@ -72,7 +72,7 @@ def test_a_service_runs_is_reloaded_and_ends_without_a_trace(
         assert (reloaded.returncode, reloaded.stdout, reloaded.stderr) == (0, "added two\n", "")
         happens(lambda: cameras() == {"one": "live", "two": "live"})
 
-        # A file with mistakes changes nothing, and each is told.
+        # A file with errors changes nothing, and each is told.
         write(path, config(one, "two: {url: 1, trnsport: tcp}", "'bad name': {url: x}"))
         refused = run("reload")
         assert refused.returncode == 1 and "cameras.yaml:5" in refused.stderr
@@ -123,13 +123,13 @@ def test_what_is_wrong_with_a_file_is_said_before_anything_starts(tmp_path: Path
     good = write(tmp_path / "good.yaml", config("one: {url: 'rtsp://10.0.0.1/x'}"))
     checked = run("run", "--check", str(good))
     assert (checked.returncode, checked.stdout) == (0, f"{good}: good, 1 camera\n")
-    bad = write(tmp_path / "bad.toml", "[cameras.one]\nurl = 'rtsp://10.0.0.1/x'\nfsp = 5\n")
+    bad = write(tmp_path / "bad.yaml", "cameras:\n  one: {url: 'rtsp://10.0.0.1/x',\n    fsp: 5}\n")
     for command in (("run", "--check", str(bad)), ("run", str(bad))):
         refused = run(*command)
         assert refused.returncode == 1 and refused.stdout == ""
         first, last = refused.stderr.splitlines()
         assert first.startswith(f"{bad}:3: ") and "fsp" in first
-        assert last == f"valkka-async: {bad}: 1 mistake; nothing was started"
+        assert last == f"valkka-async: {bad}: 1 error; nothing was started"
     missing = run("run", str(tmp_path / "none.yaml"))
     assert missing.returncode == 1 and "none.yaml" in missing.stderr
 

@@ -174,7 +174,7 @@ def test_a_file_that_appears_while_it_waits_is_kept(here: Path) -> None:
         wait_for(lambda: server.readers, SECONDS)
         (here / "mine.jpg").write_text("keep me")
         server.publish(draw(NUMBER, SIZE))
-        status, errors = program.wait()
+        status, errors = program.finish()
     assert status == 1 and "--force" in one_line(errors)
     assert [path.read_text() for path in here.iterdir()] == ["keep me"]
 
@@ -221,7 +221,7 @@ def test_a_fresh_picture_is_waited_for_where_there_is_an_old_one(here: Path) -> 
             wait_for(lambda: server.readers, SECONDS)
             time.sleep(0.2)
             server.publish(draw(NUMBER, SIZE))
-            assert program.wait() == (0, "")
+            assert program.finish() == (0, "")
     check_picture(opened(here / "new.png")[1], exact=True)
 
 

@@ -51,7 +51,7 @@ class Film:
             muxer = muxer or Muxer(stream, timeline or Timeline())
             self.fragments += muxer.mux(packet, 0)
         assert muxer is not None
-        self.header = muxer.header
+        self.header = muxer.init_segment
 
     def publish(self, server: va.Server, first: int, end: int) -> None:
         server.set_header(self.header)
@@ -267,7 +267,7 @@ with va.serve("cam", slots=256) as server:
             muxer = Muxer(stream, timeline)
             for packet in container.demux(stream):
                 for f in muxer.mux(packet, time.time_ns()):
-                    server.set_header(muxer.header)
+                    server.set_header(muxer.init_segment)
                     server.publish(f.data, format="fmp4", key=f.key)
                     time.sleep(0.01)
 """
@@ -428,7 +428,7 @@ async def test_a_folder_that_cannot_be_is_an_error_that_is_not_lost(
                 film.publish(server, 0, 3)
                 await until(lambda: "over" in repr(recorder))
         assert isinstance(caught.value, OSError) and caught.value.errno == errno.ENOTDIR
-        assert "cannot record cam" in caplog.text
+        assert [record.levelname for record in caplog.records] == ["ERROR"]  # and not lost if nobody asks
         for ask in (recorder.wait(), anext(recorder)):
             with pytest.raises(va.RecorderError):
                 await ask
@@ -471,6 +471,10 @@ async def test_waiting_for_a_server_may_have_an_end(tmp_path: Path) -> None:
         ("{camera}.mp4", {}),
         ("{}.mp4", {}),
         ("{n", {}),
+        ("{n:9999999999}.mp4", {}),
+        ("{n:{n}}.mp4", {}),
+        ("{name.__class__}.mp4", {}),
+        ("{name!r}.mp4", {}),
         ("a\0b", {}),
         ("a.mp4", {"seconds": 0}),
         ("a.mp4", {"seconds": float("inf")}),
@@ -627,7 +631,7 @@ class CameraThread:
             if muxer is None or not muxer.fits(packet):
                 muxer = Muxer(source.stream, timeline)
             for f in muxer.mux(packet, arrival):
-                self.server.set_header(muxer.header)
+                self.server.set_header(muxer.init_segment)
                 put(self.server, f)
 
 

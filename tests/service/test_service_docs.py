@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.require import missing
-from valkka_async.cli import app
+from valkka_async.cli.commands import app
 from valkka_async.service.config.file import load
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -13,21 +13,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import valkka_async as va
 from support.until import until
-from valkka_async.camera.spec import CameraSpec
-from valkka_async.camera.status import CameraStatus, OutputStatus
-from valkka_async.camera.workers.supervisor import _blank
 from valkka_async.ring.rendezvous import servers
 from valkka_async.service import log as service_log
 from valkka_async.service.control import Control, ask, services
 from valkka_async.service.notify import notify, reloading, watchdog
-from valkka_async.service.rates import Rates
 
 # ------------------------------------------------------------------------------------------ control
 
@@ -112,39 +107,6 @@ def test_a_killed_service_leaves_no_trace_in_the_way_of_the_next(runtime_dir: Pa
 
     assert asyncio.run(again()) == {"answer": 42}
     assert os.listdir(runtime_dir) == []
-
-
-# -------------------------------------------------------------------------------------------- rates
-
-
-def _status(published: int, cpu_s: float) -> CameraStatus:
-    blank = _blank(CameraSpec("cam", "rtsp://host/live"))
-    return replace(blank, cpu_s=cpu_s, outputs=(OutputStatus("cam", "rgb24", 1, published, 0, 0),))
-
-
-def test_rates_are_those_of_the_last_seconds() -> None:
-    rates = Rates()
-    assert (rates.fps("cam", 0.0), rates.cpu(0.0)) == (0.0, 0.0)
-    for second in range(10):
-        rates.take(_status(25 * second if second < 5 else 125, 0.1 * second), float(second))
-    assert rates.fps("cam", 9.0) == 0.0  # nothing in the last three seconds, whatever was before
-    assert rates.cpu(9.0) == pytest.approx(0.1)
-    assert rates.fps("other", 9.0) == 0.0
-
-
-def test_a_rate_is_nothing_when_nothing_is_heard() -> None:
-    rates = Rates()
-    for second in range(4):
-        rates.take(_status(25 * second, 0.1 * second), float(second))
-    assert rates.fps("cam", 3.0) == pytest.approx(25.0)
-    assert rates.fps("cam", 10.0) == 0.0
-
-
-def test_counts_that_begin_again_are_no_negative_rate() -> None:
-    rates = Rates()
-    for second, published in enumerate((1000, 1025, 0, 25)):
-        rates.take(_status(published, 0.1), float(second))
-    assert rates.fps("cam", 3.0) == pytest.approx(25.0)
 
 
 # --------------------------------------------------------------------------------------------- logs

@@ -17,11 +17,12 @@ import valkka_async as va
 from support.playback import play
 from support.until import until
 from valkka_async.camera.mp4.fragments import Timeline
+from valkka_async.camera.status import CameraState
 from valkka_async.service.web import hub as hub_module
 from valkka_async.service.web import live as live_module
 from valkka_async.service.web import viewer as viewer_module
 from valkka_async.service.web.app import serve
-from valkka_async.service.web.viewer import Ending, Init, Media, Viewer
+from valkka_async.service.web.viewer import Ending, Init, Media, Notice, Viewer
 
 LIVE = "front.fmp4"
 
@@ -131,12 +132,12 @@ async def test_trouble_is_told_and_old_pictures_are_not_shown_for_new(folder: Pa
             film.publish(server, 0, 5)
             await browser.init()
             await browser.frames(5)
-            stand.cameras["front"] |= {"state": "waiting", "reason": "connection refused"}
-            told = {"type": "waiting", "reason": "waiting: connection refused"}
+            stand.change("front", state=CameraState.WAITING, reason="connection refused")
+            told = {"type": "waiting", "code": "camera", "reason": "waiting: connection refused"}
             assert await browser.text() == told
             async with looking(client) as late:
                 assert await late.text() == told
-                stand.cameras["front"] |= {"state": "live", "reason": ""}
+                stand.change("front", state=CameraState.LIVE, reason="")
                 film.publish(server, 10, 12)
                 await late.init()
                 assert (await late.media()).kind == 1
@@ -145,9 +146,9 @@ async def test_trouble_is_told_and_old_pictures_are_not_shown_for_new(folder: Pa
 
 async def test_a_server_that_is_not_there_is_waited_for(folder: Path, impatient: None) -> None:
     film = Film(folder)
-    stand = Stand({"front": camera(state="connecting")})
+    stand = Stand({"front": camera(state=CameraState.CONNECTING)})
     async with served(stand) as client, looking(client) as browser:
-        assert await browser.text() == {"type": "waiting", "reason": "connecting"}
+        assert (await browser.text())["code"] == "camera"
         with va.serve(LIVE) as server:
             await read(server)
             film.publish(server, 0, 2)
@@ -205,6 +206,21 @@ async def test_a_page_that_is_loaded_again_finds_the_reader_still_there(folder: 
                 assert server.stats().readers == 1
 
 
+async def test_a_page_that_was_closed_leaves_nothing_to_happen_later(folder: Path, impatient: None) -> None:
+    """A reload that changes the page's port closes one page and opens another in the same loop."""
+    film = Film(folder)
+    errors: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+    with va.serve(LIVE) as server:
+        async with served(Stand()) as client, looking(client) as browser:
+            await read(server)
+            film.publish(server, 0, 2)
+            await browser.init()
+        await read(server, 0)
+        await asyncio.sleep(3 * live_module._LINGER)
+    assert errors == []
+
+
 async def test_jpegs_are_the_newest(impatient: None) -> None:
     with va.serve("front.jpeg") as server:
         async with served(Stand()) as client, looking(client, format="jpeg") as browser:
@@ -239,13 +255,14 @@ async def test_a_ring_with_something_else_is_told_and_looked_at_again(folder: Pa
         with va.serve(LIVE) as server:
             await read(server)
             server.publish(b"no video", format="bytes")
-            assert "bytes and not fmp4" in (await browser.text())["reason"]
+            text = await browser.text()
+            assert text["code"] == "ring" and "bytes" in text["reason"]
         with va.serve(LIVE, slots=64) as server:
             film = Film(folder)
             server.set_header(b"no header")
             await read(server)
             server.publish(film.fragments[0].data, format="fmp4")
-            while "cannot be shown" not in (text := await browser.text())["reason"]:
+            while (text := await browser.text())["code"] != "ring":
                 pass
             with anyway(film, server):
                 while text["type"] != "init":
@@ -394,9 +411,10 @@ async def test_a_header_is_sent_when_it_changes_and_not_lost_with_the_frames() -
 async def test_a_notice_comes_behind_frames_and_is_forgotten_when_there_are_more() -> None:
     viewer = Viewer()
     viewer.offer(frame(1, key=True))
-    viewer.say("no frames")
-    assert (await everything(viewer))[-1] == "no frames"
-    viewer.say("no frames")
+    notice = Notice("no_frames", "no frames")
+    viewer.say(notice)
+    assert (await everything(viewer))[-1] == notice.text()
+    viewer.say(notice)
     viewer.offer(frame(2))
     assert await everything(viewer) == [bytes(2)]
     viewer.end(Ending(4404, "gone"))

@@ -54,7 +54,7 @@ def film(folder: Path) -> tuple[bytes, list[Fragment]]:
             muxer = muxer or Muxer(stream)
             fragments += muxer.mux(larger, 0)
     assert muxer is not None
-    return muxer.header, fragments
+    return muxer.init_segment, fragments
 
 
 def private_bytes(pid: int) -> int:

@@ -13,6 +13,7 @@ import typer
 import valkka_async as va
 from valkka_async.camera.play import play as start
 from valkka_async.camera.source.secrets import parse
+from valkka_async.camera.spec import PixelFormat, Transport
 from valkka_async.cli.shape import describe
 
 _MEASURING_SECONDS = 1.0  # how long the frame rate is measured before we say what is served
@@ -24,8 +25,8 @@ async def play(
     *,
     fps: float | None,
     size: tuple[int, int] | None,
-    format: str,
-    transport: str,
+    format: PixelFormat,
+    transport: Transport,
     loop: bool,
 ) -> None:
     """Until the file ends. Raises CameraError, NameInUseError, typer.BadParameter, ..."""

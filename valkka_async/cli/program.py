@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import NoReturn, ParamSpec
 
 P = ParamSpec("P")
@@ -76,15 +77,31 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def call(*args: P.args, **kwargs: P.kwargs) -> None:
         from valkka_async.errors import ValkkaError
+        from valkka_async.extras import advice
 
         try:
             command(*args, **kwargs)
-        except BrokenPipeError:  # whoever read our output has seen enough, as in `watch | head`
+        except ModuleNotFoundError as e:
+            if not (said := advice(e.name, "this command")):
+                raise
+            fail(said, 1)
+        except KeyboardInterrupt:  # before there was a loop to tell; typer would make it status 130
+            sys.exit(0)
+        except BrokenPipeError:  # our output is not read any more, as in `top | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         except (ValkkaError, OSError) as e:
             fail(explain(e), 1)
 
     return call
+
+
+@contextlib.contextmanager
+def or_else(stopped: str) -> Iterator[None]:
+    """For commands that bring something: Ctrl-C before they have it is status 1, and this line."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail(stopped, 1)
 
 
 def explain(error: Exception) -> str:

@@ -22,6 +22,7 @@ from valkka_async.service.config.problems import ConfigError
 from valkka_async.service.control import Control, ask, services
 from valkka_async.service.notify import notify, reloading, watchdog
 from valkka_async.service.service import Service
+from valkka_async.service.status import ServiceStatus
 from valkka_async.service.web.app import serve
 
 _RELOAD_SECONDS = 120.0  # for cameras that are slow to close
@@ -36,7 +37,7 @@ def read(path: Path) -> Config:
     except ConfigError as e:
         print(e, file=sys.stderr)
         count = len(e.problems)
-        fail(f"{path}: {count} {'mistake' if count == 1 else 'mistakes'}; nothing was started", 1)
+        fail(f"{path}: {count} {'error' if count == 1 else 'errors'}; nothing was started", 1)
 
 
 def check(path: Path) -> None:
@@ -99,7 +100,7 @@ class _Runner:
             finally:
                 notify("READY=1")
 
-    async def _status(self) -> dict[str, Any]:
+    async def _status(self) -> ServiceStatus:
         return self._service.status()
 
     async def _on_hangup(self) -> None:
@@ -115,7 +116,7 @@ class _Runner:
 
     async def _say_ready(self) -> None:
         await self._service.started()
-        notify("READY=1", f"STATUS={len(self._service.status()['cameras'])} cameras")
+        notify("READY=1", f"STATUS={len(self._service.status().cameras)} cameras")
 
     # ------------------------------------------------------------------------------- the page
 
@@ -159,7 +160,7 @@ def reload(name: str | None) -> None:
     except ConnectError:
         raise
     except ValkkaError as e:
-        print(e, file=sys.stderr)  # a line for each mistake
+        print(e, file=sys.stderr)  # a line for each error
         fail("that was not taken over; all goes on as before", 1)
     if answer is None:
         which = f"no service {name!r} is" if name is not None else "no service is"

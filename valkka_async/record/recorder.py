@@ -9,6 +9,8 @@ import errno
 import logging
 import math
 import os
+import re
+import string
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ log = logging.getLogger("valkka_async")
 
 _CLOSE_SECONDS = 10.0  # for a disk to take what is still to be written
 _EARLY = 0.005  # s before `seconds` are over, by which a key frame may come and still be on time
+_FIELDS = {"name": "", "n": r"(0?[0-9]{1,2}d?)?"}  # of a pattern, and how each may be formatted
 _UNREAD = 10_000  # finished files that are remembered for who has not asked for them yet
 
 
@@ -96,8 +99,9 @@ class Recorder:
         Seconds to wait for the server at the beginning; None: for ever.
 
     Raises ValueError, InvalidNameError. What goes wrong later (the disk is full: RecorderError, which is
-    an OSError too; no such server: TimeoutError; refused: ConnectError) ends the recording, is logged, and
-    is raised by wait(), by the iteration, and at the end of ``async with`` if neither was used.
+    an OSError too; no such server: TimeoutError; refused: ConnectError) ends the recording and is raised by
+    wait(), by the iteration, and at the end of ``async with`` if neither was used. If nobody waits when it
+    happens, it is logged at once.
     """
 
     def __init__(
@@ -126,6 +130,7 @@ class Recorder:
         self._changed = asyncio.Event()
         self._error: Exception | None = None
         self._raised = False
+        self._waiters = 0  # tasks in wait() or the iteration, which raise what goes wrong
         self._disk_failed = False
         self._client: Client | None = None
         self._lost = 0  # frames dropped on connections that are over
@@ -139,7 +144,12 @@ class Recorder:
     async def wait(self) -> None:
         """Wait until the recording is over: by aclose(), or by an error, which this raises. Cancelling
         the wait does not end the recording."""
-        await asyncio.wait([self._begun()])
+        task = self._begun()
+        self._waiters += 1
+        try:
+            await asyncio.wait([task])
+        finally:
+            self._waiters -= 1
         self._raise()
 
     def __aiter__(self) -> Self:
@@ -161,7 +171,11 @@ class Recorder:
                 self._raise()
                 raise StopAsyncIteration
             self._changed.clear()
-            await self._changed.wait()
+            self._waiters += 1
+            try:
+                await self._changed.wait()
+            finally:
+                self._waiters -= 1
 
     def stats(self) -> RecorderStats:
         """Counters since the beginning."""
@@ -336,24 +350,35 @@ class Recorder:
         if e is None or self._disk_failed:
             return
         self._disk_failed = True
-        hint = "; what was written before plays"
+        text = f"cannot be written: {e.strerror}"
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint += ": make room, and record again"
-        self._fail(RecorderError(e.errno, f"cannot record {self._name}: {e.strerror}{hint}", e.filename))
+            text += "; make room, and record again"
+        if self._disk is not None and self._disk.bytes:
+            text += "; what was written before plays"
+        self._fail(RecorderError(e.errno, text, e.filename))
         if self._task is not None:
             self._task.cancel()
 
     def _fail(self, error: Exception) -> None:
-        log.error("%s", error)
+        if not self._waiters:  # who else would hear of it now?
+            log.error("recording %s: %s", self._name, error)
         self._error = self._error or error
 
 
 def _check_pattern(pattern: str, name: str) -> str:
     """Raises ValueError."""
     try:
-        path = pattern.format(name=name, n=1)
-    except (KeyError, IndexError, ValueError, AttributeError) as e:
-        raise ValueError(f"pattern {pattern!r}: only {{name}} and {{n}} go in braces ({e!r})") from None
+        fields = [(field, spec, how) for _, field, spec, how in string.Formatter().parse(pattern) if field]
+        # `{n:9999999999}` would be a path of that many characters, and `{name.x}` is an attribute.
+        good = all(
+            how is None and re.fullmatch(_FIELDS.get(field, "(?!)"), spec or "")
+            for field, spec, how in fields
+        )
+        path = pattern.format(name=name, n=1) if good else ""
+    except (IndexError, ValueError):
+        good, path = False, ""
+    if not good:
+        raise ValueError(f"pattern {pattern!r}: only {{name}}, {{n}} and {{n:04}} go in braces")
     if not os.path.basename(path) or "\0" in path:
         raise ValueError(f"pattern {pattern!r} is no path of a file")
     return pattern

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import cast
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -38,6 +39,7 @@ from valkka_async.camera.pixels import swscale
 from valkka_async.camera.pixels._pixels import stretch
 from valkka_async.camera.pixels.resize import Resizer, filter_for, pixels
 from valkka_async.errors import CameraFormatError
+from valkka_async.ring.formats import FrameFormat
 
 Image = NDArray[np.uint8]
 Way = Callable[[VideoFrame, Image], bool]  # writes the array, or returns False: take the long way
@@ -48,6 +50,7 @@ _PIX_FMT = {  # our name: FFmpeg's
     "rgba": "rgba",
     "bgra": "bgra",
     "gray8": "gray",
+    "gray16": "gray16le",
     "nv12": "nv12",
     "yuv420p": "yuv420p",
 }
@@ -81,7 +84,8 @@ class Converter:
                 raise ValueError(f"size must be (width, height) in pixels, not {size!r}")
             if format in _HALVED and (size[0] % 2 or size[1] % 2):
                 raise ValueError(f"format {format!r} needs an even width and height, not {size[0]}x{size[1]}")
-        self.format = format
+        self.format = cast(FrameFormat, format)
+        self.dtype = np.dtype(np.uint16 if format == "gray16" else np.uint8)
         self.size = None if size is None else (size[0], size[1])
         self._resizer = None if self.size is None else Resizer(self.size)
         self._ways: dict[tuple[object, ...], Way | None] = {}
@@ -103,15 +107,16 @@ class Converter:
             return height, width, _CHANNELS[self.format]
         return height, width
 
-    def write(self, frame: VideoFrame, out: Image) -> None:
-        """Write a frame into `out`, a C-contiguous uint8 array of shape(frame). Lets the GIL go.
+    def write(self, frame: VideoFrame, out: NDArray[np.unsignedinteger]) -> None:
+        """Write a frame into `out`, a C-contiguous array of shape(frame) and `dtype`. Lets the GIL go.
 
         Raises CameraFormatError for a frame that cannot have this format; ValueError for another array.
         """
-        if out.shape != self.shape(frame) or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        if out.shape != self.shape(frame) or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise ValueError(
-                f"not a contiguous uint8 array of shape {self.shape(frame)}: {out.dtype} {out.shape}"
+                f"not a contiguous {self.dtype} array of shape {self.shape(frame)}: {out.dtype} {out.shape}"
             )
+        out = out.view(np.uint8)
         if frame.interlaced_frame and (self.size is not None or frame.width % _GROUP):
             frame = _whole(frame)
         if self._resizer is not None and (frame.width, frame.height) != self.size:

@@ -161,9 +161,10 @@ def _watch(deadline: Deadline) -> None:
     global _watchdog
     with _guard:
         if _watchdog is None:
-            _watchdog = _Watchdog()
-            _watchdog.watched.add(deadline)
-            _watchdog.thread.start()
+            dog = _Watchdog()
+            dog.watched.add(deadline)
+            dog.thread.start()  # raises RuntimeError where there can be no more threads
+            _watchdog = dog
         else:
             with _watchdog.changed:
                 _watchdog.watched.add(deadline)

@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from valkka_async.camera.source.deadline import Deadline
 from valkka_async.camera.source.secrets import Address
+from valkka_async.camera.spec import Transport
 from valkka_async.errors import (
     CameraAuthError,
     CameraEndedError,
@@ -64,7 +65,7 @@ class Source:
         self,
         address: Address,
         *,
-        transport: str,
+        transport: Transport,
         open_timeout: float,
         read_timeout: float,
         hwaccel: HWAccel | None = None,
@@ -278,6 +279,11 @@ class Source:
             return CameraNotFoundError(f"{where}: there is no such stream or file; check the path")
         if self.address.scheme == "lavfi":
             return CameraOpenError(f"{where}: no such filter graph ({reason})")
+        if isinstance(e, av.error.ProtocolNotFoundError):
+            return CameraFormatError(
+                f"{where}: this FFmpeg has no {where.scheme}://; use another address of the camera, or a "
+                "PyAV built on an FFmpeg that has it"
+            )
         if isinstance(e, av.error.InvalidDataError | av.error.LookupError):
             return CameraFormatError(f"{where}: this is not video that can be decoded ({reason})")
         if not opening and self.live:

@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import time
-from typing import Any, Literal
+from typing import Literal
 
 from valkka_async.camera.status import CameraState
 from valkka_async.cli.demo.fleet import CameraProcess, Say
@@ -45,8 +45,8 @@ async def have_faults(fault: Fault, camera: CameraProcess, service: Service, say
 
 
 def _kill(service: Service, name: str, say: Say) -> None:
-    camera = _status(service, name)
-    pid = camera["worker"]["pid"] if camera is not None and camera["worker"] is not None else None
+    camera = service.status().camera(name)
+    pid = None if camera is None else camera.worker.pid
     if pid is None:  # it has just ended by itself
         return
     say(f"{name}: FAULT: its worker process {pid} is killed (SIGKILL)")
@@ -58,12 +58,7 @@ async def _well(service: Service, name: str) -> None:
     """Wait until the camera is live, by what came after now."""
     now = time.time_ns()
     while True:
-        camera = _status(service, name)
-        if camera is not None and camera["state"] == CameraState.LIVE and camera["last_packet_ns"] > now:
+        camera = service.status().camera(name)
+        if camera is not None and camera.state is CameraState.LIVE and camera.camera.last_packet_ns > now:
             return
         await asyncio.sleep(_LOOK)
-
-
-def _status(service: Service, name: str) -> dict[str, Any] | None:
-    """None: it has not been added yet."""
-    return next((camera for camera in service.status()["cameras"] if camera["name"] == name), None)

@@ -18,6 +18,7 @@ from valkka_async.camera.pace import LiveClock
 from valkka_async.camera.source.secrets import Address
 from valkka_async.camera.source.sendertime import sender_time_ns
 from valkka_async.camera.source.source import Source, VideoPacket
+from valkka_async.camera.spec import Transport
 from valkka_async.cli.probe.findings import Findings
 from valkka_async.cli.probe.times import Times
 from valkka_async.errors import CameraEndedError, CameraError, CameraFormatError
@@ -35,7 +36,12 @@ class Session:
     """One connection. `run()` is a thread's work; all else may be called from another."""
 
     def __init__(
-        self, address: Address, transport: str, *, open_timeout: float = 10.0, read_timeout: float = 10.0
+        self,
+        address: Address,
+        transport: Transport,
+        *,
+        open_timeout: float = 10.0,
+        read_timeout: float = 10.0,
     ) -> None:
         used = "tcp" if address.scheme in _TCP else "udp" if address.scheme == "udp" else None
         self.findings = Findings(address.shown, transport if address.scheme in _RTSP else used)
@@ -230,8 +236,8 @@ class _Pictures:
         if self._muxer is not None and not self.browser_codec:
             with contextlib.suppress(CameraFormatError, ValueError, av.error.FFmpegError):
                 self._muxer.mux(packet, 0)
-                if self._muxer.header:
-                    self.browser_codec = codec_string(self._muxer.header)
+                if self._muxer.init_segment:
+                    self.browser_codec = codec_string(self._muxer.init_segment)
         if now < self._next:
             return
         self._next = now + _PICTURES_APART

@@ -17,16 +17,16 @@ function walk(view, visit) {
   }
 }
 
-// Units per second of the times in the fragments of this header (ftyp and moov).
-export function timescale(header) {
+// Units per second of the times in the fragments of this init segment (ftyp and moov).
+export function timescale(segment) {
   let scale = 90_000;
-  walk(view(header), (kind, box) => {
+  walk(view(segment), (kind, box) => {
     if (kind === "mdhd") scale = box.getUint32(box.getUint8(0) === 1 ? 20 : 12) || scale;
   });
   return scale;
 }
 
-// When the picture of a fragment of one sample is shown, in seconds.
+// When the frame of a fragment of one sample is shown, in seconds.
 export function shownAt(fragment, scale) {
   let decoded = 0;
   let offset = 0;
