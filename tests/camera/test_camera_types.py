@@ -19,6 +19,14 @@ with va.Camera("x", "rtsp://h/x", output, transport="tcp", hwaccel="cuda:1") as 
 with va.Camera("x", "rtsp://h/x", [output]), va.serve("y") as server:
     with va.play("x.mp4", server, format="nv12", size=(640, None), transport="udp") as player:
         player.join()
+supervisor = va.Supervisor(group_size=2, restart_max=1)
+async def supervise() -> None:
+    await supervisor.add("x", "rtsp://h/x", output, transport="udp", options={"a": "b"})
+    await supervisor.add(spec)
+    await supervisor.change("x", "rtsp://h/x", [output], retry_max=1)
+    status = supervisor.status()["x"]
+    print(status.state == "live", status.cause is va.Cause.AUTH, status.camera.codec)
+    print([worker.state == "running" for worker in supervisor.workers()])
 """
 WRONG = """
 va.Camera("x", "rtsp://h/x", transport="tpc")
@@ -29,6 +37,10 @@ va.Output("x", slots="16")
 va.play("x.mp4", server, format="rgb42")
 va.play("x.mp4", server, format="fmp4")
 va.play("x.mp4", server, transport="tpc")
+async def add() -> None: await supervisor.add("x", "rtsp://h/x", tranport="tcp")
+async def misspelt() -> None: await supervisor.add("x", "rtsp://h/x", transport="tpc")
+async def change() -> None: await supervisor.change("x", "rtsp://h/x", retry_maximum=1)
+async def both() -> None: await supervisor.add(spec, transport="tcp")
 """
 
 

@@ -69,9 +69,10 @@ def test_the_first_line_is_the_page_and_the_frames_are_there_for_programs(runtim
         cameras = demo.cameras()
         assert list(cameras) == ["demo1", "demo2", "demo3"]
         for name, camera in cameras.items():
-            assert (camera["codec"], camera["width"], camera["height"]) == ("h264", 320, 180)
             assert (camera["live"], camera["still"]) == (f"{name}.fmp4", f"{name}.jpeg")
-            assert camera["decoded"] == 0  # nothing for nobody
+            status = camera["camera"]
+            assert (status["codec"], status["width"], status["height"]) == ("h264", 320, 180)
+            assert status["decoded"] == 0  # a camera without readers is not decoded
         with va.attach("demo2") as reader, reader.recv(SECONDS) as frame:
             assert (frame.shape, frame.format) == ((180, 320, 3), "rgb24")
         demo.until(r"connect\('demo1'\)", "async for frame in c")
@@ -87,6 +88,31 @@ def test_it_ends_after_its_seconds_and_takes_a_free_port_if_8088_is_taken(runtim
         with Demo("demo", "--cameras", "1", "--size", "320x180", "--seconds", "1") as demo:
             assert ":8088/" not in demo.page
             assert demo.finish() == (0, "")
+    assert nothing_is_left(runtime_dir)
+
+
+def test_of_two_demos_that_start_at_once_one_runs_and_the_other_says_why(runtime_dir: Path) -> None:
+    with Program(*TWO) as one, Program(*TWO) as two:
+        wait_for(lambda: one.process.poll() is not None or two.process.poll() is not None)
+        loser, winner = (one, two) if one.process.poll() is not None else (two, one)
+        status, errors = loser.finish()
+        assert (status, loser.seen) == (1, "")
+        assert f"'demo' is served already by process {winner.pid}" in one_line(errors)
+        assert "Errno" not in errors
+        winner.until("open this in a browser")
+        assert winner.end() == (0, "")
+    assert nothing_is_left(runtime_dir)
+
+
+def test_into_a_pipe_each_thing_is_said_once_and_it_ends_when_nobody_reads_any_more(
+    runtime_dir: Path,
+) -> None:
+    with Program(*TWO) as demo:
+        demo.until("open this in a browser", "^demo1: live", "^demo2: live")
+        demo.line_if_any(2.5)  # no row of a table, which would come each second
+        assert demo.seen.count("demo1: live") == 1 and " fps" not in demo.seen
+        demo.hang_up()
+        assert demo.finish() == (0, "")
     assert nothing_is_left(runtime_dir)
 
 
@@ -125,7 +151,10 @@ def test_all_ends_by_itself_when_the_demo_is_killed(runtime_dir: Path) -> None:
         demo.kill()
         demo.wait()
         wait_for(lambda: not processes(runtime_dir))
-    assert nothing_is_left(runtime_dir)  # they had the time to clean up
+    # The others had the time to clean up; what the demo itself has left the next one takes over.
+    assert sorted(os.listdir(runtime_dir)) == ["demo.control", "demo.control.lock"]
+    assert run(*TWO, "--seconds", "0.1").returncode == 0
+    assert nothing_is_left(runtime_dir)
 
 
 def test_what_hangs_is_ended_by_force(runtime_dir: Path) -> None:
@@ -140,11 +169,12 @@ def test_what_hangs_is_ended_by_force(runtime_dir: Path) -> None:
 def test_a_synthetic_camera_that_dies_is_started_again_where_it_was(runtime_dir: Path) -> None:
     with Demo(*TWO) as demo:
         wait_for(demo.live)
-        before = demo.cameras()["demo1"]
+        before = demo.cameras()["demo1"]["camera"]
         os.kill(synthetics(runtime_dir)["demo1"], signal.SIGKILL)
         demo.until("^demo1: the synthetic camera ended: killed by SIGKILL; starting it again$")
-        wait_for(lambda: demo.cameras()["demo1"]["reconnects"] > before["reconnects"] and demo.live())
-        assert demo.cameras()["demo1"]["url"] == before["url"]
+        reconnects = before["reconnects"]
+        wait_for(lambda: demo.cameras()["demo1"]["camera"]["reconnects"] > reconnects and demo.live())
+        assert demo.cameras()["demo1"]["camera"]["url"] == before["url"]
         assert demo.end() == (0, "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -20,8 +21,10 @@ from support.rtsp import RtspServer
 from support.until import until
 from valkka_async import typed
 from valkka_async.camera.spec import Output
+from valkka_async.camera.workers.supervisor import Supervisor
 from valkka_async.record.cause import RecordingCause
 from valkka_async.ring.rendezvous import servers
+from valkka_async.service import recordings
 from valkka_async.service.config.config import Config
 from valkka_async.service.service import Service
 from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
@@ -36,8 +39,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(cameras: dict[str, Any], folder: Path, **keys: Any) -> Config:
-    recordings = str(folder / "{name}/%H-%M-%S.mp4")
-    return Config.model_validate({"web": False, "recordings": recordings, "cameras": cameras} | keys)
+    pattern = str(folder / "{name}/%H-%M-%S.mp4")
+    return Config.model_validate({"web": False, "recordings": pattern, "cameras": cameras} | keys)
 
 
 def camera(service: Service, name: str) -> CameraReport:
@@ -139,6 +142,90 @@ async def test_another_config_touches_only_what_differs(rtsp: RtspServer, clip: 
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("turns", [0, 1, 3, 20])
+async def test_what_a_cancelled_change_left_undone_is_done_by_the_next(
+    rtsp: RtspServer, clip: Path, tmp_path: Path, turns: int
+) -> None:
+    url = await mounted(rtsp, "/a", clip)
+
+    def cameras(**settings: dict[str, Any]) -> Config:
+        return config({name: {"url": url} | values for name, values in settings.items()}, tmp_path)
+
+    first = cameras(
+        one={}, two={}, gone={}, x={"outputs": [{"name": "x.a"}]}, y={"outputs": [{"name": "y.a"}]}
+    )
+    other = cameras(
+        one={},
+        two={"title": "Two"},
+        new={},
+        x={"outputs": [{"name": "y.a"}]},
+        y={"outputs": [{"name": "x.a"}]},
+    )
+    async with Service(first) as service:
+        await eventually(lambda: service.ready)
+        applying = asyncio.create_task(service.apply(other))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        applying.cancel()
+        await asyncio.wait([applying])
+        changes = await service.apply(other)
+        assert "two" in changes.changed and "one" not in changes.changed  # and not that nothing has changed
+        await eventually(lambda: states(service) == dict.fromkeys(("one", "two", "new", "x", "y"), "live"))
+        rings = {c.name: [o.name for o in c.camera.outputs] for c in service.status().cameras}
+        assert (rings["x"][0], rings["y"][0]) == ("b", "a")
+        assert camera(service, "two").title == "Two"
+        assert not await service.apply(other)
+
+
+@pytest.mark.timeout(120)
+async def test_cameras_are_changed_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"cam{n}" for n in range(6)]
+    change, together = Supervisor.change, asyncio.Barrier(len(names))
+
+    async def slow(self: Supervisor, spec: va.CameraSpec) -> None:
+        await together.wait()  # nobody comes through before all have begun
+        await change(self, spec)
+
+    monkeypatch.setattr(Supervisor, "change", slow)
+
+    def cameras(port: int) -> Config:
+        return config({name: {"url": f"rtsp://127.0.0.1:{port}/x"} for name in names}, tmp_path)
+
+    async with Service(cameras(9)) as service:
+        await eventually(lambda: service.ready)
+        assert (await service.apply(cameras(7))).changed == tuple(names)
+
+
+@pytest.mark.timeout(120)
+async def test_a_config_that_cannot_be_applied_changes_nothing(tmp_path: Path) -> None:
+    cameras: dict[str, Any] = {"one": {"url": "rtsp://127.0.0.1:9/x"}, "two": {"url": "rtsp://127.0.0.1:9/x"}}
+    good = config(cameras, tmp_path)
+    # Not to be had from a file, whose loader looks at patterns.
+    broken = config({"one": {"url": "rtsp://127.0.0.1:7/x"}}, tmp_path).model_copy(
+        update={"recordings": "{name}/{nonsense}.mp4"}
+    )
+    async with Service(good) as service:
+        await eventually(lambda: service.ready)
+        before = [report.worker.pid for report in service.status().cameras]
+        with pytest.raises(va.ValkkaError, match="recordings of one"):
+            await service.apply(broken)
+        assert service.config is good
+        assert [report.worker.pid for report in service.status().cameras] == before
+        assert not await service.apply(good)
+
+
+@pytest.mark.timeout(120)
+async def test_changes_of_the_service_itself_are_told(tmp_path: Path) -> None:
+    cameras: dict[str, Any] = {"one": {"url": "rtsp://127.0.0.1:9/x"}}
+    async with Service(config(cameras, tmp_path)) as service:
+        changes = await service.apply(config(cameras, tmp_path, web={"port": 8089}, log={"level": "debug"}))
+        assert (changes.settings, changes.restart) == (("web", "log"), ())
+        for _ in range(2):  # for as long as it is true
+            changes = await service.apply(config(cameras, tmp_path, web={"port": 8089}, name="other"))
+            assert changes.restart == ("name",) and service.name == "service"
+
+
+@pytest.mark.timeout(120)
 async def test_two_cameras_exchange_a_ring(rtsp: RtspServer, clip: Path, tmp_path: Path) -> None:
     url = await mounted(rtsp, "/a", clip)
 
@@ -215,6 +302,45 @@ async def test_what_is_always_recorded_goes_on_after_a_crash(
         assert camera(service, "front").recording is None
     for path in (tmp_path / "front").glob("*.mp4"):
         assert await asyncio.to_thread(_frames, str(path)) > 0
+
+
+@pytest.mark.timeout(120)
+async def test_a_recording_has_failed_until_it_is_written_again(
+    rtsp: RtspServer,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(recordings, "_AGAIN", (0.05, 0.1))
+    caplog.set_level("INFO")
+    url = await mounted(rtsp, "/a", clip)
+    (tmp_path / "front").write_text("a file where the folder should be")
+
+    def said(level: int) -> int:
+        return sum(
+            getattr(r, "camera", "") == "front" and "recording" in r.message and r.levelno == level
+            for r in caplog.records
+        )
+
+    async with Service(config({"front": {"url": url, "record": True}}, tmp_path)) as service:
+        assert recording(service, "front").state is RecordingState.WAITING
+        await eventually(lambda: recording(service, "front").error)
+        seen = []
+
+        def attempts() -> bool:
+            seen.append(recording(service, "front"))
+            return said(logging.INFO) > 4
+
+        await eventually(attempts)
+        assert {(one.state, one.active, one.always) for one in seen} == {(RecordingState.FAILED, True, True)}
+        assert {one.error.cause for one in seen if one.error} == {RecordingCause.DISK}
+        text = seen[-1].error.text if seen[-1].error else ""
+        assert text.count(str(tmp_path)) == 1 and "Errno" not in text
+        assert 3 <= said(logging.ERROR) <= said(logging.INFO)  # each of them once
+        (tmp_path / "front").unlink()
+        await eventually(lambda: recording(service, "front").state is RecordingState.WRITING)
+        assert recording(service, "front").error is None
 
 
 @pytest.mark.timeout(120)

@@ -206,6 +206,21 @@ async def test_a_page_that_is_loaded_again_finds_the_reader_still_there(folder: 
                 assert server.stats().readers == 1
 
 
+async def test_a_page_that_was_closed_leaves_nothing_to_happen_later(folder: Path, impatient: None) -> None:
+    """A reload that changes the page's port closes one page and opens another in the same loop."""
+    film = Film(folder)
+    errors: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+    with va.serve(LIVE) as server:
+        async with served(Stand()) as client, looking(client) as browser:
+            await read(server)
+            film.publish(server, 0, 2)
+            await browser.init()
+        await read(server, 0)
+        await asyncio.sleep(3 * live_module._LINGER)
+    assert errors == []
+
+
 async def test_jpegs_are_the_newest(impatient: None) -> None:
     with va.serve("front.jpeg") as server:
         async with served(Stand()) as client, looking(client, format="jpeg") as browser:

@@ -165,24 +165,6 @@ def _play(
     run(play(url, name, fps=fps, size=pixels, format=format, transport=transport, loop=loop), seconds)
 
 
-@app.command("watch")
-@guarded
-def _watch(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help='Names, or patterns as "cam*"; by default all.', metavar="NAME", autocompletion=_names
-        ),
-    ] = None,
-    seconds: Seconds = None,
-) -> None:
-    """Show what arrives from servers: rate, age, loss. Those that are not there yet are waited for."""
-    from valkka_async.cli.program import run
-    from valkka_async.cli.watch import watch
-
-    run(watch(names or ["*"]), seconds)
-
-
 @app.command("top")
 @guarded
 def _top(
@@ -203,15 +185,6 @@ def _top(
     from valkka_async.cli.top import top
 
     run(top(names or None, as_json=json, once=once), seconds)
-
-
-@app.command("ls")
-@guarded
-def _ls(json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """List the servers that are running on this host."""
-    from valkka_async.cli.ls import ls
-
-    ls(as_json=json)
 
 
 @app.command("demo")
@@ -394,13 +367,19 @@ def _run(
     ] = False,
 ) -> None:
     """Run the cameras of a config file, with a page to see them. SIGHUP or `reload` reads the file again."""
+    from asyncio import Event
+
+    from valkka_async.cli.program import early
+
+    hangups = Event()
+    if not check:
+        early(hangups.set)  # before the rest is loaded, which takes a second
     import valkka_async.cli.run as service
-    from valkka_async.cli.program import run
 
     if check:
         service.check(config)
     else:
-        run(service.run(config, service.read(config)), None)
+        service.start(config, hangups)
 
 
 @app.command("reload")

@@ -16,7 +16,8 @@ from rich.live import Live
 from rich.text import Text
 
 import valkka_async as va
-from valkka_async.cli.names import Ring, absent, pick, rings, trouble
+from valkka_async.camera.status import CameraState
+from valkka_async.cli.names import Ring, absent, ask_why, pick, rings
 from valkka_async.cli.shape import seconds as in_words
 from valkka_async.cli.units import clock, in_bytes
 from valkka_async.errors import RecorderError
@@ -141,13 +142,14 @@ class Rec:
                     said = ""
                 continue
             since = self._last
-            why = await asyncio.to_thread(trouble, self._ring)
+            word = await asyncio.to_thread(ask_why, self._ring)
             if self._last != since:
                 continue
-            if why == "the camera is live":
-                why = "the camera is live, and a recording begins with a key frame"
-            if why != said or not said:
-                said = why or "nobody says why"
+            why = word.text or "its server does not say why"
+            if word.state is CameraState.LIVE:
+                why += "; a recording begins with a key frame"
+            if why != said:
+                said = why
                 self.say(f"{self._name}: no frames for {in_words(quiet)} ({said}); waiting")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_ASK_AGAIN):
@@ -184,7 +186,7 @@ class Rec:
         """Print the sum. "" if something was recorded; else why not, in a line."""
         stats = self._recorder.stats()
         if not stats.frames or self._first is None:
-            why = trouble(self._ring)
+            why = ask_why(self._ring).text
             return f"nothing was recorded of {self._name!r}" + (f": {why}" if why else "")
         files = f"{self._files} file" + ("" if self._files == 1 else "s")
         took = max(0.0, self._last - self._first)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import valkka_async as va
-from valkka_async.cli.names import Ring, absent, pick, rings, trouble
+from valkka_async.cli.names import Ring, absent, ask_why, pick, rings
 from valkka_async.cli.shape import seconds as in_words
 from valkka_async.errors import ConnectionClosed, ValkkaError
 
@@ -77,7 +77,7 @@ def snap(name: str, file: str | None, kind: str, *, timeout: float, quality: int
         _write(path, data, force)
         print(f"{path}: {said}", flush=True)
     if age > _FRESH:
-        why = trouble(ring.name)
+        why = ask_why(ring.name).text
         print(f"valkka-async: the picture is old: none has come for {in_words(age)}"
               + (f"; {why}" if why else ""), file=sys.stderr)  # fmt: skip
 
@@ -108,7 +108,7 @@ def _take(ring: Ring, due: float, timeout: float) -> Taken:
         raise SnapError(f"the server {ring.name!r} went away before it gave a picture") from None
     except TimeoutError:
         pass
-    why = trouble(ring.name) or "its server gives no frames"
+    why = ask_why(ring.name).text or "its server gives no frames"
     raise SnapError(f"no picture of {ring.name!r} within {timeout:g} s: {why}")
 
 
@@ -181,22 +181,25 @@ def _encode(taken: Taken, kind: str, quality: int | None) -> tuple[bytes, tuple[
 
 
 def _write(path: Path, data: bytes, force: bool) -> None:
-    """The file is there whole or not at all. Raises OSError."""
+    """The file is there whole or not at all. Raises OSError, which names this path and no other."""
     aside = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
-    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
-        with open(fd, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(fd)
-        if force:
-            os.replace(aside, path)
-        else:
-            _link(aside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside)
-        raise
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            with open(fd, "wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(fd)
+            if force:
+                os.replace(aside, path)
+            else:
+                _link(aside, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(aside)
+            raise
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from None
 
 
 def _link(aside: Path, path: Path) -> None:

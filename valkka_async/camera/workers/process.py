@@ -153,14 +153,14 @@ class Process:
     @staticmethod
     def wait_for(processes: Iterable[Process], seconds: float) -> list[Process]:
         """Block until all have ended or the time is over. Returns those that still run."""
-        running = {process._pidfd: process for process in processes if process._runs()}
+        running = {process._pidfd: process for process in processes if process.runs()}
         poll = select.poll()
         for pidfd in running:
             poll.register(pidfd, select.POLLIN)
         deadline = time.monotonic() + seconds
         while running and (left := deadline - time.monotonic()) > 0:
             for pidfd, _ in poll.poll(left * 1000):
-                if not running[pidfd]._runs():
+                if not running[pidfd].runs():
                     poll.unregister(pidfd)
                     del running[pidfd]
         return list(running.values())
@@ -192,7 +192,8 @@ class Process:
     def _over(self) -> bool:
         return self._stopping or self._hung_up or self._fault is not None or self._exited.is_set()
 
-    def _runs(self) -> bool:
+    def runs(self) -> bool:
+        """Was it started, and has it not ended?"""
         return self._popen is not None and self._pidfd >= 0 and self._popen.poll() is None
 
     async def _turn(self) -> None:
@@ -224,7 +225,7 @@ class Process:
         self._wake.set()
 
     def _on_exit(self) -> None:
-        if self._runs():
+        if self.runs():
             return
         self._loop.remove_reader(self._pidfd)  # readable for ever after
         self._exited.set()
@@ -254,7 +255,7 @@ class Process:
         return how
 
     async def _kill(self) -> None:
-        if self._runs():
+        if self.runs():
             assert self._popen is not None
             self._popen.kill()
             if not await _within(_KILL, self._exited):

@@ -93,7 +93,7 @@ class Supervisor:
         self,
         name: str,
         url: str | os.PathLike[str],
-        outputs: Iterable[Output] | None = None,
+        outputs: Output | Iterable[Output] | None = None,
         **settings: Unpack[CameraSettings],
     ) -> None: ...
     async def add(self, *args: Any, **settings: Any) -> None:
@@ -133,7 +133,7 @@ class Supervisor:
         self,
         name: str,
         url: str | os.PathLike[str],
-        outputs: Iterable[Output] | None = None,
+        outputs: Output | Iterable[Output] | None = None,
         **settings: Unpack[CameraSettings],
     ) -> None: ...
     async def change(self, *args: Any, **settings: Any) -> None:
