@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import av
 from av.video.frame import VideoFrame
@@ -21,9 +21,7 @@ from valkka_async.camera.source.sendertime import Stamp
 from valkka_async.camera.spec import PIXELS, CameraSpec, Output, PixelFormat, Transport
 from valkka_async.camera.thread import SourceThread
 from valkka_async.errors import CameraFormatError, ConnectionClosedOK, NoFreeSlot, ValkkaError
-
-if TYPE_CHECKING:
-    from valkka_async.ring.server import Server
+from valkka_async.ring.server import Server
 
 _ROOM = 0.1  # s between looks whether to stop, while a file waits for a reader
 
