@@ -371,13 +371,19 @@ def _run(
     ] = False,
 ) -> None:
     """Run the cameras of a config file, and serve a page that shows them. SIGHUP or `reload` reloads it."""
+    from asyncio import Event
+
+    from valkka_async.cli.program import early
+
+    hangups = Event()
+    if not check:
+        early(hangups.set)  # before the rest is loaded, which takes a second
     import valkka_async.cli.run as service
-    from valkka_async.cli.program import run
 
     if check:
         service.check(config)
     else:
-        run(service.run(config, service.read(config)), None)
+        service.start(config, hangups)
 
 
 @app.command("reload")

@@ -22,17 +22,34 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _IMPATIENT_SECONDS = 1.0
 
 
-def run(work: Coroutine[object, object, None], seconds: float | None) -> None:
-    """Run `work` on uvloop until it is done, a signal asks for the end, or the seconds are over."""
+def early(hangup: Callable[[], object]) -> None:
+    """For a program that takes a while until it calls run(): from now on SIGHUP calls `hangup`, in the main
+    thread, and SIGINT and SIGTERM end the process with status 0, as there is nothing to be tidied up yet."""
+
+    def leave(number: int, frame: object) -> NoReturn:
+        os._exit(0)
+
+    signal.signal(signal.SIGHUP, lambda number, frame: hangup())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
+
+
+def run(
+    work: Coroutine[object, object, None], seconds: float | None, hangup: Callable[[], object] | None = None
+) -> None:
+    """Run `work` on uvloop until it is done, a signal asks for the end, or the seconds are over. `hangup`:
+    what SIGHUP does instead, until the process has ended."""
     import uvloop
 
     try:
-        uvloop.run(_run(work, seconds))
+        uvloop.run(_run(work, seconds, hangup))
     finally:
         work.close()  # in case that it was never begun
 
 
-async def _run(work: Coroutine[object, object, None], seconds: float | None) -> None:
+async def _run(
+    work: Coroutine[object, object, None], seconds: float | None, hangup: Callable[[], object] | None
+) -> None:
     stop = asyncio.Event()
     asked = 0.0
 
@@ -46,8 +63,15 @@ async def _run(work: Coroutine[object, object, None], seconds: float | None) -> 
 
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
-        loop.add_signal_handler(number, on_signal)
-    await _until(stop, seconds, work)
+        loop.add_signal_handler(
+            number, hangup if hangup is not None and number == signal.SIGHUP else on_signal
+        )
+    try:
+        await _until(stop, seconds, work)
+    finally:
+        if hangup is not None:  # a loop that is closed would leave SIGHUP to kill us
+            loop.remove_signal_handler(signal.SIGHUP)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 async def _until(stop: asyncio.Event, seconds: float | None, work: Coroutine[object, object, None]) -> None:
