@@ -1,4 +1,4 @@
-"""va.Camera: one connection, one decode, many rings; nothing for nobody; and it never needs looking after."""
+"""va.Camera: one connection, one decoder, many rings; nothing without readers; and it looks after itself."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def test_one_connection_feeds_every_format(rtsp: RtspServer, clips: Clips, codec
         assert status.codec == {"h265": "hevc"}.get(codec, codec)
 
 
-def test_nothing_is_decoded_for_nobody_and_who_comes_sees_at_once(rtsp: RtspServer, clips: Clips) -> None:
+def test_nothing_is_decoded_without_readers_and_a_new_one_sees_at_once(
+    rtsp: RtspServer, clips: Clips
+) -> None:
     clip = footage.encode(clips.folder / "long-gop.h264", SIZE, 500, gop=500)  # 20 s between key frames
     rtsp.mount("/cam", clip)
     with va.Camera("cam", rtsp.url("/cam")) as camera:
@@ -98,7 +100,7 @@ def test_nothing_is_decoded_for_nobody_and_who_comes_sees_at_once(rtsp: RtspServ
         decoded, published = camera.status().decoded, camera.status().outputs[0].published
         wait_for_packets(camera, 25)
         assert camera.status().decoded == decoded
-        # An hour later: the newest frame in the ring is an old one, and nobody must get it.
+        # An hour later: the newest frame in the ring is an old one, and no reader must get it.
         with va.attach("cam") as reader, reader.recv(timeout=5) as frame:
             assert frame.seq == published + 1
             assert frame.age < 1
@@ -172,7 +174,7 @@ def test_jpegs_and_packets(rtsp: RtspServer, clips: Clips) -> None:
 
 
 def play_fragments(header: bytes, fragments: list[bytes]) -> list[int]:
-    """The numbers in the pictures that a player sees."""
+    """The numbers in the frames that a player sees."""
     with av.open(io.BytesIO(header + b"".join(fragments))) as container:
         return [footage.read_index(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
 

@@ -299,7 +299,7 @@ def test_other_codecs_are_refused(clips: Clips) -> None:
 
 
 def test_headers_say_nothing_but_the_stream(rtsp: RtspServer, clips: Clips) -> None:
-    """And are the same each time, so that a reader need not begin anew."""
+    """And are the same each time, so that a reader need not begin again."""
     rtsp.mount("/cam", clips(), fps=25, auth=("somebody", "geheim", "digest"))
     url = rtsp.url("/cam", "somebody", "geheim")
     headers = set()

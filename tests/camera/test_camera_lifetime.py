@@ -9,11 +9,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 import valkka_async as va
 from support.until import until, wait_for
+from valkka_async.camera.decode import Decoder
 from valkka_async.camera.source.deadline import Deadline
 from valkka_async.ring.rendezvous import servers
 
@@ -176,3 +178,18 @@ def test_seldom_frames_of_a_stream_of_whole_pictures_are_no_sign_of_a_broken_one
         for _ in range(3):
             reader.recv(10).release()
         assert (camera.status().state, camera.status().attempts) == ("live", 1)
+
+
+def test_a_key_frame_that_came_damaged_does_not_cost_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where key frames alone are decoded the next one may be a minute away."""
+    monkeypatch.setattr("valkka_async.camera.feed._UNDECODABLE", 0.05)
+    decode, failures = Decoder.decode, iter([True, True])
+
+    def damaged(self: Decoder[Any], packet: Any, stamp: Any) -> Any:
+        return [] if next(failures, False) else decode(self, packet, stamp)
+
+    monkeypatch.setattr(Decoder, "decode", damaged)
+    with va.Camera("cam", ENDLESS, va.Output("cam", fps=4)) as camera, va.attach("cam") as reader:
+        reader.recv(10).release()
+        assert camera.status().attempts == 1
+        assert next(failures, None) is None

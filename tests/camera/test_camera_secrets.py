@@ -17,7 +17,7 @@ URLS = [  # what the user writes, what FFmpeg gets, what is shown
     ("rtsp://10.0.0.7/live", "rtsp://10.0.0.7/live", "rtsp://10.0.0.7/live"),
     ("rtsp://me:pw@10.0.0.7:554/live", "rtsp://me:pw@10.0.0.7:554/live", "rtsp://me:***@10.0.0.7:554/live"),
     ("RTSP://me:pw@cam", "rtsp://me:pw@cam", "rtsp://me:***@cam"),
-    # The same by the book, and not the same to who wrote it: neither shows what may be a password.
+    # The same by the book, and perhaps not meant so: neither shows what may be a password.
     ("rtsp://me:p%40ss@cam/a@b", "rtsp://me:p%40ss@cam/a@b", "rtsp://me:***@b"),
     ("rtsp://me:p@ss/w:rd#1@cam/live", "rtsp://me:p@ss/w:rd#1@cam/live", "rtsp://me:***@cam/live"),
     ("rtsp://me:pw@[fe80::1]:554/x", "rtsp://me:pw@[fe80::1]:554/x", "rtsp://me:***@[fe80::1]:554/x"),

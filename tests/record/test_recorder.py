@@ -13,7 +13,9 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +62,8 @@ class Film:
 
 
 def put(server: va.Server, f: Fragment) -> bool:
-    return server.publish(f.data, format="fmp4", key=f.key, pts=f.pts, time_base=f.time_base)
+    times: Any = {"pts": f.pts, "dts": f.dts, "duration": f.duration, "time_base": f.time_base}
+    return server.publish(f.data, format="fmp4", key=f.key, **times)
 
 
 class Clock:
@@ -268,7 +271,7 @@ with va.serve("cam", slots=256) as server:
             for packet in container.demux(stream):
                 for f in muxer.mux(packet, time.time_ns()):
                     server.set_header(muxer.init_segment)
-                    server.publish(f.data, format="fmp4", key=f.key)
+                    server.publish(f.data, format="fmp4", key=f.key, dts=f.dts, time_base=f.time_base)
                     time.sleep(0.01)
 """
 
@@ -364,7 +367,8 @@ async def test_names_and_folders_come_from_the_pattern(folder: Path, tmp_path: P
             await connected(server)
             server.set_header(film.header)
             for f in film.fragments[:3]:
-                server.publish(f.data, format="fmp4", key=f.key, timestamp_ns=stamp)
+                times: Any = {"dts": f.dts, "time_base": f.time_base, "timestamp_ns": stamp}
+                server.publish(f.data, format="fmp4", key=f.key, **times)
             await until(lambda: recorder.stats().frames == 3)
     name = begin.strftime("%Y-%m-%d/%H-%M-%S 001.mp4")
     assert numbers(tmp_path / "cam.front" / name) == [0, 1, 2]
@@ -445,12 +449,14 @@ async def test_the_exception_of_the_block_is_not_replaced(tmp_path: Path) -> Non
 async def test_a_ring_of_something_else_cannot_be_recorded(tmp_path: Path) -> None:
     for data, format, message in (
         (b"x", "bytes", "takes an output of format 'fmp4'"),
+        (b"x" * 20, "fmp4", "no dts"),
         (b"x" * 20, "fmp4", "not fragmented MP4"),
     ):
         with va.serve("cam") as server:
             async with va.Recorder("cam", tmp_path / "a.mp4") as recorder:
                 await connected(server)
-                server.publish(data, format=format)
+                times: Any = {"dts": 0, "time_base": Fraction(1, 90_000)} if "MP4" in message else {}
+                server.publish(data, format=format, **times)
                 with pytest.raises(va.RecorderError, match=message) as caught:
                     await recorder.wait()
                 assert caught.value.errno is None

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import aiohttp.web
 import pytest
 from web_tools import GROUP, Browser, Film, Settings, Stand, camera, looking, once, served, taken_ns, upgraded
 
 import valkka_async as va
 from support.playback import play
 from support.until import until
+from valkka_async import typed
 from valkka_async.camera.mp4.fragments import Timeline
 from valkka_async.camera.status import CameraState
+from valkka_async.service.status import PageStatus, ServiceStatus
 from valkka_async.service.web import hub as hub_module
 from valkka_async.service.web import live as live_module
 from valkka_async.service.web import viewer as viewer_module
@@ -59,6 +64,7 @@ async def test_a_browser_gets_the_header_and_each_frame_in_order(folder: Path) -
     assert [one.number for one in shown] == list(range(25))
     assert [frame.kind for frame in frames] == [2 if n % GROUP else 1 for n in range(25)]
     assert [frame.taken for frame in frames] == [taken_ns(n) / 1e6 for n in range(25)]
+    assert [frame.shown for frame in frames] == [float(f.pts * f.time_base) for f in film.fragments[:25]]
 
 
 async def test_who_joins_gets_the_frames_from_the_last_key_frame_on_at_once(folder: Path) -> None:
@@ -226,7 +232,7 @@ async def test_jpegs_are_the_newest(impatient: None) -> None:
         async with served(Stand()) as client, looking(client, format="jpeg") as browser:
             await read(server)
             server.publish(b"one", format="jpeg", timestamp_ns=1_000_000_000)
-            assert await browser.media() == (3, 1000.0, b"one")
+            assert await browser.media() == (3, 1000.0, 0.0, b"one")
             for n in range(50):  # in one turn of the loop
                 server.publish(b"%d" % n, format="jpeg")
             assert (await browser.media()).payload == b"49"
@@ -251,22 +257,26 @@ def anyway(film: Film, server: va.Server) -> Iterator[None]:
 
 
 async def test_a_ring_with_something_else_is_told_and_looked_at_again(folder: Path, impatient: None) -> None:
+    film = Film(folder)
+    data = film.fragments[0].data
+    wrong: tuple[tuple[bytes, dict[str, Any]], ...] = (
+        (b"", {"format": "bytes"}),
+        (b"no init segment", {"format": "fmp4", "dts": 0}),
+        (film.header, {"format": "fmp4"}),  # without times
+    )
+    told = set()
     async with served(Stand()) as client, looking(client) as browser:
-        with va.serve(LIVE) as server:
-            await read(server)
-            server.publish(b"no video", format="bytes")
-            text = await browser.text()
-            assert text["code"] == "ring" and "bytes" in text["reason"]
-        with va.serve(LIVE, slots=64) as server:
-            film = Film(folder)
-            server.set_header(b"no header")
-            await read(server)
-            server.publish(film.fragments[0].data, format="fmp4")
-            while (text := await browser.text())["code"] != "ring":
-                pass
-            with anyway(film, server):
-                while text["type"] != "init":
-                    text = await browser.text()
+        for header, settings in wrong:
+            with va.serve(LIVE) as server:
+                await read(server)
+                server.set_header(header)
+                server.publish(data, **settings)
+                while (text := await browser.text())["code"] != "ring" or text["reason"] in told:
+                    pass
+                told.add(text["reason"])
+        with va.serve(LIVE, slots=64) as server, anyway(film, server):
+            while text["type"] != "init":
+                text = await browser.text()
 
 
 async def test_connections_beyond_the_limit_are_told_so(impatient: None) -> None:
@@ -282,6 +292,29 @@ async def test_connections_beyond_the_limit_are_told_so(impatient: None) -> None
                 assert answer.status == 200
             async with looking(client) as third:  # there is room again
                 assert (await third.text())["type"] == "waiting"
+
+
+@once
+async def test_a_browser_that_is_gone_before_it_is_answered_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare, calls = aiohttp.web.WebSocketResponse.prepare, 0
+
+    async def gone(self: aiohttp.web.WebSocketResponse, request: aiohttp.web.BaseRequest) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            assert request.transport is not None
+            request.transport.abort()
+            raise ConnectionResetError("Cannot write to closing transport")
+        return await prepare(self, request)
+
+    monkeypatch.setattr(aiohttp.web.WebSocketResponse, "prepare", gone)
+    async with served(Stand()) as client:
+        async with client.ws_connect("/api/events") as socket:  # which tries again by itself
+            status = typed.loads(ServiceStatus, await socket.receive_str())
+            assert calls == 2 and status.page == PageStatus(0, 1, 256)  # no place is taken up
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_the_end_of_the_service_is_told_and_waits_for_nobody() -> None:

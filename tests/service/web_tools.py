@@ -30,7 +30,7 @@ from valkka_async.camera.workers.status import WorkerState, WorkerStatus
 from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
 from valkka_async.service.web.app import serve
 
-HEAD = struct.Struct("<B7xd")
+HEAD = struct.Struct("<B7xdd")
 GROUP = 10  # frames from key frame to key frame
 
 
@@ -192,9 +192,21 @@ class Film:
     def publish(self, server: va.Server, first: int, end: int) -> None:
         server.set_header(self.header)
         for n, f in enumerate(self.fragments[first:end], first):
-            server.publish(
-                f.data, format="fmp4", key=f.key, pts=f.pts, time_base=f.time_base, timestamp_ns=taken_ns(n)
-            )
+            publish(server, f, taken_ns(n))
+
+
+def publish(server: va.Server, f: Fragment, timestamp_ns: int) -> bool:
+    """As a camera's output does."""
+    return server.publish(
+        f.data,
+        format="fmp4",
+        key=f.key,
+        pts=f.pts,
+        dts=f.dts,
+        duration=f.duration,
+        time_base=f.time_base,
+        timestamp_ns=timestamp_ns,
+    )
 
 
 def taken_ns(number: int) -> int:
@@ -207,6 +219,7 @@ class Seen(NamedTuple):
 
     kind: int
     taken: float  # Unix ms
+    shown: float  # s
     payload: bytes
 
 
@@ -222,8 +235,8 @@ class Browser:
 
     async def media(self) -> Seen:
         data = await self.socket.receive_bytes(timeout=10)
-        kind, taken = HEAD.unpack_from(data)
-        return Seen(kind, taken, data[HEAD.size :])
+        kind, taken, shown = HEAD.unpack_from(data)
+        return Seen(kind, taken, shown, data[HEAD.size :])
 
     async def init(self) -> tuple[dict[str, Any], bytes]:
         text = await self.text()

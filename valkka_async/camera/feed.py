@@ -11,7 +11,7 @@ from av.video.frame import VideoFrame
 
 from valkka_async.camera.decode import Decoder
 from valkka_async.camera.meter import Meter
-from valkka_async.camera.outputs import FragmentRing, PacketRing, PictureRing
+from valkka_async.camera.outputs import FragmentRing, PacketRing, PixelRing
 from valkka_async.camera.pace import FileClock, LiveClock
 from valkka_async.camera.source.geometry import Geometry
 from valkka_async.camera.source.sendertime import Stamp, sender_time_ns
@@ -19,6 +19,7 @@ from valkka_async.camera.source.source import Source, VideoPacket
 from valkka_async.errors import CameraFormatError
 
 _UNDECODABLE = 30.0  # s of packets in the decoder without a frame
+_AT_LEAST = 3  # so many packets: one that was damaged on its way is no sign of anything
 _KEYLESS = 30.0  # s without a key frame after which the decoder has to do without one
 # Packets since the last key frame are remembered, so that a new reader sees something at once.
 _GOP_PACKETS = 600
@@ -40,15 +41,15 @@ class Feed:
     def __init__(
         self,
         source: Source,
-        rings: Sequence[PictureRing | PacketRing | FragmentRing],
+        rings: Sequence[PixelRing | PacketRing | FragmentRing],
         meter: Meter,
         clock: LiveClock | FileClock,
         thread_count: int,
         alive: Callable[[], bool],
     ) -> None:
         self._address = source.address
-        self._pictures = [ring for ring in rings if isinstance(ring, PictureRing)]
-        self._streams = [ring for ring in rings if not isinstance(ring, PictureRing)]
+        self._pixels = [ring for ring in rings if isinstance(ring, PixelRing)]
+        self._streams = [ring for ring in rings if not isinstance(ring, PixelRing)]
         self._meter = meter
         self._errors_before = meter.errors
         self._packets_before = meter.packets
@@ -59,13 +60,14 @@ class Feed:
         self._decoder: Decoder[Stamp] = Decoder(source.stream, thread_count)
         self._clock = clock
         self._geometry = Geometry(source.stream)
-        eager = any(ring.eager for ring in self._pictures)
+        eager = any(ring.eager for ring in self._pixels)
         self._mode = Mode.ALL if eager else Mode.NOTHING
         self._remembers = not (eager or self._intra)
         self._gop: list[tuple[VideoPacket, Stamp]] | None = []  # from the last key frame on; None: too much
         self._gop_bytes = 0
         self._key = time.monotonic()  # when there was a key frame
-        self._tried: float | None = None  # when decoding began to give nothing; None: it gives frames
+        self._in_vain = 0  # packets in the decoder since it gave a frame
+        self._tried = 0.0  # when the first of these was
         self._decoded = False  # it has given one
         for ring in self._streams:
             ring.begin(source.stream)
@@ -84,10 +86,10 @@ class Feed:
                 ring.take(packet, stamp, self._address)
             if self._remembers:
                 self._remember(packet, stamp)
-        wanting = [ring for ring in self._pictures if ring.wanted()]
+        wanting = [ring for ring in self._pixels if ring.wanted()]
         if not wanting:
             self._mode = Mode.NOTHING
-            self._tried = None
+            self._in_vain = 0
         elif self._intra:
             takers = [ring for ring in wanting if ring.admit(seconds)] if packet.size else wanting
             if takers:
@@ -96,19 +98,19 @@ class Feed:
             self._take_key(packet, stamp, seconds, wanting)
         else:
             self._take_any(packet, stamp, seconds, wanting)
-        if self._tried is not None and time.monotonic() - self._tried > _UNDECODABLE:
+        if self._in_vain >= _AT_LEAST and time.monotonic() - self._tried > _UNDECODABLE:
             raise self._undecodable()
 
     def finish(self) -> None:
         """The stream has ended by itself. Raises CameraFormatError if packets were decoded in vain."""
-        if self._tried is not None and not self._decoded:
+        if self._in_vain and not self._decoded:
             raise self._undecodable()
 
     def end(self) -> None:
         """The connection is over."""
         for ring in self._streams:
             ring.end()
-        for any_ring in (*self._pictures, *self._streams):
+        for any_ring in (*self._pixels, *self._streams):
             any_ring.pause()
 
     def _undecodable(self) -> CameraFormatError:
@@ -119,9 +121,7 @@ class Feed:
 
     # ---------------------------------------------------------------------------------- decoding
 
-    def _take_key(
-        self, packet: VideoPacket, stamp: Stamp, seconds: float, wanting: list[PictureRing]
-    ) -> None:
+    def _take_key(self, packet: VideoPacket, stamp: Stamp, seconds: float, wanting: list[PixelRing]) -> None:
         if self._mode is not Mode.KEYS:
             self._decoder.reset()
             if self._mode is Mode.NOTHING and not packet.is_keyframe and self._gop:
@@ -131,18 +131,15 @@ class Feed:
             return
         takers = [ring for ring in wanting if ring.admit(seconds)]
         if takers:
-            pictures = self._decoder.decode_alone(packet, stamp)
-            self._count(packet, pictures)
-            self._offer(pictures[-1:], takers)
+            decoded = self._decoder.decode_alone(packet, stamp)
+            self._count(packet, decoded)
+            self._offer(decoded[-1:], takers)
 
-    def _take_any(
-        self, packet: VideoPacket, stamp: Stamp, seconds: float, wanting: list[PictureRing]
-    ) -> None:
+    def _take_any(self, packet: VideoPacket, stamp: Stamp, seconds: float, wanting: list[PixelRing]) -> None:
         if self._mode is Mode.ALL:
-            for picture in self._decode(packet, stamp):
-                frame, at = picture
+            for frame, at in self._decode(packet, stamp):
                 seconds = self._clock.seconds(frame.pts, self._base, at.arrival_ns)
-                self._offer([picture], [ring for ring in wanting if ring.admit(seconds)])
+                self._offer([(frame, at)], [ring for ring in wanting if ring.admit(seconds)])
             return
         if not self._gop and time.monotonic() - self._key < _KEYLESS:
             return  # no key frame yet, or too much has come since
@@ -157,21 +154,23 @@ class Feed:
         self._offer(newest, [ring for ring in wanting if ring.admit(seconds)])
 
     def _decode(self, packet: VideoPacket, stamp: Stamp) -> list[tuple[VideoFrame, Stamp]]:
-        pictures = self._decoder.decode(packet, stamp)
-        self._count(packet, pictures)
-        return pictures
+        decoded = self._decoder.decode(packet, stamp)
+        self._count(packet, decoded)
+        return decoded
 
-    def _count(self, packet: VideoPacket, pictures: list[tuple[VideoFrame, Stamp]]) -> None:
-        for frame, _ in pictures:
+    def _count(self, packet: VideoPacket, decoded: list[tuple[VideoFrame, Stamp]]) -> None:
+        for frame, _ in decoded:
             self._meter.show(frame)
         self._meter.errors = self._errors_before + self._decoder.errors
-        if pictures:
-            self._tried, self._decoded = None, True
-        elif self._tried is None and packet.size:
-            self._tried = time.monotonic()
+        if decoded:
+            self._in_vain, self._decoded = 0, True
+        elif packet.size:
+            if not self._in_vain:
+                self._tried = time.monotonic()
+            self._in_vain += 1
 
-    def _offer(self, pictures: list[tuple[VideoFrame, Stamp]], takers: list[PictureRing]) -> None:
-        for frame, stamp in pictures:
+    def _offer(self, decoded: list[tuple[VideoFrame, Stamp]], takers: list[PixelRing]) -> None:
+        for frame, stamp in decoded:
             for ring in takers:
                 ring.offer(frame, self._base, stamp, self._address)
 

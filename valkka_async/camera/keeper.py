@@ -11,7 +11,7 @@ from typing import Any
 
 from valkka_async import typed
 from valkka_async.backoff import Backoff
-from valkka_async.camera.outputs import FragmentRing, PacketRing, PictureRing, make_ring
+from valkka_async.camera.outputs import FragmentRing, PacketRing, PixelRing, make_ring
 from valkka_async.camera.session import Session
 from valkka_async.camera.spec import CameraSpec
 from valkka_async.camera.status import CameraState, CameraStatus, Cause, cause_of
@@ -47,7 +47,7 @@ class Keeper:
         self._state, self._since_ns = CameraState.CONNECTING, time.time_ns()
         self._retry_at = 0.0
         self._expected = time.monotonic() + _STUCK  # when the thread will have shown that it lives
-        self._rings: list[PictureRing | PacketRing | FragmentRing] = []
+        self._rings: list[PixelRing | PacketRing | FragmentRing] = []
         try:
             for output in spec.outputs:
                 self._rings.append(make_ring(output))

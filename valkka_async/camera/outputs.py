@@ -83,7 +83,7 @@ class Ring:
             log.warning("%s: output %s: %s", address, self.output.name, text)
 
 
-class PictureRing(Ring):
+class PixelRing(Ring):
     """Pixels, or JPEGs of them."""
 
     def __init__(self, output: Output, server: Server) -> None:
@@ -190,7 +190,7 @@ class PacketRing(Ring):
 
 
 class FragmentRing(Ring):
-    """Fragmented MP4, muxed only while somebody reads."""
+    """Fragmented MP4, muxed only while it has readers."""
 
     def __init__(self, output: Output, server: Server) -> None:
         super().__init__(output, server)
@@ -239,7 +239,7 @@ class FragmentRing(Ring):
             )
 
 
-def make_ring(output: Output) -> PictureRing | PacketRing | FragmentRing:
+def make_ring(output: Output) -> PixelRing | PacketRing | FragmentRing:
     """Serve an output. Raises NameInUseError, ConnectError."""
     server = serve(output.name, slots=output.slots)
     try:
@@ -247,7 +247,7 @@ def make_ring(output: Output) -> PictureRing | PacketRing | FragmentRing:
             return FragmentRing(output, server)
         if output.format == "packets":
             return PacketRing(output, server)
-        return PictureRing(output, server)
+        return PixelRing(output, server)
     except BaseException:
         server.close()
         raise

@@ -10,20 +10,18 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import av
 from av.video.frame import VideoFrame
 
-from valkka_async.camera.outputs import PictureRing
+from valkka_async.camera.outputs import PixelRing
 from valkka_async.camera.session import Session
 from valkka_async.camera.source.sendertime import Stamp
 from valkka_async.camera.spec import PIXELS, CameraSpec, Output, PixelFormat, Transport
 from valkka_async.camera.thread import SourceThread
 from valkka_async.errors import CameraFormatError, ConnectionClosedOK, NoFreeSlot, ValkkaError
-
-if TYPE_CHECKING:
-    from valkka_async.ring.server import Server
+from valkka_async.ring.server import Server
 
 _ROOM = 0.1  # s between looks whether to stop, while a file waits for a reader
 
@@ -229,7 +227,7 @@ class Player:
             if error is not None or not self._loop or self._session.live or not self._goes_on():
                 break
         if error is not None and self._goes_on():
-            log.warning("%s", str(error))  # the text: a log record that is kept should not keep the error
+            log.warning("%s", str(error))  # the text: a log record should not hold the error
             self._error = error
 
     def _goes_on(self, seconds: float = 0.0) -> bool:
@@ -244,8 +242,8 @@ class Player:
         return self._goes_on()
 
 
-class _ServedRing(PictureRing):
-    """A ring whose server is somebody else's. It gets each frame of the source, whether it has readers or
+class _ServedRing(PixelRing):
+    """A ring whose server the caller owns. It gets each frame of the source, whether it has readers or
     not, and what cannot be published ends the session."""
 
     eager = True

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from valkka_async.camera.feed import Feed
 from valkka_async.camera.meter import Meter
-from valkka_async.camera.outputs import FragmentRing, PacketRing, PictureRing
+from valkka_async.camera.outputs import FragmentRing, PacketRing, PixelRing
 from valkka_async.camera.pace import FileClock, LiveClock, Pacer
 from valkka_async.camera.source.hwaccel import hwaccel
 from valkka_async.camera.source.secrets import parse
@@ -64,7 +64,7 @@ class Session:
         self._file_clock = FileClock()
         self._pacer = Pacer()
 
-    def run(self, rings: Sequence[PictureRing | PacketRing | FragmentRing]) -> ValkkaError | None:
+    def run(self, rings: Sequence[PixelRing | PacketRing | FragmentRing]) -> ValkkaError | None:
         """One connection. What it ended with; None at the end of a file, and when told to stop."""
         try:
             self._run(rings)
@@ -78,7 +78,7 @@ class Session:
             return CameraError(f"{self.address}: unexpected {type(e).__name__}: {self.address.scrub(str(e))}")
         return None
 
-    def _run(self, rings: Sequence[PictureRing | PacketRing | FragmentRing]) -> None:
+    def _run(self, rings: Sequence[PixelRing | PacketRing | FragmentRing]) -> None:
         s = self._spec
         source = Source(
             self.address,

@@ -111,7 +111,7 @@ class SourceThread:
                 waiter = self._waiters.popleft()
             except IndexError:  # another thread was faster
                 return
-            with contextlib.suppress(RuntimeError):  # its loop is closed, and nobody waits any more
+            with contextlib.suppress(RuntimeError):  # its loop is closed
                 waiter.get_loop().call_soon_threadsafe(_resolve, waiter)
 
     # ------------------------------------------------------------------------------ from outside

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +33,7 @@ log = logging.getLogger("valkka_async")
 _CLOSE_SECONDS = 10.0  # for a disk to take what is still to be written
 _EARLY = 0.005  # s before `seconds` are over, by which a key frame may come and still be on time
 _FIELDS = {"name": "", "n": r"(0?[0-9]{1,2}d?)?"}  # of a pattern, and how each may be formatted
-_UNREAD = 10_000  # finished files that are remembered for who has not asked for them yet
+_UNREAD = 10_000  # finished files whose paths wait for the iteration
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,33 +50,33 @@ class RecorderStats:
 
 
 class _Part:
-    """What is known of the file that is being written."""
+    """What is known of the file that is being written. Times are decode times, in units of `time_base`."""
 
-    def __init__(self, header: bytes, timescale: int, base: int) -> None:
-        self.header = header
-        self.timescale = timescale
-        self.base = base  # the decode time that is 0 in the file
+    def __init__(self, init_segment: bytes, base: int, time_base: Fraction) -> None:
+        self.init_segment = init_segment
+        self.base = base  # the time that is 0 in the file
+        self.time_base = time_base
         self.newest = base
         self.sequence = 0
         self.size = 0
-        self.group = 0  # bytes from the last key frame on
-        self.largest = 0  # of its groups
+        self.gop = 0  # bytes from the last key frame on
+        self.largest_gop = 0
 
-    @property
-    def seconds(self) -> float:
-        return (self.newest - self.base) / self.timescale
+    def seconds(self, dts: int) -> float:
+        """That time in the file."""
+        return float((dts - self.base) * self.time_base)
 
 
 class Recorder:
     """Records the ring called ``name``, an output of format "fmp4", into files::
 
-        async with va.Recorder("cam1.mp4", "/films/{name}/%Y-%m-%d/%H-%M-%S.mp4") as recorder:
+        async with va.Recorder("cam1.mp4", "/recordings/{name}/%Y-%m-%d/%H-%M-%S.mp4") as recorder:
             async for path in recorder:
                 print("finished", path)
 
     Each file begins with a key frame, near time 0, and ends before one. The next one begins when the file
     is ``seconds`` long or would outgrow ``max_bytes``, when frames were lost, when the server was restarted,
-    or the picture's size or codec changed; a camera that reconnects leaves a gap in the file's times. A
+    or the frames' size or codec changed; a camera that reconnects leaves a gap in the file's times. A
     server that is not there (yet, or any more) is waited for.
 
     Files are written under their final names from the first byte on, and each frame with one system call: a
@@ -155,7 +156,7 @@ class Recorder:
     def __aiter__(self) -> Self:
         """The paths of finished files, as they are finished, until the recording is over.
 
-        The last 10 000 that nobody has taken are remembered.
+        The last 10 000 that were not taken yet are remembered.
         """
         return self
 
@@ -184,7 +185,7 @@ class Recorder:
         if disk is None:
             return RecorderStats(0, 0, 0, dropped, None, 0.0)
         path = disk.path
-        duration = part.seconds if part is not None and path is not None else 0.0
+        duration = part.seconds(part.newest) if part is not None and path is not None else 0.0
         return RecorderStats(disk.files, disk.pieces, disk.bytes, dropped, path, duration)
 
     @property
@@ -285,50 +286,54 @@ class Recorder:
                 self._changed.clear()
                 await self._changed.wait()
 
-    def _take(self, disk: Disk, frame: Frame, header: bytes) -> None:
+    def _take(self, disk: Disk, frame: Frame, init_segment: bytes) -> None:
         if frame.format != "fmp4":
             raise RecorderError(
                 f"{self._name} is {frame.format} and cannot be recorded: it takes an output of format 'fmp4'"
             )
+        dts, time_base = frame.dts, frame.time_base
+        if dts is None or not time_base:
+            raise RecorderError(f"{self._name} cannot be recorded: its frames have no dts and time_base")
         data = bytearray(frame.data)
         try:
-            time = boxes.decode_time(data)
             part = self._part
-            if part is not None and self._ends(part, frame, header, time):
+            if part is not None and self._ends(part, frame, init_segment, dts):
                 part = None
             begins = part is None
             if part is None:
                 if not frame.key:  # rare: the ring goes on with a key frame when it has lost one
                     self._finish(disk)
                     return
-                part = _Part(header, boxes.timescale(header), time)
+                part = _Part(init_segment, dts, time_base)
             part.sequence += 1
-            part.newest = time
+            part.newest = dts
             boxes.move(data, part.sequence, part.base)
         except ValueError as e:
             raise RecorderError(f"{self._name} is not fragmented MP4 as it should be: {e}") from None
         self._part = part
         if begins:
-            data = bytearray(header + data)
+            data = bytearray(init_segment + data)
             disk.begin(self._path(frame), data)
         else:
             disk.write(data)
         if frame.key:
-            part.group = 0
+            part.gop = 0
         part.size += len(data)
-        part.group += len(data)
-        part.largest = max(part.largest, part.group)
+        part.gop += len(data)
+        part.largest_gop = max(part.largest_gop, part.gop)
 
-    def _ends(self, part: _Part, frame: Frame, header: bytes, time: int) -> bool:
+    def _ends(self, part: _Part, frame: Frame, init_segment: bytes, dts: int) -> bool:
         """Does the file end before this frame?"""
-        if frame.dropped or header != part.header or time < part.newest:
+        if frame.dropped or init_segment != part.init_segment or frame.time_base != part.time_base:
+            return True
+        if dts < part.newest:
             return True
         if not frame.key:
             return False
-        if self._seconds is not None and (time - part.base) / part.timescale >= self._seconds - _EARLY:
+        if self._seconds is not None and part.seconds(dts) >= self._seconds - _EARLY:
             return True
-        # The group that begins here will be about as large as the largest so far.
-        return self._max_bytes is not None and part.size + part.largest > self._max_bytes
+        # The GOP that begins here will be about as large as the largest so far.
+        return self._max_bytes is not None and part.size + part.largest_gop > self._max_bytes
 
     def _finish(self, disk: Disk) -> None:
         if self._part is not None:
@@ -360,7 +365,7 @@ class Recorder:
             self._task.cancel()
 
     def _fail(self, error: Exception) -> None:
-        if not self._waiters:  # who else would hear of it now?
+        if not self._waiters:  # nothing else tells it now
             log.error("recording %s: %s", self._name, error)
         self._error = self._error or error
 

@@ -29,7 +29,7 @@ TIME_BASE = Fraction(1, TIMESCALE)
 
 _CODECS = {"h264": nal.H264, "hevc": nal.H265}
 _FORMATS = {"h264": None, "hevc": "hvc1"}  # FFmpeg's name: the sample entry, where its default will not do
-_FRAME = TIMESCALE // 25  # if nobody says how long a frame takes
+_FRAME = TIMESCALE // 25  # if the stream does not say how long a frame takes
 _MOVFLAGS = "empty_moov+default_base_moof+skip_trailer"
 
 

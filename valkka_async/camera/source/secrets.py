@@ -51,7 +51,7 @@ class Address:
         return tuple(secret for secret in self.secrets if len(secret) >= _SAFE)
 
     def scrub(self, text: str) -> str:
-        """`text` without the URL's credentials, for text that somebody else wrote.
+        """`text` without the URL's credentials, for a text that is not ours.
 
         A secret of less than four characters is only hidden where an address has it (":pw@", "pwd=pw"): it
         is part of words and numbers everywhere else.
@@ -168,7 +168,7 @@ def _split(rest: str) -> tuple[str, str]:
 def _guess(after: str) -> tuple[str, list[_Secret]]:
     """Hide what may be a password in "host..." although the URL, read by the book, has none there.
 
-    ``rtsp://me:1234/x@10.0.0.7/live`` is host "me", port 1234; whoever wrote it meant something else.
+    ``rtsp://me:1234/x@10.0.0.7/live`` is host "me", port 1234; it was meant otherwise.
     """
     head, at, tail = after.rpartition("@")
     name, colon, password = head.partition(":")

@@ -61,7 +61,7 @@ class Hub:
         self._segment = b""
         self._init: Init | None = None
         self._timeline = 0
-        self._decoded_at = 0  # of the newest frame, on the stream's time axis
+        self._dts = 0  # of the newest frame
         self._backlog: list[Media] | None = None
         self._backlog_bytes = 0
         self._notice: Notice | None = None
@@ -168,15 +168,15 @@ class Hub:
             viewer.say(notice)
         return True
 
-    def _take(self, frame: Frame, header: bytes, missed: int) -> None:
+    def _take(self, frame: Frame, init_segment: bytes, missed: int) -> None:
         if frame.format != self.format:
             raise _Other(f"the ring {frame.source!r} has {frame.format} and not {self.format}")
         if self.format == "jpeg":
             media = Media(None, True, pack(JPEG, frame.timestamp_ns, frame.data))
         else:
-            init = self._init_for(frame, header)
+            init = self._init_for(frame, init_segment)
             kind = KEY if frame.key else DELTA
-            media = Media(init, frame.key, pack(kind, frame.timestamp_ns, frame.data))
+            media = Media(init, frame.key, pack(kind, frame.timestamp_ns, frame.data, _shown(frame)))
         self._notice = None
         self._remember(media, missed)
         for viewer in self.viewers:
@@ -184,26 +184,24 @@ class Hub:
                 viewer.miss(missed)
             viewer.offer(media)
 
-    def _init_for(self, frame: Frame, header: bytes) -> Init:
+    def _init_for(self, frame: Frame, init_segment: bytes) -> Init:
         """What the frame needs; the same object as long as the frames follow each other."""
-        try:
-            time = _decode_time(frame.data)
-            begins = not self._segment or time < self._decoded_at
-            if begins:
-                self._timeline += 1
-            if begins or header != self._segment or self._init is None:
-                width, height = boxes.frame_size(header)
-                self._init = Init(
-                    data=pack(INIT, frame.timestamp_ns, header),
-                    codec=boxes.codec_string(header),
-                    width=width,
-                    height=height,
-                    timeline=self._timeline,
-                )
-                self._segment = header
-        except ValueError as e:
-            raise _Other(f"the ring {frame.source!r} cannot be shown: {e}") from None
-        self._decoded_at = time
+        dts = frame.dts
+        if dts is None:
+            raise _Other(f"the ring {frame.source!r} cannot be shown: its frames have no dts")
+        begins = not self._segment or dts < self._dts
+        if begins:
+            self._timeline += 1
+        if begins or init_segment != self._segment or self._init is None:
+            try:
+                width, height = boxes.frame_size(init_segment)
+                codec = boxes.codec_string(init_segment)
+            except ValueError as e:
+                raise _Other(f"the ring {frame.source!r} cannot be shown: {e}") from None
+            data = pack(INIT, frame.timestamp_ns, init_segment)
+            self._init = Init(data, codec, width, height, self._timeline)
+            self._segment = init_segment
+        self._dts = dts
         return self._init
 
     def _remember(self, media: Media, missed: int) -> None:
@@ -221,7 +219,7 @@ class Hub:
         self._backlog, self._backlog_bytes = None, 0
 
 
-def _decode_time(data: memoryview) -> int:
-    """Of a fragment, of which only the moof box is copied. Raises ValueError."""
-    size = int.from_bytes(data[:4], "big")
-    return boxes.decode_time(bytes(data[:size]))
+def _shown(frame: Frame) -> float:
+    """When a fragment is shown, in seconds on the stream's time axis."""
+    pts = frame.pts if frame.pts is not None else frame.dts
+    return float((pts or 0) * (frame.time_base or 0))

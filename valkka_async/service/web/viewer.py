@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a browser is sent of one camera, and the queue in which that waits for it.
 
-A message is text (JSON) or bytes: a head of 16 bytes, and what it announces. The bytes of a frame are made
+A message is text (JSON) or bytes: a head of 24 bytes, and what it announces. The bytes of a frame are made
 once and shared by all viewers: a queue holds references.
 
 The texts have a "type": "init" (codec, width, height and reset: the init segment comes next, and whether the
@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 INIT, KEY, DELTA, JPEG = range(4)
 
-# kind; 7 bytes of nothing; capture time in milliseconds of Unix time
-_HEAD = struct.Struct("<B7xd")
+# kind; 7 bytes of nothing; capture time in milliseconds of Unix time; when the frame is shown on the stream's
+# time axis, in seconds (of fragments)
+_HEAD = struct.Struct("<B7xdd")
 
 QUEUE_BYTES = 4 << 20
 QUEUE_FRAMES = 1000
@@ -31,14 +32,14 @@ QUEUE_SECONDS = 5.0
 Message = str | bytes
 
 
-def pack(kind: int, timestamp_ns: int, payload: bytes | memoryview) -> bytes:
+def pack(kind: int, timestamp_ns: int, payload: bytes | memoryview, shown: float = 0.0) -> bytes:
     """A message of bytes. Copies the payload."""
-    return b"".join((_HEAD.pack(kind, timestamp_ns / 1e6), payload))
+    return b"".join((_HEAD.pack(kind, timestamp_ns / 1e6, shown), payload))
 
 
 def unpack(message: bytes) -> tuple[int, bytes]:
     """The capture time, in nanoseconds of Unix time, and the payload."""
-    _, milliseconds = _HEAD.unpack_from(message)
+    _, milliseconds, _ = _HEAD.unpack_from(message)
     return round(milliseconds * 1e6), message[_HEAD.size :]
 
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Fragmented MP4 into a <video>, by way of Media Source Extensions, near the live edge and in bounded memory.
 
-import { shownAt, timescale } from "./boxes.js";
 import { LiveEdge } from "./edge.js";
 
 const Source = globalThis.MediaSource ?? globalThis.ManagedMediaSource; // the latter on iPhones
@@ -28,7 +27,6 @@ export class Player {
   #announced = null; // {codec, reset} of the init segment that comes next
   #queue = []; // {type, data} an init segment, {data} a fragment
   #queued = 0; // bytes
-  #scale = 90_000;
   #needsKey = true;
   #init = null; // the last init segment, for the next MediaSource
   #frames = []; // {at, captured}: when those in the buffer are shown and were taken
@@ -62,7 +60,6 @@ export class Player {
       this.#events.refused(`this browser does not play ${announced.codec}`);
       return;
     }
-    this.#scale = timescale(data);
     this.#init = { type: mime(announced.codec), data };
     if (announced.reset || !this.#session) this.#renew();
     else this.#put(this.#init);
@@ -70,10 +67,10 @@ export class Player {
     this.#feed();
   }
 
-  take(captured, data, key) {
+  // A fragment: its capture time (Unix ms), when it is shown (s), and whether it is a key frame.
+  take(captured, data, at, key) {
     if (!this.#init || (this.#needsKey && !key)) return;
     this.#needsKey = false;
-    const at = shownAt(data, this.#scale);
     this.#frames.push({ at, captured });
     if (this.#frames.length > REMEMBERED) this.#frames.shift();
     if (key) this.#keys.push(at);

@@ -7,7 +7,7 @@ import { Backoff } from "./backoff.js";
 import { Player, canPlay } from "./player.js";
 import { Still, StillPlayer } from "./still.js";
 
-const HEAD = 16; // bytes before the payload of a binary message
+const HEAD = 24; // bytes before the payload of a binary message: see viewer.py
 const [INIT, KEY, FRAGMENT, JPEG] = [0, 1, 2, 3];
 // Of the cameras' codecs those that come as fragmented MP4, each in its plainest form: a browser that does not
 // play that plays no other. The init segment says what exactly it is.
@@ -193,6 +193,7 @@ export class Stream {
     const head = new DataView(data, 0, HEAD);
     const kind = head.getUint8(0);
     const captured = head.getFloat64(8, true);
+    const shown = head.getFloat64(16, true);
     const payload = new Uint8Array(data, HEAD);
     this.#backoff.reset();
     if (kind === INIT) {
@@ -200,8 +201,9 @@ export class Stream {
       return;
     }
     this.heard = performance.now();
-    if (this.mode === "mse" && (kind === KEY || kind === FRAGMENT)) this.#player.take(captured, payload, kind === KEY);
-    else if (this.mode === "jpeg" && kind === JPEG) this.#player.take(captured, payload);
+    if (this.mode === "mse" && (kind === KEY || kind === FRAGMENT)) {
+      this.#player.take(captured, payload, shown, kind === KEY);
+    } else if (this.mode === "jpeg" && kind === JPEG) this.#player.take(captured, payload);
   }
 
   #fail(text) {
