@@ -93,7 +93,7 @@ def test_a_service_runs_is_reloaded_and_ends_without_a_trace(
         program.process.send_signal(signal.SIGHUP)
         happens(lambda: set(cameras()) == {"one", "three"})
         now = {c["name"]: c for c in get(url + "api/status")["cameras"]}
-        assert now["one"]["worker"]["pid"] == worker and now["one"]["attempts"] == 1
+        assert now["one"]["worker"]["pid"] == worker and now["one"]["camera"]["attempts"] == 1
 
         # Another port: the page moves, and the cameras stay.
         write(path, config(one).replace("{port: 0}", "false"))

@@ -172,7 +172,7 @@ async def test_what_a_cancelled_change_left_undone_is_done_by_the_next(
         assert "two" in changes.changed and "one" not in changes.changed  # and not that nothing has changed
         await eventually(lambda: states(service) == dict.fromkeys(("one", "two", "new", "x", "y"), "live"))
         rings = {c.name: [o.name for o in c.camera.outputs] for c in service.status().cameras}
-        assert (rings["x"][0], rings["y"][0]) == ("b", "a")
+        assert (rings["x"][0], rings["y"][0]) == ("y.a", "x.a")
         assert camera(service, "two").title == "Two"
         assert not await service.apply(other)
 
@@ -215,14 +215,14 @@ async def test_a_config_that_cannot_be_applied_changes_nothing(tmp_path: Path) -
 
 
 @pytest.mark.timeout(120)
-async def test_changes_of_the_service_itself_are_told(tmp_path: Path) -> None:
+async def test_changes_that_are_no_cameras_are_told(tmp_path: Path) -> None:
     cameras: dict[str, Any] = {"one": {"url": "rtsp://127.0.0.1:9/x"}}
     async with Service(config(cameras, tmp_path)) as service:
-        changes = await service.apply(config(cameras, tmp_path, web={"port": 8089}, log={"level": "debug"}))
-        assert (changes.settings, changes.restart) == (("web", "log"), ())
+        changes = await service.apply(config(cameras, tmp_path / "elsewhere"))
+        assert (changes.settings, changes.changed, changes.restart) == (("recordings",), (), ())
         for _ in range(2):  # for as long as it is true
-            changes = await service.apply(config(cameras, tmp_path, web={"port": 8089}, name="other"))
-            assert changes.restart == ("name",) and service.name == "service"
+            changes = await service.apply(config(cameras, tmp_path / "elsewhere", name="other"))
+            assert (changes.settings, changes.restart) == ((), ("name",)) and service.name == "service"
 
 
 @pytest.mark.timeout(120)

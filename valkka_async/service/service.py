@@ -27,9 +27,9 @@ _LOOK = 0.25  # s between looks at the cameras
 _RATES = 3.0  # s over which rates are measured; a worker tells its counts each second
 _TROUBLE = {CameraState.STALLED, CameraState.WAITING, CameraState.FAILED}
 _CPU, _RING = "cpu", "ring "  # names of counters
-# Keys of a config that say how the service itself is: some take effect with its next start.
+# Keys of a config that are for all cameras: some take effect with the next start of the service.
+_SETTINGS = ("recordings",)
 _RESTART = ("name", "workers")
-_SETTINGS = ("web", "log", "recordings")
 
 log = logging.getLogger("valkka_async.service")
 
