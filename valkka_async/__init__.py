@@ -2,7 +2,7 @@
 """Live frames from many cameras, to any number of Python processes on a host, at memory speed."""
 
 import sys as _sys
-from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import TYPE_CHECKING  # (mypy knows it by this name alone)
 
 if not _sys.platform.startswith("linux"):
     raise ImportError("valkka-async needs Linux 5.1 or newer: its rings are sealed memfds")
@@ -34,11 +34,18 @@ from valkka_async.errors import (
 )
 from valkka_async.ring.frame import Frame, Slot
 
-if _TYPE_CHECKING:
+if TYPE_CHECKING:
     from valkka_async.camera.camera import Camera
     from valkka_async.camera.mp4.boxes import codec_string
-    from valkka_async.camera.play import Player, play
-    from valkka_async.camera.spec import CameraSpec, Output
+    from valkka_async.camera.play import Player, PlayerStats, play
+    from valkka_async.camera.spec import (
+        CameraSettings,
+        CameraSpec,
+        Output,
+        OutputFormat,
+        PixelFormat,
+        Transport,
+    )
     from valkka_async.camera.status import CameraState, CameraStatus, Cause, OutputStatus
     from valkka_async.camera.workers.status import SupervisedStatus, WorkerEnd, WorkerState, WorkerStatus
     from valkka_async.camera.workers.supervisor import Supervisor
@@ -58,6 +65,7 @@ __all__ = [
     "CameraFormatError",
     "CameraNotFoundError",
     "CameraOpenError",
+    "CameraSettings",
     "CameraSpec",
     "CameraState",
     "CameraStatus",
@@ -79,8 +87,11 @@ __all__ = [
     "NameInUseError",
     "NoFreeSlot",
     "Output",
+    "OutputFormat",
     "OutputStatus",
+    "PixelFormat",
     "Player",
+    "PlayerStats",
     "ProtocolError",
     "Reader",
     "Recorder",
@@ -91,6 +102,7 @@ __all__ = [
     "Slot",
     "SupervisedStatus",
     "Supervisor",
+    "Transport",
     "ValkkaError",
     "WorkerEnd",
     "WorkerState",
@@ -106,6 +118,7 @@ __all__ = [
 # Loaded with its first use: a program that only reads frames loads no asyncio and needs no PyAV.
 _MODULES = {
     "Camera": "camera.camera",
+    "CameraSettings": "camera.spec",
     "CameraSpec": "camera.spec",
     "CameraState": "camera.status",
     "CameraStatus": "camera.status",
@@ -113,14 +126,18 @@ _MODULES = {
     "Client": "ring.client",
     "Merge": "ring.merge",
     "Output": "camera.spec",
+    "OutputFormat": "camera.spec",
     "OutputStatus": "camera.status",
+    "PixelFormat": "camera.spec",
     "Player": "camera.play",
+    "PlayerStats": "camera.play",
     "Reader": "ring.reader",
     "Recorder": "record.recorder",
     "RecorderStats": "record.recorder",
     "Server": "ring.server",
     "SupervisedStatus": "camera.workers.status",
     "Supervisor": "camera.workers.supervisor",
+    "Transport": "camera.spec",
     "WorkerEnd": "camera.workers.status",
     "WorkerState": "camera.workers.status",
     "WorkerStatus": "camera.workers.status",
@@ -131,9 +148,9 @@ _MODULES = {
     "play": "camera.play",
     "serve": "ring.server",
 }
-_NEED_PYAV = {"Camera", "Player", "Supervisor", "play"}
+_NEED_PYAV = {"Camera", "Player", "PlayerStats", "Supervisor", "play"}
 
-if not _TYPE_CHECKING:  # so that a type checker sees a name that does not exist
+if not TYPE_CHECKING:  # so that a type checker sees a name that does not exist
 
     def __getattr__(name: str) -> object:
         if name not in _MODULES:
@@ -150,4 +167,4 @@ if not _TYPE_CHECKING:  # so that a type checker sees a name that does not exist
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
