@@ -14,7 +14,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := setup.py pyproject.toml $(wildcard _shm/*.pyx _shm/*.pxd _shm/*.h _pixels/*.pyx _pixels/*.h)
+SOURCES := setup.py pyproject.toml $(wildcard _shm/*.pyx _shm/*.pxi _shm/*.pxd _shm/*.h _pixels/*.pyx _pixels/*.h)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .PHONY: setup demo test stress litmus pythons bench bench-cameras docs lint clean
@@ -37,7 +37,7 @@ $(VENV)/bin/python:
 # (setuptools would say at length that folders here come first on import; that is what is wanted.)
 $(VENV)/installed: $(SOURCES) | $(VENV)/bin/python
 	@echo "compiling and installing valkka-async into $(VENV) ..."
-	@PYTHONWARNINGS="ignore:Editable installation" $(PIP) install --editable .
+	@PYTHONWARNINGS="ignore:Editable installation" $(PIP) install --editable '.[all]'
 	@touch $@
 
 $(VENV)/installed-for-tests: $(VENV)/installed

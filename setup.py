@@ -4,6 +4,7 @@ Their sources are in _shm/ and _pixels/.
 """
 
 import sys
+from glob import glob
 
 import numpy
 from Cython.Build import cythonize
@@ -17,7 +18,7 @@ shm = Extension(
     ["_shm/_shm.pyx"],
     include_dirs=["_shm", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-    depends=["_shm/layout.h", "_shm/ring.h", "_shm/ring.pxd"],
+    depends=[*glob("_shm/*.pxi"), *glob("_shm/*.h"), "_shm/ring.pxd"],
     extra_compile_args=["-std=c11", "-O3", "-Wall", "-Wno-unused-function"],
 )
 

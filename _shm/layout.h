@@ -21,7 +21,7 @@
 #include <stdint.h>
 
 #define VA_MAGIC UINT64_C(0x474e49524b4c4156) /* "VALKRING" */
-#define VA_VERSION 1u
+#define VA_VERSION 2u
 
 #define VA_LINE 64u            /* a cache line on x86-64 and on most aarch64 */
 #define VA_MAX_SLOTS 1024u
@@ -31,26 +31,38 @@
 #define VA_META_BYTES 4096u    /* behind each payload */
 #define VA_LEASE_PAGE_BYTES 4096u
 
+/* What the elements of a frame are, in the byte order of the machine. */
+typedef enum va_dtype {
+    VA_UINT8, VA_UINT16, VA_UINT32, VA_UINT64,
+    VA_INT8, VA_INT16, VA_INT32, VA_INT64,
+    VA_FLOAT16, VA_FLOAT32, VA_FLOAT64,
+    VA_BOOL,
+    VA_DTYPES
+} va_dtype;
+
 /* What a frame says of itself. Written by the server before va_slot.seq is set; a reader copies it
- * while it holds a lease. */
+ * while it holds a lease. The elements lie packed in row-major order, so strides follow from the shape. */
 typedef struct va_info {
     uint64_t nbytes;                /* of the payload */
     int64_t timestamp_ns;           /* capture, CLOCK_REALTIME */
     int64_t published_ns;           /* CLOCK_MONOTONIC */
     int64_t pts;                    /* in units of the time base; void without VA_HAS_PTS */
+    int64_t dts;                    /* likewise; void without VA_HAS_DTS */
+    int64_t duration;               /* likewise; void without VA_HAS_DURATION */
     int32_t time_base_num;
     int32_t time_base_den;          /* 0: no time base */
-    uint32_t flags;                 /* VA_KEY | VA_HAS_PTS */
+    uint32_t flags;                 /* VA_KEY | VA_HAS_... */
     uint32_t meta_bytes;
+    uint32_t dtype;                 /* a va_dtype */
     uint32_t ndim;
-    uint32_t reserved;
     char format[VA_FORMAT_BYTES];
-    uint32_t shape[VA_MAX_DIMS];    /* in bytes-wide elements: every array is uint8 */
-    uint32_t strides[VA_MAX_DIMS];  /* in bytes */
+    uint32_t shape[VA_MAX_DIMS];    /* in elements */
 } va_info;
 
 #define VA_KEY 1u
 #define VA_HAS_PTS 2u
+#define VA_HAS_DTS 4u
+#define VA_HAS_DURATION 8u
 
 typedef struct va_slot {
     /* Server. The frame that lies here; 0 while there is none or it is being written. */

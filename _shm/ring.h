@@ -149,24 +149,24 @@ static inline bool va_open(va_view *v, char *base, uint64_t total)
         && va_within(v->data_offset, v->slot_stride * v->slots, total);
 }
 
-/* Does a frame's description stay inside its slot? For descriptions that another process wrote. */
+/* Bytes of an element; 0: there is no such dtype. */
+static inline uint32_t va_itemsize(uint32_t dtype)
+{
+    static const uint8_t bytes[VA_DTYPES] = {1, 2, 4, 8, 1, 2, 4, 8, 2, 4, 8, 1};
+    return dtype < VA_DTYPES ? bytes[dtype] : 0;
+}
+
+/* Is a frame's description right, and does the frame fit its slot? For descriptions that another process wrote. */
 static inline bool va_info_ok(const va_info *i, uint64_t slot_bytes)
 {
-    if (i->nbytes == 0 || i->nbytes > slot_bytes || i->meta_bytes > VA_META_BYTES)
+    if (i->nbytes > slot_bytes || i->meta_bytes > VA_META_BYTES || i->time_base_den < 0)
         return false;
-    if (i->ndim == 0 || i->ndim > VA_MAX_DIMS || i->time_base_den < 0)
+    if (i->ndim == 0 || i->ndim > VA_MAX_DIMS)
         return false;
-    uint64_t last = 0, count = 1; /* offset of the last element, and how many there are */
-    for (uint32_t d = 0; d < i->ndim; d++) {
-        if (i->shape[d] == 0 || i->shape[d] > i->nbytes / count)
-            return false;
-        count *= i->shape[d];
-        uint64_t term = (uint64_t)(i->shape[d] - 1) * i->strides[d]; /* below 2^64 */
-        if (term >= i->nbytes - last)
-            return false;
-        last += term;
-    }
-    return true;
+    uint64_t bytes = va_itemsize(i->dtype); /* of a part with the axes up to d */
+    for (uint32_t d = 0; d < i->ndim && bytes; d++)
+        bytes = i->shape[d] <= i->nbytes / bytes ? bytes * i->shape[d] : 0; /* no product can overflow */
+    return bytes && bytes == i->nbytes;
 }
 
 /* ------------------------------------------------------------------------------------ writer */

@@ -21,20 +21,26 @@ cdef extern from "layout.h" nogil:
     const uint32_t VA_LEASE_PAGE_BYTES
     const uint32_t VA_KEY
     const uint32_t VA_HAS_PTS
+    const uint32_t VA_HAS_DTS
+    const uint32_t VA_HAS_DURATION
+    const uint32_t VA_UINT8
+    const uint32_t VA_DTYPES
 
     ctypedef struct va_info:
         uint64_t nbytes
         int64_t timestamp_ns
         int64_t published_ns
         int64_t pts
+        int64_t dts
+        int64_t duration
         int32_t time_base_num
         int32_t time_base_den
         uint32_t flags
         uint32_t meta_bytes
+        uint32_t dtype
         uint32_t ndim
         char format[16]
         uint32_t shape[4]
-        uint32_t strides[4]
 
     ctypedef struct va_slot:
         va_info info
@@ -98,6 +104,7 @@ cdef extern from "ring.h" nogil:
                  uint32_t generation, uint32_t header_serial, uint64_t base_seq, uint64_t page)
     void va_init(const va_view *v, const void *header)
     bint va_open(va_view *v, char *base, uint64_t total)
+    uint32_t va_itemsize(uint32_t dtype)
     bint va_info_ok(const va_info *info, uint64_t slot_bytes)
 
     int va_begin(va_writer *w)

@@ -83,7 +83,7 @@ static va_peer *join(uint32_t policy, uint64_t cursor)
 
 static int publish(uint32_t flags)
 {
-    va_info info = {.nbytes = 1, .ndim = 1, .shape = {1}, .strides = {1}, .flags = flags};
+    va_info info = {.nbytes = 1, .ndim = 1, .shape = {1}, .flags = flags};
     int s = va_begin(&w);
     CHECK(s >= 0);
     va_commit(&w, s, &info);
@@ -227,56 +227,81 @@ static void a_part_lies_within_whatever_the_sum_would_be(void)
 
 /* -------------------------------------------------------------------------------- descriptions */
 
-static va_info image(uint32_t rows, uint32_t columns, uint32_t stride)
+static va_info image(uint32_t rows, uint32_t columns, uint32_t dtype, uint64_t nbytes)
 {
-    return (va_info){.nbytes = (uint64_t)rows * stride, .ndim = 2, .shape = {rows, columns}, .strides = {stride, 1}};
+    return (va_info){.nbytes = nbytes, .dtype = dtype, .ndim = 2, .shape = {rows, columns}};
 }
 
 static void a_true_description_is_taken(void)
 {
-    va_info i = image(10, 8, 8);
+    va_info i = image(10, 8, VA_UINT8, 80);
     CHECK(va_info_ok(&i, 80));
-    i = image(10, 7, 8); /* padded rows, the last one short */
-    i.nbytes = 79;
-    CHECK(va_info_ok(&i, 80));
-    i = (va_info){.nbytes = 24, .ndim = 4, .shape = {1, 2, 3, 4}, .strides = {24, 12, 4, 1}};
-    CHECK(va_info_ok(&i, 24));
+    CHECK(va_info_ok(&i, 4096));
+    i = image(10, 8, VA_FLOAT64, 640);
+    CHECK(va_info_ok(&i, 640));
+    i = (va_info){.nbytes = 48, .dtype = VA_FLOAT16, .ndim = 4, .shape = {1, 2, 3, 4}};
+    CHECK(va_info_ok(&i, 48));
     i.meta_bytes = VA_META_BYTES;
-    CHECK(va_info_ok(&i, 24));
+    CHECK(va_info_ok(&i, 48));
+}
+
+static void every_dtype_has_a_size_and_no_other_number_is_one(void)
+{
+    const uint32_t bytes[] = {1, 2, 4, 8, 1, 2, 4, 8, 2, 4, 8, 1};
+    CHECK(sizeof bytes / sizeof *bytes == VA_DTYPES);
+    for (uint32_t dtype = 0; dtype < VA_DTYPES; dtype++) {
+        va_info i = image(3, 2, dtype, 6 * bytes[dtype]);
+        CHECK(va_itemsize(dtype) == bytes[dtype] && va_info_ok(&i, 4096));
+    }
+    const uint32_t others[] = {VA_DTYPES, VA_DTYPES + 1, 255, 256, UINT32_MAX};
+    for (int n = 0; n < 5; n++) {
+        va_info i = image(3, 2, others[n], 6);
+        CHECK(va_itemsize(others[n]) == 0 && !va_info_ok(&i, 4096));
+    }
 }
 
 static void a_description_that_leaves_its_slot_is_refused(void)
 {
-    va_info i = image(10, 8, 8);
+    va_info i = image(10, 8, VA_UINT8, 80);
     CHECK(!va_info_ok(&i, 79));
-    i.nbytes = 0;
+    i = image(11, 8, VA_UINT8, 80); /* the last row sticks out */
     CHECK(!va_info_ok(&i, 80));
-    i = image(10, 9, 8); /* the last row sticks out */
-    CHECK(!va_info_ok(&i, 80));
-    i = image(11, 8, 8);
-    i.nbytes = 80;
-    CHECK(!va_info_ok(&i, 80));
-    i = image(10, 8, 8);
+    i = image(10, 8, VA_INT16, 80); /* elements twice as long */
+    CHECK(!va_info_ok(&i, 160));
+    i = image(10, 8, VA_UINT8, 81); /* bytes that no element has */
+    CHECK(!va_info_ok(&i, 81));
+    i = image(10, 8, VA_UINT8, 80);
     i.meta_bytes = VA_META_BYTES + 1;
     CHECK(!va_info_ok(&i, 80));
 }
 
 static void a_description_without_sense_is_refused(void)
 {
-    va_info i = image(10, 8, 8);
+    va_info i = image(10, 8, VA_UINT8, 80);
     i.ndim = 0;
     CHECK(!va_info_ok(&i, 80));
     i.ndim = VA_MAX_DIMS + 1;
     CHECK(!va_info_ok(&i, 80));
-    i = image(10, 8, 8);
+    i = image(10, 8, VA_UINT8, 80);
     i.time_base_den = -1;
     CHECK(!va_info_ok(&i, 80));
-    i = image(10, 8, 8);
-    i.shape[1] = 0;
+    i = image(10, 0, VA_UINT8, 80);
     CHECK(!va_info_ok(&i, 80));
-    i = image(UINT32_MAX, 8, UINT32_MAX); /* one term alone is nearly 2^64 */
-    i.nbytes = 80;
+    i = image(10, 0, VA_UINT8, 0); /* an empty frame */
     CHECK(!va_info_ok(&i, 80));
+}
+
+static void sizes_whose_product_overflows_are_refused(void)
+{
+    va_info i = {.nbytes = 0, .dtype = VA_UINT8, .ndim = 2, .shape = {UINT32_MAX, UINT32_MAX}};
+    CHECK(!va_info_ok(&i, UINT64_MAX));
+    i.nbytes = (uint64_t)UINT32_MAX * UINT32_MAX; /* right, and fits a slot of that size */
+    CHECK(va_info_ok(&i, UINT64_MAX) && !va_info_ok(&i, 4096));
+    i = (va_info){.nbytes = 0, .dtype = VA_INT32, .ndim = 2, .shape = {UINT32_C(1) << 31, UINT32_C(1) << 31}}; /* 2^64 */
+    CHECK(!va_info_ok(&i, UINT64_MAX));
+    i = (va_info){.nbytes = 16, .dtype = VA_UINT8, .ndim = 4,
+                  .shape = {1 << 16, 1 << 16, 1 << 16, (1 << 16) + 1}}; /* 2^64 + 2^48 */
+    CHECK(!va_info_ok(&i, UINT64_MAX));
 }
 
 /* -------------------------------------------------------------------------------- slot choice */
@@ -308,12 +333,14 @@ static void an_aborted_slot_holds_no_frame_and_comes_back(void)
 static void a_commit_numbers_indexes_and_describes_the_frame(void)
 {
     world(4, 0);
-    va_info info = {.nbytes = 3, .pts = 77};
+    va_info info = {.nbytes = 3, .pts = 77, .dts = 76, .duration = 2, .dtype = VA_INT8};
     int s = va_begin(&w);
     CHECK(va_commit(&w, s, &info) == 1);
     CHECK(seq_of(s) == 1 && head() == 1 && w.head == 1 && w.note[s].seq == 1 && !w.note[s].writing);
     CHECK(atomic_load(&va_ring_of(&v)->index[1]) == (uint32_t)s);
-    CHECK(va_slot_of(&v, (uint32_t)s)->info.pts == 77 && va_has_frames(&v));
+    const va_info *said = &va_slot_of(&v, (uint32_t)s)->info;
+    CHECK(said->pts == 77 && said->dts == 76 && said->duration == 2 && said->dtype == VA_INT8);
+    CHECK(va_has_frames(&v));
 }
 
 static void of_free_slots_the_one_written_last_is_taken(void)
@@ -923,8 +950,10 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
     TEST(a_header_that_lies_is_refused),
     TEST(a_part_lies_within_whatever_the_sum_would_be),
     TEST(a_true_description_is_taken),
+    TEST(every_dtype_has_a_size_and_no_other_number_is_one),
     TEST(a_description_that_leaves_its_slot_is_refused),
     TEST(a_description_without_sense_is_refused),
+    TEST(sizes_whose_product_overflows_are_refused),
     TEST(an_unused_ring_gives_its_first_slot),
     TEST(what_is_being_written_is_not_given_twice),
     TEST(an_aborted_slot_holds_no_frame_and_comes_back),

@@ -123,8 +123,10 @@ static void fill(const va_view *v, int s, uint64_t seq, va_info *info)
         words[i] = seq * 1000003u + i;
     memcpy(va_meta_of(v, (uint32_t)s), &seq, sizeof seq);
     memset(info, 0, sizeof *info);
-    info->nbytes = info->shape[0] = WORDS * 8;
-    info->strides[0] = info->ndim = 1;
+    info->nbytes = WORDS * 8;
+    info->dtype = VA_UINT64;
+    info->ndim = 1;
+    info->shape[0] = WORDS;
     info->meta_bytes = sizeof seq;
     info->pts = (int64_t)seq;
     info->flags = VA_HAS_PTS | (is_key(seq) ? VA_KEY : 0);

@@ -2,7 +2,7 @@
 """Live frames from many cameras, to any number of Python processes on a host, at memory speed."""
 
 import sys as _sys
-from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import TYPE_CHECKING  # (mypy knows it by this name alone)
 
 if not _sys.platform.startswith("linux"):
     raise ImportError("valkka-async needs Linux 5.1 or newer: its rings are sealed memfds")
@@ -20,6 +20,7 @@ from valkka_async.errors import (
     ConnectionClosed,
     ConnectionClosedError,
     ConnectionClosedOK,
+    DataError,
     FrameError,
     FrameReleasedError,
     InvalidNameError,
@@ -31,20 +32,28 @@ from valkka_async.errors import (
     RingMemoryError,
     ValkkaError,
 )
-from valkka_async.record.recorder import Recorder, RecorderStats
-from valkka_async.ring.client import Client, connect
 from valkka_async.ring.frame import Frame, Slot
-from valkka_async.ring.merge import Merge, merge
-from valkka_async.ring.reader import Reader, attach
-from valkka_async.ring.server import Server, serve
 
-if _TYPE_CHECKING:
+if TYPE_CHECKING:
     from valkka_async.camera.camera import Camera
     from valkka_async.camera.mp4.boxes import codec_string
-    from valkka_async.camera.play import Player, play
-    from valkka_async.camera.spec import CameraSpec, Output
-    from valkka_async.camera.status import CameraState, CameraStatus, OutputStatus
-    from valkka_async.camera.workers.supervisor import Supervisor, WorkerStatus
+    from valkka_async.camera.play import Player, PlayerStats, play
+    from valkka_async.camera.spec import (
+        CameraSettings,
+        CameraSpec,
+        Output,
+        OutputFormat,
+        PixelFormat,
+        Transport,
+    )
+    from valkka_async.camera.status import CameraState, CameraStatus, Cause, OutputStatus
+    from valkka_async.camera.workers.status import SupervisedStatus, WorkerEnd, WorkerState, WorkerStatus
+    from valkka_async.camera.workers.supervisor import Supervisor
+    from valkka_async.record.recorder import Recorder, RecorderStats
+    from valkka_async.ring.client import Client, connect
+    from valkka_async.ring.merge import Merge, merge
+    from valkka_async.ring.reader import Reader, attach
+    from valkka_async.ring.server import Server, serve
 
 __version__ = "0.1.0"
 
@@ -56,16 +65,19 @@ __all__ = [
     "CameraFormatError",
     "CameraNotFoundError",
     "CameraOpenError",
+    "CameraSettings",
     "CameraSpec",
     "CameraState",
     "CameraStatus",
     "CameraTimeoutError",
+    "Cause",
     "Client",
     "ConcurrencyError",
     "ConnectError",
     "ConnectionClosed",
     "ConnectionClosedError",
     "ConnectionClosedOK",
+    "DataError",
     "Frame",
     "FrameError",
     "FrameReleasedError",
@@ -75,8 +87,11 @@ __all__ = [
     "NameInUseError",
     "NoFreeSlot",
     "Output",
+    "OutputFormat",
     "OutputStatus",
+    "PixelFormat",
     "Player",
+    "PlayerStats",
     "ProtocolError",
     "Reader",
     "Recorder",
@@ -85,8 +100,12 @@ __all__ = [
     "RingMemoryError",
     "Server",
     "Slot",
+    "SupervisedStatus",
     "Supervisor",
+    "Transport",
     "ValkkaError",
+    "WorkerEnd",
+    "WorkerState",
     "WorkerStatus",
     "attach",
     "codec_string",
@@ -96,26 +115,56 @@ __all__ = [
     "serve",
 ]
 
-
-# What is loaded with its first use: the processes that only read frames do without PyAV.
-_LAZY = {
+# Loaded with its first use: a program that only reads frames loads no asyncio and needs no PyAV.
+_MODULES = {
     "Camera": "camera.camera",
+    "CameraSettings": "camera.spec",
     "CameraSpec": "camera.spec",
     "CameraState": "camera.status",
     "CameraStatus": "camera.status",
+    "Cause": "camera.status",
+    "Client": "ring.client",
+    "Merge": "ring.merge",
     "Output": "camera.spec",
+    "OutputFormat": "camera.spec",
     "OutputStatus": "camera.status",
+    "PixelFormat": "camera.spec",
     "Player": "camera.play",
+    "PlayerStats": "camera.play",
+    "Reader": "ring.reader",
+    "Recorder": "record.recorder",
+    "RecorderStats": "record.recorder",
+    "Server": "ring.server",
+    "SupervisedStatus": "camera.workers.status",
     "Supervisor": "camera.workers.supervisor",
-    "WorkerStatus": "camera.workers.supervisor",
+    "Transport": "camera.spec",
+    "WorkerEnd": "camera.workers.status",
+    "WorkerState": "camera.workers.status",
+    "WorkerStatus": "camera.workers.status",
+    "attach": "ring.reader",
     "codec_string": "camera.mp4.boxes",
+    "connect": "ring.client",
+    "merge": "ring.merge",
     "play": "camera.play",
+    "serve": "ring.server",
 }
+_NEED_PYAV = {"Camera", "Player", "PlayerStats", "Supervisor", "play"}
 
+if not TYPE_CHECKING:  # so that a type checker sees a name that does not exist
 
-def __getattr__(name: str) -> object:
-    if name in _LAZY:
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in _NEED_PYAV:
+            from valkka_async.extras import require
+
+            require("av", f"valkka_async.{name}")
         from importlib import import_module
 
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -17,13 +17,14 @@
      +-- LeaseLimitError                    the reader holds as many frames as it may
      +-- ConcurrencyError                   two waits at once where one is allowed
      +-- RingMemoryError (MemoryError)      no memory for the ring
+     +-- DataError (ValueError)             not a record of this version: field
      +-- RecorderError (OSError)            a recording cannot go on
      +-- CameraError                        a source of video
           +-- CameraOpenError               cannot be reached
           +-- CameraAuthError               refuses the user or password
           +-- CameraNotFoundError           has no such path
           +-- CameraTimeoutError (TimeoutError)   does not answer
-          +-- CameraFormatError             sends nothing that can be decoded
+          +-- CameraFormatError             sends nothing that this FFmpeg can read
           +-- CameraEndedError              a live stream ended
 
 Waiting too long for a server is the builtin TimeoutError.
@@ -96,9 +97,26 @@ class RingMemoryError(ValkkaError, MemoryError):
     """No memory for the ring."""
 
 
+class DataError(ValkkaError, ValueError):
+    """Data from elsewhere is not a record of this version.
+
+    ``field`` is the path of the wrong field, "" for the whole. The message contains no values.
+    """
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class RecorderError(ValkkaError, OSError):
     """A recording cannot go on: the disk is full, the folder cannot be written, or the ring has no
     fragmented MP4 (then ``errno`` is None)."""
+
+    def __str__(self) -> str:
+        """Without "[Errno 28]", for people: the file comes first."""
+        if self.filename is not None:
+            return f"{self.filename}: {self.strerror}"
+        return self.strerror or super().__str__()
 
 
 class CameraError(ValkkaError):
@@ -122,7 +140,7 @@ class CameraTimeoutError(CameraError, TimeoutError):
 
 
 class CameraFormatError(CameraError):
-    """The source sends nothing that can be decoded as video."""
+    """The source sends nothing that can be decoded as video, or over a protocol that this FFmpeg lacks."""
 
 
 class CameraEndedError(CameraError):

@@ -2,7 +2,7 @@
 """The reference shows public names as they are imported, ``valkka_async.Frame`` and not where they are made.
 
 Frame and Slot are compiled: their types stand in _shm.pyi, the words in the compiled module and, for plain
-attributes, in _shm.pyx. Here they are put together again.
+attributes, in the parts of _shm.pyx. Here they are put together again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMPILED = ("Frame", "Slot")
 
 def _stub_classes() -> dict[str, type]:
     """Classes of the stub, which Python can execute once mypy's decorator is gone."""
-    tree = ast.parse((ROOT / "valkka_async" / "_shm.pyi").read_text())
+    tree = ast.parse((ROOT / "valkka_async" / "ring" / "_shm.pyi").read_text())
     tree.body = [
         n for n in tree.body if not (isinstance(n, ast.ImportFrom) and n.module == "typing_extensions")
     ]
@@ -41,7 +41,7 @@ def _stub_classes() -> dict[str, type]:
 
 def _comments() -> dict[str, str]:
     """What ``#:`` comments say of the plain attributes."""
-    source = (ROOT / "_shm" / "_shm.pyx").read_text()
+    source = "".join(path.read_text() for path in sorted((ROOT / "_shm").glob("*.pxi")))
     return {name: text for text, name in re.findall(r"#: (.+)\n +cdef readonly \w+ (\w+)", source)}
 
 

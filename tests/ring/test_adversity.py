@@ -71,7 +71,8 @@ def test_readers_die_and_freeze_at_random_and_the_rest_goes_on() -> None:
         last = 0
         end = time.monotonic() + SOME_SECONDS
         try:
-            while time.monotonic() < end:
+            while time.monotonic() < end or kills <= 5:
+                assert time.monotonic() < end + 40
                 if len(children) < 3:
                     children.append(Child(READER, rng.randrange(1000)))
                     children[-1].line()
@@ -93,7 +94,6 @@ def test_readers_die_and_freeze_at_random_and_the_rest_goes_on() -> None:
         while server.stats().readers > 1:
             assert time.monotonic() < deadline
             time.sleep(0.001)
-        assert kills > 5
         assert seen > 100
         while (frame := steady.recv_nowait()) is not None:
             frame.release()

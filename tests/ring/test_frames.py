@@ -88,13 +88,16 @@ def test_a_frame_says_all_about_itself() -> None:
             format="h264",
             timestamp_ns=time.time_ns() - 2_000_000_000,
             pts=-5,
+            dts=-9,
+            duration=3600,
             time_base=(1, 90000),
             key=True,
             meta={"boxes": [[1, 2]], "name": "Åsa"},
         )
         frame = reader.recv(5)
         assert (frame.source, frame.seq, frame.dropped, frame.key) == ("s", 1, 0, True)
-        assert (frame.pts, frame.time_base) == (-5, Fraction(1, 90000))
+        assert (frame.pts, frame.dts, frame.duration) == (-5, -9, 3600)
+        assert frame.time_base == Fraction(1, 90000)
         assert frame.meta == {"boxes": [[1, 2]], "name": "Åsa"}
         assert before <= frame.published_ns <= time.monotonic_ns()
         assert 2 <= frame.age < 60
@@ -106,19 +109,23 @@ def test_what_was_not_said_is_absent() -> None:
         before = time.time_ns()
         server.publish(b"x")
         frame = reader.recv(5)
-        assert (frame.pts, frame.time_base, frame.meta, frame.key) == (None, None, {}, True)
+        assert (frame.pts, frame.dts, frame.duration, frame.time_base) == (None, None, None, None)
+        assert (frame.meta, frame.key) == ({}, True)
+        server.publish(b"x", pts=0, dts=0, duration=0)  # zero is known
+        frame = reader.recv(5)
+        assert (frame.pts, frame.dts, frame.duration) == (0, 0, 0)
         assert before <= frame.timestamp_ns <= time.time_ns()
 
 
 def test_a_loaned_slot_is_published_at_the_end_of_the_block() -> None:
     with va.serve("s") as server, va.attach("s") as reader:
-        with server.loan((4, 6, 3), "bgr24", pts=3) as slot:
+        with server.loan((4, 6, 3), "bgr24", pts=3, dts=2, duration=1) as slot:
             assert slot.array.shape == slot.shape == (4, 6, 3)
             slot.array[:] = 9
             assert reader.recv_nowait() is None
         frame = reader.recv(5)
         assert frame.format == "bgr24"
-        assert frame.pts == 3
+        assert (frame.pts, frame.dts, frame.duration) == (3, 2, 1)
         assert (frame.array == 9).all()
         with pytest.raises(va.FrameReleasedError):
             slot.array  # noqa: B018
@@ -262,17 +269,23 @@ def test_frames_cannot_be_made_up() -> None:
 @pytest.mark.parametrize(
     ("image", "options", "hint"),
     [
-        (np.zeros((4, 4, 3)), {}, "float64.*astype"),
-        (np.zeros((4, 4), np.uint16), {}, "uint16.*astype"),
-        (np.zeros((4, 4), bool), {}, "bool"),
-        (np.zeros((4, 4), np.int8), {}, "int8"),
+        (np.zeros((4, 4, 3)), {"format": "rgb24"}, "float64.*astype.*array"),
+        (np.zeros((4, 4), np.uint16), {"format": "gray8"}, "uint16.*astype"),
+        (np.zeros((4, 4), np.uint8), {"format": "gray16"}, "uint16"),
+        (np.zeros((4, 4), bool), {"format": "gray8"}, "bool"),
+        (np.zeros((4, 4), np.int8), {"format": "gray8"}, "int8"),
         (np.zeros((4, 4), "datetime64[s]"), {}, "datetime64"),
         (np.zeros((4, 4), [("a", np.uint8)]), {}, "uint8"),
+        (np.zeros((4, 4), complex), {}, "complex128"),
+        (np.zeros((4, 4), np.longdouble), {}, "longdouble|float128"),
+        (np.zeros((4, 4), object), {"format": "array"}, "object"),
+        (np.zeros((0, 4), np.float32), {}, "empty"),
         (np.zeros((0, 4, 3), np.uint8), {}, "empty"),
         (np.zeros((), np.uint8), {}, "empty"),
         (b"", {}, "empty"),
-        (np.zeros((4, 4, 2), np.uint8), {}, r"\(H, W, 3\)"),
-        (np.zeros((2, 4, 4, 3), np.uint8), {}, r"\(H, W, 3\)"),
+        (np.zeros((4, 4, 2), np.uint8), {"format": "rgb24"}, r"\(H, W, 3\)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), {"format": "rgb24"}, r"\(H, W, 3\)"),
+        (np.zeros((1, 2, 3, 4, 5), np.uint8), {}, "up to 4 axes"),
         (np.zeros((4, 4, 3), np.uint8), {"format": "gray8"}, r"\(H, W\)"),
         (np.zeros((4, 4), np.uint8), {"format": "nv12"}, r"H \* 3 // 2"),
         (np.zeros((6, 5), np.uint8), {"format": "yuv420p"}, "even"),

@@ -216,7 +216,7 @@ async def test_a_reader_built_for_another_layout_is_refused_by_both_sides(
         with pytest.raises(va.ProtocolError) as raised:
             with Child(
                 """
-                from valkka_async import handshake
+                from valkka_async.ring import handshake
                 handshake.LAYOUT += 8
                 try:
                     va.attach("s", timeout=5)
@@ -227,7 +227,8 @@ async def test_a_reader_built_for_another_layout_is_refused_by_both_sides(
                 line = await asyncio.to_thread(child.line)
                 raise va.ProtocolError(line)
         ours, theirs = handshake.LAYOUT, handshake.LAYOUT + 8
-        assert re.search(rf"version 1 \(layout {ours}\).*version 1 \(layout {theirs}\)", str(raised.value))
+        version = rf"version {handshake.VERSION} \(layout"
+        assert re.search(rf"{version} {ours}\).*{version} {theirs}\)", str(raised.value))
         async with va.connect("s") as client:  # and the server serves on
             server_.publish(b"x")
             assert bytes((await client.recv()).data) == b"x"

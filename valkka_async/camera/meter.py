@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What comes from a camera, counted: rates and intervals of its packets."""
+"""Counts, rates and intervals of what comes from a camera."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from valkka_async.camera.source.source import VideoPacket, codec_name
-
-_WINDOW = 5.0  # s over which the frame rate is measured
+from valkka_async.rates import EventRate
 
 
 class Meter:
@@ -26,8 +25,8 @@ class Meter:
         self.last_packet = 0.0  # monotonic
         self.key_interval = 0.0
         self.codec = ""
-        self.size = (0, 0)  # width, height of the pictures, as seen or as the stream says
-        self._times: deque[float] = deque()
+        self.size = (0, 0)  # width, height of the frames, as seen or as the stream says
+        self._rate = EventRate()
         self._key: float | None = None
         self._intervals: deque[float] = deque(maxlen=3)
 
@@ -35,7 +34,7 @@ class Meter:
         """A new connection: what was before says nothing of it."""
         self.codec = codec_name(stream)
         self.size = (stream.codec_context.width, stream.codec_context.height)
-        self._times.clear()
+        self._rate.clear()
         self._intervals.clear()
         self._key = None
         self.key_interval = 0.0
@@ -45,9 +44,7 @@ class Meter:
         self.packets += 1
         self.last_packet_ns = time.time_ns()
         self.last_packet = now = time.monotonic()
-        self._times.append(now)
-        while now - self._times[0] > _WINDOW:
-            self._times.popleft()
+        self._rate.note(now)
         if packet.is_keyframe:
             if self._key is not None and seconds > self._key:
                 self._intervals.append(seconds - self._key)
@@ -55,14 +52,11 @@ class Meter:
             self._key = seconds
 
     def show(self, frame: VideoFrame) -> None:
-        """Count a picture."""
+        """Count a decoded frame."""
         self.decoded += 1
         self.size = (frame.width, frame.height)
 
     @property
     def fps(self) -> float:
-        """Frames per second, of the last five."""
-        times = list(self._times)
-        if len(times) < 2 or time.monotonic() - times[-1] > _WINDOW:
-            return 0.0
-        return (len(times) - 1) / (times[-1] - times[0])
+        """Frames per second, of the last seconds; 0.0: not known, or nothing comes."""
+        return self._rate.rate(time.monotonic()) or 0.0

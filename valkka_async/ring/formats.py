@@ -1,97 +1,147 @@
 # SPDX-License-Identifier: MIT
-"""Pixel and stream formats, and how a frame of each is shaped.
+"""Formats of frames, and the shape and dtype of each.
 
-An image is an array of uint8 in the layout that OpenCV and PyAV use:
+Images lie in memory as in OpenCV and PyAV:
 
-=================  ===============  =====================================================
-rgb24, bgr24       (H, W, 3)
-rgba, bgra         (H, W, 4)
-gray8              (H, W)
-nv12, yuv420p      (H * 3 // 2, W)  H and W even; the Y plane, then UV pairs or U and V
-bytes, jpeg        (N,)
-fmp4, h264, h265   (N,)
-=================  ===============  =====================================================
+=================  ===============  =======  ==================================================
+rgb24, bgr24       (H, W, 3)        uint8
+rgba, bgra         (H, W, 4)        uint8
+gray8              (H, W)           uint8
+gray16             (H, W)           uint16   depth, thermal cameras; PyAV's gray16le
+nv12, yuv420p      (H * 3 // 2, W)  uint8    H and W even; the Y plane, then UV pairs or U and V
+bytes, jpeg        (N,)             uint8
+fmp4, h264, h265   (N,)             uint8    a fragment, an access unit
+array              up to four axes  any      tensors, masks, depth in metres, ...
+=================  ===============  =======  ==================================================
+
+Dtypes are uint8 to uint64, int8 to int64, float16 to float64, and bool. Frames are in the byte order of the
+machine; arrays of the other order are converted.
 """
 
 from __future__ import annotations
 
 import json
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from valkka_async.errors import FrameError
-from valkka_async.ring._shm import MAX_FRAME_BYTES, META_BYTES
+from valkka_async.ring._shm import DTYPES, MAX_DIMS, MAX_FRAME_BYTES, META_BYTES, Kind
 
-# format -> size of the last axis of a 3-D array, or the number of axes
-_CHANNELS = {"rgb24": 3, "bgr24": 3, "rgba": 4, "bgra": 4}
+FrameFormat = Literal[
+    "rgb24", "bgr24", "rgba", "bgra", "gray8", "gray16", "nv12", "yuv420p",
+    "bytes", "jpeg", "fmp4", "h264", "h265",
+    "array",
+]  # fmt: skip
+FORMATS: tuple[FrameFormat, ...] = get_args(FrameFormat)
+
+_CHANNELS = {"rgb24": 3, "bgr24": 3, "rgba": 4, "bgra": 4}  # the last axis of three
+_GRAY = ("gray8", "gray16")
 _PLANAR = ("nv12", "yuv420p")
-_STREAMS = ("bytes", "jpeg", "fmp4", "h264", "h265")
-FORMATS = (*_CHANNELS, "gray8", *_PLANAR, *_STREAMS)
+_UINT8, _UINT16 = np.dtype(np.uint8), np.dtype(np.uint16)
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
-_KNOWN: dict[tuple[str | None, tuple[int, ...]], bytes] = {}
+_known: dict[tuple[object, ...], Kind] = {}
 
 
-def check_shape(shape: tuple[int, ...], format: str | None) -> bytes:
-    """The format's code in the frame header, for a frame of this shape (None: the shape decides).
+def kind_of(shape: tuple[int, ...], dtype: np.dtype[Any], format: str | None) -> Kind:
+    """The Kind of frames with this shape, dtype and format (None: what shape and dtype suggest).
 
     Raises FrameError, which says what would be right.
     """
-    code = _KNOWN.get((format, shape))
-    if code is None:
-        code = _check_shape(shape, format)
-        if len(_KNOWN) > 1000:  # streams of ever other lengths
-            _KNOWN.clear()
-        _KNOWN[format, shape] = code
-    return code
+    key = format, shape, dtype.str
+    kind = _known.get(key)
+    if kind is None:
+        kind = Kind(format, _checked(shape, dtype, format).encode("ascii"), dtype, shape)
+        if len(_known) > 1000:  # a stream of access units has a new length with each frame
+            _known.clear()
+        _known[key] = kind
+    return kind
 
 
-def _check_shape(shape: tuple[int, ...], format: str | None) -> bytes:
-    size = 1
+def _checked(shape: tuple[int, ...], dtype: np.dtype[Any], format: str | None) -> str:
+    """The format of a frame. Raises FrameError."""
+    if dtype not in DTYPES:
+        raise FrameError(
+            f"a frame cannot have the dtype {dtype}; it is one of {', '.join(map(str, DTYPES))}"
+            + ("; give a numpy array or bytes" if dtype.kind == "O" else "")
+        )
+    size = dtype.itemsize
     for n in shape:
         if n < 0:
             raise FrameError(f"an array cannot have the shape {shape}")
         size *= n
     if not shape or size == 0:
         raise FrameError(f"an empty frame (shape {shape}) cannot be published")
+    if len(shape) > MAX_DIMS:
+        raise FrameError(f"a frame has up to {MAX_DIMS} axes, not {len(shape)}: reshape it")
     if size > MAX_FRAME_BYTES:
         raise FrameError(f"a frame of {size} bytes is too large; the limit is {MAX_FRAME_BYTES}")
     if format is None:
-        if len(shape) == 1:
-            format = "bytes"
-        elif len(shape) == 2:
-            format = "gray8"
-        elif len(shape) == 3 and shape[2] in (3, 4):
-            format = "rgb24" if shape[2] == 3 else "rgba"
-        else:
-            raise FrameError(
-                f"shape {shape} is not an image: (H, W), (H, W, 3), (H, W, 4), or (N,) for bytes; "
-                "say format= if it is one of " + ", ".join(FORMATS)
-            )
+        return _suggested(shape, dtype)
+    if format not in FORMATS:
+        raise FrameError(f"unknown format {format!r}; one of " + ", ".join(FORMATS))
+    if format == "array":
+        return format
+    needed = dtype_of(format)
+    if dtype != needed:
+        hint = ""
+        if needed == _UINT8 and dtype.kind == "f":
+            hint = "; for values from 0 to 1: (image * 255).round().astype(np.uint8)"
+        elif needed == _UINT8:
+            hint = "; bring it into 0 to 255 and use .astype(np.uint8)"
+        raise FrameError(f'a {format} frame is of {needed}, not {dtype}{hint}; or use format="array"')
     if format in _CHANNELS:
         good, want = len(shape) == 3 and shape[2] == _CHANNELS[format], f"(H, W, {_CHANNELS[format]})"
-    elif format == "gray8":
+    elif format in _GRAY:
         good, want = len(shape) == 2, "(H, W)"
     elif format in _PLANAR:
         good = len(shape) == 2 and shape[0] % 3 == 0 and shape[1] % 2 == 0
         want = "(H * 3 // 2, W) with even H and W"
-    elif format in _STREAMS:
-        good, want = len(shape) == 1, "(N,)"
     else:
-        raise FrameError(f"unknown format {format!r}; one of " + ", ".join(FORMATS))
+        good, want = len(shape) == 1, "(N,)"
     if not good:
         raise FrameError(f"a {format} frame has the shape {want}, not {shape}")
-    return format.encode("ascii")
+    return format
 
 
-def as_frame(image: Any, format: str | None) -> tuple[Any, bytes]:
-    """An image as a buffer of bytes in its shape, and its format's code. Nothing is copied.
+def _suggested(shape: tuple[int, ...], dtype: np.dtype[Any]) -> FrameFormat:
+    if dtype == _UINT16 and len(shape) == 2:
+        return "gray16"
+    if dtype == _UINT8:
+        if len(shape) == 1:
+            return "bytes"
+        if len(shape) == 2:
+            return "gray8"
+        if len(shape) == 3 and shape[2] in (3, 4):
+            return "rgb24" if shape[2] == 3 else "rgba"
+    return "array"
 
-    ``image``: a numpy array of uint8 (strided or not), bytes, bytearray, a memoryview, a Frame, or
-    anything else that numpy can see as an array of uint8. Raises FrameError.
+
+def dtype_of(format: str, dtype: DTypeLike | None = None) -> np.dtype[Any]:
+    """The dtype of a format's frames, unless another is asked for; in the machine's byte order."""
+    if dtype is None:
+        return _UINT16 if format == "gray16" else _UINT8
+    try:
+        return _native(np.dtype(dtype))
+    except TypeError as e:
+        raise FrameError(f"dtype: {e}") from None
+
+
+def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """In the machine's byte order; of dtypes that are equal, as int64 and longlong, the one of DTYPES."""
+    native = dtype.newbyteorder("=")
+    return DTYPES[DTYPES.index(native)] if native in DTYPES else dtype
+
+
+def as_frame(image: Any, format: str | None) -> tuple[Any, Kind]:
+    """An image as an array that can be published, and its Kind. Copies only what is in the other byte order.
+
+    ``image``: a numpy array (strided or not), bytes, bytearray, a memoryview, a Frame, or anything else that
+    numpy can see as an array. Raises FrameError.
     """
     if type(image) is not np.ndarray:
         try:
@@ -100,16 +150,11 @@ def as_frame(image: Any, format: str | None) -> tuple[Any, bytes]:
             )
         except (TypeError, ValueError) as e:
             raise FrameError(f"{type(image).__name__} is not an image: {e}") from None
-    if image.dtype != np.uint8:
-        hint = ""
-        if image.dtype.kind == "f":
-            hint = "; for values from 0 to 1: (image * 255).round().astype(np.uint8)"
-        elif image.dtype.kind in "iub":
-            hint = "; bring it into 0 to 255 and use .astype(np.uint8)"
-        elif image.dtype == object:
-            hint = "; give a numpy array or bytes"
-        raise FrameError(f"a frame is an array of uint8, not {image.dtype}{hint}")
-    return image, check_shape(image.shape, format)
+    dtype = image.dtype
+    if dtype is not _UINT8 and (native := _native(dtype)) is not dtype:
+        image = image.view(native) if dtype.isnative else image.astype(native)
+        dtype = native
+    return image, kind_of(image.shape, dtype, format)
 
 
 def as_meta(meta: dict[str, Any] | None) -> bytes | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Frames and slots, for everything above the ring: the compiled module itself is imported in `ring/` alone."""
+"""Frames and slots, for all that is above the ring: only `ring/` imports the compiled module."""
 
 from valkka_async.ring._shm import MAX_LEASES, MAX_SLOTS, Frame, Slot
 

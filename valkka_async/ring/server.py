@@ -23,13 +23,14 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from valkka_async.errors import ConnectionClosedOK, NoFreeSlot, ProtocolError, RingMemoryError
 from valkka_async.ring import _fork, _shm
-from valkka_async.ring._shm import MAX_LEASES, MAX_SLOTS, RingTooSmall, Slot
+from valkka_async.ring._shm import MAX_LEASES, MAX_SLOTS, Kind, RingTooSmall, Slot
 from valkka_async.ring._watch import watcher
 from valkka_async.ring._weak import weakly
-from valkka_async.ring.formats import as_frame, as_meta, as_time_base, check_shape
+from valkka_async.ring.formats import FrameFormat, as_frame, as_meta, as_time_base, dtype_of, kind_of
 from valkka_async.ring.handshake import (
     MAX_BYTES,
     Ack,
@@ -211,25 +212,28 @@ class Server:
         self,
         image: Any,
         *,
-        format: str | None = None,
+        format: FrameFormat | None = None,
         timestamp_ns: int | None = None,
         pts: int | None = None,
+        dts: int | None = None,
+        duration: int | None = None,
         time_base: Fraction | tuple[int, int] | None = None,
         key: bool = True,
         meta: dict[str, Any] | None = None,
     ) -> bool:
-        """Copy one frame into the ring and wake who waits for it. Never blocks.
+        """Copy one frame into the ring and wake the readers that wait for it. Never blocks.
 
         Parameters
         ----------
         image
-            Array of uint8, strided or not, or bytes; see :mod:`valkka_async.ring.formats` for the shapes.
+            A numpy array, strided or not, or bytes: see :mod:`valkka_async.ring.formats`.
         format
-            By default from the shape: (H, W) gray8, (H, W, 3) rgb24, (H, W, 4) rgba, bytes ``bytes``.
+            By default from the shape: uint8 (H, W) gray8, (H, W, 3) rgb24, (H, W, 4) rgba, bytes ``bytes``;
+            uint16 (H, W) gray16; anything else ``array``.
         timestamp_ns
             Capture time, nanoseconds since the Unix epoch; default now.
-        pts, time_base
-            Presentation time, and seconds per unit of it.
+        pts, dts, duration, time_base
+            Presentation time, decoding time and length of the frame, and seconds per unit of them.
         key
             False: of no use without the frames before it.
         meta
@@ -242,16 +246,16 @@ class Server:
         data = None if meta is None else as_meta(meta)
         base = None if time_base is None else as_time_base(time_base)
         publish = self._writer.publish
+        what: FrameFormat | Kind | None = format
         while True:
             try:
-                done = publish(image, format, timestamp_ns, pts, base, key, data)
+                done = publish(image, what, timestamp_ns, pts, dts, duration, base, key, data)
             except RingTooSmall as e:
                 needed: int = e.args[0]
             else:
                 if done is not None:
                     return done
-                image, code = as_frame(image, format)
-                self._writer.learn(format, np.shape(image), code)
+                image, what = as_frame(image, format)
                 continue
             if not self._grow(needed, variable=np.ndim(image) == 1):
                 return False
@@ -259,10 +263,13 @@ class Server:
     def loan(
         self,
         shape: tuple[int, ...],
-        format: str = "rgb24",
+        format: FrameFormat = "rgb24",
         *,
+        dtype: DTypeLike | None = None,
         timestamp_ns: int | None = None,
         pts: int | None = None,
+        dts: int | None = None,
+        duration: int | None = None,
         time_base: Fraction | tuple[int, int] | None = None,
         key: bool = True,
         meta: dict[str, Any] | None = None,
@@ -272,17 +279,18 @@ class Server:
             with server.loan((1080, 1920, 3)) as slot:
                 camera.read_into(slot.array)
 
-        Leaving the block publishes, an exception in it discards. Parameters as for publish().
+        Leaving the block publishes, an exception in it discards. ``dtype`` is for format ``array`` (by
+        default uint8); every other format has its own. The other parameters are those of publish().
         Raises NoFreeSlot (and counts a drop) when no slot is free, else as publish().
         """
         shape = tuple(map(int, shape))
-        code = check_shape(shape, format)
+        kind = kind_of(shape, dtype_of(format, dtype), format)
         data = None if meta is None else as_meta(meta)
         base = None if time_base is None else as_time_base(time_base)
         slot = None
         while True:
             try:
-                slot = self._writer.loan(shape, code, timestamp_ns, pts, base, key, data)
+                slot = self._writer.loan(kind, timestamp_ns, pts, dts, duration, base, key, data)
                 break
             except RingTooSmall as e:
                 needed: int = e.args[0]
@@ -319,7 +327,7 @@ class Server:
         self._writer.expire()
 
     def describe(self, more: Callable[[], dict[str, Any]] | None) -> None:
-        """Add ``more()`` to what this server answers when it is asked for its state (``ls``, ``report``).
+        """Add ``more()`` to what this server answers when it is asked for its state (``top``, ``report``).
 
         It is called in the thread that looks after the server, and must not block; what does not fit into
         a message is left out.

@@ -14,7 +14,8 @@ _SHORTEST = 0.1  # s: a peer that refuses at once must not be asked in a loop
 
 
 class Backoff:
-    """``first`` and ``last`` bound the delay, in seconds; after ``stable`` of success it starts anew."""
+    """Delays in seconds, which grow with each failure from ``first`` to ``last``, and from ``first`` again
+    after ``stable`` seconds of success."""
 
     def __init__(self, first: float = 0.5, last: float = 30.0, stable: float = 60.0) -> None:
         self._first = first
@@ -24,16 +25,16 @@ class Backoff:
 
     @property
     def bound(self) -> float:
-        """The longest that next() can give now."""
+        """The longest delay that next() can give now."""
         return max(_SHORTEST, min(self._last, self._first * 2.0 ** min(self._failures, 60)))
 
     def next(self) -> float:
-        """Seconds to wait now, after another failure."""
+        """Seconds to wait after another failure."""
         bound = self.bound
         self._failures += 1
         return random.uniform(_SHORTEST, bound)
 
     def lived(self, seconds: float) -> None:
-        """What was tried has worked for so long, before it failed."""
+        """It worked for so long before this failure."""
         if seconds >= self._stable:
             self._failures = 0

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+# A frame as a DLPack tensor (https://dmlc.github.io/dlpack/latest/): the structs of version 1.0 and of those
+# before, and who frees them. Part of _shm.pyx.
+
+cdef enum:
+    DL_CPU = 1                # DLDeviceType
+
+cdef enum:
+    DL_READ_ONLY = 1          # DLManagedTensorVersioned.flags
+    DL_COPIED = 2
+
+cdef struct DLDevice:
+    int32_t device_type
+    int32_t device_id
+
+cdef struct DLDataType:
+    uint8_t code
+    uint8_t bits
+    uint16_t lanes
+
+cdef struct DLTensor:
+    void *data
+    DLDevice device
+    int32_t ndim
+    DLDataType dtype
+    int64_t *shape
+    int64_t *strides          # in elements
+    uint64_t byte_offset
+
+cdef struct DLPackVersion:
+    uint32_t major
+    uint32_t minor
+
+cdef struct DLManagedTensor:
+    DLTensor tensor
+    void *manager
+    void (*deleter)(DLManagedTensor *) noexcept nogil
+
+cdef struct DLManagedTensorVersioned:
+    DLPackVersion version
+    void *manager
+    void (*deleter)(DLManagedTensorVersioned *) noexcept nogil
+    uint64_t flags
+    DLTensor tensor
+
+# What a capsule points into: one of the two tensors is used, both know where this is.
+cdef struct _Lent:
+    DLManagedTensor plain
+    DLManagedTensorVersioned versioned
+    PyObject *view
+    int64_t shape[4]
+    int64_t strides[4]
+
+cdef extern from "Python.h" nogil:
+    int Py_IsInitialized()
+
+cdef const char *PLAIN = "dltensor"
+cdef const char *VERSIONED = "dltensor_versioned"
+
+
+cdef object _capsule(Frame frame, bint versioned, uint64_t flags):
+    """A capsule with the frame in it, whose memory stays as it is until the consumer calls the deleter."""
+    cdef _View view = frame.view()
+    cdef _Lent *lent = <_Lent *>PyMem_RawMalloc(sizeof(_Lent))
+    cdef DLTensor *tensor
+    cdef Py_ssize_t itemsize
+    cdef int d
+    if lent == NULL:
+        raise MemoryError
+    memset(lent, 0, sizeof(_Lent))
+    tensor = &lent.versioned.tensor if versioned else &lent.plain.tensor
+    itemsize = va_itemsize(frame.info.dtype)
+    tensor.data = frame.data_ptr
+    tensor.device = DLDevice(DL_CPU, 0)
+    tensor.dtype = DLDataType(KNOWN_DTYPES[frame.info.dtype].dl_code, <uint8_t>(itemsize * 8), 1)
+    tensor.ndim = <int32_t>frame.info.ndim
+    for d in range(tensor.ndim):
+        lent.shape[d] = frame.dims[d]
+        lent.strides[d] = frame.steps[d] // itemsize
+    tensor.shape = lent.shape
+    tensor.strides = lent.strides
+    lent.versioned.version = DLPackVersion(1, 0)
+    lent.versioned.flags = flags
+    lent.versioned.manager = lent.plain.manager = lent
+    lent.versioned.deleter = _delete_versioned
+    lent.plain.deleter = _delete_plain
+    try:
+        if versioned:
+            capsule = PyCapsule_New(&lent.versioned, VERSIONED, _forget)
+        else:
+            capsule = PyCapsule_New(&lent.plain, PLAIN, _forget)
+    except BaseException:
+        PyMem_RawFree(lent)
+        raise
+    lent.view = <PyObject *>view
+    Py_INCREF(view)
+    return capsule
+
+
+cdef void _forget(capsule) noexcept:
+    """A capsule goes. A consumer would have renamed it, so nobody else frees what is in this one."""
+    if PyCapsule_IsValid(capsule, VERSIONED):
+        _give_back((<DLManagedTensorVersioned *>PyCapsule_GetPointer(capsule, VERSIONED)).manager)
+    elif PyCapsule_IsValid(capsule, PLAIN):
+        _give_back((<DLManagedTensor *>PyCapsule_GetPointer(capsule, PLAIN)).manager)
+
+
+cdef void _delete_versioned(DLManagedTensorVersioned *tensor) noexcept nogil:
+    _delete(tensor.manager)
+
+
+cdef void _delete_plain(DLManagedTensor *tensor) noexcept nogil:
+    _delete(tensor.manager)
+
+
+cdef void _delete(void *lent) noexcept nogil:
+    """The consumer's, in whatever thread it lets go; after the interpreter's end there is nothing to give back."""
+    if Py_IsInitialized():
+        with gil:
+            _give_back(lent)
+
+
+cdef void _give_back(void *lent) noexcept:
+    cdef PyObject *view = (<_Lent *>lent).view
+    PyMem_RawFree(lent)
+    Py_DECREF(<object>view)

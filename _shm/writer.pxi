@@ -1,0 +1,421 @@
+# SPDX-License-Identifier: MIT
+# What a server has: the ring that it writes, its readers' lease pages, slots in the making. Part of _shm.pyx.
+
+def ring_bytes(uint32_t slots, uint64_t slot_bytes, uint64_t header_bytes):
+    """Size of the memory that a ring needs."""
+    cdef va_view view
+    va_plan(&view, slots, slot_bytes, header_bytes, 1, 0, 0, PAGE)
+    return view.total_bytes
+
+
+@cython.no_gc
+cdef class _Peer:
+    """The server's side of a reader: its lease page and its bell."""
+    cdef _Mapping map
+
+
+cdef void _name_format(va_info *info, bytes code) noexcept:
+    memcpy(info.format, <const char *>code, min(<uint32_t>len(code), VA_FORMAT_BYTES))
+
+
+cdef int _set_times(va_info *info, timestamp_ns, pts, dts, duration, time_base, bint key) except -1:
+    info.timestamp_ns = _now(CLOCK_REALTIME) if timestamp_ns is None else <int64_t>timestamp_ns
+    if pts is not None:
+        info.pts = <int64_t>pts
+        info.flags |= VA_HAS_PTS
+    if dts is not None:
+        info.dts = <int64_t>dts
+        info.flags |= VA_HAS_DTS
+    if duration is not None:
+        info.duration = <int64_t>duration
+        info.flags |= VA_HAS_DURATION
+    if time_base is not None:
+        info.time_base_num = time_base.numerator
+        info.time_base_den = time_base.denominator
+    if key:
+        info.flags |= VA_KEY
+    return 0
+
+
+cdef class Kind:
+    """What frames are made of: a format, a dtype and a shape, checked before. It never changes."""
+    cdef object format       # as the publisher names it; None: by the shape
+    cdef va_info info        # the part that all frames of this kind share
+    cdef Py_ssize_t dims[4]
+
+    def __cinit__(self, format, bytes code not None, dtype, tuple shape):
+        cdef int d
+        self.format = format
+        self.info.dtype = DTYPES.index(dtype)
+        self.info.ndim = len(shape)
+        self.info.nbytes = va_itemsize(self.info.dtype)
+        for d in range(len(shape)):
+            self.dims[d] = shape[d]
+            self.info.shape[d] = <uint32_t>shape[d]
+            self.info.nbytes *= <uint64_t>shape[d]
+        _name_format(&self.info, code)
+
+    cdef bint fits(self, Py_buffer *b) noexcept:
+        cdef int d
+        if b.ndim != <int>self.info.ndim or b.itemsize != <Py_ssize_t>va_itemsize(self.info.dtype):
+            return False
+        if b.format == NULL:
+            if self.info.dtype != VA_UINT8:
+                return False
+        elif b.format[0] != KNOWN_DTYPES[self.info.dtype].letter[0] or b.format[1]:
+            return False
+        for d in range(b.ndim):
+            if b.shape[d] != self.dims[d]:
+                return False
+        return True
+
+
+cdef class Writer:
+    """Publishes into the newest ring and rings the readers' bells. No I/O but the bells."""
+    cdef va_writer *w
+    cdef _Mapping map
+    cdef _Mapping previous
+    cdef list peers          # _Peer, in the order of w.peers
+    cdef Kind known          # of the last frame that was published
+    cdef readonly uint64_t dropped
+    cdef readonly uint64_t bytes
+    cdef readonly int64_t last_published_ns
+    cdef uint64_t expired    # late readers start behind this frame at the earliest
+    cdef readonly bint closed
+
+    def __cinit__(self):
+        self.w = <va_writer *>PyMem_Calloc(1, sizeof(va_writer))
+        if self.w == NULL:
+            raise MemoryError
+        self.peers = []
+
+    def __dealloc__(self):
+        if self.w != NULL:
+            PyMem_Free(self.w.peers)
+            PyMem_Free(self.w)
+
+    def start_ring(self, int fd, uint32_t slots, uint64_t slot_bytes, bytes header, uint32_t header_serial):
+        """Map fresh memory of ring_bytes() and go on there. The ring before it is never written again.
+
+        Raises RingMemoryError, with the old ring still in use.
+        """
+        cdef va_view view
+        cdef _Mapping map
+        va_plan(&view, slots, slot_bytes, len(header), self.w.view.generation + 1, header_serial, self.w.head, PAGE)
+        map = _Mapping(fd, view.total_bytes, True)
+        view.base = map.base
+        _populate(map.base, view.data_offset, MADV_POPULATE_WRITE)
+        va_init(&view, <const char *>header)
+        va_next_ring(self.w, &view)
+        self.previous = self.map
+        self.map = map
+
+    def retire_ring(self):
+        """Mark the ring before superseded, now that its readers have been sent the next."""
+        if self.previous is not None:
+            va_supersede(self.previous.base)
+            self.previous = None
+
+    def add_peer(self, int page_fd, int bell, uint32_t leases, uint32_t policy):
+        """Count a reader in. Returns its peer and the number of the frame behind which it starts."""
+        cdef _Peer peer = _Peer.__new__(_Peer)
+        cdef uint64_t head = self.w.head
+        cdef uint64_t start = head - 1 if head > max(self.w.view.base_seq, self.expired) else head
+        cdef va_peer *grown
+        cdef va_peer *p
+        cdef va_cursor cursor
+        peer.map = _Mapping(page_fd, VA_LEASE_PAGE_BYTES, True)
+        grown = <va_peer *>PyMem_Realloc(self.w.peers, (self.w.npeers + 1) * sizeof(va_peer))
+        if grown == NULL:
+            raise MemoryError
+        self.w.peers = grown
+        p = &grown[self.w.npeers]
+        p.page = <va_lease_page *>peer.map.base
+        p.leases = leases
+        p.policy = policy
+        p.bell = bell
+        va_pass(&cursor, p.page, start)
+        self.peers.append(peer)
+        self.w.npeers += 1
+        return peer, start
+
+    def expire(self):
+        """Late readers are not to get the newest frame any more."""
+        self.expired = self.w.head
+
+    def remove_peer(self, _Peer peer not None):
+        """Count a reader out; its leases end here."""
+        cdef uint32_t i = self.peers.index(peer)
+        cdef uint32_t last = self.w.npeers - 1
+        self.w.peers[i] = self.w.peers[last]
+        self.peers[i] = self.peers[last]
+        self.w.npeers = last
+        del self.peers[last]
+
+    cdef Slot begin(self, uint64_t nbytes):
+        """A slot with room for nbytes, its pages there; None when none is free (counted)."""
+        cdef Slot slot
+        cdef va_note *note
+        cdef uint64_t touched
+        cdef int s
+        if self.closed:
+            raise ConnectionClosedOK("the server is closed; serve() again to publish")
+        if nbytes > self.w.view.slot_bytes:
+            raise RingTooSmall(nbytes)
+        s = va_begin(self.w)
+        if s < 0:
+            self.dropped += 1
+            return None
+        slot = Slot.__new__(Slot)
+        slot.writer = self
+        slot.map = self.map
+        slot.generation = self.w.view.generation
+        slot.index = s
+        slot.open = slot.reserved = True
+        slot.data_ptr = va_data_of(&self.w.view, s)
+        slot.meta_ptr = va_meta_of(&self.w.view, s)
+        note = &self.w.note[s]
+        if nbytes > note.touched:
+            touched = note.touched // PAGE * PAGE
+            note.touched = nbytes
+            try:
+                _populate(slot.data_ptr + touched, nbytes - touched, MADV_POPULATE_WRITE)
+            except RingMemoryError:
+                note.touched = 0
+                raise
+        return slot
+
+    def publish(self, image, what, timestamp_ns, pts, dts, duration, time_base, bint key, bytes meta):
+        """Copy one frame in: any buffer, strided or not, of the given Kind; or of the given format, if it is like
+        the frame before: then a stream is checked once and not for each frame.
+
+        False: no slot was free. None: it is not like the frame before, so its Kind is needed. Raises
+        RingTooSmall, RingMemoryError, ConnectionClosedOK, and FrameError if it is not of the Kind.
+        """
+        cdef Py_buffer b
+        cdef Slot slot
+        cdef Kind kind
+        cdef char *to
+        cdef char *src
+        cdef uint64_t n
+        cdef bint given = type(what) is Kind
+        if given:
+            kind = what
+        else:
+            kind = self.known
+            if kind is None or not (what is kind.format or what == kind.format):
+                return None
+        if not PyObject_CheckBuffer(image):
+            return None
+        try:
+            PyObject_GetBuffer(image, &b, PyBUF_STRIDES | PyBUF_FORMAT)
+        except Exception:  # a dtype that has no buffer: the caller will say so in words
+            if given:
+                raise
+            return None
+        try:
+            if not kind.fits(&b):
+                if given:
+                    raise FrameError("the image was changed by another thread while it was published")
+                return None
+            self.known = kind
+            slot = self.begin(b.len)
+            if slot is None:
+                return False
+            slot.describe(kind, timestamp_ns, pts, dts, duration, time_base, key, meta)
+            if not PyBuffer_IsContiguous(&b, b"C"):
+                np.copyto(slot.array, image)
+            else:
+                to = slot.data_ptr
+                src = <char *>b.buf
+                n = b.len
+                if n < NOGIL_BYTES:
+                    memcpy(to, src, n)
+                else:
+                    with nogil:
+                        memcpy(to, src, n)
+        finally:
+            PyBuffer_Release(&b)
+        return slot.commit()
+
+    def loan(self, Kind kind not None, timestamp_ns, pts, dts, duration, time_base, bint key, bytes meta):
+        """A Slot to be written in place, or None when none is free. Raises as publish() does."""
+        cdef Slot slot = self.begin(kind.info.nbytes)
+        if slot is not None:
+            slot.describe(kind, timestamp_ns, pts, dts, duration, time_base, key, meta)
+        return slot
+
+    def wants_more(self, _Peer peer not None):
+        """False for a reader that was closed, and is still here because of frames that it holds."""
+        return va_wants_more(&self.w.peers[<uint32_t>self.peers.index(peer)])
+
+    def tally(self, _Peer peer not None):
+        """What a reader says of itself: (received, dropped, leases). It may say what it likes."""
+        cdef va_tally t = va_tally_of(&self.w.peers[<uint32_t>self.peers.index(peer)])
+        return t.received, t.dropped, t.leases
+
+    def has_room(self):
+        """Would publish() find a slot? If not, the readers will signal when they give one back."""
+        return not self.closed and (not self.w.view.slots or va_has_room(self.w))
+
+    def drop(self):
+        """Count a frame that could not be published."""
+        self.dropped += 1
+
+    cdef void ring_bells(self) noexcept:
+        cdef uint32_t i
+        cdef char ring = 1
+        for i in range(self.w.npeers):
+            if va_must_ring(&self.w.peers[i]):
+                write(self.w.peers[i].bell, &ring, 1)  # EAGAIN: it is ringing already
+
+    def close(self):
+        """Publish no more; the memory goes when the last Slot does."""
+        self.closed = True
+        self.w.npeers = 0
+        self.peers = []
+        self.map = None
+
+    @property
+    def published(self):
+        """Number of the newest frame."""
+        return self.w.head
+
+    @property
+    def generation(self):
+        """Generation of the ring in use; 0 before the first."""
+        return self.w.view.generation
+
+    @property
+    def slot_bytes(self):
+        """The largest frame that the ring in use can take."""
+        return self.w.view.slot_bytes
+
+    @property
+    def slots_used(self):
+        """Slots that were ever written in the ring in use, and so cost memory."""
+        cdef uint32_t s
+        cdef uint32_t n = 0
+        for s in range(self.w.view.slots):
+            n += self.w.note[s].used != 0
+        return n
+
+
+@cython.no_gc
+@cython.freelist(8)
+cdef class Slot:
+    """One frame in the making, lent by ``Server.loan``: write into ``array``, then ``publish()``.
+
+    As a context manager it publishes at the end of the block and discards on an exception. A slot that
+    is dropped unpublished is discarded. Views of ``array`` must not be written to after publish().
+    """
+    cdef Writer writer
+    cdef _Mapping map
+    cdef uint32_t generation
+    cdef int index
+    cdef int exports
+    cdef bint open           # may be written and published
+    cdef bint reserved       # nobody else may have the slot
+    cdef va_info info
+    cdef bytes meta
+    cdef char *data_ptr
+    cdef char *meta_ptr
+    cdef Py_ssize_t dims[4]
+    cdef Py_ssize_t steps[4]
+
+    def __init__(self):
+        raise TypeError("slots come from Server.loan()")
+
+    cdef int describe(self, Kind kind, timestamp_ns, pts, dts, duration, time_base, bint key, bytes meta) except -1:
+        self.info = kind.info
+        _set_times(&self.info, timestamp_ns, pts, dts, duration, time_base, key)
+        _lay_out(&self.info, self.dims, self.steps)
+        self.meta = meta
+        if meta is not None:
+            self.info.meta_bytes = <uint32_t>len(meta)
+        return 0
+
+    cdef bint commit(self) except -1:
+        cdef Writer writer = self.writer
+        cdef Slot moved
+        if not self.open:
+            raise FrameReleasedError("this slot was published or discarded already; loan() another")
+        if writer.closed:
+            raise ConnectionClosedOK("the server was closed before the frame was published")
+        self.open = False
+        if self.generation == writer.w.view.generation:
+            self.reserved = False
+        else:
+            # The ring was replaced while this slot was being written, and nothing may be published in
+            # a superseded ring: its readers have left it.
+            self.reserved = False
+            moved = writer.begin(self.info.nbytes)
+            if moved is None:
+                return False
+            memcpy(moved.data_ptr, self.data_ptr, self.info.nbytes)
+            moved.info = self.info
+            moved.meta = self.meta
+            return moved.commit()
+        if self.meta is not None:
+            memcpy(self.meta_ptr, <const char *>self.meta, self.info.meta_bytes)
+        self.info.published_ns = _now(CLOCK_MONOTONIC)
+        va_commit(writer.w, self.index, &self.info)
+        writer.bytes += self.info.nbytes
+        writer.last_published_ns = self.info.published_ns
+        writer.ring_bells()
+        return True
+
+    def __dealloc__(self):
+        if self.writer is not None:
+            self.abort()
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        if not self.open:
+            raise FrameReleasedError("this slot was published or discarded; its memory belongs to the readers now")
+        _lend_buffer(buffer, flags, self, &self.info, self.data_ptr, self.dims, self.steps, False)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.exports -= 1
+        if not self.open and not self.exports:
+            self.abort()
+
+    @property
+    def array(self):
+        """The memory to write: a writable numpy array of ``dtype``, uninitialised (it holds an old frame)."""
+        return np.asarray(memoryview(self))
+
+    @property
+    def dtype(self):
+        """The numpy dtype of ``array``."""
+        return DTYPES[self.info.dtype]
+
+    @property
+    def shape(self):
+        """Shape of ``array``."""
+        return tuple([self.dims[d] for d in range(self.info.ndim)])
+
+    def publish(self):
+        """Publish the frame. False: dropped and counted (only if the ring was replaced meanwhile)."""
+        return self.commit()
+
+    def discard(self):
+        """Give the slot back unpublished, once the last view of it is gone. May be called again."""
+        self.open = False
+        if not self.exports:
+            self.abort()
+
+    cdef void abort(self) noexcept:
+        if self.reserved:
+            self.reserved = False
+            if self.generation == self.writer.w.view.generation:
+                va_abort(self.writer.w, self.index)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *exc):
+        if kind is None and self.open:
+            self.commit()
+        else:
+            self.discard()

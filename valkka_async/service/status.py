@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""What a service knows of itself: one record, from the workers to the page, /api/status, /metrics and `top`.
+
+`typed.encode` makes JSON of it at the edges, `typed.decode(ServiceStatus, data)` reads that again. Times are
+Unix nanoseconds, durations and ages seconds. Programs decide by states and causes; texts are for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from valkka_async.camera.status import AnyState, CameraStatus, Cause
+from valkka_async.camera.workers.status import WorkerStatus, is_current
+from valkka_async.record.cause import RecordingCause
+
+
+class RecordingState(StrEnum):
+    """What becomes of a recording that is asked for."""
+
+    WAITING = "waiting"  # for frames: no file is open
+    WRITING = "writing"  # a file is open
+    FAILED = "failed"  # the last attempt ended by an error, and nothing has been written since
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingError:
+    """What the last attempt ended with."""
+
+    cause: RecordingCause
+    text: str
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingStatus:
+    """The recording of one camera. Counts are of the attempt that runs, or ran last."""
+
+    state: RecordingState
+    active: bool  # False: it has failed, and is not tried again
+    always: bool  # the config asks for it
+    since_ns: int  # when it was asked for
+    path: str | None  # of the file that is being written
+    duration: float  # of that file so far
+    bytes: int  # written
+    files: int  # begun
+    dropped: int  # frames that were published and not recorded
+    retry_in: float | None  # until the next attempt, if it waits for one
+    error: RecordingError | None  # stays until bytes are written again
+
+
+@dataclass(frozen=True, slots=True)
+class CameraReport:
+    """One camera. `state`, `cause`, `reason`, `since_ns` and `retry_in` are those of its SupervisedStatus."""
+
+    name: str
+    title: str
+    state: AnyState
+    cause: Cause | None
+    reason: str
+    since_ns: int
+    retry_in: float | None
+    age: float | None  # of the newest packet; None: there was none
+    cpu: float  # fraction of one core that its thread takes
+    ring_fps: Mapping[str, float]  # frames per second that are published, of each of its rings
+    live: str | None  # the ring of fragmented MP4 that the page shows
+    still: str | None  # the ring of JPEGs that the page shows
+    recording: RecordingStatus | None  # None: not asked for
+    camera: CameraStatus  # its last word, which may be of a process that is gone
+    worker: WorkerStatus  # which other cameras may share
+
+    @property
+    def current(self) -> bool:
+        """Is `camera` of the process that there is now?"""
+        return is_current(self.camera, self.worker)
+
+
+@dataclass(frozen=True, slots=True)
+class PageStatus:
+    """Who looks at the page."""
+
+    viewers: int  # of live video
+    connections: int  # WebSockets
+    limit: int  # WebSockets that may be open
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """A service and all its cameras, in the order of its config."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    name: str
+    version: str  # of valkka-async
+    pid: int
+    now_ns: int
+    since_ns: int
+    ready: bool  # every camera has been tried
+    cameras: tuple[CameraReport, ...]
+    page: PageStatus | None  # None: as told by other ways than the page
+
+    def camera(self, name: str) -> CameraReport | None:
+        """The report of a camera; None: there is none of that name."""
+        return next((camera for camera in self.cameras if camera.name == name), None)
