@@ -26,7 +26,8 @@ from valkka_async.errors import (
     InvalidNameError,
     LeaseLimitError,
     NameInUseError,
-    NoFreeSlot,
+    NoFreeSlotError,
+    NotOpenError,
     ProtocolError,
     RecorderError,
     RingMemoryError,
@@ -43,9 +44,13 @@ if _TYPE_CHECKING:
     from valkka_async.camera.workers.supervisor import Supervisor, WorkerStatus
     from valkka_async.record.recorder import Recorder, RecorderStats
     from valkka_async.ring.client import Client, connect
-    from valkka_async.ring.merge import Merge, merge
+    from valkka_async.ring.connection import ReaderStats
+    from valkka_async.ring.formats import FrameFormat
+    from valkka_async.ring.merge import Merge, MergeStats, merge
+    from valkka_async.ring.peers import PeerStats
+    from valkka_async.ring.policy import Policy
     from valkka_async.ring.reader import Reader, attach
-    from valkka_async.ring.server import Server, serve
+    from valkka_async.ring.server import Server, ServerStats, serve
 
 __version__ = "0.1.0"
 
@@ -70,22 +75,29 @@ __all__ = [
     "DataError",
     "Frame",
     "FrameError",
+    "FrameFormat",
     "FrameReleasedError",
     "InvalidNameError",
     "LeaseLimitError",
     "Merge",
+    "MergeStats",
     "NameInUseError",
-    "NoFreeSlot",
+    "NoFreeSlotError",
+    "NotOpenError",
     "Output",
     "OutputStatus",
+    "PeerStats",
     "Player",
+    "Policy",
     "ProtocolError",
     "Reader",
+    "ReaderStats",
     "Recorder",
     "RecorderError",
     "RecorderStats",
     "RingMemoryError",
     "Server",
+    "ServerStats",
     "Slot",
     "Supervisor",
     "ValkkaError",
@@ -105,14 +117,20 @@ _MODULES = {
     "CameraState": "camera.status",
     "CameraStatus": "camera.status",
     "Client": "ring.client",
+    "FrameFormat": "ring.formats",
     "Merge": "ring.merge",
+    "MergeStats": "ring.merge",
     "Output": "camera.spec",
     "OutputStatus": "camera.status",
+    "PeerStats": "ring.peers",
     "Player": "camera.play",
+    "Policy": "ring.policy",
     "Reader": "ring.reader",
+    "ReaderStats": "ring.connection",
     "Recorder": "record.recorder",
     "RecorderStats": "record.recorder",
     "Server": "ring.server",
+    "ServerStats": "ring.server",
     "Supervisor": "camera.workers.supervisor",
     "WorkerStatus": "camera.workers.supervisor",
     "attach": "ring.reader",

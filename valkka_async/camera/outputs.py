@@ -18,7 +18,7 @@ from valkka_async.camera.source.sendertime import Stamp
 from valkka_async.camera.source.source import VideoPacket
 from valkka_async.camera.spec import PIXELS, Output, fitted
 from valkka_async.camera.status import OutputStatus
-from valkka_async.errors import ConnectionClosedOK, NoFreeSlot, ValkkaError
+from valkka_async.errors import ConnectionClosedOK, NoFreeSlotError, ValkkaError
 from valkka_async.ring.formats import FrameFormat
 from valkka_async.ring.server import Server, serve
 
@@ -75,7 +75,7 @@ class Ring:
         if isinstance(error, ConnectionClosedOK):  # by its owner, from another thread
             return
         self._dropped += 1
-        if isinstance(error, NoFreeSlot):
+        if isinstance(error, NoFreeSlotError):
             return
         text = str(error) if isinstance(error, ValkkaError) else f"FFmpeg: {error.strerror}"
         if text != self._said:
@@ -91,7 +91,7 @@ def publish_picture(
     time_base: Fraction | None,
     stamp: Stamp,
 ) -> bool:
-    """Convert a picture into a slot of the ring. Raises NoFreeSlot, and then nothing was converted."""
+    """Convert a picture into a slot of the ring. Raises NoFreeSlotError, and then nothing was converted."""
     shape = converter.shape(frame)
     slot = server.loan(
         shape,

@@ -29,7 +29,13 @@ from valkka_async.camera.pixels.convert import Converter
 from valkka_async.camera.source.secrets import Address, parse
 from valkka_async.camera.source.sendertime import Stamp
 from valkka_async.camera.source.source import Source
-from valkka_async.errors import CameraError, CameraFormatError, ConnectionClosedOK, NoFreeSlot, ValkkaError
+from valkka_async.errors import (
+    CameraError,
+    CameraFormatError,
+    ConnectionClosedOK,
+    NoFreeSlotError,
+    ValkkaError,
+)
 
 if TYPE_CHECKING:
     from valkka_async.ring.server import Server
@@ -396,7 +402,7 @@ class Player:
             published = publish_picture(
                 self._server, self._converter, frame, pts, time_base, Stamp(timestamp_ns, None)
             )
-        except NoFreeSlot:
+        except NoFreeSlotError:
             published = False
         if published:
             self._published += 1

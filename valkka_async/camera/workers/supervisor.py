@@ -26,7 +26,7 @@ from valkka_async.camera.spec import CameraSpec, Output
 from valkka_async.camera.status import CameraState, CameraStatus, Cause, before_start
 from valkka_async.camera.workers.channel import LONGEST, Channel, Message
 from valkka_async.camera.workers.process import ended, environment, spawn
-from valkka_async.ring import _fork
+from valkka_async.ring import fork
 from valkka_async.ring.rendezvous import sweep
 
 _STARTING = 30.0  # s that a process may take until it speaks: interpreters start slowly on a busy machine
@@ -111,7 +111,7 @@ class Supervisor:
         # Fifty interpreters that start at once would all be late.
         self._starting = asyncio.Semaphore(max(2, os.cpu_count() or 1))
         self._closed = False
-        _fork.register(self)
+        fork.in_child(self, Supervisor._after_fork)
 
     # ------------------------------------------------------------------------------- cameras
 
