@@ -271,8 +271,7 @@ def test_a_signal_to_end_at_any_moment_of_the_start_leaves_nothing(tmp_path: Pat
 def test_a_service_runs_without_standard_output(tmp_path: Path) -> None:
     path = write(tmp_path / "cameras.yaml", config(f"one: {NOWHERE}"))
     with Program("run", str(path)) as program:
-        assert program.process.stdout is not None
-        program.process.stdout.close()
+        program.hang_up()
         happens(lambda: set(cameras()) == {"one"})
         status, errors = program.end(signal.SIGTERM)
     assert status == 0 and "BrokenPipe" not in errors
