@@ -274,7 +274,6 @@ def test_a_service_runs_without_standard_output(tmp_path: Path) -> None:
         assert program.process.stdout is not None
         program.process.stdout.close()
         happens(lambda: set(cameras()) == {"one"})
-        program.process.stdout = None
         status, errors = program.end(signal.SIGTERM)
     assert status == 0 and "BrokenPipe" not in errors
 
