@@ -20,6 +20,7 @@ from valkka_async.camera.workers.messages import LONGEST, Configure, encode
 from valkka_async.camera.workers.place import Entry, Place
 from valkka_async.camera.workers.process import Limits, Process
 from valkka_async.camera.workers.status import SupervisedStatus, WorkerStatus
+from valkka_async.ring import fork
 
 _KILL = 2.0  # s for a killed process to be gone
 
