@@ -120,9 +120,7 @@ class Reader:
         Raises ConnectError.
         """
         if self._dialled is None:
-            left = self._due - time.monotonic()
-            if left > 0:
-                self._pause(left)
+            if time.monotonic() < self._due:
                 return False
             self._dialled = Connection.dial(self._name, self._policy, self._max_leases)
             if self._dialled is None:
