@@ -51,7 +51,7 @@ def shrink(const uint8_t[:, :] source, uint8_t[:, :] out, int columns, int rows,
 
 
 def stretch(const uint8_t[:, :] source, uint8_t[:, :] out):
-    """Luma of video, 16 to 235, as grey from 0 to 255, to the nearest; beyond is cut off.
+    """Luma of video, 16 to 235, as gray from 0 to 255, to the nearest; beyond is cut off.
 
     `source`, `out`: uint8, (height, width), rows without gaps inside, of the same shape, not overlapping.
     Lets the GIL go. Raises ValueError.

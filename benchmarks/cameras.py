@@ -52,7 +52,7 @@ class Job:
     clip: str
     cameras: int
     rounds: int
-    window: float  # s; a multiple of the clip, so that all see the same pictures
+    window: float  # s; a multiple of the clip, so that all see the same frames
     stages: bool = False
 
     @property
@@ -182,7 +182,7 @@ def measure(job: Job, server: RtspServer) -> dict[str, Any]:
 
 
 def turns(jobs: list[Job], rounds: int) -> Iterator[Job]:
-    """The jobs in the order in which they are made: turned by a few each round, so that nobody always runs
+    """The jobs in the order in which they are made: turned by a few each round, so that none always runs
     after the same neighbour."""
     for number in range(rounds):
         due = [job for job in jobs if job.rounds > number]

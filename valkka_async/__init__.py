@@ -2,7 +2,7 @@
 """Live frames from many cameras, to any number of Python processes on a host, at memory speed."""
 
 import sys as _sys
-from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import TYPE_CHECKING  # (mypy knows it by this name alone)
 
 if not _sys.platform.startswith("linux"):
     raise ImportError("valkka-async needs Linux 5.1 or newer: its rings are sealed memfds")
@@ -35,13 +35,21 @@ from valkka_async.errors import (
 )
 from valkka_async.ring.frame import Frame, Slot
 
-if _TYPE_CHECKING:
+if TYPE_CHECKING:
     from valkka_async.camera.camera import Camera
     from valkka_async.camera.mp4.boxes import codec_string
-    from valkka_async.camera.play import Player, play
-    from valkka_async.camera.spec import CameraSpec, Output
-    from valkka_async.camera.status import CameraState, CameraStatus, OutputStatus
-    from valkka_async.camera.workers.supervisor import Supervisor, WorkerStatus
+    from valkka_async.camera.play import Player, PlayerStats, play
+    from valkka_async.camera.spec import (
+        CameraSettings,
+        CameraSpec,
+        Output,
+        OutputFormat,
+        PixelFormat,
+        Transport,
+    )
+    from valkka_async.camera.status import CameraState, CameraStatus, Cause, OutputStatus
+    from valkka_async.camera.workers.status import SupervisedStatus, WorkerEnd, WorkerState, WorkerStatus
+    from valkka_async.camera.workers.supervisor import Supervisor
     from valkka_async.record.recorder import Recorder, RecorderStats
     from valkka_async.ring.client import Client, connect
     from valkka_async.ring.connection import ReaderStats
@@ -62,10 +70,12 @@ __all__ = [
     "CameraFormatError",
     "CameraNotFoundError",
     "CameraOpenError",
+    "CameraSettings",
     "CameraSpec",
     "CameraState",
     "CameraStatus",
     "CameraTimeoutError",
+    "Cause",
     "Client",
     "ConcurrencyError",
     "ConnectError",
@@ -85,9 +95,12 @@ __all__ = [
     "NoFreeSlotError",
     "NotOpenError",
     "Output",
+    "OutputFormat",
     "OutputStatus",
     "PeerStats",
+    "PixelFormat",
     "Player",
+    "PlayerStats",
     "Policy",
     "ProtocolError",
     "Reader",
@@ -99,8 +112,12 @@ __all__ = [
     "Server",
     "ServerStats",
     "Slot",
+    "SupervisedStatus",
     "Supervisor",
+    "Transport",
     "ValkkaError",
+    "WorkerEnd",
+    "WorkerState",
     "WorkerStatus",
     "attach",
     "codec_string",
@@ -113,17 +130,22 @@ __all__ = [
 # Loaded with its first use: a program that only reads frames loads no asyncio and needs no PyAV.
 _MODULES = {
     "Camera": "camera.camera",
+    "CameraSettings": "camera.spec",
     "CameraSpec": "camera.spec",
     "CameraState": "camera.status",
     "CameraStatus": "camera.status",
+    "Cause": "camera.status",
     "Client": "ring.client",
     "FrameFormat": "ring.formats",
     "Merge": "ring.merge",
     "MergeStats": "ring.merge",
     "Output": "camera.spec",
+    "OutputFormat": "camera.spec",
     "OutputStatus": "camera.status",
     "PeerStats": "ring.peers",
+    "PixelFormat": "camera.spec",
     "Player": "camera.play",
+    "PlayerStats": "camera.play",
     "Policy": "ring.policy",
     "Reader": "ring.reader",
     "ReaderStats": "ring.connection",
@@ -131,8 +153,12 @@ _MODULES = {
     "RecorderStats": "record.recorder",
     "Server": "ring.server",
     "ServerStats": "ring.server",
+    "SupervisedStatus": "camera.workers.status",
     "Supervisor": "camera.workers.supervisor",
-    "WorkerStatus": "camera.workers.supervisor",
+    "Transport": "camera.spec",
+    "WorkerEnd": "camera.workers.status",
+    "WorkerState": "camera.workers.status",
+    "WorkerStatus": "camera.workers.status",
     "attach": "ring.reader",
     "codec_string": "camera.mp4.boxes",
     "connect": "ring.client",
@@ -140,9 +166,9 @@ _MODULES = {
     "play": "camera.play",
     "serve": "ring.server",
 }
-_NEED_PYAV = {"Camera", "Player", "Supervisor", "play"}
+_NEED_PYAV = {"Camera", "Player", "PlayerStats", "Supervisor", "play"}
 
-if not _TYPE_CHECKING:  # so that a type checker sees a name that does not exist
+if not TYPE_CHECKING:  # so that a type checker sees a name that does not exist
 
     def __getattr__(name: str) -> object:
         if name not in _MODULES:
@@ -159,4 +185,4 @@ if not _TYPE_CHECKING:  # so that a type checker sees a name that does not exist
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

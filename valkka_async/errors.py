@@ -25,7 +25,7 @@
           +-- CameraAuthError               refuses the user or password
           +-- CameraNotFoundError           has no such path
           +-- CameraTimeoutError (TimeoutError)   does not answer
-          +-- CameraFormatError             sends nothing that can be decoded
+          +-- CameraFormatError             sends nothing that this FFmpeg can read
           +-- CameraEndedError              a live stream ended
 
 Waiting too long for a server is the builtin TimeoutError.
@@ -117,6 +117,12 @@ class RecorderError(ValkkaError, OSError):
     """A recording cannot go on: the disk is full, the folder cannot be written, or the ring has no
     fragmented MP4 (then ``errno`` is None)."""
 
+    def __str__(self) -> str:
+        """Without "[Errno 28]", for people: the file comes first."""
+        if self.filename is not None:
+            return f"{self.filename}: {self.strerror}"
+        return self.strerror or super().__str__()
+
 
 class CameraError(ValkkaError):
     """A source of video failed. No message contains a password."""
@@ -139,7 +145,7 @@ class CameraTimeoutError(CameraError, TimeoutError):
 
 
 class CameraFormatError(CameraError):
-    """The source sends nothing that can be decoded as video."""
+    """The source sends nothing that can be decoded as video, or over a protocol that this FFmpeg lacks."""
 
 
 class CameraEndedError(CameraError):

@@ -13,7 +13,7 @@ _MISSED = 3  # intervals without an event after which a slow stream has stopped
 
 
 class EventRate:
-    """Events per second over the last ``window`` seconds, for whoever sees each event.
+    """Events per second over the last ``window`` seconds, for callers that see each event.
 
     Two events are remembered however old they are, so a source of one event a minute has a rate too.
     One thread calls note() and clear(); rate() and ``last`` may be read from any.
@@ -51,8 +51,8 @@ class CounterRate:
     """How fast counters rise that are sampled now and then, over the last ``window`` seconds.
 
     The counters of a sample have one owner. When one of them has fallen or is missing, the owner has begun
-    again (a process was restarted), and older samples are forgotten. Two samples are kept however far apart
-    they are.
+    again (a process was restarted), and older samples are forgotten. Two samples are remembered however far
+    apart they are.
     """
 
     def __init__(self, window: float = 3.0) -> None:

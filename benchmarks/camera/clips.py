@@ -2,8 +2,8 @@
 """Real footage, encoded as cameras encode: H.264 high profile, CABAC, one slice, one reference, no B-frames,
 a key frame every two seconds, BT.709 said to be so.
 
-A clip is one group of pictures, which a camera sends again and again: some pictures cost twice what others
-do, and in a window of that length, or of a multiple, everybody is given the same ones.
+A clip is one GOP, which a camera sends again and again: some frames cost twice what others do, and in a
+window of that length, or of a multiple, each contender is given the same ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Clip:
     height: int
     fps: int
     mbit: float  # per second
-    every: int = 1  # take every so many pictures of the footage
+    every: int = 1  # take every so many frames of the footage
 
     def file(self, footage: Path, folder: Path) -> Path:
         """The clip, made from a video file unless it exists."""
@@ -75,7 +75,7 @@ class Clip:
                 packets += context.encode(made)
                 if number // self.every == wanted - 1:
                     return packets + context.encode(None)
-        raise ValueError(f"{footage.name} has fewer than {wanted * self.every} pictures")
+        raise ValueError(f"{footage.name} has fewer than {wanted * self.every} frames")
 
 
 def fetch(name: str, folder: Path) -> Path:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Ways to get the pictures of some cameras, one class each.
+"""Ways to get the frames of some cameras, one class each.
 
 A contender's library is imported in `start` and not before: one that is not installed costs itself its
-place in the report and nobody else.
+place in the report and no other contender.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Demux(Threads):
 
 class Decode(Demux):
     name = "decode"
-    note = "the bare decode: PyAV, packet.decode() with thread_count=1, pictures thrown away"
+    note = "the bare decode: PyAV, packet.decode() with thread_count=1, frames thrown away"
 
     def use(self, packet: Any) -> int:
         return len(packet.decode())
@@ -171,7 +171,7 @@ class Ours(Contender):
 
 class Idle(Ours):
     name = "va-idle"
-    note = "va.Camera with an rgb24 output that nobody reads: nothing is decoded. Packets count"
+    note = "va.Camera with an rgb24 output without readers: nothing is decoded. Packets count"
 
     def start(self, urls: list[str]) -> None:
         import valkka_async as va
@@ -247,7 +247,7 @@ class Capture(Threads):
             self.counts[index] += 1
 
     def use(self, image: Any) -> None:
-        """What is done with each picture."""
+        """What is done with each frame."""
 
 
 class CaptureOne(Capture):
@@ -268,7 +268,7 @@ class Loader(Capture):
     name = "loader"
     note = (
         "in the style of ultralytics' LoadStreams: threads that grab() and retrieve(), a consumer that polls "
-        "until every camera has a picture and takes them as a batch. Pictures in batches count"
+        "until every camera has a frame and takes them as a batch. Frames in batches count"
     )
 
     def start(self, urls: list[str]) -> None:
@@ -322,7 +322,7 @@ class Stages:
         self.wrap(source.Source, "_call", "receive")
         self.wrap(decode.Decoder, "decode", "decode")
         self.wrap(convert.Converter, "write", "convert")
-        self.wrap(outputs, "publish_picture", "publish")  # with the conversion, which is subtracted
+        self.wrap(outputs.PixelRing, "offer", "publish")  # with the conversion, which is subtracted
         self.wrap(Server, "publish", "publish")
         self.wrap(outputs.Muxer, "mux", "mux")
 

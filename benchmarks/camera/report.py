@@ -145,7 +145,7 @@ def explained(report: dict[str, Any]) -> str:
         "clock of its own. CPU is user and system time of the contender's process after warm-up, per frame "
         "delivered; delivered is the part of the frames sent that came out at the end, on average and for "
         "the camera that fares worst (above 100 %: it had fallen behind and is catching up). Rings are read "
-        "by one process, which has a column of its own and looks at one byte of each page. Others' pictures "
+        "by one process, which has a column of its own and looks at one byte of each page. Others' frames "
         "are in their own memory, ours in shared memory, for any number of processes."
     )
     if any(c["fps"] == 10 for c in report["clips"].values()):

@@ -1,4 +1,4 @@
-"""va.Camera: one connection, one decode, many rings; nothing for nobody; and it never needs looking after."""
+"""va.Camera: one connection, one decoder, many rings; nothing without readers; and it looks after itself."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from valkka_async import typed
 from valkka_async.camera.mp4.fragments import codec_string
 from valkka_async.camera.spec import fitted
 from valkka_async.ring.connection import report
+from valkka_async.ring.frame import MAX_SLOTS
 
 PASSWORD = "s3cr et/@%#?:ü"
 TRACES = ("s3cr", "czNjc")  # plain and percent-encoded, and base64, begin like this
@@ -84,7 +85,9 @@ def test_one_connection_feeds_every_format(rtsp: RtspServer, clips: Clips, codec
         assert status.codec == {"h265": "hevc"}.get(codec, codec)
 
 
-def test_nothing_is_decoded_for_nobody_and_who_comes_sees_at_once(rtsp: RtspServer, clips: Clips) -> None:
+def test_nothing_is_decoded_without_readers_and_a_new_one_sees_at_once(
+    rtsp: RtspServer, clips: Clips
+) -> None:
     clip = footage.encode(clips.folder / "long-gop.h264", SIZE, 500, gop=500)  # 20 s between key frames
     rtsp.mount("/cam", clip)
     with va.Camera("cam", rtsp.url("/cam")) as camera:
@@ -97,7 +100,7 @@ def test_nothing_is_decoded_for_nobody_and_who_comes_sees_at_once(rtsp: RtspServ
         decoded, published = camera.status().decoded, camera.status().outputs[0].published
         wait_for_packets(camera, 25)
         assert camera.status().decoded == decoded
-        # An hour later: the newest frame in the ring is an old one, and nobody must get it.
+        # An hour later: the newest frame in the ring is an old one, and no reader must get it.
         with va.attach("cam") as reader, reader.recv(timeout=5) as frame:
             assert frame.seq == published + 1
             assert frame.age < 1
@@ -171,7 +174,7 @@ def test_jpegs_and_packets(rtsp: RtspServer, clips: Clips) -> None:
 
 
 def play_fragments(header: bytes, fragments: list[bytes]) -> list[int]:
-    """The numbers in the pictures that a player sees."""
+    """The numbers in the frames that a player sees."""
     with av.open(io.BytesIO(header + b"".join(fragments))) as container:
         return [footage.read_index(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
 
@@ -462,6 +465,8 @@ def quiet_pyav() -> Iterator[None]:
         ({"read_timeout": 0}, "read_timeout"),
         ({"outputs": [va.Output("a"), va.Output("a", "gray8")]}, "two outputs"),
         ({"hwaccel": "abacus"}, "abacus"),
+        ({"thread_count": 1.5}, "thread_count"),
+        ({"options": {"probesize": 32}}, "options"),
     ],
 )
 def test_settings_that_make_no_sense(wrong: dict[str, object], words: str) -> None:
@@ -482,8 +487,26 @@ def test_settings_that_make_no_sense(wrong: dict[str, object], words: str) -> No
         {"fps": 0},
         {"format": "fmp4", "fps": 5},
         {"quality": 0},
+        {"slots": 1},
+        {"slots": MAX_SLOTS + 1},
+        {"slots": 5000},
+        {"slots": 2.5},
     ],
 )
 def test_outputs_that_make_no_sense(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="output 'x'"):
         va.Output("x", **wrong)  # type: ignore[arg-type]
+
+
+def test_what_an_output_may_ask_for_a_server_can_serve() -> None:
+    for slots in (2, MAX_SLOTS):
+        output = va.Output("x", slots=slots)
+        with va.serve("x", slots=output.slots) as server:
+            assert server.stats().slots == slots
+
+
+def test_a_single_output_needs_no_list() -> None:
+    with va.Camera("cam", "lavfi:testsrc=size=64x48:rate=25", va.Output("one", "gray8")) as camera:
+        assert [output.name for output in camera.spec.outputs] == ["one"]
+        with va.attach("one") as reader:
+            assert reader.recv(10).shape == (48, 64)

@@ -492,3 +492,33 @@ def test_a_bottom_up_picture_is_never_read_from_its_wrong_end() -> None:
 def test_arguments_that_make_no_sense_are_refused(format: str, size: Any) -> None:
     with pytest.raises(ValueError, match="format|size"):
         Converter(format, size)
+
+
+@pytest.mark.parametrize("source", ["gray16le", "gray10le", "yuv420p", "yuv420p10le", "rgb24"])
+@pytest.mark.parametrize("size", [None, (96, 54)])
+@pytest.mark.parametrize("width", [129, 640])
+def test_sixteen_bits_of_grey_are_those_of_pyav(
+    source: str, size: tuple[int, int] | None, width: int
+) -> None:
+    frame = noise(source, width, 108)
+    converter = Converter("gray16", size)
+    out = np.zeros(converter.shape(frame), np.uint16)
+    w, h = size or (width, 108)
+    if source == "yuv420p" and size is not None:  # means of blocks first
+        frame, whole = blocks(frame, 1 if width % 2 else 2, 2), frame
+    else:
+        whole = frame
+    wanted = frame.reformat(w, h, "gray16le", interpolation=Interpolation.AREA, threads=1)
+    for _ in range(3):
+        out[:] = 0
+        converter.write(whole, out)
+        assert np.array_equal(out, wanted.to_ndarray())
+
+
+def test_what_a_thermal_camera_measures_reaches_the_ring_as_it_is() -> None:
+    """Raw values of 16 bits, encoded without loss in no format that gray8 could carry."""
+    values = np.arange(64 * 48, dtype=np.uint16).reshape(48, 64) * 21
+    frame = VideoFrame.from_ndarray(values, format="gray16le")
+    out = np.zeros((48, 64), np.uint16)
+    Converter("gray16").write(frame, out)
+    assert np.array_equal(out, values)

@@ -1,4 +1,4 @@
-"""A thread blocked in the network is found and freed; nobody else is touched."""
+"""A thread blocked in the network is found and freed; no other thread is touched."""
 
 from __future__ import annotations
 

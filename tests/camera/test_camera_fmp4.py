@@ -60,8 +60,8 @@ class Streams:
         if self.muxer is None or not self.muxer.fits(packet):
             self.muxer = Muxer(stream, self.timeline)
         fragments = self.muxer.mux(packet, arrival)
-        if fragments and (not self.parts or self.parts[-1][0] != self.muxer.header):
-            self.parts.append((self.muxer.header, []))
+        if fragments and (not self.parts or self.parts[-1][0] != self.muxer.init_segment):
+            self.parts.append((self.muxer.init_segment, []))
         if fragments:
             self.parts[-1][1].extend(fragments)
         return fragments
@@ -156,9 +156,9 @@ def test_nothing_comes_before_the_first_key_frame(clips: Clips) -> None:
         muxer = Muxer(stream)
         for n, packet in enumerate(container.demux(stream)):
             if n in (3, 4, 5):
-                assert muxer.fits(packet) and muxer.mux(packet, 0) == [] and muxer.header == b""
+                assert muxer.fits(packet) and muxer.mux(packet, 0) == [] and muxer.init_segment == b""
             elif 10 <= n < 30:
-                assert len(muxer.mux(packet, 0)) == 1 and muxer.header
+                assert len(muxer.mux(packet, 0)) == 1 and muxer.init_segment
 
 
 def test_a_stream_that_is_described_only_by_its_key_frames(rtsp: RtspServer, clips: Clips) -> None:
@@ -189,8 +189,8 @@ def test_another_resolution_in_mid_stream_is_another_header_on_the_same_time_axi
             break
         assert len(streams.fragments) < 100
     (before, _), (after, _) = streams.parts
-    assert boxes.picture_size(before) == (320, 192)
-    assert boxes.picture_size(after) == (640, 368)
+    assert boxes.frame_size(before) == (320, 192)
+    assert boxes.frame_size(after) == (640, 368)
     assert codec_string(before) != codec_string(after)  # the level rises with the size
     old, new = play(streams.file(0)), play(streams.file(1))
     assert {one.size for one in old} == {(320, 192)}
@@ -206,7 +206,7 @@ def test_parameter_sets_that_come_beside_the_packets(clips: Clips, tmp_path: Pat
     one, other = (flv(clips(size=size, first=first)) for size, first in (((320, 192), 0), ((640, 368), 1000)))
     joined.write_bytes(one + other[13:])  # without its file header
     streams = remux(joined)
-    assert [boxes.picture_size(header) for header, _ in streams.parts] == [(320, 192), (640, 368)]
+    assert [boxes.frame_size(header) for header, _ in streams.parts] == [(320, 192), (640, 368)]
     old, new = play(streams.file(0)), play(streams.file(1))
     assert [one.number for one in old + new] == [*range(30), *range(1000, 1030)]
     assert 0.03 < new[0].seconds - old[-1].seconds < 5
@@ -287,7 +287,7 @@ def test_a_key_frame_damaged_beyond_use_is_passed_over(clips: Clips) -> None:
                 assert muxer.mux(broken, 0) == []
             elif n == 10:
                 assert muxer.mux(packet, 0)[0].key
-                assert boxes.picture_size(muxer.header) == (320, 192)
+                assert boxes.frame_size(muxer.init_segment) == (320, 192)
 
 
 def test_other_codecs_are_refused(clips: Clips) -> None:
@@ -299,7 +299,7 @@ def test_other_codecs_are_refused(clips: Clips) -> None:
 
 
 def test_headers_say_nothing_but_the_stream(rtsp: RtspServer, clips: Clips) -> None:
-    """And are the same each time, so that a reader need not begin anew."""
+    """And are the same each time, so that a reader need not begin again."""
     rtsp.mount("/cam", clips(), fps=25, auth=("somebody", "geheim", "digest"))
     url = rtsp.url("/cam", "somebody", "geheim")
     headers = set()
@@ -366,7 +366,7 @@ def test_a_header_that_is_cut_off_anywhere_is_a_value_error(clips: Clips) -> Non
     header, _ = remux(clips("h265")).parts[0]
     assert codec_string(header) == "hvc1.1.6.L60.90"
     for end in range(header.index(b"hvcC") + 8):
-        for question in (codec_string, boxes.timescale, boxes.picture_size):
+        for question in (codec_string, boxes.timescale, boxes.frame_size):
             if question is codec_string or end < header.index(b"mdhd"):
                 with pytest.raises(ValueError):
                     question(header[:end])

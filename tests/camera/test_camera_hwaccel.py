@@ -30,7 +30,7 @@ def absent_type() -> str:
     missing("every type of device that FFmpeg knows opens on this machine")
 
 
-def test_none_decodes_on_the_processor() -> None:
+def test_none_decodes_on_the_cpu() -> None:
     assert hwaccel(None) is None
 
 
@@ -75,7 +75,7 @@ def test_auto_goes_on_in_software_and_says_so(clips: Clips, caplog: pytest.LogCa
     if present:
         assert settings is not None and line == f"hwaccel 'auto': decoding on {present[0]}"
     else:
-        assert settings is None and line.startswith("hwaccel 'auto': decoding on the processor (")
+        assert settings is None and line.startswith("hwaccel 'auto': decoding on the CPU (")
         assert all(f"{kind}: " in line for kind in device_types())
     path = str(clips())
     with av.open(path) as container:

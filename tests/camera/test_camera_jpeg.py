@@ -233,7 +233,7 @@ def test_arguments_that_make_no_sense_are_refused(quality: int, size: Any) -> No
 
 def test_what_ffmpeg_cannot_convert_is_a_clear_error_and_the_next_frame_works() -> None:
     encoder = JpegEncoder()
-    with pytest.raises(CameraFormatError, match="64x48 picture in bgr4 cannot be made a 64x48 JPEG"):
+    with pytest.raises(CameraFormatError, match="64x48 frame in bgr4 cannot be made a 64x48 JPEG"):
         encoder.encode(VideoFrame(64, 48, "bgr4"))
     frame = soft((64, 48), "yuv420p")
     check(encoder.encode(frame), frame)

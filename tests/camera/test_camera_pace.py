@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
-import time
 from fractions import Fraction
 
 import pytest
@@ -93,16 +91,23 @@ def test_a_file_without_timestamps_is_timed_by_its_rate() -> None:
     assert stamped == [(None, 0.0), (None, 0.1), (None, 0.2)]
 
 
-def test_the_pacer_waits_goes_on_when_late_and_stops_when_told() -> None:
-    stop = threading.Event()
-    pacer, begin = Pacer(stop), time.monotonic()
-    pacer.wait(5.0)
-    pacer.wait(5.2)
-    assert time.monotonic() - begin >= 0.19
-    time.sleep(0.8)
-    pacer.wait(5.3)  # late: from here on, 5.3 is now
-    resumed = time.monotonic()
-    pacer.wait(5.5)
-    assert time.monotonic() - resumed >= 0.19
-    stop.set()
-    pacer.wait(1000.0)
+def test_a_file_clock_knows_the_time_of_what_it_has_stamped() -> None:
+    clock, base = FileClock(), Fraction(1, 1000)
+    clock.rewind(Fraction(25))
+    stamp, seconds = clock.stamp(500, base)
+    assert clock.seconds(stamp, base, 0) == seconds == 0.5
+    assert clock.seconds(None, base, 0) == 0.5  # a frame without a timestamp is of the newest packet
+    clock.rewind(Fraction(25))
+    stamp, seconds = clock.stamp(500, base)
+    assert clock.seconds(stamp, base, 0) == seconds == pytest.approx(0.54)
+
+
+def test_the_pacer_keeps_the_distances_and_goes_on_from_here_when_late() -> None:
+    pacer = Pacer()
+    assert pacer.delay(5.0, now=100.0) == 0
+    assert pacer.delay(5.2, now=100.0) == pytest.approx(0.2)
+    assert pacer.delay(5.4, now=100.6) == 0  # a little late: what follows catches up
+    assert pacer.delay(5.6, now=100.6) == 0
+    assert pacer.delay(5.8, now=100.6) == pytest.approx(0.2)
+    assert pacer.delay(6.0, now=110.0) == 0  # very late: from here on
+    assert pacer.delay(6.2, now=110.0) == pytest.approx(0.2)

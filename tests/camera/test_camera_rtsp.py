@@ -184,7 +184,7 @@ def test_a_camera_that_is_switched_off_ends_the_player(rtsp: RtspServer, clips: 
         with play(camera.url("/cam"), server) as player:
             receive(reader, 3)
             camera.kill()
-            with pytest.raises(va.CameraEndedError, match="play it again"):
+            with pytest.raises(va.CameraEndedError):
                 player.join(10)
             assert isinstance(player.error, va.CameraEndedError)
             assert not server.closed and "CameraEndedError" in repr(player)
@@ -201,7 +201,7 @@ def test_a_camera_that_hangs_ends_the_player_after_the_read_timeout(
         receive(reader, 3)
         rtsp.freeze() if how == "freeze" else rtsp.pause("/cam")
         begin = time.monotonic()
-        with pytest.raises(va.CameraTimeoutError, match=r"no picture for 1 s.*read_timeout") as caught:
+        with pytest.raises(va.CameraTimeoutError, match="read_timeout") as caught:
             player.join(10)
         assert isinstance(caught.value, TimeoutError)
         assert 0.8 < time.monotonic() - begin < 4

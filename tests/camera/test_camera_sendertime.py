@@ -1,4 +1,4 @@
-"""The camera's own time of a picture: against the clock of a real RTSP server."""
+"""The camera's own time of a frame: against the clock of a real RTSP server."""
 
 from __future__ import annotations
 

@@ -17,8 +17,23 @@ from camera_tools import Clips
 import valkka_async as va
 from support.rtsp import RtspServer
 from support.until import until
-from valkka_async.camera.workers.channel import LONGEST, Channel, Message
-from valkka_async.camera.workers.process import ended, environment
+from valkka_async.camera.status import before_start
+from valkka_async.camera.workers import messages
+from valkka_async.camera.workers.channel import Channel, Ending
+from valkka_async.camera.workers.messages import (
+    LONGEST,
+    Applied,
+    Begin,
+    Configure,
+    Hello,
+    Log,
+    Message,
+    Status,
+    Stop,
+)
+from valkka_async.camera.workers.process import ended
+from valkka_async.camera.workers.spawn import environment
+from valkka_async.camera.workers.status import WorkerEnd
 from valkka_async.camera.workers.supervisor import Supervisor
 
 PASSWORD = "s3cr et/@%#?:ü"
@@ -32,8 +47,12 @@ class End:
 
     def __init__(self, sock: socket.socket) -> None:
         self.messages: list[Message] = []
-        self.ends: list[str] = []
-        self.channel = Channel(sock, self.messages.append, self.ends.append)
+        self.ends: list[Ending] = []
+        self.channel = Channel(sock, self.messages.append, lambda ending, text: self.ends.append(ending))
+
+
+def log(number: int, text: str = "") -> Log:
+    return Log("name", number, 0.0, "thread", text)
 
 
 @pytest.fixture
@@ -45,34 +64,46 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 async def test_messages_of_any_size_arrive_in_order(pair: tuple[socket.socket, socket.socket]) -> None:
     a, b = End(pair[0]), End(pair[1])
-    sent = [{"n": n, "text": "ü\n" * (n * 997 % 60_000)} for n in range(40)]  # more than the socket takes
+    sent = [log(n, "ü\n" * (n * 997 % 60_000)) for n in range(40)]  # more than the socket takes
     for message in sent:
         assert a.channel.send(message)
-        assert b.channel.send({"n": message["n"]})
+        assert b.channel.send(log(message.level))
     await until(lambda: len(b.messages) == len(sent) and len(a.messages) == len(sent))
     assert b.messages == sent
-    assert a.messages == [{"n": n} for n in range(40)]
-    with pytest.raises(ValueError, match="too long"):
-        a.channel.send({"text": "x" * LONGEST})
-    a.channel.send({"last": "words"})
+    assert a.messages == [log(n) for n in range(40)]
+    with pytest.raises(va.DataError, match="too long"):
+        a.channel.send(log(0, "x" * LONGEST))
+    a.channel.send(log(0, "last words"))
     a.channel.close()
-    assert not a.channel.send({})
+    assert not a.channel.send(Stop())
     await until(lambda: b.ends)
-    assert b.messages[-1] == {"last": "words"} and b.ends == ["closed its connection"] and a.ends == []
+    assert b.messages[-1] == log(0, "last words") and b.ends == [Ending.CLOSED] and a.ends == []
     b.channel.close()
 
 
 @pytest.mark.parametrize(
-    "data", [b"nonsense\n", b'"text"\n', b"\xff\n", b"[" * 100_000 + b"\n", b"x" * (LONGEST + 1)]
+    "data",
+    [
+        b"nonsense\n",
+        b'"text"\n',
+        b"\xff\n",
+        b"[" * 100_000 + b"\n",
+        b"x" * (LONGEST + 1),
+        b'{"op": "dance"}\n',
+        b'{"op": ["stop"]}\n',
+        b'{"op": "stop", "now": true}\n',
+        b'{"op": "hello"}\n',
+        b'{"op": "status", "cpu_s": "much", "rss": 1, "cameras": [], "stuck": []}\n',
+    ],
 )
 @one_loop
 async def test_what_is_no_message_ends_the_channel(
     pair: tuple[socket.socket, socket.socket], data: bytes
 ) -> None:
     end = End(pair[0])
-    sending = asyncio.create_task(asyncio.to_thread(_send, pair[1], b'{"good": 1}\n' + data))
+    sending = asyncio.create_task(asyncio.to_thread(_send, pair[1], b'{"op": "stop"}\n' + data))
     await until(lambda: end.ends)
-    assert end.messages == [{"good": 1}] and end.ends == ["sent what is no message"]
+    assert end.messages == [Stop()] and end.ends == [Ending.GARBLED]
     end.channel.close()
     pair[0].close()
     await sending
@@ -89,22 +120,57 @@ async def test_a_peer_that_does_not_read_costs_little_memory(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     end = End(pair[0])
-    message = {"text": "x" * 10_000}
-    kept = sum(end.channel.send(message, optional=True) for _ in range(1000))
-    assert 20 < kept < 100
-    assert end.channel.send({"must": "arrive"})
+    message = log(0, "x" * 10_000)
+    queued = sum(end.channel.send(message, optional=True) for _ in range(1000))
+    assert 20 < queued < 100
+    assert end.channel.send(Stop())
     other = End(pair[1])
-    await until(lambda: {"must": "arrive"} in other.messages)
-    assert len(other.messages) == kept + 1
+    await until(lambda: Stop() in other.messages)
+    assert len(other.messages) == queued + 1
     assert end.channel.send(message, optional=True)
     for e in (end, other):
         e.channel.close()
 
 
-def test_how_a_process_ended_in_words() -> None:
-    assert ended(0) == "ended with status 0"
-    assert ended(-11) == "was killed by SIGSEGV"
-    assert ended(-40) == "was killed by signal 40"
+SPEC = va.CameraSpec("one", "rtsp://me:pw@host/x", (va.Output("a", size=(640, None)), va.Output("b", "fmp4")))
+ALL = [
+    Begin(1.0, 5.0, 20),
+    Configure("one", 2, SPEC),
+    Configure("one", 3, None),
+    Stop(),
+    Hello(1),
+    Applied("one", 2, before_start(SPEC)),
+    Applied("one", 3, None),
+    Status(1.5, 30_000_000, (before_start(SPEC),), ("one",)),
+    Log("name", 20, 1.5, "thread", "text"),
+]
+
+
+@pytest.mark.parametrize("message", ALL, ids=lambda message: type(message).__name__)
+def test_a_message_arrives_as_it_was_sent(message: Message) -> None:
+    line = messages.encode(message)
+    assert line.endswith(b"\n") and line.count(b"\n") == 1
+    assert messages.decode(line) == message
+
+
+def test_a_status_of_another_version_says_so() -> None:
+    line = messages.encode(Status(1.0, 1, (before_start(SPEC),), ()))
+    with pytest.raises(va.DataError, match="schema 99") as info:
+        messages.decode(line.replace(b'"schema": 1', b'"schema": 99'))
+    assert info.value.field == "cameras[0]"
+
+
+@pytest.mark.parametrize(
+    ("status", "end", "words"),
+    [
+        (0, WorkerEnd.EXITED, "status 0"),
+        (-11, WorkerEnd.KILLED, "SIGSEGV"),
+        (-40, WorkerEnd.KILLED, "signal 40"),
+    ],
+)
+def test_how_a_process_ended(status: int, end: WorkerEnd, words: str) -> None:
+    assert ended(status).end is end
+    assert ended(status).text.endswith(words)
 
 
 def test_the_environment_of_a_worker_has_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,8 +207,8 @@ async def test_no_credential_gets_out(
             supervisor.add("nobody", nobody, retry_max=0.2),
         )
         await until(lambda: supervisor.status()["good"].state == "live")
-        await until(lambda: supervisor.status()["bad"].attempts >= 2)
-        await until(lambda: supervisor.status()["nobody"].attempts >= 2)
+        await until(lambda: supervisor.status()["bad"].camera.attempts >= 2)
+        await until(lambda: supervisor.status()["nobody"].camera.attempts >= 2)
         for worker in supervisor.workers():
             told.append(Path(f"/proc/{worker.pid}/cmdline").read_text())
             told.append(Path(f"/proc/{worker.pid}/environ").read_text())
@@ -190,7 +256,8 @@ async def test_a_worker_ends_in_order_on_sigterm(runtime_dir: Path) -> None:
                 while True:
                     (await client.recv()).release()
         await until(lambda: supervisor.workers()[0].restarts == 1)
-        assert supervisor.workers()[0].last_exit == "was killed by SIGTERM"
+        assert supervisor.workers()[0].last_end is WorkerEnd.KILLED
+        assert "SIGTERM" in supervisor.workers()[0].last_exit
 
 
 @one_loop
@@ -222,12 +289,13 @@ async def test_a_worker_that_talks_nonsense_is_killed(
         "        os.write(int(sys.orig_argv[-1]), lines[0].encode() + b'\\n')\n"
         "        import time; time.sleep(30)\n"
     )
-    (tmp_path / "said").write_text('{"op": "hel\n{"op": "status", "cpu_s": "much"}\n')
+    wrong = ['{"op": "hel', '{"op": "status", "cpu_s": "much"}', '{"op": "hello", "protocol": 99}']
+    (tmp_path / "said").write_text("\n".join(wrong) + "\n")
     monkeypatch.syspath_prepend(tmp_path)
     async with Supervisor(restart_max=0.1) as supervisor:
         await supervisor.add("one", PICTURES)
-        await until(lambda: supervisor.workers()[0].restarts == 1)
-        assert supervisor.workers()[0].last_exit == "sent what is no message and was killed"
-        await until(lambda: supervisor.workers()[0].restarts == 2)
-        assert "makes no sense (ValueError) and was killed" in supervisor.workers()[0].last_exit
+        for round, words in ((1, "not a message"), (2, "Status.cpu_s"), (3, "another version (99")):
+            await until(lambda round=round: supervisor.workers()[0].restarts == round)  # type: ignore[misc]
+            assert supervisor.workers()[0].last_end is WorkerEnd.GARBLED
+            assert words in supervisor.workers()[0].last_exit
         await until(lambda: supervisor.status()["one"].state == "live")

@@ -13,42 +13,36 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 import valkka_async as va
-from support.program import SECONDS, Program, one_line, run
-from support.until import wait_for
-from valkka_async.cli.board import Board, Source, State
+from support.program import SECONDS, Child, Program, one_line, run
 
 LIVE = "lavfi:testsrc=size=320x180:rate=25"
 
 
-def listed() -> dict[str, dict[str, Any]]:
-    """What `ls --json` knows, by name."""
-    result = run("ls", "--json")
+def listed(*names: str) -> dict[str, dict[str, Any]]:
+    """The servers that `top --once --json` knows, by name."""
+    result = run("top", "--once", "--json", *names)
     assert (result.returncode, result.stderr) == (0, "")
-    return {row["name"]: row for row in json.loads(result.stdout)}
+    document = json.loads(result.stdout)
+    rings = [ring for camera in document["cameras"] for ring in camera["rings"]]
+    return {ring["name"]: ring for ring in (*document["servers"], *rings)}
 
 
-# ---------------------------------------------------------------------------------- play, watch, ls
+# ----------------------------------------------------------------------------------------- play, top
 
 
-def test_play_is_seen_by_watch_and_ls(runtime_dir: Path) -> None:
+def test_play_is_seen_by_top(runtime_dir: Path) -> None:
     with Program("play", LIVE, "--name", "cam1", "--size", "160x90", "--fps", "10") as player:
         player.until(rf"^cam1 is live: 160x90 rgb24, \d+\.\d fps, from {re.escape(LIVE)}$")
-        with Program("watch", "cam*", "nothere") as watcher:
-            watcher.until(r"^cam1  live  160x90 rgb24  \d.* [1-9]\d* frames", "^nothere  waiting")
-            row = listed()["cam1"]
-            assert watcher.end() == (0, "")
-        assert (row["state"], row["pid"], row["readers"]) == ("live", player.process.pid, 1)
-        assert row["published"] > 0 and row["last_frame_age"] >= 0
-        assert re.search(rf"^cam1 +{player.process.pid} .* live *$", run("ls").stdout, re.M)
+        row = listed("cam*")["cam1"]
+        assert (row["state"], row["pid"], row["readers"]) == ("live", player.pid, 0)
+        assert row["published"] > 0 and row["fps"] > 0 and row["age"] >= 0
+        assert re.search(r"^ *cam1 +live ", run("top", "--once").stdout, re.M)
         assert player.end(signal.SIGTERM) == (0, "")
 
 
@@ -62,60 +56,25 @@ def test_play_ends_with_its_file_or_its_seconds(runtime_dir: Path) -> None:
     assert "ended" not in looped.stdout
 
 
-def test_watch_follows_servers_that_come_and_go_and_uses_no_colour_in_a_pipe() -> None:
-    image = np.zeros((90, 160, 3), np.uint8)
-    with Program("watch", "cam*") as watcher:
-        watcher.until(r"^cam\*  waiting")
-        with va.serve("cam7") as server:
-            deadline = time.monotonic() + SECONDS
-            while not re.search("cam7  live.* [1-9][0-9]* frames", watcher.seen):
-                assert server.publish(image) and time.monotonic() < deadline
-                watcher.line_if_any(0.05)
-            assert server.stats().readers == 1
-        watcher.until("^cam7  waiting")
-        assert watcher.end() == (0, "")
-        assert "\x1b" not in watcher.seen
-
-
-def test_watch_of_a_server_that_is_not_there_waits_and_ends_after_its_seconds() -> None:
-    result = run("watch", "nothere", "--seconds", "1.2")
+def test_top_ends_after_its_seconds_and_quietly_when_nobody_reads_any_more() -> None:
+    result = run("top", "nothere", "--seconds", "1.5")
     assert (result.returncode, result.stderr) == (0, "")
-    assert re.search("^nothere  waiting", result.stdout, re.M)
-    assert "nothere  waiting" in run("watch", "nothere", "--seconds", "0.1").stdout
+    assert re.search("^nothere  not running", result.stdout, re.M)
+    with Program("top", "nothere") as top:
+        top.until("not running")
+        top.hang_up()
+        assert top.finish() == (0, "")
 
 
-def test_watch_ends_quietly_when_nobody_reads_any_more() -> None:
-    with Program("watch", "nothere") as watcher:
-        watcher.until("waiting")
-        assert watcher.process.stdout is not None
-        watcher.process.stdout.close()
-        watcher.process.stdout = None
-        assert watcher.wait() == (0, "")
-
-
-def test_ls_with_nothing_to_list() -> None:
-    result = run("ls")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "valkka-async demo" in result.stdout
-    assert listed() == {}
-
-
-def test_ls_leaves_out_the_dead_and_says_who_does_not_answer(runtime_dir: Path) -> None:
+def test_top_leaves_out_the_dead_and_says_what_does_not_answer(runtime_dir: Path) -> None:
     with Program("play", LIVE, "--name", "cam1") as player:
         player.until("is live")
-        player.process.send_signal(signal.SIGSTOP)
-        assert listed()["cam1"]["state"] == "does not answer"
-        player.process.kill()
-        player.process.wait()
+        player.signal(signal.SIGSTOP)
+        assert listed()["cam1"]["state"] == "no answer"
+        player.kill()
         assert "cam1.sock" in os.listdir(runtime_dir)
         assert listed() == {}
     va.serve("cam1").close()  # takes over what was left, and removes it
-
-
-def test_ls_says_what_troubles_a_camera() -> None:
-    with va.Camera("cam1", "/no/such/file.mp4"):
-        wait_for(lambda: listed()["cam1"]["state"].startswith("failed: "))
-        assert "no such stream or file" in listed()["cam1"]["state"]
 
 
 # ------------------------------------------------------------------------------------------- errors
@@ -182,64 +141,31 @@ def test_version_and_help_load_no_video_library() -> None:
         timeout=SECONDS,
     )
     assert result.returncode == 0
-    assert all(command in result.stdout for command in ("play", "watch", "ls", "demo"))
+    assert all(command in result.stdout for command in ("play", "top", "rec", "demo"))
     assert "_camera" not in result.stdout
     loaded = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "typer" in loaded and not loaded & {"av", "uvloop", "rich.live"}
 
 
-# ------------------------------------------------------------------------------------------ figures
-
-
-def frame(seq: int, published_ns: int, dropped: int = 0, source: str = "cam1") -> Any:
-    now = time.time_ns()
-    return SimpleNamespace(
-        source=source,
-        seq=seq,
-        dropped=dropped,
-        shape=(1080, 1920),
-        format="nv12",
-        published_ns=published_ns,
-        timestamp_ns=now,
-    )
-
-
-def test_the_rate_is_the_cameras_although_frames_were_missed() -> None:
-    source, now = Source("cam1"), time.monotonic_ns()
-    for tick in range(20):  # 25 frames per second, of which we see every tenth
-        source.take(frame(1 + 10 * tick, now + tick * 400_000_000, dropped=9 if tick else 0))
-        row = source.figures(True, now + tick * 400_000_000)
-    assert row.fps == pytest.approx(25)
-    assert (row.state, row.picture, row.received, row.dropped) == (State.LIVE, "1920x720 nv12", 20, 171)
-
-
-def test_a_slow_camera_is_not_stalled_and_a_silent_one_is() -> None:
-    source, now = Source("cam1"), time.monotonic_ns()
-    for n in range(3):
-        source.take(frame(n + 1, now + n * 10_000_000_000))
-        row = source.figures(True, now + n * 10_000_000_000)
-    last = now + 20_000_000_000
-    assert row.fps == pytest.approx(0.1)
-    assert source.figures(True, last + 15_000_000_000).state is State.LIVE
-    stalled = source.figures(True, last + 31_000_000_000)
-    assert (stalled.state, stalled.fps) == (State.STALLED, None)
-    assert source.figures(False, last).state is State.WAITING
-
-
-def test_a_server_that_was_restarted_counts_from_its_own_frames() -> None:
-    source, now = Source("cam1"), time.monotonic_ns()
-    source.take(frame(5000, now))
-    source.figures(True, now)
-    for n in range(3):
-        source.take(frame(n + 1, now + (n + 1) * 100_000_000))
-        row = source.figures(True, now + (n + 1) * 100_000_000)
-    assert row.fps == pytest.approx(10)
-
-
-def test_a_source_that_came_by_a_pattern_and_is_gone_leaves_the_board() -> None:
-    board, now = Board(["cam*", "door"]), time.monotonic_ns()
-    assert [row.name for row in board.figures({"door": False})] == ["door", "cam*"]
-    board.take(frame(1, now - 61_000_000_000, source="cam10"))
-    board.take(frame(1, now, source="cam9"))
-    assert [row.name for row in board.figures({"door": False, "cam10": True})] == ["cam9", "cam10", "door"]
-    assert [row.name for row in board.figures({"door": False})] == ["cam9", "door"]
+@pytest.mark.parametrize(
+    ("arguments", "work", "status"),
+    [
+        (["play", LIVE, "--name", "cam1"], "valkka_async.cli.play.play", 0),
+        (["rec", "cam1"], "valkka_async.cli.rec.find", 1),
+        (["snap", "cam1"], "valkka_async.cli.snap.snap", 1),
+        (["probe", LIVE], "valkka_async.cli.address.read_url", 1),
+    ],
+)
+def test_ctrl_c_before_a_command_has_begun(arguments: list[str], work: str, status: int) -> None:
+    """Status 1 for those that were to bring something."""
+    module, _, function = work.rpartition(".")
+    code = f"""
+        import {module} as module
+        from valkka_async.cli import main
+        def interrupted(*args, **kwargs): raise KeyboardInterrupt
+        module.{function} = interrupted
+        sys.argv = ["valkka-async", *{arguments!r}]
+        main()
+    """
+    with Child(code) as child:
+        assert child.finish()[0] == status

@@ -27,7 +27,7 @@ ask() {
 ask valkka-async sn
 ask valkka-async snap fr
 ask valkka-async rec y
-ask valkka-async watch front y
+ask valkka-async top front y
 ask valkka-async probe --tra
 """
 

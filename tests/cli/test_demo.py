@@ -7,12 +7,8 @@ import contextlib
 import json
 import os
 import re
-import select
 import signal
 import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,9 @@ from typing import Any
 import pytest
 
 import valkka_async as va
-from support.program import SECONDS, Program, eventually, one_line, processes, run
+from support.program import SECONDS, Program, one_line, processes, run
+from support.terminal import Terminal
+from support.until import wait_for
 
 SMALL = ("--size", "320x180", "--port", "0")
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
@@ -67,18 +65,19 @@ def test_the_first_line_is_the_page_and_the_frames_are_there_for_programs(runtim
     with Demo("demo", "--cameras", "3", "--size", "320x180") as demo:
         with urllib.request.urlopen(demo.page, timeout=SECONDS) as answer:
             assert answer.status == 200 and b"<html" in answer.read()
-        assert eventually(demo.live)
+        wait_for(demo.live)
         cameras = demo.cameras()
         assert list(cameras) == ["demo1", "demo2", "demo3"]
         for name, camera in cameras.items():
-            assert (camera["codec"], camera["width"], camera["height"]) == ("h264", 320, 180)
             assert (camera["live"], camera["still"]) == (f"{name}.fmp4", f"{name}.jpeg")
-            assert camera["decoded"] == 0  # nothing for nobody
+            status = camera["camera"]
+            assert (status["codec"], status["width"], status["height"]) == ("h264", 320, 180)
+            assert status["decoded"] == 0  # a camera without readers is not decoded
         with va.attach("demo2") as reader, reader.recv(SECONDS) as frame:
             assert (frame.shape, frame.format) == ((180, 320, 3), "rgb24")
         demo.until(r"connect\('demo1'\)", "async for frame in c")
-        os.killpg(demo.process.pid, signal.SIGTERM)  # to all of the group, as a terminal sends SIGINT
-        assert demo.wait() == (0, "")
+        os.killpg(demo.pid, signal.SIGTERM)  # to all of the group, as a terminal sends SIGINT
+        assert demo.finish() == (0, "")
     assert nothing_is_left(runtime_dir)
 
 
@@ -88,7 +87,32 @@ def test_it_ends_after_its_seconds_and_takes_a_free_port_if_8088_is_taken(runtim
             stack.enter_context(socket.create_server(("127.0.0.1", 8088)))
         with Demo("demo", "--cameras", "1", "--size", "320x180", "--seconds", "1") as demo:
             assert ":8088/" not in demo.page
-            assert demo.wait() == (0, "")
+            assert demo.finish() == (0, "")
+    assert nothing_is_left(runtime_dir)
+
+
+def test_of_two_demos_that_start_at_once_one_runs_and_the_other_says_why(runtime_dir: Path) -> None:
+    with Program(*TWO) as one, Program(*TWO) as two:
+        wait_for(lambda: one.process.poll() is not None or two.process.poll() is not None)
+        loser, winner = (one, two) if one.process.poll() is not None else (two, one)
+        status, errors = loser.finish()
+        assert (status, loser.seen) == (1, "")
+        assert f"'demo' is served already by process {winner.pid}" in one_line(errors)
+        assert "Errno" not in errors
+        winner.until("open this in a browser")
+        assert winner.end() == (0, "")
+    assert nothing_is_left(runtime_dir)
+
+
+def test_into_a_pipe_each_thing_is_said_once_and_it_ends_when_nobody_reads_any_more(
+    runtime_dir: Path,
+) -> None:
+    with Program(*TWO) as demo:
+        demo.until("open this in a browser", "^demo1: live", "^demo2: live")
+        demo.line_if_any(2.5)  # no row of a table, which would come each second
+        assert demo.seen.count("demo1: live") == 1 and " fps" not in demo.seen
+        demo.hang_up()
+        assert demo.finish() == (0, "")
     assert nothing_is_left(runtime_dir)
 
 
@@ -115,24 +139,27 @@ def test_a_name_that_is_taken_is_said_and_nobody_else_is_harmed(runtime_dir: Pat
 
 def test_a_signal_while_it_starts_leaves_nothing(runtime_dir: Path) -> None:
     with Program("demo", "--cameras", "3", *SMALL) as demo:
-        assert eventually(lambda: synthetics(runtime_dir))
+        wait_for(lambda: synthetics(runtime_dir))
         assert demo.end() == (0, "")
     assert nothing_is_left(runtime_dir)
 
 
 def test_all_ends_by_itself_when_the_demo_is_killed(runtime_dir: Path) -> None:
     with Demo(*TWO) as demo:
-        assert eventually(demo.live)
+        wait_for(demo.live)
         assert len(processes(runtime_dir)) == 5
-        demo.process.kill()
-        demo.process.wait()
-        assert eventually(lambda: not processes(runtime_dir))
-    assert nothing_is_left(runtime_dir)  # they had the time to clean up
+        demo.kill()
+        demo.wait()
+        wait_for(lambda: not processes(runtime_dir))
+    # The others had the time to clean up; what the demo itself has left the next one takes over.
+    assert sorted(os.listdir(runtime_dir)) == ["demo.control", "demo.control.lock"]
+    assert run(*TWO, "--seconds", "0.1").returncode == 0
+    assert nothing_is_left(runtime_dir)
 
 
 def test_what_hangs_is_ended_by_force(runtime_dir: Path) -> None:
     with Demo(*TWO) as demo:
-        assert eventually(demo.live)
+        wait_for(demo.live)
         os.kill(demo.cameras()["demo1"]["worker"]["pid"], signal.SIGSTOP)
         os.kill(synthetics(runtime_dir)["demo2"], signal.SIGSTOP)
         assert demo.end()[0] == 0
@@ -141,23 +168,22 @@ def test_what_hangs_is_ended_by_force(runtime_dir: Path) -> None:
 
 def test_a_synthetic_camera_that_dies_is_started_again_where_it_was(runtime_dir: Path) -> None:
     with Demo(*TWO) as demo:
-        assert eventually(demo.live)
-        before = demo.cameras()["demo1"]
+        wait_for(demo.live)
+        before = demo.cameras()["demo1"]["camera"]
         os.kill(synthetics(runtime_dir)["demo1"], signal.SIGKILL)
-        demo.until("^demo1: the synthetic camera ended: killed by SIGKILL; starting it again$")
-        assert eventually(
-            lambda: demo.cameras()["demo1"]["reconnects"] > before["reconnects"] and demo.live()
-        )
-        assert demo.cameras()["demo1"]["url"] == before["url"]
+        demo.until("^demo1: the synthetic camera ended: killed by SIGKILL; restarting it$")
+        reconnects = before["reconnects"]
+        wait_for(lambda: demo.cameras()["demo1"]["camera"]["reconnects"] > reconnects and demo.live())
+        assert demo.cameras()["demo1"]["camera"]["url"] == before["url"]
         assert demo.end() == (0, "")
 
 
 def test_the_last_camera_has_the_fault_and_recovers(runtime_dir: Path) -> None:
     with Demo(*TWO, "--fault", "kill") as demo:
-        assert eventually(demo.live)
+        wait_for(demo.live)
         before = demo.cameras()
         demo.until(rf"^demo2: FAULT: its worker process {before['demo2']['worker']['pid']} is killed")
-        assert eventually(lambda: demo.cameras()["demo2"]["worker"]["restarts"] == 1 and demo.live())
+        wait_for(lambda: demo.cameras()["demo2"]["worker"]["restarts"] == 1 and demo.live())
         after = demo.cameras()
         assert after["demo2"]["worker"]["pid"] != before["demo2"]["worker"]["pid"]
         assert after["demo1"]["worker"]["pid"] == before["demo1"]["worker"]["pid"]
@@ -166,32 +192,12 @@ def test_the_last_camera_has_the_fault_and_recovers(runtime_dir: Path) -> None:
 
 
 def test_ctrl_c_on_a_terminal_ends_it_and_its_live_table(runtime_dir: Path) -> None:
-    terminal, theirs = os.openpty()
-    started = (
-        "import os, sys; os.login_tty(os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY));"
-        "os.execv(sys.executable, [sys.executable, '-m', 'valkka_async', *sys.argv[2:]])"
-    )
-    command = [sys.executable, "-c", started, os.ttyname(theirs), *TWO]
-    process = subprocess.Popen(command, env=os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"})
-    try:
-        shown = ""
-        # A row of the table, in colours.
-        while not re.search(r"demo2\s+live", COLOUR.sub("", shown)) or not COLOUR.search(shown):
-            assert select.select([terminal], [], [], SECONDS)[0], shown
-            shown += os.read(terminal, 65536).decode()
-        assert shown.startswith("http://127.0.0.1:")
-        os.write(terminal, b"\x03")
-        deadline = time.monotonic() + SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
-            if select.select([terminal], [], [], 0.02)[0]:
-                shown += os.read(terminal, 65536).decode()
-        assert process.poll() == 0
-        assert "Traceback" not in shown
-    finally:
-        process.kill()
-        process.wait()
-        os.close(terminal)
-        os.close(theirs)
+    with Terminal(*TWO) as terminal:
+        terminal.until(r"demo2\s*(\x1b\[[\d;]*m\s*)+live")  # a row of the table, in colours
+        assert terminal.shown.startswith("http://127.0.0.1:")
+        terminal.press("\x03")
+        assert terminal.wait() == 0
+        assert "Traceback" not in terminal.shown
     assert nothing_is_left(runtime_dir)
 
 

@@ -7,10 +7,8 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,77 +16,48 @@ import numpy as np
 import pytest
 
 import valkka_async as va
+from support.program import SECONDS, Program
 from support.until import wait_for
 from valkka_async.camera.source.secrets import parse
 from valkka_async.camera.source.source import Source
-from valkka_async.cli.demo.picture import Picture
+from valkka_async.cli.demo.pattern import Pattern
 from valkka_async.cli.demo.place import reserve, url
 
-SECONDS = 30.0
 
-
-@dataclass
-class Process:
+class Synthetic(Program):
     """A synthetic camera."""
 
-    url: str
-    port: int
-    process: subprocess.Popen[bytes]
-
-    def have(self, fault: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(fault.encode() + b"\n")
-        self.process.stdin.flush()
+    def __init__(self, size: str, fps: float, port: int) -> None:
+        super().__init__("_camera", "demo1", size, str(fps), "0.3", str(port), stdin=subprocess.PIPE)
+        self.port = port
+        self.url = url("demo1", port)
 
     def cpu(self) -> float:
         """Seconds that it has computed."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def sockets(self) -> int:
         """How many it has open."""
         count = 0
-        for fd in Path(f"/proc/{self.process.pid}/fd").iterdir():
+        for fd in Path(f"/proc/{self.pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
                 count += os.readlink(fd).startswith("socket:")
         return count
 
 
 @contextlib.contextmanager
-def synthetic(size: str = "320x180", fps: float = 25) -> Iterator[Process]:
+def synthetic(size: str = "320x180", fps: float = 25) -> Iterator[Synthetic]:
     """One that can be connected to. Leaving ends its standard input, and it must go then."""
-    with reserve() as place:
-        port = place.getsockname()[1]
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-W",
-                "error",
-                "-m",
-                "valkka_async",
-                "_camera",
-                "demo1",
-                size,
-                str(fps),
-                "0.3",
-                str(port),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        with process:
-            try:
-                assert process.stdin is not None and process.stdout is not None
-                assert process.stdout.readline() == f"{url('demo1', port)}\n".encode()
-                yield Process(url("demo1", port), port, process)
-                process.stdin.close()
-                assert process.wait(SECONDS) == 0
-            finally:
-                process.kill()
+    with reserve() as place, Synthetic(size, fps, place.getsockname()[1]) as camera:
+        assert camera.line() == camera.url
+        yield camera
+        camera.end_input()
+        assert camera.finish() == (0, "")
 
 
 @contextlib.contextmanager
-def source(camera: Process) -> Iterator[Source]:
+def source(camera: Synthetic) -> Iterator[Source]:
     """An open connection, as a va.Camera makes it."""
     opened = Source(parse(camera.url), transport="tcp", open_timeout=SECONDS, read_timeout=SECONDS)
     try:
@@ -165,7 +134,7 @@ def test_a_new_size_is_seen_although_nothing_is_decoded() -> None:
     with synthetic("320x180", 25) as camera, va.Camera("demo1", camera.url) as reader:
         wait_for(lambda: (reader.status().width, reader.status().height) == (320, 180), SECONDS)
         wait_for(lambda: reader.status().state == "live", SECONDS)
-        camera.have("resize 1")
+        camera.tell("resize 1")
         wait_for(lambda: (reader.status().width, reader.status().height) == (160, 90), SECONDS)
         wait_for(lambda: (reader.status().width, reader.status().height) == (320, 180), SECONDS)
         assert (reader.status().decoded, reader.status().attempts) == (0, 1)
@@ -182,7 +151,7 @@ def test_its_faults_are_those_of_real_cameras_and_pass() -> None:
             assert frame.shape == (180, 320, 3)
         attempts = reader.status().attempts
 
-        camera.have("resize 1")
+        camera.tell("resize 1")
         shapes = []
         deadline = time.monotonic() + SECONDS
         while shapes[-1:] != [(180, 320, 3)] or len(shapes) < 3:
@@ -193,29 +162,29 @@ def test_its_faults_are_those_of_real_cameras_and_pass() -> None:
         assert shapes == [(180, 320, 3), (90, 160, 3), (180, 320, 3)]
         assert reader.status().attempts == attempts  # one and the same connection
 
-        camera.have("stall 3")
+        camera.tell("stall 3")
         wait_for(lambda: reader.status().state == "stalled", SECONDS)
         wait_for(lambda: reader.status().state == "live", SECONDS)
         assert reader.status().attempts == attempts
 
-        camera.have("drop 1")
+        camera.tell("drop 1")
         wait_for(lambda: "refused" in reader.status().reason, SECONDS)
         wait_for(lambda: reader.status().state == "live", SECONDS)
         assert reader.status().attempts > attempts
 
 
 @pytest.mark.parametrize("size", [(2, 2), (64, 36), (160, 90), (1280, 720)])
-def test_the_picture_writes_every_pixel_and_changes_with_each_frame(size: tuple[int, int]) -> None:
-    picture = Picture("demo1", size, 0.25)
+def test_the_pattern_writes_every_pixel_and_changes_with_each_frame(size: tuple[int, int]) -> None:
+    pattern = Pattern("demo1", size, 0.25)
     on_black, on_white = _planes(size, 0), _planes(size, 255)
-    picture.draw(on_black, 7, 1_700_000_000_123_456_789)
-    picture.draw(on_white, 7, 1_700_000_000_123_456_789)
+    pattern.draw(on_black, 7, 1_700_000_000_123_456_789)
+    pattern.draw(on_white, 7, 1_700_000_000_123_456_789)
     assert all(np.array_equal(a, b) for a, b in zip(on_black, on_white, strict=True))
     if size[0] > 100:
         following, other = _planes(size, 0), _planes(size, 0)
-        picture.draw(following, 8, 1_700_000_000_163_456_789)
+        pattern.draw(following, 8, 1_700_000_000_163_456_789)
         assert not np.array_equal(on_black[0], following[0])
-        Picture("demo2", size, 0.5).draw(other, 7, 1_700_000_000_123_456_789)
+        Pattern("demo2", size, 0.5).draw(other, 7, 1_700_000_000_123_456_789)
         assert max(abs(a.mean() - b.mean()) for a, b in zip(other[1:], on_black[1:], strict=True)) > 15
 
 

@@ -78,16 +78,16 @@ def test_servers_that_hang_and_servers_that_were_killed() -> None:
     ):
         hanging.until("is live")
         dead.until("is live")
-        dead.process.kill()
-        dead.process.wait()
-        hanging.process.send_signal(signal.SIGSTOP)
+        dead.kill()
+        dead.wait()
+        hanging.signal(signal.SIGSTOP)
         checks = checked(run("doctor", "--json"))
         assert one(checks, "servers", "2 running")["found"] == "2 running: hangs, lives"
-        pid = str(hanging.process.pid)
+        pid = str(hanging.pid)
         check = one(checks, "servers", "hangs does not answer")
         assert pid in check["found"] and f"kill {pid}" in check["fix"]
         assert "died" in one(checks, "servers", "was killed")["found"]
-        hanging.process.send_signal(signal.SIGCONT)
+        hanging.signal(signal.SIGCONT)
         assert hanging.end() == (0, "")
     va.serve("died").close()  # as it says: this takes over what was left, and removes it
 

@@ -196,8 +196,7 @@ def test_a_camera_that_falls_silent_does_not_keep_it(rtsp: RtspServer, clip: Pat
         time.sleep(0.3)
         rtsp.pause("/cam")
         program.until("nothing has come for the last")
-        assert program.process.stdout is not None
-        assert program.wait() == (0, "")
+        assert program.finish() == (0, "")
 
 
 def test_ctrl_c_ends_it_with_what_there_is(rtsp: RtspServer, clip: Path) -> None:
@@ -205,9 +204,9 @@ def test_ctrl_c_ends_it_with_what_there_is(rtsp: RtspServer, clip: Path) -> None
     with Program("probe", rtsp.url("/cam"), "--seconds", "600") as program:
         rtsp.wait_clients("/cam", 1, SECONDS)
         time.sleep(1)
-        program.process.send_signal(signal.SIGINT)
+        program.signal(signal.SIGINT)
         program.until("H.264")
-        assert program.wait()[0] == 0
+        assert program.finish()[0] == 0
     rtsp.wait_clients("/cam", 0)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never says a word
         with Program("probe", f"rtsp://127.0.0.1:{silent.getsockname()[1]}/x") as program:
@@ -290,6 +289,6 @@ def test_which_streams_the_page_plays() -> None:
         return found.page
 
     assert page("h264", "High", "avc1.64001f") == "video"
-    assert page("h264", "High 10", "avc1.6e001f") == "pictures"  # no browser decodes 10 bits
+    assert page("h264", "High 10", "avc1.6e001f") == "jpeg"  # no browser decodes 10 bits
     assert page("hevc", "Main", "hvc1.1.6.L93.B0") == "some"
-    assert page("mjpeg", "Baseline", "") == "pictures"
+    assert page("mjpeg", "Baseline", "") == "jpeg"

@@ -29,7 +29,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def frames(file: Path) -> int:
-    """How many pictures a player gets out of it."""
+    """How many frames a player gets out of it."""
     with av.open(str(file)) as container:
         return sum(1 for _ in container.decode(video=0))
 
@@ -72,9 +72,9 @@ def test_segments_and_patterns(here: Path, clip: Path) -> None:
 def test_ctrl_c_completes_the_file(here: Path, clip: Path) -> None:
     with film("front", clip), Program("rec", "front") as program:
         wait_for(lambda: any(path.stat().st_size > 5000 for path in here.iterdir()), SECONDS)
-        program.process.send_signal(signal.SIGINT)
+        program.signal(signal.SIGINT)
         program.until("recorded .* in 1 file")
-        assert program.wait() == (0, "")
+        assert program.finish() == (0, "")
     (file,) = here.iterdir()
     assert frames(file) >= 2
 
@@ -95,9 +95,9 @@ def test_a_camera_that_stalls_is_told_and_waited_for(rtsp: RtspServer, paused: s
         program.until(r"^front: no frames for \S+ s \(the camera is stalled: no frame for \d+ s\); waiting$")
         rtsp.resume("/cam")
         program.until("^front: frames again, after")
-        program.process.send_signal(signal.SIGINT)
+        program.signal(signal.SIGINT)
         program.until("^recorded .* 0 dropped$")
-        assert program.wait() == (0, "")
+        assert program.finish() == (0, "")
 
 
 def test_nothing_recorded_is_status_1_and_says_why(here: Path) -> None:
@@ -107,7 +107,7 @@ def test_nothing_recorded_is_status_1_and_says_why(here: Path) -> None:
         wait_for(lambda: camera.status().reason, SECONDS)
         done = run("rec", "gone", "--for", "500ms")
         with Program("rec", "gone") as program:
-            time.sleep(1)
+            program.running()
             status, errors = program.end()
     assert time.monotonic() - began < SECONDS
     for code, text in ((done.returncode, done.stderr), (status, errors)):
@@ -126,7 +126,7 @@ def test_what_cannot_be_recorded(here: Path, clip: Path) -> None:
     assert "'yard' has no ring of format fmp4" in one_line(pixels.stderr)
     assert "there are: front.fmp4" in pixels.stderr
     assert "no server called 'frnt'; there are: front" in one_line(absent.stderr)
-    assert "file/x.mp4: cannot record front.fmp4: Not a directory" in one_line(nowhere.stderr)
+    assert "file/x.mp4" in one_line(nowhere.stderr) and "Not a directory" in nowhere.stderr
 
 
 @pytest.mark.parametrize("args", [("--for", "soon"), ("--max-bytes", "-1"), ("{nmae}.mp4",)])

@@ -3,23 +3,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import logging
 import os
 import re
 import signal
+import socket
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import valkka_async as va
+import valkka_async.cli.run as service
 from support.footage import encode
 from support.program import SECONDS, Program, eventually, one_line, processes, run
 from support.rtsp import RtspServer
 from valkka_async.ring.rendezvous import servers
-from valkka_async.service.control import ask
+from valkka_async.service.config.config import Config
+from valkka_async.service.control import ask, services
+from valkka_async.service.service import Changes, Service
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +80,7 @@ def test_a_service_runs_is_reloaded_and_ends_without_a_trace(
         assert (reloaded.returncode, reloaded.stdout, reloaded.stderr) == (0, "added two\n", "")
         happens(lambda: cameras() == {"one": "live", "two": "live"})
 
-        # A file with mistakes changes nothing, and each is told.
+        # A file with errors changes nothing, and each is told.
         write(path, config(one, "two: {url: 1, trnsport: tcp}", "'bad name': {url: x}"))
         refused = run("reload")
         assert refused.returncode == 1 and "cameras.yaml:5" in refused.stderr
@@ -85,7 +93,7 @@ def test_a_service_runs_is_reloaded_and_ends_without_a_trace(
         program.process.send_signal(signal.SIGHUP)
         happens(lambda: set(cameras()) == {"one", "three"})
         now = {c["name"]: c for c in get(url + "api/status")["cameras"]}
-        assert now["one"]["worker"]["pid"] == worker and now["one"]["attempts"] == 1
+        assert now["one"]["worker"]["pid"] == worker and now["one"]["camera"]["attempts"] == 1
 
         # Another port: the page moves, and the cameras stay.
         write(path, config(one).replace("{port: 0}", "false"))
@@ -123,19 +131,23 @@ def test_what_is_wrong_with_a_file_is_said_before_anything_starts(tmp_path: Path
     good = write(tmp_path / "good.yaml", config("one: {url: 'rtsp://10.0.0.1/x'}"))
     checked = run("run", "--check", str(good))
     assert (checked.returncode, checked.stdout) == (0, f"{good}: good, 1 camera\n")
-    bad = write(tmp_path / "bad.toml", "[cameras.one]\nurl = 'rtsp://10.0.0.1/x'\nfsp = 5\n")
+    bad = write(tmp_path / "bad.yaml", "cameras:\n  one: {url: 'rtsp://10.0.0.1/x',\n    fsp: 5}\n")
     for command in (("run", "--check", str(bad)), ("run", str(bad))):
         refused = run(*command)
         assert refused.returncode == 1 and refused.stdout == ""
         first, last = refused.stderr.splitlines()
         assert first.startswith(f"{bad}:3: ") and "fsp" in first
-        assert last == f"valkka-async: {bad}: 1 mistake; nothing was started"
+        assert last == f"valkka-async: {bad}: 1 error; nothing was started"
     missing = run("run", str(tmp_path / "none.yaml"))
     assert missing.returncode == 1 and "none.yaml" in missing.stderr
 
 
 def test_reload_needs_a_service() -> None:
-    for arguments, words in ((), "no service is running"), (("--name", "x"), "no service 'x' is running"):
+    for arguments, words in (
+        ((), "no service is running"),
+        (("--name", "x"), "no service 'x' is running"),
+        (("--name", "a b"), "'a b'"),
+    ):
         refused = run("reload", *arguments)
         assert refused.returncode == 1 and words in one_line(refused.stderr)
 
@@ -146,15 +158,282 @@ def test_a_second_service_of_the_name_and_a_port_that_is_taken_are_refused(tmp_p
     path = write(tmp_path / "a.yaml", config(camera))
     with Program("run", str(path)) as program:
         port = program.line().rstrip("/").rpartition(":")[2]
-        second = run("run", str(path))
-        assert second.returncode == 1 and f"process {program.process.pid}" in one_line(second.stderr)
+        second = run("run", str(path))  # which logs JSON
+        assert second.returncode == 1
+        assert f"process {program.process.pid}" in json.loads(second.stderr)["message"]
+        path.write_text(path.read_text().replace("json", "text"))
+        assert f"process {program.process.pid}" in one_line(run("run", str(path)).stderr)
         other = write(tmp_path / "b.yaml", "name: other\n" + config().replace("port: 0", f"port: {port}"))
         other.write_text(other.read_text() + "  " + camera.replace("one", "two") + "\n")
         third = run("run", str(other))
-        assert third.returncode == 1 and port in third.stderr and "Traceback" not in third.stderr
+        assert third.returncode == 1 and port in json.loads(third.stderr)["message"]
         assert program.end()[0] == 0
 
 
 def test_the_schema_is_printed_for_editors() -> None:
     schema = json.loads(run("schema").stdout)
     assert "cameras" in schema["properties"]
+
+
+# ------------------------------------------------------------------------------------------ signals
+
+NOWHERE = "{url: 'rtsp://127.0.0.1:9/x'}"
+MOMENTS = int(os.environ.get("VALKKA_EXAMPLES", "60")) // 6
+
+
+def catches(pid: int, number: int) -> bool:
+    """Does the process have a handler for this signal?"""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+    caught = re.search(r"^SigCgt:\s*(\w+)", status, re.M)
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
+def messages(errors: str) -> list[str]:
+    """All that was logged, each line of which is JSON."""
+    return [json.loads(line)["message"] for line in errors.split("\n")[:-1]]
+
+
+@pytest.mark.timeout(120)
+def test_whatever_is_in_the_file_a_reload_that_fails_changes_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "cameras.yaml", config(f"one: {NOWHERE}"))
+    good = path.read_text()
+    with Program("run", str(path)) as program:
+        url = program.line()
+        happens(lambda: set(cameras()) == {"one"})
+        pid = get(url + "api/status")["cameras"][0]["worker"]["pid"]
+        seen = 0
+        for bad in (
+            b'cameras: {one: {url: x, title: "\\UFFFFFFFF"}}',
+            b"cameras: {one: {url: x, title: a\xc2\x85b}}",
+            b"web: {port: 0x" + b"f" * 5000 + b"}\n" + good.encode(),
+            b"recordings: '{name}/{n:9999999999}.mp4'\n" + good.encode(),
+            b"\xff\xfe",
+            b"[" * 100_000,
+        ):
+            path.write_bytes(bad)
+            program.process.send_signal(signal.SIGHUP)
+            seen += 1
+            with pytest.raises(va.ValkkaError, match=r"cameras\.yaml"):
+                ask("service", "reload", SECONDS)  # done after the one that the signal asked for
+        path.unlink()
+        with pytest.raises(va.ValkkaError, match="no such file"):
+            ask("service", "reload", SECONDS)
+        path.mkdir()
+        with pytest.raises(va.ValkkaError, match="is not a file"):
+            ask("service", "reload", SECONDS)
+        path.rmdir()
+        assert get(url + "api/status")["cameras"][0]["worker"]["pid"] == pid
+        path.write_text(good)
+        assert ask("service", "reload", SECONDS)["text"] == "nothing has changed"
+        status, errors = program.end(signal.SIGTERM)
+    assert status == 0
+    told = [m for m in messages(errors) if "goes on as before" in m]
+    assert len(told) >= seen + 2 and "Traceback" not in errors
+
+
+@pytest.mark.timeout(120)
+def test_a_reload_that_is_asked_for_while_the_service_starts_is_done_after(tmp_path: Path) -> None:
+    path = write(tmp_path / "cameras.yaml", config(f"one: {NOWHERE}"))
+    with Program("run", str(path)) as program:
+        assert eventually(lambda: catches(program.process.pid, signal.SIGHUP))
+        for _ in range(200):  # from before its modules are loaded until its cameras have been started
+            if program.process.poll() is not None:
+                break
+            program.process.send_signal(signal.SIGHUP)
+            time.sleep(0.01)
+        program.line()
+        assert ask("service", "reload", SECONDS)["text"] == "nothing has changed"  # after or with them
+        status, errors = program.end(signal.SIGTERM)
+    assert status == 0 and "Traceback" not in errors
+    reloads = [m for m in messages(errors) if m.endswith(": nothing has changed")]
+    assert 1 <= len(reloads) < 150  # one answers all that came before it
+
+
+@pytest.mark.timeout(300)
+def test_a_signal_to_end_at_any_moment_of_the_start_leaves_nothing(tmp_path: Path, runtime_dir: Path) -> None:
+    path = write(tmp_path / "cameras.yaml", config(f"one: {NOWHERE}", f"two: {NOWHERE}"))
+    for step in range(MOMENTS):
+        number = (signal.SIGTERM, signal.SIGINT)[step % 2]
+        with Program("run", str(path)) as program:
+            # (Python catches SIGINT from its first moment on.)
+            assert eventually(lambda: catches(program.process.pid, signal.SIGTERM))  # noqa: B023
+            time.sleep(2.0 * step / MOMENTS)
+            status, errors = program.end(number)
+        assert (status, "Traceback" in errors, processes(runtime_dir)) == (0, False, []), (step, errors)
+        assert os.listdir(runtime_dir) == []
+        messages(errors)
+
+
+@pytest.mark.timeout(60)
+def test_a_service_runs_without_standard_output(tmp_path: Path) -> None:
+    path = write(tmp_path / "cameras.yaml", config(f"one: {NOWHERE}"))
+    with Program("run", str(path)) as program:
+        program.hang_up()
+        happens(lambda: set(cameras()) == {"one"})
+        status, errors = program.end(signal.SIGTERM)
+    assert status == 0 and "BrokenPipe" not in errors
+
+
+# ------------------------------------------------------------------------------------------ systemd
+
+
+@pytest.mark.timeout(60)
+def test_systemd_is_told_in_the_order_that_it_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "cameras.yaml", config(f"one: {NOWHERE}"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(SECONDS)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with Program("run", str(path)) as program:
+            assert eventually(lambda: catches(program.process.pid, signal.SIGHUP))
+            program.process.send_signal(signal.SIGHUP)  # an early reload
+            told = [manager.recv(1000).decode() for _ in range(3)]
+            before = time.monotonic_ns() // 1000
+            path.write_text("cameras: x\n")
+            assert run("reload").returncode == 1  # one that fails
+            told += [manager.recv(1000).decode() for _ in range(2)]
+            assert program.end(signal.SIGTERM)[0] == 0
+        manager.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                told.append(manager.recv(1000).decode())
+    first, *rest = told
+    assert first == "READY=1\nSTATUS=1 cameras"
+    assert [line.split("\n")[0] for line in rest] == [
+        "RELOADING=1", "READY=1", "RELOADING=1", "READY=1", "STOPPING=1"
+    ]  # fmt: skip
+    moment = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", rest[2])
+    assert moment is not None and before <= int(moment[1]) <= time.monotonic_ns() // 1000
+
+
+# ---------------------------------------------------------------------------------- steps that fail
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """A service in this process makes the root logger its own."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@contextlib.asynccontextmanager
+async def running(path: Path) -> AsyncIterator[service._Runner]:
+    config = await asyncio.to_thread(service.read, path)
+    runner = service._Runner(path, config, False, asyncio.Event())
+    task = asyncio.create_task(runner.run())
+    try:
+        async with asyncio.timeout(SECONDS):
+            while runner._service.name not in services() or not runner._service.ready:
+                await asyncio.sleep(0.02)
+                assert not task.done()
+        yield runner
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def status_of(url: str) -> dict[str, Any] | None:
+    try:
+        return dict(await asyncio.to_thread(get, url + "api/status"))
+    except OSError:
+        return None
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+async def asked(name: str = "service") -> str:
+    return str((await asyncio.to_thread(ask, name, "reload", SECONDS))["text"])
+
+
+async def test_a_reload_that_fails_halfway_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_logging: None
+) -> None:
+    ports = free_port(), free_port()
+    texts = [
+        f"web: {{port: {port}}}\nlog: {{format: json}}\ncameras:\n  {name}: {NOWHERE}\n"
+        for port, name in zip(ports, ("one", "two"), strict=True)
+    ]
+    path = write(tmp_path / "cameras.yaml", texts[0])
+    apply = Service.apply
+    errors = [RuntimeError("a bug"), OSError(24, "no descriptors"), KeyError("x")]
+
+    async def failing(self: Service, config: Config) -> Changes:
+        changes = await apply(self, config)
+        if "two" in config.cameras:
+            raise errors.pop()
+        return changes
+
+    monkeypatch.setattr(Service, "apply", failing)
+    async with running(path):
+        old, new = (f"http://127.0.0.1:{port}/" for port in ports)
+        path.write_text(texts[1])
+        while errors:
+            with pytest.raises(va.ValkkaError, match="log says how"):
+                await asked()
+        status = await status_of(old)
+        assert status is not None and [c["name"] for c in status["cameras"]] == ["one"]
+        assert await status_of(new) is None
+        monkeypatch.setattr(Service, "apply", apply)
+        assert await asked() == f"added two; removed one; the page is at {new}"
+        assert await status_of(old) is None and await status_of(new) is not None
+
+
+async def test_a_page_can_change_its_address_and_settings_on_its_port(
+    tmp_path: Path, own_logging: None
+) -> None:
+    port = free_port()
+
+    def text(web: str) -> str:
+        return f"web: {{port: {port}, {web}}}\nlog: {{format: json}}\ncameras:\n  one: {NOWHERE}\n"
+
+    path = write(tmp_path / "cameras.yaml", text("host: 127.0.0.1"))
+    async with running(path):
+        for host, keys in (("127.0.0.2", ""), ("127.0.0.2", ", max_connections: 5"), ("127.0.0.1", "")):
+            path.write_text(text(f"host: {host}{keys}"))
+            assert await asked() == f"the page is at http://{host}:{port}/"
+            assert await status_of(f"http://{host}:{port}/") is not None
+        # Where it cannot go, it stays.
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("127.0.0.2", port))
+            other.listen()
+            path.write_text(text("host: 127.0.0.2"))
+            with pytest.raises(va.ValkkaError, match="another program"):
+                await asked()
+            assert await status_of(f"http://127.0.0.1:{port}/") is not None
+        assert await asked() == f"the page is at http://127.0.0.2:{port}/"
+        path.write_text(text("").replace(f"{{port: {port}, }}", "false"))
+        assert await asked() == "the page is closed"
+
+
+async def test_reloads_that_are_asked_for_together_are_one(tmp_path: Path, own_logging: None) -> None:
+    path = write(tmp_path / "cameras.yaml", config(f"one: {NOWHERE}").replace("{port: 0}", "false"))
+    async with running(path) as runner:
+        count = 0
+        reload = runner._reload
+
+        async def counted() -> dict[str, Any]:
+            nonlocal count
+            count += 1
+            return await reload()
+
+        runner._reload = counted  # type: ignore[method-assign]
+        # Each of these, and the reload itself, takes one of few threads.
+        assert {*await asyncio.gather(*(asked() for _ in range(3)))} == {"nothing has changed"}
+        for _ in range(1000):
+            runner._hangups.set()
+        assert await asked() == "nothing has changed"
+        assert 1 <= count <= 6

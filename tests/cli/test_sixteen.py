@@ -6,11 +6,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from support.footage import encode
-from support.program import Program, eventually, processes, run
+from support.program import Child, Program, processes, run
 from support.rtsp import RtspServer
+from support.until import wait_for
 
 COUNT = 16
 FPS = 10
@@ -27,12 +25,10 @@ FPS = 10
 STALLED, GONE, LOCKED, RESIZED, CRASHED, SLOW = "cam1", "cam2", "cam3", "cam4", "cam5", "cam6"
 
 READER = """
-import sys, time
-import valkka_async as va
 with va.attach(sys.argv[1], policy="latest") as reader:
     while True:
         with reader.recv():
-            print(reader.stats().received, reader.stats().dropped, flush=True)
+            say(reader.stats().received, reader.stats().dropped)
             time.sleep(float(sys.argv[2]))
 """
 
@@ -82,10 +78,6 @@ class Street:
         }
 
 
-def happens(condition: Callable[[], object]) -> None:
-    assert eventually(condition)
-
-
 @pytest.mark.timeout(240)
 def test_top_and_metrics_tell_the_truth_under_faults(
     rtsp: RtspServer, clips: dict[str, Path], tmp_path: Path, runtime_dir: Path
@@ -101,7 +93,7 @@ def test_top_and_metrics_tell_the_truth_under_faults(
     config.write_text("\n".join(lines) + "\n")
     with Program("run", str(config)) as program:
         street = Street(program.line())
-        happens(lambda: Counter(street.states().values()) == {"live": COUNT - 1, "failed": 1})
+        wait_for(lambda: Counter(street.states().values()) == {"live": COUNT - 1, "failed": 1})
         before = street.metrics()
         assert all(before["valkka_camera_width_pixels", n] == 320 for n in names if n != LOCKED)
         worker = street.top()[CRASHED]["pid"]
@@ -110,11 +102,7 @@ def test_top_and_metrics_tell_the_truth_under_faults(
         rtsp.unmount(f"/{GONE}")
         rtsp.switch(f"/{RESIZED}", clips["large"])
         os.kill(worker, signal.SIGKILL)
-        slow, quick = (
-            subprocess.Popen([sys.executable, "-c", READER, SLOW, pause], stdout=subprocess.PIPE, text=True)
-            for pause in ("1.0", "0.0")
-        )
-        try:
+        with Child(READER, SLOW, 1.0) as slow, Child(READER, SLOW, 0.0) as quick:
             expected = dict.fromkeys(names, "live") | {STALLED: "stalled", LOCKED: "failed"}
 
             def come_true() -> bool:
@@ -125,16 +113,11 @@ def test_top_and_metrics_tell_the_truth_under_faults(
                     and street.metrics()["valkka_camera_width_pixels", RESIZED] == 480
                 )
 
-            happens(come_true)
+            wait_for(come_true)
             for reader in (slow, quick):
-                assert reader.stdout is not None
                 for _ in range(4):
-                    reader.stdout.readline()
+                    reader.line()
             top, metrics = street.top(), street.metrics()
-        finally:
-            for reader in (slow, quick):
-                reader.kill()
-                reader.communicate()
 
         # Both say the same, and that is what was done.
         for name in names:
@@ -165,8 +148,8 @@ def test_top_and_metrics_tell_the_truth_under_faults(
         # All is well again, and all of it is told.
         rtsp.resume(f"/{STALLED}")
         rtsp.mount(f"/{GONE}", clips["small"], fps=FPS)
-        happens(lambda: Counter(street.states().values())["live"] >= COUNT - 2)
+        wait_for(lambda: Counter(street.states().values())["live"] >= COUNT - 2)
         status, errors = program.end(signal.SIGTERM)
     assert status == 0
     assert "wrong-one" not in errors + program.seen
-    happens(lambda: processes(runtime_dir) == [])
+    wait_for(lambda: processes(runtime_dir) == [])

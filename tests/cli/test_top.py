@@ -18,18 +18,21 @@ from typing import Any
 import pytest
 
 import valkka_async as va
-from support.child import Child
 from support.footage import encode
-from support.program import SECONDS, Program, one_line, run
+from support.program import SECONDS, Child, Program, one_line, run
 from support.require import missing
 from support.rtsp import RtspServer, rtsp_available
 from support.terminal import Terminal
+from valkka_async.camera.spec import CameraSpec
+from valkka_async.camera.status import CameraState, before_start
+from valkka_async.camera.workers.status import WorkerState, WorkerStatus
 from valkka_async.cli.figures import GONE, MISSING, SILENT, CameraFigures, Figures
 from valkka_async.cli.survey import Survey
 from valkka_async.cli.top import Top
 from valkka_async.service.config.config import Config
 from valkka_async.service.control import Control
 from valkka_async.service.service import Service
+from valkka_async.service.status import CameraReport, ServiceStatus
 
 SLOW = """
 with va.attach(sys.argv[1]) as reader:
@@ -158,7 +161,7 @@ async def test_a_camera_whose_worker_was_killed_is_known_from_its_service(
         }
     )
 
-    async def status() -> dict[str, Any]:
+    async def status() -> ServiceStatus:
         return service.status()
 
     async with Service(config) as service, Control("home", {"status": status}), Top() as top:
@@ -182,14 +185,14 @@ async def test_a_camera_whose_worker_was_killed_is_known_from_its_service(
 
 
 async def test_a_service_of_this_process_needs_no_socket() -> None:
-    dead = {
-        "name": "cam",
-        "state": "waiting",
-        "reason": "refused",
-        "retry_in": 3.0,
-        "outputs": [{"name": "cam"}],
-    }
-    async with Top(["cam"], services={"home": lambda: {"cameras": [dead]}}) as top:
+    spec = CameraSpec("cam", "rtsp://127.0.0.1:9/cam", (va.Output("cam"),))
+    camera = before_start(spec, CameraState.WAITING, reason="refused", retry_in=3.0)
+    worker = WorkerStatus(("cam",), WorkerState.RUNNING, 7, 0, 0, None, None, "", 0.0, 0)
+    report = CameraReport(
+        "cam", "cam", camera.state, None, "refused", 0, 3.0, None, 0.0, {}, None, None, None, camera, worker
+    )
+    home = ServiceStatus("home", "1", 7, 0, 0, True, (report,), None)
+    async with Top(["cam"], services={"home": lambda: home}) as top:
         now = await top.figures()
     assert (of(now).service, of(now).state, of(now).retry_in, now.servers) == ("home", "waiting", 3.0, ())
 
@@ -304,9 +307,18 @@ def test_once_is_a_table_for_people_and_a_document_for_programs() -> None:
     assert (reader["pid"], reader["policy"], reader["fps"]) == (os.getpid(), "ordered", 0.0)
 
 
+def test_once_on_a_narrow_terminal_shows_names_whole() -> None:
+    name = "a-server-whose-name-is-as-long-as-names-may-be"
+    with va.serve(name), Terminal("top", "--once", columns=40) as top:
+        assert top.wait() == 0
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", top.shown)
+    assert re.search(rf"^{name} +idle", shown, re.M)
+
+
 def test_where_there_is_nothing_top_says_what_to_do(runtime_dir: Path) -> None:
     done = run("top", "--once")
-    assert (done.returncode, done.stderr) == (0, "") and "valkka-async demo" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+    assert str(runtime_dir) in done.stdout and "valkka-async demo" in done.stdout
     os.chmod(runtime_dir, 0o777)
     done = run("top", "--once")
     assert done.returncode == 1 and "chmod o-w" in one_line(done.stderr)

@@ -6,11 +6,17 @@ from __future__ import annotations
 import io
 import itertools
 import json
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from valkka_async import typed
+from valkka_async.camera.spec import CameraSpec, Output
+from valkka_async.camera.status import CameraState, CameraStatus, before_start
+from valkka_async.camera.workers.status import WorkerEnd, WorkerState, WorkerStatus
+from valkka_async.cli import reports
 from valkka_async.cli.figures import (
     GONE,
     IDLE,
@@ -23,53 +29,72 @@ from valkka_async.cli.figures import (
     Look,
     RingFigures,
     Silence,
-    Values,
 )
+from valkka_async.cli.reports import ReaderReport, ServerReport
 from valkka_async.cli.survey import program
-from valkka_async.cli.topview import View, document, lines
+from valkka_async.cli.topview import View, document, lines, widths
+from valkka_async.errors import DataError
+from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
 
 T0 = 1_700_000_000_000_000_000  # Unix, ns
 URL = "rtsp://127.0.0.1/cam"
+LIVE, STALLED, WAITING = CameraState.LIVE, CameraState.STALLED, CameraState.WAITING
 
 
-def client(id: int, received: int, dropped: int, **more: object) -> dict[str, object]:
-    return {"id": id, "pid": 70 + id, "policy": "latest", "received": received, "dropped": dropped} | more
+def client(id: int, received: int, dropped: int, **more: Any) -> ReaderReport:
+    return replace(ReaderReport(id, 70 + id, "latest", received, dropped, 0), **more)
 
 
-def camera(name: str, rings: list[str], **more: object) -> dict[str, object]:
+def camera(name: str, rings: list[str], **more: Any) -> CameraStatus:
     """A camera's status, of which each of its rings speaks."""
-    outputs = [{"name": ring, "format": "fmp4" if ring.endswith("fmp4") else "rgb24"} for ring in rings]
-    return {
-        "name": name,
-        "url": URL,
-        "state": "live",
-        "reason": "",
-        "retry_in": None,
+    outputs = tuple(Output(ring, "fmp4" if ring.endswith("fmp4") else "rgb24") for ring in rings)
+    values = {
+        "state": LIVE,
         "codec": "h264",
         "width": 1920,
         "height": 1080,
         "fps": 25.0,
-        "reconnects": 0,
         "last_packet_ns": T0,
-        "cpu_s": 0.0,
-        "outputs": outputs,
-    } | more
+    }
+    return replace(before_start(CameraSpec(name, URL, outputs), since_ns=T0), **values | more)
 
 
-def ring(at: float, published: int, **more: object) -> dict[str, object]:
+def ring(at: float, published: int, **more: Any) -> ServerReport:
     """A server's answer, given at that second."""
-    return {
-        "now_ns": int(at * 1e9),
-        "last_published_ns": int(at * 1e9) if published else 0,
-        "published": published,
-        "dropped": 0,
-        "bytes": published * 1000,
-        "readers": 0,
-        "slots": 16,
-        "slots_used": 3,
-        "pid": 50,
-        "clients": [],
-    } | more
+    now_ns = int(at * 1e9)
+    report = ServerReport(
+        50, now_ns, now_ns if published else 0, published, 0, published * 1000, 0, 16, 3, (), None
+    )
+    return replace(report, **more)
+
+
+def worker(name: str, **more: Any) -> WorkerStatus:
+    state = WorkerStatus((name,), WorkerState.RUNNING, 50, T0, 0, None, None, "", 1.0, 9_000_000)
+    return replace(state, **more)
+
+
+def service(*cameras: CameraStatus, **more: Any) -> ServiceStatus:
+    """One that says `more` of each of them."""
+    return ServiceStatus("home", "1", 7, T0, T0, True, tuple(report(one, **more) for one in cameras), None)
+
+
+def report(of: CameraStatus, **more: Any) -> CameraReport:
+    values: dict[str, Any] = {
+        "title": of.name,
+        "state": of.state,
+        "cause": of.cause,
+        "reason": of.reason,
+        "since_ns": T0,
+        "retry_in": of.retry_in,
+        "age": None,
+        "cpu": 0.0,
+        "ring_fps": {},
+        "live": None,
+        "still": None,
+        "recording": None,
+        "worker": worker(of.name),
+    }
+    return CameraReport(name=of.name, camera=of, **values | more)
 
 
 def look(servers: dict[str, Any], services: dict[str, Any] | None = None, at: float = 0) -> Look:
@@ -98,9 +123,9 @@ def one_server(figures: Figures) -> RingFigures:
 
 def test_rates_are_counts_over_the_time_that_the_servers_tell() -> None:
     collector = Collector()
-    first = collector.take(look({"a": ring(10, 100, clients=[client(1, 90, 10)])}))
+    first = collector.take(look({"a": ring(10, 100, clients=(client(1, 90, 10),))}))
     assert (one_server(first).fps, one_server(first).clients[0].fps) == (None, None)  # nobody can know yet
-    row = one_server(collector.take(look({"a": ring(12, 150, dropped=4, clients=[client(1, 110, 40)])})))
+    row = one_server(collector.take(look({"a": ring(12, 150, dropped=4, clients=(client(1, 110, 40),))})))
     assert (row.fps, row.drop_rate, row.bit_rate) == (25.0, 2.0, 200_000.0)
     (reader,) = row.clients
     assert (reader.fps, reader.drop_rate, reader.process, reader.pid) == (10.0, 15.0, "detect.py", 71)
@@ -137,9 +162,9 @@ def test_no_rate_spans_the_restart_of_a_server(again: dict[str, object]) -> None
 def test_two_readers_of_one_process_are_told_apart_whatever_their_order() -> None:
     collector = Collector()
     one, two = client(1, 10, 90, pid=71), client(2, 100, 0, pid=71)
-    collector.take(look({"a": ring(10, 100, clients=[one, two])}))
+    collector.take(look({"a": ring(10, 100, clients=(one, two))}))
     one, two = client(1, 20, 180, pid=71), client(2, 200, 200, pid=71)
-    row = one_server(collector.take(look({"a": ring(20, 200, clients=[two, one])})))
+    row = one_server(collector.take(look({"a": ring(20, 200, clients=(two, one))})))
     assert [(c.id, c.fps, c.drop_rate) for c in row.clients] == [(2, 10.0, 20.0), (1, 1.0, 9.0)]
 
 
@@ -154,11 +179,10 @@ def test_nothing_is_remembered_of_who_is_gone() -> None:
     collector = Collector()
     for second in range(50):
         name = f"cam{second}"
-        answer = ring(second, 1, camera=camera(name, [name]), clients=[client(second, 1, 0)])
-        collector.take(look({name: answer}, {f"s{second}": {"cameras": []}}))
+        answer = ring(second, 1, camera=camera(name, [name]), clients=(client(second, 1, 0),))
+        collector.take(look({name: answer}, {f"s{second}": service()}))
     sizes = [len(value) for value in vars(collector).values() if isinstance(value, dict | set)]
     assert max(sizes) == 1
-    assert len(collector._rates._samples) == 3
 
 
 # --------------------------------------------------------------------------------------------- rows
@@ -166,8 +190,8 @@ def test_nothing_is_remembered_of_who_is_gone() -> None:
 
 def test_rings_of_a_camera_are_below_it_and_its_newest_word_counts() -> None:
     rings = ["cam", "cam.fmp4"]
-    old = camera("cam", rings, state="live", reconnects=1)
-    new = camera("cam", rings, state="stalled", reason="no frame for 3 s", fps=20.0, reconnects=2)
+    old = camera("cam", rings, state=LIVE, reconnects=1)
+    new = camera("cam", rings, state=STALLED, reason="no frame for 3 s", fps=20.0, reconnects=2)
     figures = Collector().take(
         look({"cam.fmp4": ring(11, 5, camera=new), "cam": ring(10, 5, camera=old), "other": ring(10, 5)})
     )
@@ -191,19 +215,18 @@ def test_cameras_of_one_name_in_two_processes_are_two() -> None:
 
 
 def test_a_camera_without_rings_is_known_from_its_service() -> None:
-    dead = camera(
-        "cam",
-        ["cam"],
-        state="waiting",
+    collector = Collector()
+    alive = camera("cam", ["cam"])
+    collector.take(look({"cam": ring(10, 1, camera=alive)}))
+    dead = service(
+        alive,
+        state=WAITING,
         reason="the worker process was killed by SIGKILL",
         retry_in=3.0,
         cpu=0.4,
-        worker={"pid": None, "restarts": 2, "last_exit": "was killed by SIGKILL", "rss": 0, "cpu_s": 1.0},
+        worker=worker("cam", state=WorkerState.WAITING, pid=None, restarts=2, last_end=WorkerEnd.KILLED),
     )
-    collector = Collector()
-    collector.take(look({"cam": ring(10, 1, camera=camera("cam", ["cam"]))}))
-    leftover = Silence(GONE)
-    figures = collector.take(look({"cam": leftover}, {"home": {"pid": 7, "cameras": [dead]}}))
+    figures = collector.take(look({"cam": Silence(GONE)}, {"home": dead}))
     row = one_camera(figures)
     assert (row.service, row.state, row.retry_in, row.restarts, row.rings) == ("home", "waiting", 3.0, 2, ())
     assert (row.fps, figures.servers) == (None, ())
@@ -212,25 +235,19 @@ def test_a_camera_without_rings_is_known_from_its_service() -> None:
 
 
 def test_what_rings_and_service_say_of_a_camera_is_one_row() -> None:
-    worker = {"pid": 50, "restarts": 1, "last_exit": "was killed by SIGSEGV", "rss": 9_000_000, "cpu_s": 1.0}
-    known = camera("cam", ["cam"], state="connecting", worker=worker, recording={"path": "x"})
-    figures = Collector().take(
-        look({"cam": ring(10, 1, camera=camera("cam", ["cam"]))}, {"home": {"pid": 7, "cameras": [known]}})
-    )
-    row = one_camera(figures)
-    assert (row.state, row.service, row.restarts, row.rss, row.recording) == (
-        "live",
-        "home",
-        1,
-        9_000_000,
-        True,
-    )
+    alive = camera("cam", ["cam"])
+    recording = RecordingStatus(RecordingState.WRITING, True, True, T0, "x", 1.0, 1, 1, 0, None, None)
+    again = worker("cam", restarts=1, last_end=WorkerEnd.KILLED, last_exit="was killed by SIGSEGV")
+    known = service(alive, state=CameraState.CONNECTING, worker=again, recording=recording)
+    row = one_camera(figures := Collector().take(look({"cam": ring(10, 1, camera=alive)}, {"home": known})))
+    assert (row.state, row.service, row.restarts, row.rss) == ("live", "home", 1, 9_000_000)
+    assert (row.last_end, row.recording) == (WorkerEnd.KILLED, RecordingState.WRITING)
     assert "cam: started again once: its process was killed by SIGSEGV" in shown(figures)
 
 
 def test_a_service_that_hangs_is_said_so_and_its_cameras_stay() -> None:
     collector = Collector()
-    home = {"pid": 7, "cameras": [camera("cam", ["cam"], worker={"pid": 50, "restarts": 3})]}
+    home = service(camera("cam", ["cam"]), worker=worker("cam", restarts=3))
     collector.take(look({"cam": ring(10, 1, camera=camera("cam", ["cam"]))}, {"home": home}))
     silent = Silence(SILENT, "it has not answered for long")
     figures = collector.take(look({"cam": ring(11, 1, camera=camera("cam", ["cam"]))}, {"home": silent}))
@@ -317,20 +334,37 @@ def test_names_and_patterns_choose_cameras_and_servers() -> None:
     assert chosen("none*") == ([], [])
 
 
+def answer(**more: object) -> dict[str, object]:
+    """What comes through a server's socket."""
+    status = typed.encode(camera("cam", ["cam"]))
+    return {**asdict(ring(10, 5)), "clients": [asdict(client(1, 2, 3))], "camera": status} | more
+
+
+def test_an_answer_is_read_whatever_else_there_is_in_it() -> None:
+    known = reports.decode(answer(news=7, clients=[asdict(client(1, 2, 3)) | {"uid": 0}]))
+    assert known == ring(10, 5, clients=(client(1, 2, 3),), camera=camera("cam", ["cam"]))
+    plain = asdict(ring(10, 5))
+    del plain["clients"], plain["camera"]
+    assert reports.decode(plain) == ring(10, 5)
+
+
 @pytest.mark.parametrize(
-    "values",
+    "more",
     [
-        {},
-        {"clients": 7, "camera": "front", "now_ns": "soon", "published": None},
-        {"clients": [7, {}, {"pid": "x"}], "camera": {}},
-        {"camera": {"name": "x", "outputs": [5, {"name": 7}], "fps": "fast"}, "pid": None},
+        {"now_ns": "soon"},
+        {"published": None},
+        {"clients": 7},
+        {"clients": [7]},
+        {"clients": [{"pid": "x"}]},
+        {"camera": "front"},
+        {"camera": {}},
+        {"camera": typed.encode(camera("cam", ["cam"])) | {"state": "dreaming"}},
+        {"camera": typed.encode(camera("cam", ["cam"])) | {"schema": 99}},
     ],
 )
-def test_answers_of_another_version_are_no_reason_to_fail(values: Values) -> None:
-    collector = Collector()
-    for _ in range(2):
-        figures = collector.take(look({"odd": values}, {"home": values}))
-        assert shown(figures) and lines(figures) and json.dumps(document(figures))
+def test_an_answer_of_another_version_is_refused(more: dict[str, object]) -> None:
+    with pytest.raises(DataError):
+        reports.decode(answer(**more))
 
 
 # ------------------------------------------------------------------------------------------- a view
@@ -345,10 +379,10 @@ def fleet(cameras: int, *, down: int = 0, readers: int = 1) -> Figures:
         for n in range(cameras):
             name = f"camera-with-a-long-name-{n}"
             names = [name, f"{name}.fmp4", f"{name}.jpeg"]
-            why = {"state": "waiting", "reason": f"{URL}: reason {n}", "retry_in": 2.0} if n < down else {}
+            why = {"state": WAITING, "reason": f"{URL}: reason {n}", "retry_in": 2.0} if n < down else {}
             status = camera(name, names, **why)
             count = readers if n % 2 == 0 else 1
-            clients = [client(i, at * 10, at * i, policy="ordered") for i in range(count)]
+            clients = tuple(client(i, at * 10, at * i, policy="ordered") for i in range(count))
             servers[name] = ring(at, at * 25, readers=count, clients=clients, camera=status)
             servers |= {other: ring(at, 0, camera=status) for other in names[1:]}
         figures = collector.take(look(servers))
@@ -410,15 +444,13 @@ def test_drops_of_a_reader_stand_beside_its_pid_and_name() -> None:
 def test_a_reader_that_has_stopped_reading_is_named() -> None:
     collector = Collector()
     for at in (10, 12):
-        figures = collector.take(look({"a": ring(at, at * 25, readers=1, clients=[client(1, 3, 0)])}))
+        figures = collector.take(look({"a": ring(at, at * 25, readers=1, clients=(client(1, 3, 0),))}))
     assert any("71 detect.py" in line and "reads nothing" in line for line in shown(figures))
 
 
 def test_the_same_reason_is_said_once() -> None:
     servers = {
-        f"cam{n}": ring(
-            1, 0, camera=camera(f"cam{n}", [f"cam{n}"], state="waiting", reason=f"{URL}: refused")
-        )
+        f"cam{n}": ring(1, 0, camera=camera(f"cam{n}", [f"cam{n}"], state=WAITING, reason=f"{URL}: refused"))
         for n in range(8)
     }
     assert "cam0, cam1, cam2, cam3 and 4 more: refused" in shown(Collector().take(look(servers)))
@@ -426,8 +458,8 @@ def test_the_same_reason_is_said_once() -> None:
 
 def test_nothing_from_outside_reaches_the_terminal_as_a_command() -> None:
     evil = "\x1b]0;evil\x07\x1b[2J\r\n"
-    status = camera("cam", ["cam"], state="failed", reason=f"no{evil}")
-    answer = ring(1, 0, camera=status, readers=1, clients=[client(1, 0, 0)])
+    status = camera("cam", ["cam"], state=CameraState.FAILED, reason=f"no{evil}")
+    answer = ring(1, 0, camera=status, readers=1, clients=(client(1, 0, 0),))
     figures = Collector().take(Look(T0, {"cam": answer}, {}, {71: f"sh{evil}"}))
     for line in [*shown(figures), *lines(figures)]:
         assert line.isprintable()
@@ -435,12 +467,26 @@ def test_nothing_from_outside_reaches_the_terminal_as_a_command() -> None:
 
 
 def test_a_lying_reader_does_not_spoil_the_table() -> None:
-    answer = ring(1, 5, readers=1, clients=[client(1, 2**64 - 1, 2**64 - 1)])
+    answer = ring(1, 5, readers=1, clients=(client(1, 2**64 - 1, 2**64 - 1),))
     assert any(">999T" in line for line in shown(Collector().take(look({"a": answer})), 80))
 
 
-def test_where_there_is_nothing_it_is_said_what_to_do() -> None:
-    assert any("valkka-async demo" in line for line in shown(Collector().take(look({}))))
+def test_names_are_whole_as_long_as_a_terminal_has_room_for_them() -> None:
+    """The other columns go first."""
+    figures = fleet(2, down=1)
+    for width in range(58, 140):
+        assert sum("camera-with-a-long-name-" in line for line in shown(figures, width)) >= 4, width
+    for width in range(widths(figures)[0], 140):
+        view = shown(figures, width)
+        assert all(len(line) <= width for line in view)
+        for n in range(2):
+            row = next(line for line in view if line.lstrip().startswith(f"camera-with-a-long-name-{n} "))
+            assert ("waiting 2 s", "live")[n] in row
+
+
+def test_where_nobody_looks_nothing_is_cut() -> None:
+    figures = fleet(2, down=1, readers=3)
+    assert not any("\u2026" in line for line in shown(figures, widths(figures)[1]))
 
 
 def test_the_document_has_every_figure_and_only_what_json_has() -> None:
@@ -461,7 +507,7 @@ def test_a_python_is_called_by_its_script_and_no_argument_is_shown() -> None:
         "detect.py rtsp://user:secret@host": "detect.py",
         "-u -W error -X dev /opt/app/main.py": "main.py",
         "-um my_app.main --password secret": "my-app",
-        "-m valkka_async watch": "valkka-async",
+        "-m valkka_async top": "valkka-async",
         "-c secret": "",
         "-Ic secret": "",
         "--check-hash-based-pycs never secret": "",

@@ -12,22 +12,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from example_run import ROOT, Example
 
 import valkka_async as va
+from support.program import ROOT, Example
 from support.rtsp import RtspServer
 
 
 def test_a_camera_and_its_client_are_started_in_whatever_order(street: RtspServer, tmp_path: Path) -> None:
     with Example("client.py", "camera", folder=tmp_path) as client:
-        client.line("^waiting for 'camera'$")
+        client.match("^waiting for 'camera'$")
         for _ in range(2):  # the second time it is the camera that comes back
             with Example("camera.py", street.url("/bikes"), folder=tmp_path) as camera:
-                seen = client.line(
+                seen = client.match(
                     r"^frame \d+: rgb24 \(270, 480, 3\), taken \S+, (-?\d+) ms old, \d+ missed"
                 )
                 assert -1000 < int(seen[1]) < 20_000
-                camera.line(r"^live, 640x272: 1 readers, [1-9]\d* pictures decoded, [1-9]\d* published$")
+                camera.match(r"^live, 640x272: 1 readers, [1-9]\d* pictures decoded, [1-9]\d* published$")
                 assert camera.interrupt() == ""
             client.skip()
         assert client.interrupt() == ""
@@ -35,7 +35,7 @@ def test_a_camera_and_its_client_are_started_in_whatever_order(street: RtspServe
 
 def test_a_camera_that_nobody_reads_is_not_decoded(street: RtspServer, tmp_path: Path) -> None:
     with Example("camera.py", street.url("/bikes"), folder=tmp_path) as camera:
-        camera.line(r"^live, 640x272: 0 readers, 0 pictures decoded, 0 published$")
+        camera.match(r"^live, 640x272: 0 readers, 0 pictures decoded, 0 published$")
         with va.attach("camera") as reader:
             first = reader.recv(20).pts
             second = reader.recv(20).pts
@@ -50,9 +50,9 @@ def test_the_client_says_that_it_waits_for_a_camera_that_sends_nothing(
     street.pause("/bikes")
     try:
         with Example("client.py", street.url("/bikes"), folder=tmp_path) as client:
-            client.line("^no frame from 'client' within 2 s; waiting on$")
+            client.match("^no frame from 'client' within 2 s; waiting on$")
             street.resume("/bikes")
-            client.line(r"^frame 1: rgb24 \(270, 480, 3\)")
+            client.match(r"^frame 1: rgb24 \(270, 480, 3\)")
             assert client.interrupt() == ""
     finally:
         street.resume("/bikes")
@@ -61,11 +61,11 @@ def test_the_client_says_that_it_waits_for_a_camera_that_sends_nothing(
 def test_the_plain_reader_tells_all_of_a_frame_and_gives_it_back(street: RtspServer, tmp_path: Path) -> None:
     with Example("plain.py", street.url("/bikes"), folder=tmp_path) as plain:
         for _ in range(2):
-            plain.line(r"^frame \d+ of plain: rgb24 \(270, 480, 3\), 388800 bytes$")
-            taken = int(plain.line(r"^  taken (\d+) ns \(Unix\), published \d+ ns \(monotonic\)$")[1])
+            plain.match(r"^frame \d+ of plain: rgb24 \(270, 480, 3\), 388800 bytes$")
+            taken = int(plain.match(r"^  taken (\d+) ns \(Unix\), published \d+ ns \(monotonic\)$")[1])
             assert abs(time.time_ns() - taken) < 30e9
-            plain.line(r"^  pts \d+ x 1/90000 s, key True, meta \{.*\}, missed \d+$")
-            plain.line(
+            plain.match(r"^  pts \d+ x 1/90000 s, key True, meta \{.*\}, missed \d+$")
+            plain.match(
                 r"^  mean \d+\.\d, writable False, leases 1, then 0 \(frame \d+ of plain was released;"
             )
         assert plain.interrupt() == ""
@@ -74,14 +74,14 @@ def test_the_plain_reader_tells_all_of_a_frame_and_gives_it_back(street: RtspSer
 def test_a_plain_reader_ends_with_its_server(tmp_path: Path) -> None:
     with va.serve("short") as server, Example("plain.py", "short", folder=tmp_path) as plain:
         server.publish(np.zeros((4, 6), np.uint8))
-        plain.line(r"^frame 1 of short: gray8 \(4, 6\), 24 bytes$")
+        plain.match(r"^frame 1 of short: gray8 \(4, 6\), 24 bytes$")
         server.close()
         assert plain.ends() == ""
 
 
 def test_a_blurred_picture_is_written_where_there_is_no_window(street: RtspServer, tmp_path: Path) -> None:
     with Example("blur.py", street.url("/bikes"), folder=tmp_path) as blur:
-        assert blur.line(r"^frame \d+: wrote (.*)$")[1] == str(tmp_path / "blurred.jpg")
+        assert blur.match(r"^frame \d+: wrote (.*)$")[1] == str(tmp_path / "blurred.jpg")
         with va.attach("blur") as reader:
             sharp = reader.recv(20).copy().array
         assert blur.interrupt() == ""
@@ -97,7 +97,7 @@ def test_a_ring_of_rgb_is_blurred_in_its_own_colours(tmp_path: Path) -> None:
     red[:, :, 0] = 200
     with va.serve("red") as server, Example("blur.py", "red", folder=tmp_path) as blur:
         server.publish(red)
-        blur.line("^frame 1: wrote ")
+        blur.match("^frame 1: wrote ")
         server.close()
         assert blur.ends() == ""
     blurred = cv2.imread(str(tmp_path / "blurred.jpg"))
@@ -120,11 +120,11 @@ def test_opencv_is_loaded_before_pyav_where_it_may_open_a_window() -> None:
 
 def test_in_one_file_the_slow_task_does_not_hold_up_the_quick_one(street: RtspServer, tmp_path: Path) -> None:
     with Example("one_file.py", street.url("/bikes"), folder=tmp_path) as example:
-        example.line(r"^slow: frame \d+, -?\d+ ms old, 0 left out$")
-        assert int(example.line(r"^slow: frame \d+, -?\d+ ms old, ([1-9]\d*) left out$")[1]) >= 2
+        example.match(r"^slow: frame \d+, -?\d+ ms old, 0 left out$")
+        assert int(example.match(r"^slow: frame \d+, -?\d+ ms old, ([1-9]\d*) left out$")[1]) >= 2
         # It pauses for a second in every ten frames: frames as old as that would have waited for it.
         for _ in range(10):  # on a machine that has better to do one or the other may be late
-            quick = example.line(r"^quick: \d+ frames, (-?\d+) ms old at most, brightness \d+$")
+            quick = example.match(r"^quick: \d+ frames, (-?\d+) ms old at most, brightness \d+$")
             if int(quick[1]) < 500:
                 break
         else:
@@ -137,22 +137,22 @@ def test_workers_are_spawned_or_forked_beside_threads(
     street: RtspServer, tmp_path: Path, method: str
 ) -> None:
     with Example("processes.py", method, street.url("/bikes"), folder=tmp_path) as example:
-        example.line(rf"^parent: frame \d+, and now {method}$")
+        example.match(rf"^parent: frame \d+, and now {method}$")
         if method == "fork":
-            example.line(r"^worker [12], forked: the reader of 'processes' belongs to the parent process$")
+            example.match(r"^worker [12], forked: the reader of 'processes' belongs to the parent process$")
         for who in ("worker 1", "worker 2", "parent"):  # whose own reader still works beside theirs
-            example.line(rf"^{who}: frame \d+, brightness \d+$")
+            example.match(rf"^{who}: frame \d+, brightness \d+$")
         assert example.interrupt() == ""
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     with Example("processes.py", "spawn", folder=tmp_path) as example:
         for worker in (1, 2):
-            example.line(rf"^worker {worker}: frame")
-        example.process.send_signal(signal.SIGKILL)
+            example.match(rf"^worker {worker}: frame")
+        example.signal(signal.SIGKILL)
         # The workers hold the other ends of its standard output: read to the end, which comes with theirs.
         with pytest.raises(EOFError):
-            example.line("^nothing of the kind$", 20)
+            example.match("^nothing of the kind$", 20)
         assert "Traceback" not in example.stderr()
     va.serve("processes").close()  # tidies up what the killed one left
 
@@ -176,8 +176,8 @@ def test_a_ring_of_frames_made_in_python_is_read_like_any_other(street: RtspServ
         Example("publish.py", street.url("/bikes"), folder=tmp_path) as publish,
         Example("client.py", "publish", folder=tmp_path) as client,
     ):
-        client.line(r"^frame \d+: rgb24 \(204, 480, 3\), .* meta \{'from': 'publish.source', 'frame': \d+, ")
-        publish.line(r"^\d+ frames published, 1 readers, ")
+        client.match(r"^frame \d+: rgb24 \(204, 480, 3\), .* meta \{'from': 'publish.source', 'frame': \d+, ")
+        publish.match(r"^\d+ frames published, 1 readers, ")
         assert publish.interrupt() == ""
         assert client.interrupt() == ""
 
@@ -196,6 +196,6 @@ def test_without_a_camera_and_all_at_the_same_time(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         examples = [stack.enter_context(Example(name, folder=tmp_path)) for name in promises]
         for example, promise in zip(examples, promises.values(), strict=True):
-            example.line(promise, 40)
+            example.match(promise, 40)
         for example in examples:
             assert example.interrupt() == ""

@@ -13,11 +13,11 @@ from pathlib import Path
 import aiohttp
 import av
 import pytest
-from example_run import Example
 
 from support import footage
 from support.chromium import chromium
 from support.playback import ffmpeg_finds_no_fault
+from support.program import Example
 from support.rtsp import RtspServer
 
 
@@ -47,10 +47,10 @@ def changing(street: RtspServer, tmp_path: Path) -> Iterator[tuple[str, Path]]:
 def test_boxes_are_told_and_written_into_a_file_that_plays(street: RtspServer, tmp_path: Path) -> None:
     with Example("fmp4.py", street.url("/bikes"), folder=tmp_path) as example:
         file = tmp_path / "fmp4-1.mp4"
-        assert example.line(r"^(.*): ftyp \d+, moov \d+$")[1] == str(file)
-        example.line(r"^key frame 1: moof 104, mdat \d+; 0 lost$")
+        assert example.match(r"^(.*): ftyp \d+, moov \d+$")[1] == str(file)
+        example.match(r"^key frame 1: moof 104, mdat \d+; 0 lost$")
         for number in range(2, 31):
-            example.line(rf"^(picture|key frame) {number}: moof 104, mdat \d+; 0 lost$")
+            example.match(rf"^(picture|key frame) {number}: moof 104, mdat \d+; 0 lost$")
         assert example.interrupt() == ""
     shown = pictures(file)
     assert len(shown) >= 30 and set(shown) == {(640, 272)}
@@ -62,11 +62,11 @@ def test_another_resolution_begins_another_file(
 ) -> None:
     url, large = changing
     with Example("fmp4.py", url, folder=tmp_path) as example:
-        example.line("^picture 5: ")
+        example.match("^picture 5: ")
         street.switch("/changing", large)
-        example.line(r"fmp4-2\.mp4: ftyp \d+, moov \d+$")
-        example.line(r"^key frame \d+: .* 0 lost$")
-        example.line(r"^picture \d+: .* 0 lost$")
+        example.match(r"fmp4-2\.mp4: ftyp \d+, moov \d+$")
+        example.match(r"^key frame \d+: .* 0 lost$")
+        example.match(r"^picture \d+: .* 0 lost$")
         assert example.interrupt() == ""
     assert set(pictures(tmp_path / "fmp4-1.mp4")) == {(320, 192)}
     assert set(pictures(tmp_path / "fmp4-2.mp4")) == {(480, 272)}
@@ -74,8 +74,8 @@ def test_another_resolution_begins_another_file(
 
 def test_without_a_camera_the_file_plays_too(tmp_path: Path) -> None:
     with Example("fmp4.py", folder=tmp_path) as example:
-        example.line(r"^key frame 1: ", 40)
-        example.line(r" 10: moof 104, mdat \d+; 0 lost$")
+        example.match(r"^key frame 1: ", 40)
+        example.match(r" 10: moof 104, mdat \d+; 0 lost$")
         assert example.interrupt() == ""
     assert len(pictures(tmp_path / "fmp4-1.mp4")) >= 10
 
@@ -84,7 +84,7 @@ def test_without_a_camera_the_file_plays_too(tmp_path: Path) -> None:
 def page_of(*arguments: object, folder: Path) -> Iterator[tuple[Example, str]]:
     port = free_port()
     with Example("fmp4_web.py", *arguments, port, folder=folder) as example:
-        yield example, example.line(rf"(http://127\.0\.0\.1:{port})", 40)[1]
+        yield example, example.match(rf"(http://127\.0\.0\.1:{port})", 40)[1]
 
 
 async def fragments(session: aiohttp.ClientSession, url: str, count: int) -> tuple[str, bytes]:

@@ -14,17 +14,14 @@ import av
 import cv2
 import numpy as np
 import pytest
-from example_run import ROOT, Example, street
 
 import valkka_async as va
 from support import footage
-from support.child import Child
+from support.program import ROOT, Child, Example
 from support.require import missing
 from support.rtsp import RtspServer
 from support.until import wait_for
 from valkka_async.ring.connection import report
-
-__all__ = ["street"]  # a fixture
 
 OTHER = """
 with va.serve("other") as server:
@@ -55,7 +52,7 @@ def frames_of(film: Path) -> int:
 
 def test_all_at_once_from_one_connection(street: RtspServer, tmp_path: Path) -> None:
     with Example("all_at_once.py", street.url("/bikes"), folder=tmp_path) as example:
-        motion = [float(example.line(r"^brightness \d+, motion (\d+\.\d)$")[1]) for _ in range(3)]
+        motion = [float(example.match(r"^brightness \d+, motion (\d+\.\d)$")[1]) for _ in range(3)]
         assert max(motion) > 0.5  # they do move
         wait_for((tmp_path / "shown.jpg").exists)
         assert street.stats()["/bikes"].clients == 1
@@ -68,7 +65,7 @@ def test_all_at_once_from_one_connection(street: RtspServer, tmp_path: Path) -> 
 
 def test_all_at_once_without_a_camera(tmp_path: Path) -> None:
     with Example("all_at_once.py", folder=tmp_path) as example:
-        example.line(r"^brightness \d+, motion [1-9]")
+        example.match(r"^brightness \d+, motion [1-9]")
         wait_for((tmp_path / "shown.jpg").exists)
         assert example.interrupt() == ""
     assert size_of(tmp_path / "shown.jpg") == (1280, 720)
@@ -83,10 +80,10 @@ def test_one_select_for_a_camera_a_file_and_a_ring_that_dies(street: RtspServer,
         Child(OTHER) as other,  # after its reader
     ):
         assert other.line() == "there"
-        example.line(r"^other [1-9]\d*  select2 [1-9]\d*  select3 [1-9]\d*, -?\d+ ms old at most$")
+        example.match(r"^other [1-9]\d*  select2 [1-9]\d*  select3 [1-9]\d*, -?\d+ ms old at most$")
         other.kill()
-        example.line("^other is gone: ")
-        example.line(r"^select2 [1-9]\d*  select3 [1-9]\d*, ")
+        example.match("^other is gone: ")
+        example.match(r"^select2 [1-9]\d*  select3 [1-9]\d*, ")
         assert example.interrupt() == ""
     tidy_up("other")
 
@@ -94,27 +91,27 @@ def test_one_select_for_a_camera_a_file_and_a_ring_that_dies(street: RtspServer,
 def test_select_ends_with_its_last_ring(tmp_path: Path) -> None:
     code = 'with va.serve("other") as s: say("there"); s.publish(b"x"); time.sleep(0.5)'
     with Example("many_select.py", "other", folder=tmp_path) as example, Child(code):
-        example.line("^other is gone: ")
+        example.match("^other is gone: ")
         assert example.ends() == ""
 
 
 def test_one_select_without_cameras(tmp_path: Path) -> None:
     with Example("many_select.py", folder=tmp_path) as example:
-        example.line(r"^select1 [1-9]\d*  select2 [1-9]\d*, ")
+        example.match(r"^select1 [1-9]\d*  select2 [1-9]\d*, ")
         assert example.interrupt() == ""
 
 
 def test_merge_follows_cameras_that_come_and_go(street: RtspServer, tmp_path: Path) -> None:
     with Example("many_merge.py", *map(street.url, ("/bikes", "/people")), folder=tmp_path) as example:
-        example.line(r"^frames: merge1 [1-9]\d*  merge2 [1-9]\d*$")
-        example.line(r"^frames: merge2 \d+$")
-        example.line(r"^frames: merge1 [1-9]")
+        example.match(r"^frames: merge1 [1-9]\d*  merge2 [1-9]\d*$")
+        example.match(r"^frames: merge2 \d+$")
+        example.match(r"^frames: merge1 [1-9]")
         assert example.interrupt() == ""
 
 
 def test_merge_without_cameras(tmp_path: Path) -> None:
     with Example("many_merge.py", folder=tmp_path) as example:
-        example.line(r"^frames: merge1 [1-9]\d*  merge2 [1-9]\d*$")
+        example.match(r"^frames: merge1 [1-9]\d*  merge2 [1-9]\d*$")
         assert example.interrupt() == ""
 
 
@@ -179,21 +176,21 @@ def test_surveillance_finds_people_and_outlives_a_killed_process(
     bikes, picture = footage.bikes(ROOT / ".cache"), tmp_path / "seen.jpg"
     arguments = ("--picture", picture, street.url("/people"), bikes)
     with Example("surveillance.py", *arguments, folder=tmp_path) as example:
-        example.line(r"^site1: \d+ people, \d+ ms; site2: ")
-        example.line("^site1: [1-9]")
+        example.match(r"^site1: \d+ people, \d+ ms; site2: ")
+        example.match("^site1: [1-9]")
         wait_for(lambda: boxes_around_people(picture), 20)
         width, height = size_of(picture)
         assert height == 576 and width == 768 + round(640 * 576 / 272)
-        parent = example.process.pid
+        parent = example.pid
         victim = motion_process(parent, "site1")
         assert victim is not None
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda: motion_process(parent, "site1") not in (None, victim), 20)
         wait_for(lambda: read("site1.motion"), 20)
         example.skip()
-        known = example.line(r"site1: .*?ms")[0]
+        known = example.match(r"site1: .*?ms")[0]
         deadline = time.monotonic() + 25
-        while example.line(r"site1: .*?ms")[0] == known:
+        while example.match(r"site1: .*?ms")[0] == known:
             assert time.monotonic() < deadline
         assert example.interrupt() == ""
         assert motion_process(os.getpid(), "site1") is None
@@ -202,7 +199,7 @@ def test_surveillance_finds_people_and_outlives_a_killed_process(
 
 def test_surveillance_without_cameras(hog: None, tmp_path: Path) -> None:
     with Example("surveillance.py", folder=tmp_path) as example:
-        example.line(r"^site1: \d+ people, \d+ ms; site2: \d+ people, \d+ ms$")
+        example.match(r"^site1: \d+ people, \d+ ms; site2: \d+ people, \d+ ms$")
         wait_for((tmp_path / "people.jpg").exists)
         assert example.interrupt() == ""
 

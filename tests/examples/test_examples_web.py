@@ -16,15 +16,13 @@ from typing import Any
 
 import av
 import pytest
-from example_run import ROOT, Example, street
 
 from support import footage
+from support.program import ROOT, Example
 from support.require import missing
 from support.rtsp import RtspServer
 from support.until import wait_for
 from valkka_async.ring.connection import report
-
-__all__ = ["street"]  # a fixture
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.child import Child
+from support.program import Child
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)

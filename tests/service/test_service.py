@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -18,12 +19,18 @@ import valkka_async as va
 from support.footage import encode
 from support.rtsp import RtspServer
 from support.until import until
+from valkka_async import typed
 from valkka_async.camera.spec import Output
+from valkka_async.camera.workers.supervisor import Supervisor
+from valkka_async.record.cause import RecordingCause
 from valkka_async.ring.rendezvous import servers
+from valkka_async.service import recordings
 from valkka_async.service.config.config import Config
 from valkka_async.service.service import Service
+from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
 
 SECONDS = 30.0
+NO_RECORDING = RecordingStatus(RecordingState.WAITING, False, False, 0, None, 0.0, 0, 0, 0, None, None)
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +39,24 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(cameras: dict[str, Any], folder: Path, **keys: Any) -> Config:
-    recordings = str(folder / "{name}/%H-%M-%S.mp4")
-    return Config.model_validate({"web": False, "recordings": recordings, "cameras": cameras} | keys)
+    pattern = str(folder / "{name}/%H-%M-%S.mp4")
+    return Config.model_validate({"web": False, "recordings": pattern, "cameras": cameras} | keys)
 
 
-def camera(service: Service, name: str) -> dict[str, Any]:
-    return next((c for c in service.status()["cameras"] if c["name"] == name), {})
+def camera(service: Service, name: str) -> CameraReport:
+    report = service.status().camera(name)
+    assert report is not None
+    return report
+
+
+def recording(service: Service, name: str) -> RecordingStatus:
+    """Nothing has been written if there is none (yet)."""
+    report = service.status().camera(name)
+    return NO_RECORDING if report is None or report.recording is None else report.recording
 
 
 def states(service: Service) -> dict[str, str]:
-    return {c["name"]: c["state"] for c in service.status()["cameras"]}
+    return {c.name: c.state for c in service.status().cameras}
 
 
 @contextlib.asynccontextmanager
@@ -80,22 +95,23 @@ async def test_status_tells_what_cameras_do(rtsp: RtspServer, clip: Path, tmp_pa
     async with Service(config(cameras, tmp_path)) as service:
         assert list(states(service)) == ["front", "gone"]  # at once, in the order of the file
         await eventually(lambda: states(service) == {"front": "live", "gone": "waiting"} and service.ready)
-        front, gone = service.status()["cameras"]
-        assert (front["title"], front["live"], front["still"]) == ("<Front>", "front.fmp4", "front.jpeg")
-        assert (gone["live"], gone["still"], gone["age"]) == (None, None, None)
-        assert gone["reason"] and gone["attempts"] >= 1
-        assert "secretpw" not in str(service.status())
-        assert front["decoded"] == 0  # nobody looks
+        front, gone = service.status().cameras
+        assert (front.title, front.live, front.still) == ("<Front>", "front.fmp4", "front.jpeg")
+        assert (gone.live, gone.still, gone.age) == (None, None, None)
+        assert gone.cause is va.Cause.UNREACHABLE and gone.reason and gone.camera.attempts >= 1
+        assert "secretpw" not in str(service.status()) + typed.dumps(service.status())
+        assert typed.loads(ServiceStatus, typed.dumps(service.status())).camera("gone") is not None
+        assert front.camera.decoded == 0  # it has no readers
         async with reading("front"):
             await eventually(lambda: _fps(service, "front", "front") > 5)
         assert _fps(service, "front", "front.jpeg") == 0
         front = camera(service, "front")
-        assert front["age"] < 10 and 0 < front["cpu"] < 2
-        assert front["worker"]["pid"] != os.getpid() and front["worker"]["rss"] > 1e6
+        assert front.age is not None and front.age < 10 and 0 < front.cpu < 2
+        assert front.worker.pid not in (None, os.getpid()) and front.worker.rss > 1e6
 
 
 def _fps(service: Service, name: str, ring: str) -> float:
-    return next((float(o["fps"]) for o in camera(service, name)["outputs"] if o["name"] == ring), 0.0)
+    return camera(service, name).ring_fps.get(ring, 0.0)
 
 
 @pytest.mark.timeout(120)
@@ -117,12 +133,96 @@ async def test_another_config_touches_only_what_differs(rtsp: RtspServer, clip: 
         ]  # fmt: skip
         await eventually(lambda: list(states(service).values()) == ["live"] * 3)
         after = camera(service, "one")
-        assert after["worker"]["pid"] == before["one"]["worker"]["pid"] and after["attempts"] == 1
-        assert after["packets"] >= before["one"]["packets"]
-        assert camera(service, "two")["worker"]["pid"] == before["two"]["worker"]["pid"]
+        assert after.worker.pid == before["one"].worker.pid and after.camera.attempts == 1
+        assert after.camera.packets >= before["one"].camera.packets
+        assert camera(service, "two").worker.pid == before["two"].worker.pid
 
         changes = await service.apply(config(other, tmp_path, name="other", workers={"group_size": 2}))
         assert set(changes.restart) == {"name", "workers"} and "restart" in str(changes)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("turns", [0, 1, 3, 20])
+async def test_what_a_cancelled_change_left_undone_is_done_by_the_next(
+    rtsp: RtspServer, clip: Path, tmp_path: Path, turns: int
+) -> None:
+    url = await mounted(rtsp, "/a", clip)
+
+    def cameras(**settings: dict[str, Any]) -> Config:
+        return config({name: {"url": url} | values for name, values in settings.items()}, tmp_path)
+
+    first = cameras(
+        one={}, two={}, gone={}, x={"outputs": [{"name": "x.a"}]}, y={"outputs": [{"name": "y.a"}]}
+    )
+    other = cameras(
+        one={},
+        two={"title": "Two"},
+        new={},
+        x={"outputs": [{"name": "y.a"}]},
+        y={"outputs": [{"name": "x.a"}]},
+    )
+    async with Service(first) as service:
+        await eventually(lambda: service.ready)
+        applying = asyncio.create_task(service.apply(other))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        applying.cancel()
+        await asyncio.wait([applying])
+        changes = await service.apply(other)
+        assert "two" in changes.changed and "one" not in changes.changed  # and not that nothing has changed
+        await eventually(lambda: states(service) == dict.fromkeys(("one", "two", "new", "x", "y"), "live"))
+        rings = {c.name: [o.name for o in c.camera.outputs] for c in service.status().cameras}
+        assert (rings["x"][0], rings["y"][0]) == ("y.a", "x.a")
+        assert camera(service, "two").title == "Two"
+        assert not await service.apply(other)
+
+
+@pytest.mark.timeout(120)
+async def test_cameras_are_changed_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"cam{n}" for n in range(6)]
+    change, together = Supervisor.change, asyncio.Barrier(len(names))
+
+    async def slow(self: Supervisor, spec: va.CameraSpec) -> None:
+        await together.wait()  # nobody comes through before all have begun
+        await change(self, spec)
+
+    monkeypatch.setattr(Supervisor, "change", slow)
+
+    def cameras(port: int) -> Config:
+        return config({name: {"url": f"rtsp://127.0.0.1:{port}/x"} for name in names}, tmp_path)
+
+    async with Service(cameras(9)) as service:
+        await eventually(lambda: service.ready)
+        assert (await service.apply(cameras(7))).changed == tuple(names)
+
+
+@pytest.mark.timeout(120)
+async def test_a_config_that_cannot_be_applied_changes_nothing(tmp_path: Path) -> None:
+    cameras: dict[str, Any] = {"one": {"url": "rtsp://127.0.0.1:9/x"}, "two": {"url": "rtsp://127.0.0.1:9/x"}}
+    good = config(cameras, tmp_path)
+    # Not to be had from a file, whose loader looks at patterns.
+    broken = config({"one": {"url": "rtsp://127.0.0.1:7/x"}}, tmp_path).model_copy(
+        update={"recordings": "{name}/{nonsense}.mp4"}
+    )
+    async with Service(good) as service:
+        await eventually(lambda: service.ready)
+        before = [report.worker.pid for report in service.status().cameras]
+        with pytest.raises(va.ValkkaError, match="recordings of one"):
+            await service.apply(broken)
+        assert service.config is good
+        assert [report.worker.pid for report in service.status().cameras] == before
+        assert not await service.apply(good)
+
+
+@pytest.mark.timeout(120)
+async def test_changes_that_are_no_cameras_are_told(tmp_path: Path) -> None:
+    cameras: dict[str, Any] = {"one": {"url": "rtsp://127.0.0.1:9/x"}}
+    async with Service(config(cameras, tmp_path)) as service:
+        changes = await service.apply(config(cameras, tmp_path / "elsewhere"))
+        assert (changes.settings, changes.changed, changes.restart) == (("recordings",), (), ())
+        for _ in range(2):  # for as long as it is true
+            changes = await service.apply(config(cameras, tmp_path / "elsewhere", name="other"))
+            assert (changes.settings, changes.restart) == ((), ("name",)) and service.name == "service"
 
 
 @pytest.mark.timeout(120)
@@ -139,21 +239,22 @@ async def test_two_cameras_exchange_a_ring(rtsp: RtspServer, clip: Path, tmp_pat
         await eventually(lambda: states(service) == {"one": "live", "two": "live"})
         await service.apply(cameras("y", "x"))
         await eventually(lambda: states(service) == {"one": "live", "two": "live"})
-        assert [o["name"] for c in service.status()["cameras"] for o in c["outputs"]] == ["y", "x"]
+        assert [o.name for c in service.status().cameras for o in c.camera.outputs] == ["y", "x"]
 
 
 @pytest.mark.timeout(120)
 async def test_a_recording_on_demand_plays(rtsp: RtspServer, clip: Path, tmp_path: Path) -> None:
     url = await mounted(rtsp, "/a", clip)
     async with Service(config({"front": {"url": url}}, tmp_path)) as service:
-        assert camera(service, "front")["recording"] is None
+        assert camera(service, "front").recording is None
         assert await service.set_recording("front", True) is not None
         await service.set_recording("front", True)  # which is no second one
-        await eventually(lambda: camera(service, "front")["recording"]["duration"] > 0.5)
-        path = camera(service, "front")["recording"]["path"]
-        assert path.startswith(str(tmp_path / "front"))
+        await eventually(lambda: recording(service, "front").duration > 0.5)
+        path = recording(service, "front").path
+        assert recording(service, "front").state is RecordingState.WRITING
+        assert path is not None and path.startswith(str(tmp_path / "front"))
         assert await service.set_recording("front", False) is None
-        assert camera(service, "front")["recording"] is None
+        assert camera(service, "front").recording is None
         assert await asyncio.to_thread(_frames, path) >= 10
         with pytest.raises(KeyError):
             await service.set_recording("nobody", True)
@@ -190,15 +291,56 @@ async def test_what_is_always_recorded_goes_on_after_a_crash(
     url = await mounted(rtsp, "/a", clip)
     cameras = {"front": {"url": url, "record": True}}
     async with Service(config(cameras, tmp_path)) as service:
-        await eventually(lambda: (camera(service, "front").get("recording") or {}).get("duration", 0) > 0.3)
-        os.kill(camera(service, "front")["worker"]["pid"], signal.SIGKILL)
+        await eventually(lambda: recording(service, "front").duration > 0.3)
+        pid = camera(service, "front").worker.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
         await eventually(lambda: len(list((tmp_path / "front").glob("*.mp4"))) == 2)
-        await eventually(lambda: camera(service, "front")["recording"]["duration"] > 0.3)
-        assert camera(service, "front")["worker"]["restarts"] == 1
+        await eventually(lambda: recording(service, "front").duration > 0.3)
+        assert camera(service, "front").worker.restarts == 1
         await service.apply(config({"front": {"url": url}}, tmp_path))
-        assert camera(service, "front")["recording"] is None
+        assert camera(service, "front").recording is None
     for path in (tmp_path / "front").glob("*.mp4"):
         assert await asyncio.to_thread(_frames, str(path)) > 0
+
+
+@pytest.mark.timeout(120)
+async def test_a_recording_has_failed_until_it_is_written_again(
+    rtsp: RtspServer,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(recordings, "_AGAIN", (0.05, 0.1))
+    caplog.set_level("INFO")
+    url = await mounted(rtsp, "/a", clip)
+    (tmp_path / "front").write_text("a file where the folder should be")
+
+    def said(level: int) -> int:
+        return sum(
+            getattr(r, "camera", "") == "front" and "recording" in r.message and r.levelno == level
+            for r in caplog.records
+        )
+
+    async with Service(config({"front": {"url": url, "record": True}}, tmp_path)) as service:
+        assert recording(service, "front").state is RecordingState.WAITING
+        await eventually(lambda: recording(service, "front").error)
+        seen = []
+
+        def attempts() -> bool:
+            seen.append(recording(service, "front"))
+            return said(logging.INFO) > 4
+
+        await eventually(attempts)
+        assert {(one.state, one.active, one.always) for one in seen} == {(RecordingState.FAILED, True, True)}
+        assert {one.error.cause for one in seen if one.error} == {RecordingCause.DISK}
+        text = seen[-1].error.text if seen[-1].error else ""
+        assert text.count(str(tmp_path)) == 1 and "Errno" not in text
+        assert 3 <= said(logging.ERROR) <= said(logging.INFO)  # each of them once
+        (tmp_path / "front").unlink()
+        await eventually(lambda: recording(service, "front").state is RecordingState.WRITING)
+        assert recording(service, "front").error is None
 
 
 @pytest.mark.timeout(120)
@@ -209,11 +351,12 @@ async def test_a_disk_that_refuses_is_told_and_tried_again(
     (tmp_path / "front").write_text("a file where the folder should be")
     async with Service(config({"front": {"url": url}}, tmp_path)) as service:
         await service.set_recording("front", True)
-        await eventually(lambda: camera(service, "front")["recording"]["error"])
-        assert not camera(service, "front")["recording"]["active"]
+        await eventually(lambda: recording(service, "front").state is RecordingState.FAILED)
+        failed = recording(service, "front")
+        assert failed.error is not None and failed.error.cause is RecordingCause.DISK and not failed.active
         (tmp_path / "front").unlink()
         await service.set_recording("front", True)
-        await eventually(lambda: camera(service, "front")["recording"]["duration"] > 0.3)
+        await eventually(lambda: recording(service, "front").duration > 0.3)
 
 
 def test_rings_of_the_page_are_those_of_the_config(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Config files: YAML and TOML, ${NAME} and the secrets file, paths, and files that nobody should have to wait
-for."""
+"""Config files: ${NAME} and the secrets file, paths, and files that cannot be read."""
 
 from __future__ import annotations
 
@@ -27,27 +26,6 @@ cameras:
     record: {seconds: 60, path: /r/%H.mp4}
   yard: {url: "rtsp://10.0.0.2/live", enabled: false}
 """
-TOML = """\
-name = "house"
-web.port = 0
-
-[defaults]
-transport = "udp"
-user = "me"
-password = "pw"
-
-[cameras.front]
-url = "rtsp://10.0.0.1/live"
-outputs = [
-  {fps = 5, size = [640, 360]},
-  {format = "jpeg", quality = 50},
-]
-record = {seconds = 60, path = "/r/%H.mp4"}
-
-[cameras.yard]
-url = "rtsp://10.0.0.2/live"
-enabled = false
-"""
 
 
 def write(path: Path, text: str | bytes, mode: int = 0o644) -> Path:
@@ -71,12 +49,11 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def test_yaml_and_toml_say_the_same(tmp_path: Path) -> None:
+def test_a_file_may_have_either_name_line_ends_of_any_system_and_a_mark(tmp_path: Path) -> None:
     config = load(write(tmp_path / "a.yaml", YAML))
-    assert load(write(tmp_path / "a.toml", TOML)) == config
-    assert load(write(tmp_path / "a.yml", b"\xef\xbb\xbf" + YAML.replace("\n", "\r\n").encode())) == config
-    assert load(write(tmp_path / "b.toml", TOML.replace("\n", "\r\n"))) == config
     assert list(config.specs()) == ["front"] and config.name == "house"
+    assert load(write(tmp_path / "a.yml", b"\xef\xbb\xbf" + YAML.replace("\n", "\r\n").encode())) == config
+    assert load(write(tmp_path / "A.YAML", YAML.replace("\n", "\r"))) == config
 
 
 def test_an_empty_section_is_as_if_it_were_not_there(tmp_path: Path) -> None:
@@ -192,13 +169,13 @@ def test_paths_are_relative_to_the_folder_of_the_file(
     folder.mkdir()
     write(
         folder / "c.yaml",
-        "cameras:\n  a: {url: film.mp4, record: {path: 'a/%H.mp4'}}\n  b: {url: /film.mp4}\n"
-        "  c: {url: ~/film.mp4, record: {path: ~/c.mp4}}\n  d: {url: 'lavfi:testsrc'}\n",
+        "cameras:\n  a: {url: clip.mp4, record: {path: 'a/%H.mp4'}}\n  b: {url: /clip.mp4}\n"
+        "  c: {url: ~/clip.mp4, record: {path: ~/c.mp4}}\n  d: {url: 'lavfi:testsrc'}\n",
     )
     monkeypatch.chdir(tmp_path)
     config = load("100% {x}/c.yaml")
     assert [s.url for s in config.specs().values()] == [
-        str(folder / "film.mp4"), "/film.mp4", "/home/me/film.mp4", "lavfi:testsrc"
+        str(folder / "clip.mp4"), "/clip.mp4", "/home/me/clip.mp4", "lavfi:testsrc"
     ]  # fmt: skip
     now = time.localtime()
     record, other = config.cameras["a"].record, config.cameras["c"].record
@@ -212,7 +189,7 @@ def test_paths_are_relative_to_the_folder_of_the_file(
 # --------------------------------------------------------------------------------- files that are odd
 
 
-def test_aliases_and_merge_keys_work_and_mistakes_in_them_have_a_line(tmp_path: Path) -> None:
+def test_aliases_and_merge_keys_work_and_errors_in_them_have_a_line(tmp_path: Path) -> None:
     text = """\
 cameras:
   a: &a
@@ -229,80 +206,19 @@ cameras:
     assert [line.split(": ")[0].rpartition(":")[2] for line in said.splitlines()] == ["4"] * 3
 
 
-def bomb(first: str, item: str) -> str:
-    """Each of twelve values repeats the one before it nine times."""
-    lines = [f"a{i}: &a{i} {item.format(f'*a{i - 1}, ' * 9)}" for i in range(1, 12)]
-    return "\n".join([f"a0: &a0 {first}", *lines])
-
-
-WIDE = "{" + ", ".join(f"k{i}: 1" for i in range(300)) + "}"
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [
-        ("lists", bomb("x", "[{}]"), "aliases"),
-        ("merges", bomb("{}", "{{<<: [{}]}}"), "50000"),
-        ("wide merges", f"a: &a {WIDE}\nb: {{<<: [{'*a, ' * 200}]}}", "50000"),
-        ("itself", "cameras: &a {a: *a}\n", "within what it stands for"),
-        ("merged into itself", "cameras: &a {<<: *a}\n", "within what it stands for"),
-        ("deep", "a: " + "[" * 100_000, "nested too deeply"),
-        ("deep and closed", "a: " + "[" * 50 + "]" * 50, "nested too deeply"),
-        ("large", "#" * (1 << 20) + "\n", "larger than 1 MB"),
-        ("a huge number", "cameras: {a: {url: x, read_timeout: " + "9" * 5000 + "}}", "a.read_timeout"),
-        ("not text", b"cameras:\n  a: {title: \xff}\n", ":2: this is not UTF-8"),
-        ("binary", "cameras: {a: {url: x, title: !!binary aGk=}}", "put it in quotes"),
-        ("an object", "!!python/object/apply:os.system [x]", "tags (!name) are not understood"),
-        ("a set", "cameras: !!set {a}", "tags (!name) are not understood"),
-        ("a key that is a list", "[a]: x", "a key is text"),
-    ],
-    ids=lambda value: "",
-)  # fmt: skip
-def test_odd_yaml_is_refused_in_no_time(name: str, text: str | bytes, words: str, tmp_path: Path) -> None:
-    assert words in refusal(write(tmp_path / "c.yaml", text)), name
-
-
 def test_odd_files_are_refused(tmp_path: Path) -> None:
-    assert "nested too deeply" in refusal(write(tmp_path / "c.toml", "a = " + "[" * 100_000))
     assert (
         refusal(tmp_path / "none.yaml") == f"{tmp_path}/none.yaml: cannot be read: no such file or directory"
     )
-    assert "ends in .yaml, .yml or .toml" in refusal(write(tmp_path / "c.json", "{}"))
+    for name in ("c.json", "c.toml", "yaml"):
+        assert "would end in .yaml or .yml" in refusal(write(tmp_path / name, YAML))
     (tmp_path / "folder.yaml").mkdir()
     os.mkfifo(tmp_path / "pipe.yaml")
     for name in ("folder.yaml", "pipe.yaml"):
         assert refusal(tmp_path / name) == f"{tmp_path / name}: is not a file"
 
 
-def test_lines_are_told_in_a_long_toml_file_soon(tmp_path: Path) -> None:
-    cameras = "".join(f"[cameras.c{i}]\nurl = 'rtsp://h/{i}'\n" for i in range(500))
-    said = refusal(write(tmp_path / "c.toml", cameras + "title = 5\n"))
-    assert said.startswith(f"{tmp_path}/c.toml:1001: cameras.c499.title: text")
-
-
-def test_of_very_many_mistakes_the_first_are_shown(tmp_path: Path) -> None:
+def test_of_very_many_errors_the_first_are_shown(tmp_path: Path) -> None:
     path = write(tmp_path / "c.yaml", "".join(f"k{i}: 1\n" for i in range(1000)) + YAML)
     said = refusal(path).splitlines()
     assert len(said) == 101 and said[-1] == "... and 900 more" and said[99].startswith(f"{path}:100: k99: ")
-
-
-def test_whatever_is_broken_in_a_file_it_is_told_and_has_no_password(tmp_path: Path) -> None:
-    """Cut anywhere, or with a character changed: a config or a ConfigError, and no other exception."""
-    yaml = (
-        "cameras:\n  a:\n    url: rtsp://me:hunter2@h/x\n    password: hunter2 # x\nweb: {token: hunter2}\n"
-    )
-    toml = "[cameras.a]\nurl = 'rtsp://me:hunter2@h/x'\npassword = 'hunter2'\n[web]\ntoken = 'hunter2'\n"
-    told = 0
-    for suffix, text in ((".yaml", yaml), (".toml", toml)):
-        path = tmp_path / f"c{suffix}"
-        cut = [text[:i] for i in range(0, len(text), 2)]
-        changed = [text[:i] + c + text[i + 1 :] for i in range(len(text)) for c in "\n:'&{"]
-        for broken in (*cut, *changed):
-            write(path, broken)
-            try:
-                load(path)
-            except ConfigError as e:
-                told += 1
-                assert "hunter2" not in str(e), broken
-                assert all(line.startswith(str(path)) for line in str(e).splitlines())
-    assert told > 500

@@ -1,32 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""The smaller parts of a service: control socket, rates, logs, what systemd is told."""
+"""The smaller parts of a service: control socket, rates."""
 
 from __future__ import annotations
 
 import asyncio
-import io
-import json
-import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import valkka_async as va
-from support.until import until
-from valkka_async.camera.spec import CameraSpec
-from valkka_async.camera.status import CameraStatus, OutputStatus, before_start
 from valkka_async.ring.rendezvous import servers
-from valkka_async.service import log as service_log
 from valkka_async.service.control import Control, ask, services
-from valkka_async.service.notify import notify, reloading, watchdog
-from valkka_async.service.rates import Rates
 
 # ------------------------------------------------------------------------------------------ control
 
@@ -111,111 +99,3 @@ def test_a_killed_service_leaves_no_trace_in_the_way_of_the_next(runtime_dir: Pa
 
     assert asyncio.run(again()) == {"answer": 42}
     assert os.listdir(runtime_dir) == []
-
-
-# -------------------------------------------------------------------------------------------- rates
-
-
-def _status(published: int, cpu_s: float) -> CameraStatus:
-    blank = before_start(CameraSpec("cam", "rtsp://host/live"))
-    return replace(blank, cpu_s=cpu_s, outputs=(OutputStatus("cam", "rgb24", 1, published, 0, 0),))
-
-
-def test_rates_are_those_of_the_last_seconds() -> None:
-    rates = Rates()
-    assert (rates.fps("cam", 0.0), rates.cpu(0.0)) == (0.0, 0.0)
-    for second in range(10):
-        rates.take(_status(25 * second if second < 5 else 125, 0.1 * second), float(second))
-    assert rates.fps("cam", 9.0) == 0.0  # nothing in the last three seconds, whatever was before
-    assert rates.cpu(9.0) == pytest.approx(0.1)
-    assert rates.fps("other", 9.0) == 0.0
-
-
-def test_a_rate_is_nothing_when_nothing_is_heard() -> None:
-    rates = Rates()
-    for second in range(4):
-        rates.take(_status(25 * second, 0.1 * second), float(second))
-    assert rates.fps("cam", 3.0) == pytest.approx(25.0)
-    assert rates.fps("cam", 10.0) == 0.0
-
-
-def test_counts_that_begin_again_are_no_negative_rate() -> None:
-    rates = Rates()
-    for second, published in enumerate((1000, 1025, 0, 25)):
-        rates.take(_status(published, 0.1), float(second))
-    assert rates.fps("cam", 3.0) == pytest.approx(25.0)
-
-
-# --------------------------------------------------------------------------------------------- logs
-
-
-@pytest.fixture
-def quiet_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    logging.captureWarnings(False)
-    for handler in list(root.handlers):
-        root.removeHandler(handler)
-    for handler in handlers:
-        root.addHandler(handler)
-    root.setLevel(level)
-
-
-def test_logs_are_json_where_that_is_asked_for(quiet_logging: None) -> None:
-    stream = io.StringIO()
-    service_log.configure("info", "json", stream=stream)
-    log = logging.getLogger("valkka_async.service")
-    log.warning("%s: %s", "front", 'stalled "quietly"\nreally', extra={"camera": "front"})
-    log.debug("not this")
-    try:
-        raise OSError("gone")
-    except OSError:
-        log.exception("failed")
-    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
-    assert first["message"] == 'front: stalled "quietly"\nreally' and first["camera"] == "front"
-    assert first["level"] == "warning" and first["time"].endswith("Z")
-    assert "OSError: gone" in second["exception"]
-
-
-def test_the_journal_gets_priorities_instead_of_times(quiet_logging: None) -> None:
-    stream = io.StringIO()
-    service_log.configure("info", "text", journal=True, stream=stream)
-    logging.getLogger("x").error("two\nlines")
-    assert stream.getvalue() == "<3>two\n<3>lines\n"
-    service_log.configure("warning", "text", stream=stream)
-    logging.getLogger("x").info("not this")
-    logging.getLogger("x").warning("this")
-    assert stream.getvalue().endswith(" WARNING this\n")
-
-
-# ------------------------------------------------------------------------------------------ systemd
-
-
-async def test_systemd_is_told(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = runtime_dir / "notify"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as manager:
-        manager.bind(str(path))
-        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
-        notify("READY=1", "STATUS=4 cameras")
-        assert manager.recv(100) == b"READY=1\nSTATUS=4 cameras"
-        reloading()
-        assert manager.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
-        monkeypatch.setenv("WATCHDOG_USEC", "20000")
-        monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
-        dog = asyncio.create_task(watchdog())
-        beats = 0
-
-        def heard() -> bool:
-            nonlocal beats
-            try:
-                beats += manager.recv(100) == b"WATCHDOG=1"
-            except BlockingIOError:
-                pass
-            return beats >= 3
-
-        await until(heard)
-        dog.cancel()
-        await asyncio.wait([dog])
-    path.unlink()
-    notify("READY=1")  # nobody listens any more, and that is no error

@@ -68,7 +68,7 @@ async def watched(config: Config) -> None:
                 assert "secretpw" not in whole + told and (await answer.json())["page"]["viewers"] <= 1
             async with client.ws_connect("/api/cameras/gone/live") as socket:
                 text = await Browser(socket).text()
-                assert text["type"] == "waiting" and "secretpw" not in text["reason"]
+                assert text["code"] == "camera" and "secretpw" not in text["reason"]
             path = "/api/cameras/front/recording"
             for on in (True, False):
                 async with client.post(

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import aiohttp.web
 import pytest
 from web_tools import GROUP, Browser, Film, Settings, Stand, camera, looking, once, served, taken_ns, upgraded
 
 import valkka_async as va
 from support.playback import play
 from support.until import until
+from valkka_async import typed
 from valkka_async.camera.mp4.fragments import Timeline
+from valkka_async.camera.status import CameraState
+from valkka_async.service.status import PageStatus, ServiceStatus
 from valkka_async.service.web import hub as hub_module
 from valkka_async.service.web import live as live_module
 from valkka_async.service.web import viewer as viewer_module
 from valkka_async.service.web.app import serve
-from valkka_async.service.web.viewer import Ending, Init, Media, Viewer
+from valkka_async.service.web.viewer import Ending, Init, Media, Notice, Viewer
 
 LIVE = "front.fmp4"
 
@@ -58,6 +64,7 @@ async def test_a_browser_gets_the_header_and_each_frame_in_order(folder: Path) -
     assert [one.number for one in shown] == list(range(25))
     assert [frame.kind for frame in frames] == [2 if n % GROUP else 1 for n in range(25)]
     assert [frame.taken for frame in frames] == [taken_ns(n) / 1e6 for n in range(25)]
+    assert [frame.shown for frame in frames] == [float(f.pts * f.time_base) for f in film.fragments[:25]]
 
 
 async def test_who_joins_gets_the_frames_from_the_last_key_frame_on_at_once(folder: Path) -> None:
@@ -131,12 +138,12 @@ async def test_trouble_is_told_and_old_pictures_are_not_shown_for_new(folder: Pa
             film.publish(server, 0, 5)
             await browser.init()
             await browser.frames(5)
-            stand.cameras["front"] |= {"state": "waiting", "reason": "connection refused"}
-            told = {"type": "waiting", "reason": "waiting: connection refused"}
+            stand.change("front", state=CameraState.WAITING, reason="connection refused")
+            told = {"type": "waiting", "code": "camera", "reason": "waiting: connection refused"}
             assert await browser.text() == told
             async with looking(client) as late:
                 assert await late.text() == told
-                stand.cameras["front"] |= {"state": "live", "reason": ""}
+                stand.change("front", state=CameraState.LIVE, reason="")
                 film.publish(server, 10, 12)
                 await late.init()
                 assert (await late.media()).kind == 1
@@ -145,9 +152,9 @@ async def test_trouble_is_told_and_old_pictures_are_not_shown_for_new(folder: Pa
 
 async def test_a_server_that_is_not_there_is_waited_for(folder: Path, impatient: None) -> None:
     film = Film(folder)
-    stand = Stand({"front": camera(state="connecting")})
+    stand = Stand({"front": camera(state=CameraState.CONNECTING)})
     async with served(stand) as client, looking(client) as browser:
-        assert await browser.text() == {"type": "waiting", "reason": "connecting"}
+        assert (await browser.text())["code"] == "camera"
         with va.serve(LIVE) as server:
             await read(server)
             film.publish(server, 0, 2)
@@ -205,12 +212,27 @@ async def test_a_page_that_is_loaded_again_finds_the_reader_still_there(folder: 
                 assert server.stats().readers == 1
 
 
+async def test_a_page_that_was_closed_leaves_nothing_to_happen_later(folder: Path, impatient: None) -> None:
+    """A reload that changes the page's port closes one page and opens another in the same loop."""
+    film = Film(folder)
+    errors: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+    with va.serve(LIVE) as server:
+        async with served(Stand()) as client, looking(client) as browser:
+            await read(server)
+            film.publish(server, 0, 2)
+            await browser.init()
+        await read(server, 0)
+        await asyncio.sleep(3 * live_module._LINGER)
+    assert errors == []
+
+
 async def test_jpegs_are_the_newest(impatient: None) -> None:
     with va.serve("front.jpeg") as server:
         async with served(Stand()) as client, looking(client, format="jpeg") as browser:
             await read(server)
             server.publish(b"one", format="jpeg", timestamp_ns=1_000_000_000)
-            assert await browser.media() == (3, 1000.0, b"one")
+            assert await browser.media() == (3, 1000.0, 0.0, b"one")
             for n in range(50):  # in one turn of the loop
                 server.publish(b"%d" % n, format="jpeg")
             assert (await browser.media()).payload == b"49"
@@ -235,21 +257,26 @@ def anyway(film: Film, server: va.Server) -> Iterator[None]:
 
 
 async def test_a_ring_with_something_else_is_told_and_looked_at_again(folder: Path, impatient: None) -> None:
+    film = Film(folder)
+    data = film.fragments[0].data
+    wrong: tuple[tuple[bytes, dict[str, Any]], ...] = (
+        (b"", {"format": "bytes"}),
+        (b"no init segment", {"format": "fmp4", "dts": 0}),
+        (film.header, {"format": "fmp4"}),  # without times
+    )
+    told = set()
     async with served(Stand()) as client, looking(client) as browser:
-        with va.serve(LIVE) as server:
-            await read(server)
-            server.publish(b"no video", format="bytes")
-            assert "bytes and not fmp4" in (await browser.text())["reason"]
-        with va.serve(LIVE, slots=64) as server:
-            film = Film(folder)
-            server.set_header(b"no header")
-            await read(server)
-            server.publish(film.fragments[0].data, format="fmp4")
-            while "cannot be shown" not in (text := await browser.text())["reason"]:
-                pass
-            with anyway(film, server):
-                while text["type"] != "init":
-                    text = await browser.text()
+        for header, settings in wrong:
+            with va.serve(LIVE) as server:
+                await read(server)
+                server.set_header(header)
+                server.publish(data, **settings)
+                while (text := await browser.text())["code"] != "ring" or text["reason"] in told:
+                    pass
+                told.add(text["reason"])
+        with va.serve(LIVE, slots=64) as server, anyway(film, server):
+            while text["type"] != "init":
+                text = await browser.text()
 
 
 async def test_connections_beyond_the_limit_are_told_so(impatient: None) -> None:
@@ -265,6 +292,29 @@ async def test_connections_beyond_the_limit_are_told_so(impatient: None) -> None
                 assert answer.status == 200
             async with looking(client) as third:  # there is room again
                 assert (await third.text())["type"] == "waiting"
+
+
+@once
+async def test_a_browser_that_is_gone_before_it_is_answered_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare, calls = aiohttp.web.WebSocketResponse.prepare, 0
+
+    async def gone(self: aiohttp.web.WebSocketResponse, request: aiohttp.web.BaseRequest) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            assert request.transport is not None
+            request.transport.abort()
+            raise ConnectionResetError("Cannot write to closing transport")
+        return await prepare(self, request)
+
+    monkeypatch.setattr(aiohttp.web.WebSocketResponse, "prepare", gone)
+    async with served(Stand()) as client:
+        async with client.ws_connect("/api/events") as socket:  # which tries again by itself
+            status = typed.loads(ServiceStatus, await socket.receive_str())
+            assert calls == 2 and status.page == PageStatus(0, 1, 256)  # no place is taken up
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_the_end_of_the_service_is_told_and_waits_for_nobody() -> None:
@@ -394,9 +444,10 @@ async def test_a_header_is_sent_when_it_changes_and_not_lost_with_the_frames() -
 async def test_a_notice_comes_behind_frames_and_is_forgotten_when_there_are_more() -> None:
     viewer = Viewer()
     viewer.offer(frame(1, key=True))
-    viewer.say("no frames")
-    assert (await everything(viewer))[-1] == "no frames"
-    viewer.say("no frames")
+    notice = Notice("no_frames", "no frames")
+    viewer.say(notice)
+    assert (await everything(viewer))[-1] == notice.text()
+    viewer.say(notice)
     viewer.offer(frame(2))
     assert await everything(viewer) == [bytes(2)]
     viewer.end(Ending(4404, "gone"))

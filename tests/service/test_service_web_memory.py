@@ -12,6 +12,7 @@ from typing import Any
 import av
 import pytest
 from web_tools import GROUP, HEAD, upgraded
+from web_tools import publish as publish_fragment
 
 import valkka_async as va
 from support import footage
@@ -54,7 +55,7 @@ def film(folder: Path) -> tuple[bytes, list[Fragment]]:
             muxer = muxer or Muxer(stream)
             fragments += muxer.mux(larger, 0)
     assert muxer is not None
-    return muxer.header, fragments
+    return muxer.init_segment, fragments
 
 
 def private_bytes(pid: int) -> int:
@@ -84,7 +85,7 @@ class Client:
             if opcode == 0x81:
                 self.told.append((len(self.got), json.loads(data)))
             elif opcode == 0x82:
-                kind, taken = HEAD.unpack_from(data)
+                kind, taken, _ = HEAD.unpack_from(data)
                 if kind:
                     assert len(data) > FRAME_BYTES
                     self.got.append(round(taken))
@@ -115,7 +116,7 @@ async def watched(url: str, pid: int, ring: va.Server, fragments: list[Fragment]
         async def publish(first: int, end: int) -> None:
             for n in range(first, end):
                 f = fragments[n]
-                assert ring.publish(f.data, format="fmp4", key=f.key, timestamp_ns=n * 1_000_000)
+                assert publish_fragment(ring, f, n * 1_000_000)
             await until(lambda: all(len(client.got) == end for client in fast), 60)
 
         most = before = 0

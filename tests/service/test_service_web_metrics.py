@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import aiohttp
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from web_tools import Stand, camera, looking, once, served
+from web_tools import Stand, camera, looking, once, recording, served, worker
+
+from valkka_async.camera.status import CameraState
+from valkka_async.record.cause import RecordingCause
+from valkka_async.service.status import RecordingError, RecordingState, RecordingStatus
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -36,9 +40,9 @@ def value(samples: Samples, metric: str, /, **labels: str) -> float | None:
 @once
 async def test_metrics_tell_what_the_status_tells() -> None:
     stand = Stand()
-    recording: dict[str, Any] = {"bytes": 12345, "dropped": 6, "files": 2, "error": "", "always": True}
-    stand.cameras["yard"] = camera("yard", state="failed", reason='a "wrong\\ one', age=None, fps=0.0)
-    stand.cameras["front"] |= {"recording": recording}
+    wrong = {"state": CameraState.FAILED, "reason": 'a "wrong\\ one', "age": None, "fps": 0.0}
+    stand.cameras["yard"] = camera("yard", **wrong)
+    stand.change("front", recording=recording(bytes=12345, dropped=6, files=2, always=True))
     async with served(stand) as client:
         got = await scrape(client)
     front, yard = stand.cameras["front"], stand.cameras["yard"]
@@ -50,10 +54,12 @@ async def test_metrics_tell_what_the_status_tells() -> None:
         ("reconnects_total", "reconnects"),
         ("attempts_total", "attempts"),
         ("cpu_seconds_total", "cpu_s"),
-        ("last_frame_age_seconds", "age"),
     ):
-        assert value(got, f"valkka_camera_{metric}", camera="front") == front[key]
-        assert value(got, f"valkka_camera_{metric}", camera="yard") == yard[key]
+        for report in (front, yard):
+            there = value(got, f"valkka_camera_{metric}", camera=report.name)
+            assert there == getattr(report.camera, key)
+    for report in (front, yard):
+        assert value(got, "valkka_camera_last_frame_age_seconds", camera=report.name) == report.age
     assert value(got, "valkka_camera_up", camera="front") == 1
     assert value(got, "valkka_camera_up", camera="yard") == 0
     states = {
@@ -61,11 +67,13 @@ async def test_metrics_tell_what_the_status_tells() -> None:
         for (name, labels), number in got.items()
         if name == "valkka_camera_state" and dict(labels)["camera"] == "yard"
     }
-    assert states == dict.fromkeys(("connecting", "live", "stalled", "waiting", "stopped"), 0) | {"failed": 1}
-    for output in front["outputs"]:
-        labels = {"camera": "front", "output": output["name"], "format": output["format"]}
-        for metric in ("published_total", "dropped_total", "skipped_total", "readers", "fps"):
-            assert value(got, f"valkka_output_{metric}", **labels) == output[metric.removesuffix("_total")]
+    assert states == dict.fromkeys(CameraState, 0) | {"failed": 1}
+    for output in front.camera.outputs:
+        labels = {"camera": "front", "output": output.name, "format": output.format}
+        for metric in ("published_total", "dropped_total", "skipped_total", "readers"):
+            there = value(got, f"valkka_output_{metric}", **labels)
+            assert there == getattr(output, metric.removesuffix("_total"))
+        assert value(got, "valkka_output_fps", **labels) == front.ring_fps[output.name]
     assert value(got, "valkka_recording_active", camera="front") == 1
     assert value(got, "valkka_recording_active", camera="yard") == 0
     assert value(got, "valkka_recording_written_bytes_total", camera="front") == 12345
@@ -77,36 +85,47 @@ async def test_metrics_tell_what_the_status_tells() -> None:
     assert value(got, "process_open_fds") and value(got, "process_resident_memory_bytes")
 
 
+FULL = RecordingError(RecordingCause.DISK_FULL, "the disk is full", 1)
+
+
 @once
-async def test_a_recording_that_fails_is_not_active() -> None:
-    recording: dict[str, Any] = {"bytes": 1, "dropped": 0, "error": "the disk is full", "always": True}
-    stand = Stand({"front": camera(recording=recording)}, ready=False)
+@pytest.mark.parametrize(
+    ("status", "active", "failed", "wanted"),
+    [
+        (None, 0, 0, 0),
+        (recording(), 1, 0, 1),
+        (recording(state=RecordingState.WAITING, path=None), 0, 0, 1),
+        (recording(state=RecordingState.FAILED, error=FULL), 0, 1, 1),
+        (recording(state=RecordingState.FAILED, error=FULL, active=False), 0, 1, 1),
+        (recording(active=False), 0, 0, 1),
+    ],
+)
+async def test_a_recording_is_active_while_it_is_written(
+    status: RecordingStatus | None, active: int, failed: int, wanted: int
+) -> None:
+    stand = Stand({"front": camera(recording=status)}, ready=False)
     async with served(stand) as client:
         got = await scrape(client)
-    assert value(got, "valkka_recording_active", camera="front") == 0
-    assert value(got, "valkka_recording_failed", camera="front") == 1
+    assert value(got, "valkka_recording_active", camera="front") == active
+    assert value(got, "valkka_recording_failed", camera="front") == failed
+    assert value(got, "valkka_recording_wanted", camera="front") == wanted
     assert value(got, "valkka_service_ready") == 0
 
 
 @once
 async def test_a_process_that_several_cameras_share_is_counted_once() -> None:
-    shared = {"pid": 7, "restarts": 1, "last_exit": "", "rss": 5_000_000, "cpu_s": 3.0}
-    dead = shared | {"pid": None, "rss": 0, "restarts": 4}
-    stand = Stand(
-        {
-            "a": camera("a", worker=shared),
-            "b": camera("b", worker=shared),
-            "c": camera("c", worker=dead),
-            "d": camera("d", worker=dead),
-            "e": camera("e", worker=None),
-        }
-    )
+    shared, dead = worker(7, "a", "b", restarts=1), worker(None, "c", "d", restarts=4)
+    workers = {"a": shared, "b": shared, "c": dead, "d": dead}
+    stand = Stand({name: camera(name, worker=one) for name, one in workers.items()})
     async with served(stand) as client:
         got = await scrape(client)
     restarts = {dict(labels)["worker"]: n for (name, labels), n in got.items() if "worker_restarts" in name}
-    assert restarts == {"a": 1, "c": 4, "d": 4}
+    assert restarts == {"a": 1, "c": 4}
     memory = {dict(labels)["worker"]: n for (name, labels), n in got.items() if "resident_bytes" in name}
-    assert memory == {"a": 5_000_000}
+    assert memory == {"a": 30_000_000}
+    # The last word of a camera whose process is gone is no rate of now.
+    assert value(got, "valkka_camera_fps", camera="c") == 0
+    assert value(got, "valkka_camera_packets_total", camera="c") == 1000
 
 
 @once

@@ -12,7 +12,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -24,10 +24,13 @@ import valkka_async as va
 from support import footage
 from support.playback import packets
 from valkka_async.camera.mp4.fragments import Fragment, Muxer, Timeline
+from valkka_async.camera.spec import CameraSpec, Output
+from valkka_async.camera.status import CameraState, before_start
+from valkka_async.camera.workers.status import WorkerState, WorkerStatus
+from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
 from valkka_async.service.web.app import serve
-from valkka_async.service.web.contract import Status
 
-HEAD = struct.Struct("<B7xd")
+HEAD = struct.Struct("<B7xdd")
 GROUP = 10  # frames from key frame to key frame
 
 
@@ -41,77 +44,109 @@ class Settings:
     max_connections: int = 256
 
 
-def camera(name: str = "front", **differing: Any) -> Status:
-    """A camera that is live."""
-    outputs = [
-        {
-            "name": f"{name}.{format}",
-            "format": format,
-            "readers": 0,
-            "published": 10,
-            "dropped": 2,
-            "skipped": 1,
-            "fps": 25.0,
-        }
-        for format in ("fmp4", "jpeg")
-    ]
-    return {
-        "name": name,
-        "title": "",
-        "url": "rtsp://10.0.0.7/live",
-        "state": "live",
-        "reason": "",
-        "since_ns": 1,
-        "attempts": 3,
-        "reconnects": 1,
-        "retry_in": None,
-        "codec": "h264",
-        "width": 320,
-        "height": 192,
-        "fps": 25.0,
-        "key_interval": 0.4,
-        "packets": 1000,
-        "decoded": 900,
-        "errors": 4,
-        "last_packet_ns": time.time_ns(),
-        "cpu_s": 1.5,
-        "outputs": outputs,
-        "age": 0.02,
-        "cpu": 0.1,
-        "live": f"{name}.fmp4",
-        "still": f"{name}.jpeg",
-        "recording": None,
-        "worker": {"pid": 4711, "restarts": 2, "last_exit": "", "rss": 30_000_000, "cpu_s": 2.5},
-    } | differing
+def camera(name: str = "front", **differing: Any) -> CameraReport:
+    """A camera that is live. Fields of the report and of the camera's own record may differ."""
+    outputs = (Output(f"{name}.fmp4", "fmp4"), Output(f"{name}.jpeg", "jpeg"))
+    own = before_start(CameraSpec(name, "rtsp://10.0.0.7/live", outputs), CameraState.LIVE, pid=4711)
+    rings = tuple(replace(output, published=10, dropped=2, skipped=1) for output in own.outputs)
+    report = CameraReport(
+        name=name,
+        title="",
+        state=CameraState.LIVE,
+        cause=None,
+        reason="",
+        since_ns=1,
+        retry_in=None,
+        age=0.02,
+        cpu=0.1,
+        ring_fps={output.name: 25.0 for output in rings},
+        live=f"{name}.fmp4",
+        still=f"{name}.jpeg",
+        recording=None,
+        camera=replace(
+            own,
+            attempts=3,
+            reconnects=1,
+            codec="h264",
+            width=320,
+            height=192,
+            fps=25.0,
+            key_interval=0.4,
+            packets=1000,
+            decoded=900,
+            errors=4,
+            last_packet_ns=time.time_ns(),
+            cpu_s=1.5,
+            outputs=rings,
+        ),
+        worker=worker(4711, name),
+    )
+    return changed(report, **differing)
+
+
+def changed(report: CameraReport, **differing: Any) -> CameraReport:
+    """The report with other values in its own fields, or else in the camera's record."""
+    own = {f.name for f in fields(CameraReport)}
+    camera = replace(report.camera, **{key: value for key, value in differing.items() if key not in own})
+    return replace(report, **{"camera": camera} | {key: differing[key] for key in differing if key in own})
+
+
+def worker(pid: int | None, *cameras: str, restarts: int = 2) -> WorkerStatus:
+    state = WorkerState.WAITING if pid is None else WorkerState.RUNNING
+    rss = 0 if pid is None else 30_000_000
+    return WorkerStatus(cameras, state, pid, 1, restarts, None, None, "", 2.5, rss)
+
+
+def recording(**differing: Any) -> RecordingStatus:
+    """One that is being written."""
+    status = RecordingStatus(
+        state=RecordingState.WRITING,
+        active=True,
+        always=False,
+        since_ns=1,
+        path="a.mp4",
+        duration=0.0,
+        bytes=0,
+        files=1,
+        dropped=0,
+        retry_in=None,
+        error=None,
+    )
+    return replace(status, **differing)
 
 
 @dataclass
 class Stand:
     """A service that is as a test says. It knows nothing of rings: those are real, and the test's."""
 
-    cameras: dict[str, Status] = field(default_factory=lambda: {"front": camera()})
+    cameras: dict[str, CameraReport] = field(default_factory=lambda: {"front": camera()})
     ready: bool = True
     name: str = "stand"
     looks: int = 0
 
-    def status(self) -> Status:
+    def status(self) -> ServiceStatus:
         self.looks += 1
-        return {
-            "name": self.name,
-            "version": "1.2.3",
-            "pid": 1,
-            "now_ns": time.time_ns(),
-            "since_ns": 1_700_000_000_000_000_000,
-            "cameras": list(self.cameras.values()),
-        }
+        return ServiceStatus(
+            name=self.name,
+            version="1.2.3",
+            pid=1,
+            now_ns=time.time_ns(),
+            since_ns=1_700_000_000_000_000_000,
+            ready=self.ready,
+            cameras=tuple(self.cameras.values()),
+            page=None,
+        )
 
-    async def set_recording(self, camera: str, on: bool) -> Status | None:
-        one = self.cameras[camera]
-        if one["codec"] == "mjpeg":
+    def change(self, name: str, **differing: Any) -> None:
+        """As changed()."""
+        self.cameras[name] = changed(self.cameras[name], **differing)
+
+    async def set_recording(self, camera: str, on: bool) -> RecordingStatus | None:
+        report = self.cameras[camera]
+        if report.camera.codec == "mjpeg":
             raise va.ValkkaError(f"{camera} sends mjpeg, which cannot be recorded")
-        recording = {"active": True, "path": "a.mp4", "since_ns": 1, "duration": 0.0, "bytes": 0, "files": 1}
-        now: Status | None = recording | {"dropped": 0, "always": False, "error": ""} if on else None
-        one["recording"] = now
+        now = recording() if on else None
+        self.change(camera, recording=now)
         return now
 
 
@@ -152,14 +187,26 @@ class Film:
             muxer = muxer or Muxer(stream, timeline or Timeline())
             self.fragments += muxer.mux(packet, 0)
         assert muxer is not None
-        self.header = muxer.header
+        self.header = muxer.init_segment
 
     def publish(self, server: va.Server, first: int, end: int) -> None:
         server.set_header(self.header)
         for n, f in enumerate(self.fragments[first:end], first):
-            server.publish(
-                f.data, format="fmp4", key=f.key, pts=f.pts, time_base=f.time_base, timestamp_ns=taken_ns(n)
-            )
+            publish(server, f, taken_ns(n))
+
+
+def publish(server: va.Server, f: Fragment, timestamp_ns: int) -> bool:
+    """As a camera's output does."""
+    return server.publish(
+        f.data,
+        format="fmp4",
+        key=f.key,
+        pts=f.pts,
+        dts=f.dts,
+        duration=f.duration,
+        time_base=f.time_base,
+        timestamp_ns=timestamp_ns,
+    )
 
 
 def taken_ns(number: int) -> int:
@@ -172,6 +219,7 @@ class Seen(NamedTuple):
 
     kind: int
     taken: float  # Unix ms
+    shown: float  # s
     payload: bytes
 
 
@@ -187,8 +235,8 @@ class Browser:
 
     async def media(self) -> Seen:
         data = await self.socket.receive_bytes(timeout=10)
-        kind, taken = HEAD.unpack_from(data)
-        return Seen(kind, taken, data[HEAD.size :])
+        kind, taken, shown = HEAD.unpack_from(data)
+        return Seen(kind, taken, shown, data[HEAD.size :])
 
     async def init(self) -> tuple[dict[str, Any], bytes]:
         text = await self.text()

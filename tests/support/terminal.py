@@ -22,14 +22,14 @@ _START = (
 
 
 class Terminal:
-    """`valkka-async ...` on a pseudo-terminal of 100 columns; ended by pid when left."""
+    """`valkka-async ...` on a pseudo-terminal of so many columns; ended by pid when left."""
 
-    def __init__(self, *args: str) -> None:
+    def __init__(self, *args: str, columns: int = 100) -> None:
         self.shown = ""
         self._ours, theirs = os.openpty()
         self.process = subprocess.Popen(
             [sys.executable, "-c", _START, os.ttyname(theirs), *args],
-            env=os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"},
+            env=os.environ | {"TERM": "xterm", "COLUMNS": str(columns), "LINES": "30"},
         )
         self._theirs = theirs  # kept: a terminal that nobody has open cannot be read
 

@@ -289,7 +289,11 @@ def test_the_server_dies_with_the_process_that_started_it(frozen: bool) -> None:
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     pid = int(done.stdout)
     deadline = time.monotonic() + 10

@@ -1,23 +1,42 @@
-"""Waiting for what another process, thread or task does."""
+"""Waiting for what another process, thread or task does: `await until(...)` in a coroutine, `wait_for(...)`
+elsewhere. Both return what the condition returned."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import time
 from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+SECONDS = 30.0  # until something that should happen soon counts as not happening
+_PAUSE = 0.005
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+async def until(condition: Callable[[], T], seconds: float = SECONDS) -> T:
     """Wait until it holds. Raises TimeoutError."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
-    """The same for tests that are no coroutines."""
     deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds} s")
-        time.sleep(0.005)
+    while not (found := condition()):
+        _check(condition, deadline, seconds)
+        await asyncio.sleep(_PAUSE)
+    return found
+
+
+def wait_for(condition: Callable[[], T], seconds: float = SECONDS) -> T:
+    """Wait until it holds, in a thread. Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        _check(condition, deadline, seconds)
+        time.sleep(_PAUSE)
+    return found
+
+
+def _check(condition: Callable[[], object], deadline: float, seconds: float) -> None:
+    if time.monotonic() < deadline:
+        return
+    source = ""
+    with contextlib.suppress(OSError, TypeError):  # a bound method of C, code without a file
+        source = f" for: {inspect.getsource(condition).strip()}"
+    raise TimeoutError(f"waited {seconds:g} s{source}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Packets to pictures, each with what was known of the packet it came in."""
+"""Packets to frames, each with what was known of the packet it came in."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HELD_BACK = 64  # more packets than any decoder holds back (16 reference frames
 class Decoder(Generic[T]):
     """Decodes one stream. `errors` counts the packets that could not be decoded.
 
-    Each packet comes with a stamp (its arrival time, say), and each picture goes with its packet's.
+    Each packet comes with a stamp (its arrival time, say), and each frame leaves with its packet's.
     """
 
     def __init__(self, stream: VideoStream, thread_count: int) -> None:
@@ -29,11 +29,11 @@ class Decoder(Generic[T]):
         if thread_count != 1:
             self._context.thread_type = "AUTO"
         self.errors = 0
-        # Decoders give pictures in display order, some packets later: (pts, stamp) of the latest ones.
+        # Decoders give frames in display order, some packets later: (pts, stamp) of the latest ones.
         self._stamps: deque[tuple[int | None, T]] = deque(maxlen=_HELD_BACK)
 
     def decode(self, packet: VideoPacket, stamp: T) -> list[tuple[VideoFrame, T]]:
-        """The pictures that this packet brings out of the decoder, with their stamps."""
+        """The frames that this packet brings out of the decoder, with their stamps."""
         if packet.size:
             self._stamps.append((packet.pts, stamp))
         try:
@@ -46,14 +46,14 @@ class Decoder(Generic[T]):
         return [(frame, self._stamp(frame.pts, stamp)) for frame in frames]
 
     def decode_alone(self, packet: VideoPacket, stamp: T) -> list[tuple[VideoFrame, T]]:
-        """The picture of a key frame, now: without those around it the decoder would hold it back."""
-        pictures = self.decode(packet, stamp)
+        """A key frame, now: without the frames around it the decoder would hold it back."""
+        frames = self.decode(packet, stamp)
         try:
-            pictures += [(frame, stamp) for frame in self._context.decode(None)]
+            frames += [(frame, stamp) for frame in self._context.decode(None)]
         except av.error.FFmpegError:
             pass  # nothing was held back
         self.reset()
-        return pictures
+        return frames
 
     def reset(self) -> None:
         """Packets were left out: the next one is a key frame."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What comes from a camera, counted: rates and intervals of its packets."""
+"""Counts, rates and intervals of what comes from a camera."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Meter:
         self.last_packet = 0.0  # monotonic
         self.key_interval = 0.0
         self.codec = ""
-        self.size = (0, 0)  # width, height of the pictures, as seen or as the stream says
+        self.size = (0, 0)  # width, height of the frames, as seen or as the stream says
         self._rate = EventRate()
         self._key: float | None = None
         self._intervals: deque[float] = deque(maxlen=3)
@@ -52,7 +52,7 @@ class Meter:
             self._key = seconds
 
     def show(self, frame: VideoFrame) -> None:
-        """Count a picture."""
+        """Count a decoded frame."""
         self.decoded += 1
         self.size = (frame.width, frame.height)
 

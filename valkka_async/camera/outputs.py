@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A camera's rings: what becomes of a packet or a picture on its way into each."""
+"""The rings that a source feeds: what becomes of a packet or a frame on its way into each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from valkka_async.camera.pixels.convert import Converter
 from valkka_async.camera.pixels.jpeg import JpegEncoder
 from valkka_async.camera.source.sendertime import Stamp
 from valkka_async.camera.source.source import VideoPacket
-from valkka_async.camera.spec import PIXELS, Output, fitted
+from valkka_async.camera.spec import Output, fitted
 from valkka_async.camera.status import OutputStatus
 from valkka_async.errors import ConnectionClosedOK, NoFreeSlotError, ValkkaError
 from valkka_async.ring.formats import FrameFormat
@@ -30,20 +30,22 @@ _PACKETS: dict[str, FrameFormat] = {"h264": "h264", "hevc": "h265", "mjpeg": "jp
 
 
 class Ring:
-    """One output's server, and what it counts. The server is made and closed by the camera's owner; all
-    the rest runs in the camera's thread."""
+    """One output's server, and what it counts. Its owner makes and closes the server; all the rest runs in
+    the thread that reads the source."""
 
-    def __init__(self, output: Output) -> None:
+    eager = False  # wants each frame from the very first on, readers or not
+
+    def __init__(self, output: Output, server: Server) -> None:
         self.output = output
-        self.server: Server = serve(output.name, slots=output.slots)
-        self.skipped = 0
-        self._published = 0
-        self._dropped = 0
+        self.server = server
+        self.published = 0
+        self.dropped = 0  # no free slot, or no memory
+        self.skipped = 0  # left out by the output's fps
         self._asleep = True
         self._said = ""
 
     def wanted(self) -> bool:
-        """Does anybody read it now?"""
+        """Does it have a reader now?"""
         wanted = self.server.readers > 0
         if wanted:
             self._asleep = False
@@ -52,29 +54,27 @@ class Ring:
         return wanted
 
     def pause(self) -> None:
-        """No frames for a while: who comes later must not take the newest for a fresh one."""
+        """No frames for a while: a later reader must not take the newest one for a fresh one."""
         self._asleep = True
         self.server.expire()
 
     def status(self) -> OutputStatus:
         o = self.output
-        return OutputStatus(
-            o.name, o.format, self.server.readers, self._published, self._dropped, self.skipped
-        )
+        return OutputStatus(o.name, o.format, self.server.readers, self.published, self.dropped, self.skipped)
 
     def count(self, published: bool) -> None:
         if published:
-            self._published += 1
+            self.published += 1
             self._said = ""
         else:
-            self._dropped += 1
+            self.dropped += 1
 
     def failed(self, error: ValkkaError | av.error.FFmpegError, address: object) -> None:
         """Something came between a frame and the ring. What one ring cannot do (an odd size for nv12, no
         memory) is no reason to stop the others."""
         if isinstance(error, ConnectionClosedOK):  # by its owner, from another thread
             return
-        self._dropped += 1
+        self.dropped += 1
         if isinstance(error, NoFreeSlotError):
             return
         text = str(error) if isinstance(error, ValkkaError) else f"FFmpeg: {error.strerror}"
@@ -83,45 +83,19 @@ class Ring:
             log.warning("%s: output %s: %s", address, self.output.name, text)
 
 
-def publish_picture(
-    server: Server,
-    converter: Converter,
-    frame: VideoFrame,
-    pts: int | None,
-    time_base: Fraction | None,
-    stamp: Stamp,
-) -> bool:
-    """Convert a picture into a slot of the ring. Raises NoFreeSlotError, and then nothing was converted."""
-    shape = converter.shape(frame)
-    slot = server.loan(
-        shape,
-        converter.format,
-        timestamp_ns=stamp.arrival_ns,
-        pts=pts,
-        time_base=time_base,
-        meta=stamp.meta,
-    )
-    try:
-        converter.write(frame, slot.array)
-        return slot.publish()
-    except BaseException:
-        slot.discard()
-        raise
-
-
-class PictureRing(Ring):
+class PixelRing(Ring):
     """Pixels, or JPEGs of them."""
 
-    def __init__(self, output: Output) -> None:
-        self._size: tuple[int, int] | None = None  # of what is made; None: each picture in its own
-        self._make = self._maker(output)
+    def __init__(self, output: Output, server: Server) -> None:
+        super().__init__(output, server)
+        self._size: tuple[int, int] | None = None  # of what is made; None: each frame in its own
+        self._make = self._maker()
         self._limit = RateLimit(output.fps)
-        super().__init__(output)
 
-    def _maker(self, output: Output) -> JpegEncoder | Converter:
-        if output.format == "jpeg":
-            return JpegEncoder(output.quality, self._size)
-        return Converter(output.format, self._size)
+    def _maker(self) -> JpegEncoder | Converter:
+        if self.output.format == "jpeg":
+            return JpegEncoder(self.output.quality, self._size)
+        return Converter(self.output.format, self._size)
 
     def key_frames_do(self, key_interval: float) -> bool:
         """Do key frames, which come every `key_interval` seconds (0: not known), satisfy it?"""
@@ -129,7 +103,7 @@ class PictureRing(Ring):
         return o.key_frames or (o.fps is not None and 0 < key_interval <= 1.05 / o.fps)
 
     def admit(self, seconds: float) -> bool:
-        """Is the picture of this time wanted? Asked once for each, in the order in which they are shown."""
+        """Is the frame of this time wanted? Asked once for each, in the order in which they are shown."""
         if self._limit.admit(seconds):
             return True
         self.skipped += 1
@@ -140,21 +114,45 @@ class PictureRing(Ring):
             size = fitted(self.output.size, frame.width, frame.height)
             if size != self._size:
                 self._size = size
-                self._make = self._maker(self.output)
+                self._make = self._maker()
             if isinstance(self._make, JpegEncoder):
-                published = self.server.publish(
-                    self._make.encode(frame),
-                    format="jpeg",
-                    timestamp_ns=stamp.arrival_ns,
-                    pts=frame.pts,
-                    time_base=time_base,
-                    meta=stamp.meta,
-                )
+                self.count(self._publish_jpeg(self._make, frame, time_base, stamp))
             else:
-                published = publish_picture(self.server, self._make, frame, frame.pts, time_base, stamp)
-            self.count(published)
+                self.count(self._publish_pixels(self._make, frame, time_base, stamp))
         except TROUBLE as e:
             self.failed(e, address)
+
+    def _publish_jpeg(
+        self, encoder: JpegEncoder, frame: VideoFrame, time_base: Fraction | None, stamp: Stamp
+    ) -> bool:
+        return self.server.publish(
+            encoder.encode(frame),
+            format="jpeg",
+            timestamp_ns=stamp.arrival_ns,
+            pts=frame.pts,
+            duration=frame.duration or None,
+            time_base=time_base,
+            meta=stamp.meta,
+        )
+
+    def _publish_pixels(
+        self, converter: Converter, frame: VideoFrame, time_base: Fraction | None, stamp: Stamp
+    ) -> bool:
+        slot = self.server.loan(  # raises NoFreeSlotError, and then nothing is converted
+            converter.shape(frame),
+            converter.format,
+            timestamp_ns=stamp.arrival_ns,
+            pts=frame.pts,
+            duration=frame.duration or None,
+            time_base=time_base,
+            meta=stamp.meta,
+        )
+        try:
+            converter.write(frame, slot.array)
+            return slot.publish()
+        except BaseException:
+            slot.discard()
+            raise
 
 
 class PacketRing(Ring):
@@ -178,6 +176,8 @@ class PacketRing(Ring):
                     key=packet.is_keyframe,
                     timestamp_ns=stamp.arrival_ns,
                     pts=packet.pts,
+                    dts=packet.dts,
+                    duration=packet.duration or None,
                     time_base=self._base,
                     meta=stamp.meta,
                 )
@@ -190,13 +190,13 @@ class PacketRing(Ring):
 
 
 class FragmentRing(Ring):
-    """Fragmented MP4, muxed only while somebody reads."""
+    """Fragmented MP4, muxed only while it has readers."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, server: Server) -> None:
+        super().__init__(output, server)
         self._timeline = Timeline()
         self._stream: VideoStream | None = None
         self._muxer: Muxer | None = None
-        super().__init__(output)
 
     def begin(self, stream: VideoStream) -> None:
         self._stream = stream
@@ -223,7 +223,7 @@ class FragmentRing(Ring):
     def _publish(self, fragments: list[Fragment], stamp: Stamp) -> None:
         for f in fragments:
             assert self._muxer is not None
-            self.server.set_header(self._muxer.header)  # nothing, if it is the same
+            self.server.set_header(self._muxer.init_segment)  # nothing, if it is the same
             self.count(
                 self.server.publish(
                     f.data,
@@ -231,14 +231,23 @@ class FragmentRing(Ring):
                     key=f.key,
                     timestamp_ns=f.timestamp_ns,
                     pts=f.pts,
+                    dts=f.dts,
+                    duration=f.duration,
                     time_base=f.time_base,
                     meta=stamp.meta,
                 )
             )
 
 
-def make_ring(output: Output) -> PictureRing | PacketRing | FragmentRing:
+def make_ring(output: Output) -> PixelRing | PacketRing | FragmentRing:
     """Serve an output. Raises NameInUseError, ConnectError."""
-    if output.format in PIXELS or output.format == "jpeg":
-        return PictureRing(output)
-    return FragmentRing(output) if output.format == "fmp4" else PacketRing(output)
+    server = serve(output.name, slots=output.slots)
+    try:
+        if output.format == "fmp4":
+            return FragmentRing(output, server)
+        if output.format == "packets":
+            return PacketRing(output, server)
+        return PixelRing(output, server)
+    except BaseException:
+        server.close()
+        raise

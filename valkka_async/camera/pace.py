@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from fractions import Fraction
 
-_RESYNC = 2.0  # s between timestamps and arrival, from which on the timestamps are thought to have jumped
-_LATE = 0.5  # s behind, from which on a paced file goes on from here instead of catching up
+_RESYNC = 2.0  # s between timestamps and arrival, beyond which the timestamps must have jumped
+_LATE = 0.5  # s behind, beyond which a paced source goes on from here instead of catching up
 
 
 class LiveClock:
     """Seconds on one axis for the frames of a live source, from timestamps as long as they can be trusted.
 
-    Timestamps are even where arrivals are not; but they can be missing, and they jump when a camera sets
+    Timestamps are even where arrivals are not. But they can be missing, and they jump when a camera sets
     its clock.
     """
 
@@ -24,6 +22,7 @@ class LiveClock:
         self._units = (0, 1)  # of it: numerator, denominator
 
     def seconds(self, pts: int | None, time_base: Fraction | None, arrival_ns: int) -> float:
+        """When a packet or frame is, on this axis."""
         arrival = arrival_ns / 1e9
         if pts is None or time_base is None:
             return arrival
@@ -36,40 +35,50 @@ class LiveClock:
 
 
 class FileClock:
-    """Rising timestamps for a file that is played again and again, and seconds for its frames."""
+    """Rising timestamps for the packets of a file that is played again and again, and seconds for them."""
 
     def __init__(self) -> None:
         self._shift = 0  # in units of the time base
         self._rate = 25.0
-        self._last: tuple[int, int, Fraction] | None = None  # pts, the step to it, time base
-        self._begin: int | None = None  # what the next frame's pts becomes: set when the file begins again
-        self._frames = 0  # without timestamps
+        self._last: tuple[int, int, Fraction] | None = None  # timestamp, the step to it, time base
+        self._begin: int | None = None  # the next packet's timestamp, when the file begins again
+        self._count = 0  # of packets without timestamps
+        self._seconds = 0.0  # of the newest packet
 
     def rewind(self, rate: Fraction | None) -> None:
         """The file begins (again). `rate` is its frame rate, for files without timestamps."""
         self._rate = float(rate) if rate else 25.0
         if self._last is not None:
-            pts, step, _ = self._last
-            self._begin = pts + step
+            stamp, step, _ = self._last
+            self._begin = stamp + step
 
-    def stamp(self, pts: int | None, time_base: Fraction | None) -> tuple[int | None, float]:
-        """(pts, seconds) of a frame. pts stays None in a file without timestamps."""
-        if pts is None or not time_base:
-            self._frames += 1
-            return pts, (self._frames - 1) / self._rate
+    def stamp(self, stamp: int | None, time_base: Fraction | None) -> tuple[int | None, float]:
+        """(timestamp, seconds) of the next packet. The timestamp stays None in a file without timestamps."""
+        if stamp is None or not time_base:
+            self._seconds = self._count / self._rate
+            self._count += 1
+            return stamp, self._seconds
         if self._last is not None and self._last[2] != time_base:  # the file was replaced meanwhile
             ratio = self._last[2] / time_base
             self._last = (int(self._last[0] * ratio), max(1, int(self._last[1] * ratio)), time_base)
             if self._begin is not None:
                 self._begin = self._last[0] + self._last[1]
         if self._begin is not None:
-            self._shift, self._begin = self._begin - pts, None
-        pts += self._shift
+            self._shift, self._begin = self._begin - stamp, None
+        stamp += self._shift
         step = round(1 / (time_base * Fraction(self._rate).limit_denominator(1001)))
-        if self._last is not None and pts > self._last[0]:
-            step = pts - self._last[0]
-        self._last = (pts, max(1, step), time_base)
-        return pts, float(pts * time_base)
+        if self._last is not None and stamp > self._last[0]:
+            step = stamp - self._last[0]
+        self._last = (stamp, max(1, step), time_base)
+        self._seconds = stamp * time_base.numerator / time_base.denominator
+        return stamp, self._seconds
+
+    def seconds(self, pts: int | None, time_base: Fraction | None, arrival_ns: int) -> float:
+        """When a packet with a timestamp of stamp(), or a frame decoded from one, is. As LiveClock.seconds(),
+        but arrivals say nothing of a file."""
+        if pts is None or not time_base:
+            return self._seconds
+        return pts * time_base.numerator / time_base.denominator
 
 
 class RateLimit:
@@ -102,17 +111,13 @@ class RateLimit:
 
 
 class Pacer:
-    """Makes the thread that plays a file wait until a frame's time has come."""
+    """Plays at the speed of life: says how long each frame has to wait."""
 
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
-        self._start: float | None = None
+    def __init__(self) -> None:
+        self._start: float | None = None  # on the caller's clock, when the source's clock was 0
 
-    def wait(self, seconds: float) -> None:
-        """Return at `seconds` on the file's clock, or when told to stop."""
-        now = time.monotonic()
+    def delay(self, seconds: float, now: float) -> float:
+        """Seconds from `now` (monotonic) to `seconds` on the source's clock; 0.0 for a frame that is late."""
         if self._start is None or now - self._start - seconds > _LATE:
             self._start = now - seconds
-        delay = self._start + seconds - now
-        if delay > 0:
-            self._stop.wait(delay)
+        return max(0.0, self._start + seconds - now)

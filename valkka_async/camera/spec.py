@@ -1,23 +1,33 @@
 # SPDX-License-Identifier: MIT
-"""What a camera is to do, as data: where it is, how to read it, which rings it feeds.
+"""What a camera does, as data: where it is, how to read it, which rings it feeds.
 
 No PyAV here: a process that only supervises cameras describes them with this.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, TypedDict, get_args
 
 from valkka_async.camera.source.secrets import parse
+from valkka_async.ring.frame import MAX_SLOTS
 from valkka_async.ring.rendezvous import check_name
 
-PIXELS = ("rgb24", "bgr24", "rgba", "bgra", "gray8", "nv12", "yuv420p")
-STREAMS = ("fmp4", "packets", "jpeg")
+PixelFormat: TypeAlias = Literal["rgb24", "bgr24", "rgba", "bgra", "gray8", "gray16", "nv12", "yuv420p"]
+OutputFormat: TypeAlias = Literal[PixelFormat, "jpeg", "fmp4", "packets"]
+Transport: TypeAlias = Literal["tcp", "udp"]
+
+PIXELS: tuple[PixelFormat, ...] = get_args(PixelFormat)
+FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
+TRANSPORTS: tuple[Transport, ...] = get_args(Transport)
+
+# FFmpeg's types of devices (libavutil/hwcontext.c), whichever of them were compiled in
+_DEVICES = frozenset(
+    "amf cuda d3d11va d3d12va drm dxva2 mediacodec opencl qsv vaapi vdpau videotoolbox vulkan".split()
+)
 _HALVED = ("nv12", "yuv420p")  # colour at half the resolution
 _SIDE = 16384  # pixels at most
 
@@ -31,29 +41,30 @@ class Output:
     name
         The ring's name, which readers give to ``connect``.
     format
-        Pixels: "rgb24", "bgr24", "rgba", "bgra", "gray8", "nv12", "yuv420p"; "jpeg": the picture as a
-        JPEG; "fmp4": fragmented MP4 of H.264 or H.265, never re-encoded, one fragment for each frame, with
-        ftyp+moov as the ring's header; "packets": the encoded packets as they come, whose frames have
-        the format "h264" or "h265" (Annex B), "jpeg", or "bytes" for other codecs.
+        Pixels: "rgb24", "bgr24", "rgba", "bgra", "gray8", "gray16" (uint16: for sources of more than 8 bits,
+        as thermal cameras), "nv12", "yuv420p"; "jpeg": each frame as a JPEG; "fmp4": fragmented MP4 of H.264
+        or H.265, never re-encoded, one fragment for each frame, with the init segment (ftyp+moov) as the
+        ring's header; "packets": the encoded packets as they come, whose frames have the format "h264" or
+        "h265" (Annex B), "jpeg", or "bytes" for other codecs.
     size
         (width, height) in pixels to scale to; None: the camera's own, and follows when that changes. With
         None for one of the two, (640, None), that one is what keeps the proportions, rounded to an even
         number.
     fps
-        At most so many frames per second, evenly spaced; the others are left out before they cost a
+        At most so many frames per second, evenly spaced. The others are left out before they cost a
         conversion, and before they cost decoding where the stream allows.
     key_frames
-        Only the pictures that need no other, which are a hundredth of the work to decode, and few.
+        Only frames that need no other, which are few, and a hundredth of the work to decode.
     slots
         As for ``serve``.
     quality
         Of "jpeg": 1 to 100.
 
-    Raises ValueError for what cannot be.
+    Raises ValueError for settings that make no sense.
     """
 
     name: str
-    format: str = "rgb24"
+    format: OutputFormat = "rgb24"
     size: tuple[int | None, int | None] | None = None
     fps: float | None = None
     key_frames: bool = False
@@ -63,10 +74,8 @@ class Output:
     def __post_init__(self) -> None:
         check_name(self.name)
         what = f"output {self.name!r}"
-        if self.format not in (*PIXELS, *STREAMS):
-            raise ValueError(
-                f"{what}: format is one of {', '.join((*PIXELS, *STREAMS))}, not {self.format!r}"
-            )
+        if self.format not in FORMATS:
+            raise ValueError(f"{what}: format is one of {', '.join(FORMATS)}, not {self.format!r}")
         pixels = self.format in PIXELS or self.format == "jpeg"
         if self.size is not None:
             size = tuple(self.size)
@@ -86,12 +95,21 @@ class Output:
             )
         if not 1 <= self.quality <= 100:
             raise ValueError(f"{what}: quality is 1 to 100, not {self.quality!r}")
-        if not 2 <= self.slots:
-            raise ValueError(f"{what}: slots is at least 2, not {self.slots!r}")
+        if not _is_int(self.slots) or not 2 <= self.slots <= MAX_SLOTS:
+            raise ValueError(f"{what}: slots is a number from 2 to {MAX_SLOTS}, not {self.slots!r}")
+
+
+def as_outputs(outputs: Output | Iterable[Output] | None) -> tuple[Output, ...]:
+    """Outputs as they may be given: one, some, or None."""
+    return (outputs,) if isinstance(outputs, Output) else tuple(outputs or ())
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def fitted(size: tuple[int | None, int | None] | None, width: int, height: int) -> tuple[int, int] | None:
-    """An output's size for pictures of this width and height: one without None in it."""
+    """An output's size for frames of this width and height: one without None in it."""
     if size is None:
         return None
     across, down = size
@@ -105,15 +123,28 @@ def _even(pixels: float) -> int:
     return min(max(2, round(pixels / 2) * 2), _SIDE)
 
 
+class CameraSettings(TypedDict, total=False):
+    """The keyword arguments of :class:`Camera` and CameraSpec, for functions that pass them on."""
+
+    transport: Transport
+    open_timeout: float
+    read_timeout: float
+    retry_max: float
+    retry_refused: float
+    thread_count: int
+    hwaccel: str | None
+    options: Mapping[str, str] | None
+
+
 @dataclass(frozen=True)
 class CameraSpec:
     """All that makes a camera; see :class:`Camera` for what each setting means. `repr()` shows no
-    credentials; `to_json()` contains them."""
+    credentials."""
 
     name: str
     url: str = field(repr=False)
     outputs: tuple[Output, ...] = ()
-    transport: str = "tcp"
+    transport: Transport = "tcp"
     open_timeout: float = 10.0
     read_timeout: float = 10.0
     retry_max: float = 30.0
@@ -126,33 +157,27 @@ class CameraSpec:
         check_name(self.name)
         object.__setattr__(self, "url", os.fspath(self.url))
         parse(self.url)
-        outputs = tuple(self.outputs) if self.outputs else (Output(self.name),)
+        outputs = as_outputs(self.outputs) or (Output(self.name),)
         object.__setattr__(self, "outputs", outputs)
         names = [output.name for output in outputs]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"camera {self.name!r}: two outputs are called {name!r}; names are rings")
-        if self.transport not in ("tcp", "udp"):
+        if self.transport not in TRANSPORTS:
             raise ValueError(f'camera {self.name!r}: transport is "tcp" or "udp", not {self.transport!r}')
         for key in ("open_timeout", "read_timeout", "retry_max", "retry_refused"):
             value = getattr(self, key)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"camera {self.name!r}: {key} is above 0 seconds, not {value!r}")
-        if self.thread_count < 0:
+        if not _is_int(self.thread_count) or self.thread_count < 0:
             raise ValueError(
                 f"camera {self.name!r}: thread_count is 0 (all cores) or more, not {self.thread_count!r}"
             )
-
-    def to_json(self) -> str:
-        """For a worker process; with the credentials."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> CameraSpec:
-        """What to_json() gave. Raises ValueError."""
-        values: dict[str, Any] = json.loads(text)
-        outputs: Iterable[dict[str, Any]] = values.pop("outputs", ())
-        unknown = values.keys() - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"a camera has no {', '.join(sorted(unknown))}")
-        return cls(outputs=tuple(Output(**output) for output in outputs), **values)
+        if self.hwaccel is not None and self.hwaccel.partition(":")[0] not in {"auto", *_DEVICES}:
+            raise ValueError(
+                f'camera {self.name!r}: hwaccel is "auto", or a type of device as "vaapi" or "cuda:1", not '
+                f"{self.hwaccel!r}"
+            )
+        for key, value in (self.options or {}).items():
+            if not isinstance(key, str) or not isinstance(value, str):
+                raise ValueError(f"camera {self.name!r}: options are texts, which {key!r} is not")

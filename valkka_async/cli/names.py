@@ -8,8 +8,10 @@ from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from valkka_async.camera.status import CameraState
 from valkka_async.cli.program import explain
-from valkka_async.errors import ConnectError, ValkkaError
+from valkka_async.cli.reports import ask
+from valkka_async.errors import ValkkaError
 from valkka_async.ring.rendezvous import runtime_dir, servers
 
 _ANSWER_SECONDS = 1.0
@@ -38,24 +40,22 @@ def rings() -> list[Ring]:
 
 def _ask(name: str) -> Ring | None:
     """None for the socket that a killed server has left behind."""
-    camera = None
     try:
-        values = _report(name)
-        if values is None:
-            return None
-        camera = values.get("camera")
-    except (TimeoutError, ConnectError):
-        pass
-    if not isinstance(camera, dict):
+        report = ask(name, _ANSWER_SECONDS)
+    except (TimeoutError, ValkkaError):  # it hangs, refuses us, or is another version
         return Ring(name)
-    formats = {one.get("name"): one.get("format") for one in camera.get("outputs", ())}
-    return Ring(name, str(camera.get("name", "")), str(formats.get(name) or ""))
+    if report is None:
+        return None
+    if report.camera is None:
+        return Ring(name)
+    formats = {output.name: output.format for output in report.camera.outputs}
+    return Ring(name, report.camera.name, formats.get(name, ""))
 
 
 def pick(name: str, known: Collection[Ring], formats: Collection[str]) -> Ring | None:
-    """The ring that is meant by `name`, when one in any of `formats` (best first) is wanted: the one of that
-    name, or one of the camera of that name, or the one with a suffix that tells. Of a ring of that name with
-    another format (or none that is known) it is better to have that than nothing. None: there is none."""
+    """The ring that `name` means, when one in any of `formats` (best first) is wanted: the ring of that
+    name, or one of the camera of that name, or the one with a suffix that tells. Failing these, the ring of
+    that name with another or an unknown format. None: there is none."""
     exact = next((ring for ring in known if ring.name == name), None)
     if exact is not None and exact.format in formats:
         return exact
@@ -74,7 +74,7 @@ def pick(name: str, known: Collection[Ring], formats: Collection[str]) -> Ring |
 
 
 def absent(name: str, known: Iterable[Ring]) -> str:
-    """That there is no such server, and which there are, the nearest name first."""
+    """A text: there is no such server, and these there are, the nearest name first."""
     names = {ring.name for ring in known} | {ring.camera for ring in known if ring.camera}
     if not names:
         return (
@@ -90,31 +90,34 @@ def _likeness(one: str, other: str) -> float:
     return difflib.SequenceMatcher(None, one.lower(), other.lower()).ratio()
 
 
-def trouble(name: str) -> str:
-    """What keeps frames from the ring, as far as its server says: "the camera is waiting: ...". "" if
-    nothing is known. Blocks for a second at most. Never raises."""
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What a ring's server says of its camera."""
+
+    state: CameraState | None  # None: it is no camera's, or there is no answer
+    text: str  # for people, as "the camera is waiting: ..."; "": nothing is known
+
+
+def ask_why(name: str) -> Word:
+    """What keeps frames from the ring, as far as its server says. Blocks for a second at most, and never
+    raises."""
     try:
-        values = _report(name)
+        report = ask(name, _ANSWER_SECONDS)
     except (ValkkaError, OSError) as e:
-        return explain(e)
-    if values is None:
-        return f"no server called {name!r} is running"
-    camera = values.get("camera")
-    if not isinstance(camera, dict):
-        return ""
-    reason = camera.get("reason")
-    return f"the camera is {camera.get('state')}" + (f": {reason}" if reason else "")
-
-
-def _report(name: str) -> dict[str, object] | None:
-    from valkka_async.ring.connection import report
-
-    return report(name, _ANSWER_SECONDS)
+        return Word(None, explain(e))
+    if report is None:
+        return Word(None, f"no server called {name!r} is running")
+    camera = report.camera
+    if camera is None:
+        return Word(None, "")
+    return Word(
+        camera.state, f"the camera is {camera.state}" + (f": {camera.reason}" if camera.reason else "")
+    )
 
 
 def complete(incomplete: str) -> list[str]:
-    """Names for the shell to complete: of servers, and of cameras that are known by their rings' suffixes.
-    Nothing is asked of anybody: a shell should not wait. Never raises."""
+    """Names for the shell to complete: of servers, and of cameras that their rings' suffixes tell. No server
+    is asked: a shell should not wait. Never raises."""
     try:
         names = set(servers())
     except (ValkkaError, OSError):

@@ -1,37 +1,55 @@
 # SPDX-License-Identifier: MIT
-"""What all commands share: how they run, how they end, how they say what is wrong."""
+"""What all commands share: how they run, how they end, how they report errors."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import NoReturn, ParamSpec
 
 P = ParamSpec("P")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# One Ctrl-C may arrive twice (from the terminal and from a wrapper such as timeout); only one that comes
-# later than this means that somebody has lost patience.
+# One Ctrl-C may arrive twice (from the terminal and from a wrapper such as timeout). Only one that comes
+# later than this means that the user has lost patience.
 _IMPATIENT_SECONDS = 1.0
 
 
-def run(work: Coroutine[object, object, None], seconds: float | None) -> None:
-    """Run `work` on uvloop until it is done, a signal asks for the end, or the seconds are over."""
+def early(hangup: Callable[[], object]) -> None:
+    """For a program that takes a while until it calls run(): from now on SIGHUP calls `hangup`, in the main
+    thread, and SIGINT and SIGTERM end the process with status 0, as there is nothing to be tidied up yet."""
+
+    def leave(number: int, frame: object) -> NoReturn:
+        os._exit(0)
+
+    signal.signal(signal.SIGHUP, lambda number, frame: hangup())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
+
+
+def run(
+    work: Coroutine[object, object, None], seconds: float | None, hangup: Callable[[], object] | None = None
+) -> None:
+    """Run `work` on uvloop until it is done, a signal asks for the end, or the seconds are over. `hangup`:
+    what SIGHUP does instead, until the process has ended."""
     import uvloop
 
     try:
-        uvloop.run(_run(work, seconds))
+        uvloop.run(_run(work, seconds, hangup))
     finally:
         work.close()  # in case that it was never begun
 
 
-async def _run(work: Coroutine[object, object, None], seconds: float | None) -> None:
+async def _run(
+    work: Coroutine[object, object, None], seconds: float | None, hangup: Callable[[], object] | None
+) -> None:
     stop = asyncio.Event()
     asked = 0.0
 
@@ -45,8 +63,15 @@ async def _run(work: Coroutine[object, object, None], seconds: float | None) -> 
 
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
-        loop.add_signal_handler(number, on_signal)
-    await _until(stop, seconds, work)
+        loop.add_signal_handler(
+            number, hangup if hangup is not None and number == signal.SIGHUP else on_signal
+        )
+    try:
+        await _until(stop, seconds, work)
+    finally:
+        if hangup is not None:  # a loop that is closed would leave SIGHUP to kill us
+            loop.remove_signal_handler(signal.SIGHUP)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 async def _until(stop: asyncio.Event, seconds: float | None, work: Coroutine[object, object, None]) -> None:
@@ -84,12 +109,23 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             if not (said := advice(e.name, "this command")):
                 raise
             fail(said, 1)
-        except BrokenPipeError:  # whoever read our output has seen enough, as in `watch | head`
+        except KeyboardInterrupt:  # before there was a loop to tell; typer would make it status 130
+            sys.exit(0)
+        except BrokenPipeError:  # our output is not read any more, as in `top | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         except (ValkkaError, OSError) as e:
             fail(explain(e), 1)
 
     return call
+
+
+@contextlib.contextmanager
+def or_else(stopped: str) -> Iterator[None]:
+    """For commands that bring something: Ctrl-C before they have it is status 1 and this line."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail(stopped, 1)
 
 
 def explain(error: Exception) -> str:
@@ -116,7 +152,7 @@ def without_secrets(text: str) -> str:
     for url in urls:
         try:
             address = parse(url)
-        except ValueError:  # no host in it, so nobody knows what is what
+        except ValueError:  # no host in it, so it cannot be told what is what
             text = text.replace(url, "***")
         else:
             text = address.scrub(text.replace(url, address.shown))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`valkka-async rec`: a ring of fragmented MP4 into files, for a while."""
+"""`valkka-async rec`: records a ring of fragmented MP4 into files."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from rich.live import Live
 from rich.text import Text
 
 import valkka_async as va
-from valkka_async.cli.names import Ring, absent, pick, rings, trouble
+from valkka_async.camera.status import CameraState
+from valkka_async.cli.names import Ring, absent, ask_why, pick, rings
 from valkka_async.cli.shape import seconds as in_words
 from valkka_async.cli.units import clock, in_bytes
 from valkka_async.errors import RecorderError
 
 PATTERN = "{name}-%Y%m%d-%H%M%S.mp4"
 _TICK = 0.25
-_STALLED = 3.0  # s without a frame that are worth a word
+_STALLED = 3.0  # s without a frame, after which it is said why
 _ASK_AGAIN = 5.0  # s between questions why, while it lasts
-_TELL_SECONDS = 2.0  # to name the last files, of a disk that does not answer any more
+_TELL_SECONDS = 2.0  # to name the last files, when the disk does not answer any more
 _BAR = 30  # columns
 
 
@@ -39,7 +40,7 @@ def find(name: str) -> Ring:
         others = sorted(other.name for other in known if other.format == "fmp4")
         hint = f" (there are: {', '.join(others)})" if others else ""
         raise RecorderError(
-            f"{name!r} has no ring of format fmp4 to record{hint}: give the camera such an output, or "
+            f"{name!r} has no ring of format fmp4 to record{hint}: give the camera such an output, or set "
             "`live: true` in the config"
         )
     return ring
@@ -48,7 +49,7 @@ def find(name: str) -> Ring:
 class Rec:
     """A recording of a ring: `run()` it, then `tell()`.
 
-    `seconds` counts from the first frame; if there is none, from the beginning. None: until cancelled.
+    `seconds` counts from the first frame, or without one from the beginning. None: until cancelled.
     Raises ValueError for a pattern that makes no sense.
     """
 
@@ -129,7 +130,7 @@ class Rec:
             self.say(f"{path}: {size}")
 
     async def _tell_stalls(self) -> None:
-        """For ever: say when frames stop coming, and why, and when they come again."""
+        """For ever: print when frames stop coming, why, and when they come again."""
         said = ""
         since = 0.0
         while True:
@@ -141,13 +142,14 @@ class Rec:
                     said = ""
                 continue
             since = self._last
-            why = await asyncio.to_thread(trouble, self._ring)
+            word = await asyncio.to_thread(ask_why, self._ring)
             if self._last != since:
                 continue
-            if why == "the camera is live":
-                why = "the camera is live, and a recording begins with a key frame"
-            if why != said or not said:
-                said = why or "nobody says why"
+            why = word.text or "its server does not say why"
+            if word.state is CameraState.LIVE:
+                why += "; a recording begins with a key frame"
+            if why != said:
+                said = why
                 self.say(f"{self._name}: no frames for {in_words(quiet)} ({said}); waiting")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_ASK_AGAIN):
@@ -181,10 +183,10 @@ class Rec:
         return text
 
     def tell(self) -> str:
-        """Print the sum. "" if something was recorded; else why not, in a line."""
+        """Print the sum. "" if something was recorded, else why not, in a line."""
         stats = self._recorder.stats()
         if not stats.frames or self._first is None:
-            why = trouble(self._ring)
+            why = ask_why(self._ring).text
             return f"nothing was recorded of {self._name!r}" + (f": {why}" if why else "")
         files = f"{self._files} file" + ("" if self._files == 1 else "s")
         took = max(0.0, self._last - self._first)
@@ -196,7 +198,7 @@ class Rec:
 
 
 class _Say(logging.Handler):
-    """The library's warnings, as lines. Errors a recording ends with, and they are told then."""
+    """The library's warnings, as lines. Errors end the recording, and are told then."""
 
     def __init__(self, rec: Rec) -> None:
         super().__init__(logging.WARNING)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Asks all servers and services of this host how they are. Nobody decodes anything because of that."""
+"""Asks all servers and services of this host how they are. Nothing is decoded because of that."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ import asyncio
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
-from valkka_async.cli.figures import GONE, OTHER, SILENT, Look, Silence, Values
+from valkka_async.cli import reports
+from valkka_async.cli.figures import GONE, OTHER, SILENT, Look, Silence
 from valkka_async.cli.program import explain
-from valkka_async.errors import ConnectError, ProtocolError, ValkkaError
+from valkka_async.cli.reports import ServerReport
+from valkka_async.errors import ConnectError, ValkkaError
 from valkka_async.ring.handshake import MAX_BYTES, Refused, Report, Stats, decode, encode
 from valkka_async.ring.rendezvous import runtime_dir, servers, socket_path
-from valkka_async.service import control
+from valkka_async.service.control import ask_status, services
+from valkka_async.service.status import ServiceStatus
 
-_ANSWER_SECONDS = 2.0  # who takes longer does not answer
+T = TypeVar("T")
+ANSWER_SECONDS = 2.0  # what takes longer does not answer
 _THREADS = 8  # for services and /proc
 
-Answer = Values | Silence
-_SILENCE = Silence(SILENT, f"it has not answered for more than {_ANSWER_SECONDS:g} s")
+_SILENCE = Silence(SILENT, f"it has not answered for more than {ANSWER_SECONDS:g} s")
 _DEAD = Silence(GONE)
 _PYTHON = re.compile(r"python[\d.]*")
 
@@ -36,9 +39,10 @@ class Survey:
     `services` are those of this process, by name, which need not be asked through their sockets.
     """
 
-    def __init__(self, services: Mapping[str, Callable[[], Values]] | None = None) -> None:
+    def __init__(self, services: Mapping[str, Callable[[], ServiceStatus]] | None = None) -> None:
         self._ours = dict(services or {})
-        self._asked: dict[tuple[str, str], _Asked] = {}
+        self._servers = _Questions(_ask_server)
+        self._services = _Questions(self._ask_service)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="valkka-survey")
 
     async def __aenter__(self) -> Self:
@@ -47,74 +51,89 @@ class Survey:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        tasks = [asked.task for asked in self._asked.values()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        self._pool.shutdown(wait=False, cancel_futures=True)  # they end with their questions
+        await self._servers.aclose()
+        await self._services.aclose()
+        self._pool.shutdown(wait=False, cancel_futures=True)  # its threads end with their questions
 
-    async def look(self, patience: float = _ANSWER_SECONDS) -> Look:
-        """What they say now. Takes `patience` seconds at most if somebody is slow; then that one's last
-        answer stands, until it counts as silent. Raises ConnectError if the runtime directory cannot be
-        trusted."""
-        names = {("server", name) for name in servers()}
-        names |= {("service", name) for name in control.services() if name not in self._ours}
-        for key in [key for key in self._asked if key not in names]:
-            self._asked.pop(key).task.cancel()
-        new = [self._ask(*key) for key in names if key not in self._asked or self._asked[key].task.done()]
-        if new:
-            await asyncio.wait(new, timeout=patience)
-        found = {key: answer for key, asked in self._asked.items() if (answer := asked.answer()) is not None}
-        replies = {name: answer for (kind, name), answer in found.items() if kind == "server"}
-        told: dict[str, Answer] = {
-            name: answer for (kind, name), answer in found.items() if kind == "service"
-        }
-        told |= {name: status() for name, status in self._ours.items()}
+    async def look(self, patience: float = ANSWER_SECONDS) -> Look:
+        """What they say now. Takes `patience` seconds at most if one of them is slow; then its last answer
+        stands, until it counts as silent. Raises ConnectError if the runtime directory cannot be trusted."""
+        asked: set[asyncio.Task[ServerReport | Silence] | asyncio.Task[ServiceStatus | Silence]] = set()
+        asked |= self._servers.ask(set(servers()))
+        asked |= self._services.ask(set(services()) - self._ours.keys())
+        if asked:
+            await asyncio.wait(asked, timeout=patience)
+        replies = self._servers.answers()
+        statuses = self._services.answers() | {name: status() for name, status in self._ours.items()}
         processes = {}
         if pids := _pids(replies.values()):
             processes = await asyncio.get_running_loop().run_in_executor(self._pool, _processes, pids)
-        return Look(time.time_ns(), replies, told, processes)
+        return Look(time.time_ns(), replies, statuses, processes)
 
-    def _ask(self, kind: str, name: str) -> asyncio.Task[Answer]:
-        question = _ask_server(name) if kind == "server" else self._ask_service(name)
-        before = self._asked.get((kind, name))
-        asked = _Asked(asyncio.create_task(question), None if before is None else before.answer())
-        self._asked[kind, name] = asked
-        return asked.task
-
-    async def _ask_service(self, name: str) -> Answer:
+    async def _ask_service(self, name: str) -> ServiceStatus | Silence:
         loop = asyncio.get_running_loop()
         try:
-            status = await loop.run_in_executor(self._pool, control.ask, name, "status", _ANSWER_SECONDS)
+            status = await loop.run_in_executor(self._pool, ask_status, name, ANSWER_SECONDS)
         except TimeoutError:
             return _SILENCE
         except ValkkaError as e:
             return Silence(OTHER, explain(e))
-        except (LookupError, TypeError, ValueError):  # another version, perhaps
-            return Silence(OTHER, "its answer makes no sense")
-        return status if isinstance(status, dict) else _DEAD
+        return _DEAD if status is None else status
 
 
-class _Asked:
-    """A question to one of them, and the answer to the one before."""
+class _Questions(Generic[T]):
+    """To servers or to services: at most one at a time to each."""
 
-    def __init__(self, task: asyncio.Task[Answer], before: Answer | None) -> None:
+    def __init__(self, ask: Callable[[str], Coroutine[object, object, T | Silence]]) -> None:
+        self._ask = ask
+        self._asked: dict[str, _Question[T]] = {}
+
+    def ask(self, names: set[str]) -> set[asyncio.Task[T | Silence]]:
+        """Ask those that have answered or were never asked, and forget all others. The new questions."""
+        for name in self._asked.keys() - names:
+            self._asked.pop(name).task.cancel()
+        new = set()
+        for name in names:
+            before = self._asked.get(name)
+            if before is None or before.task.done():
+                task = asyncio.create_task(self._ask(name))
+                self._asked[name] = _Question(task, None if before is None else before.answer())
+                new.add(task)
+        return new
+
+    def answers(self) -> dict[str, T | Silence]:
+        """The last one of each, where there has been time for any."""
+        answers = ((name, question.answer()) for name, question in self._asked.items())
+        return {name: answer for name, answer in answers if answer is not None}
+
+    async def aclose(self) -> None:
+        """Nothing is asked any more."""
+        tasks = [question.task for question in self._asked.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+class _Question(Generic[T]):
+    """A question, and the answer to the one before."""
+
+    def __init__(self, task: asyncio.Task[T | Silence], before: T | Silence | None) -> None:
         self.task = task
         self._before = before
         self._since = time.monotonic()
 
-    def answer(self) -> Answer | None:
+    def answer(self) -> T | Silence | None:
         """The last one. None: there has been no time for any."""
         if self.task.done():
             return self.task.result()
-        if time.monotonic() - self._since > _ANSWER_SECONDS * 0.9:  # it was waited for about so long
+        if time.monotonic() - self._since > ANSWER_SECONDS * 0.9:  # it was waited for about so long
             return _SILENCE
         return self._before
 
 
-async def _ask_server(name: str) -> Answer:
-    """As connection.report(), but for as long as it takes."""
+async def _ask_server(name: str) -> ServerReport | Silence:
+    """As reports.ask(), but for as long as it takes."""
     try:
         path = socket_path(runtime_dir(), name)
     except ConnectError as e:
@@ -131,31 +150,24 @@ async def _ask_server(name: str) -> Answer:
         except OSError as e:
             return Silence(OTHER, explain(e))
     try:
-        message = decode(data) if data else None
-    except ProtocolError as e:
-        return Silence(OTHER, str(e))
-    match message:
-        case Report(values):
-            return values
-        case Refused(reason):
-            return Silence(OTHER, reason)
-        case None:
-            return _DEAD
+        match decode(data) if data else None:
+            case Report(values):
+                return reports.decode(values)
+            case Refused(reason):
+                return Silence(OTHER, reason)
+            case None:
+                return _DEAD
+    except ValkkaError as e:  # what answers is another version, or something else
+        return Silence(OTHER, explain(e))
     return Silence(OTHER, "it answers something else")
 
 
 # ------------------------------------------------------------------------------------ processes
 
 
-def _pids(answers: Iterable[Answer]) -> set[int]:
+def _pids(answers: Iterable[ServerReport | Silence]) -> set[int]:
     """Of the readers."""
-    return {
-        client["pid"]
-        for answer in answers
-        if not isinstance(answer, Silence) and isinstance(clients := answer.get("clients"), list)
-        for client in clients
-        if isinstance(client, dict) and isinstance(client.get("pid"), int)
-    }
+    return {client.pid for answer in answers if isinstance(answer, ServerReport) for client in answer.clients}
 
 
 def _processes(pids: set[int]) -> dict[int, str]:

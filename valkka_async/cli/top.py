@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`valkka-async top`: how cameras, their rings and who reads these are, as a live table."""
+"""`valkka-async top`: cameras, their rings and the readers of these, as a live table."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from valkka_async.cli.figures import Collector, Figures
-from valkka_async.cli.survey import Survey
-from valkka_async.cli.topview import View, document, lines
+from valkka_async.cli.survey import ANSWER_SECONDS, Survey
+from valkka_async.cli.topview import View, document, lines, widths
 from valkka_async.ring.rendezvous import runtime_dir
+from valkka_async.service.status import ServiceStatus
 
 _INTERVAL = 1.0  # s from look to look
-_PATIENCE = 0.5  # s for one who is slow to answer, before the others are shown without
-_WIDE = 140  # columns when nobody looks
+_PATIENCE = 0.5  # s for what is slow to answer, before the rest is shown without it
 
 
 async def top(names: list[str] | None = None, *, as_json: bool = False, once: bool = False) -> None:
@@ -36,16 +36,16 @@ async def top(names: list[str] | None = None, *, as_json: bool = False, once: bo
 
 
 class Top:
-    """The view of `top`, for who has `notes` below the table, or something to `say` above it::
+    """The view of `top`, for programs that have `notes` below the table or something to `say` above it::
 
         async with Top(["demo*"], notes=["Ctrl-C ends it"], services={"demo": service.status}) as view:
             view.say("demo1 stalls on purpose")
             await view.show()      # for ever
 
-    `names` are those of cameras and of servers, or patterns as "cam*"; None: all that there are. One that is
-    asked for by its name and is not there has a row that says so. `services` are those of this process, by
-    name, with what tells their status; others are asked through their control sockets. Raises ConnectError if
-    the runtime directory cannot be trusted.
+    `names` are those of cameras and of servers, or patterns as "cam*"; None: all that there are. A name that
+    is not there has a row that says so. `services` are those of this process, by name, with what tells their
+    status; others are asked through their control sockets. Raises ConnectError if the runtime directory
+    cannot be trusted.
     """
 
     def __init__(
@@ -53,15 +53,14 @@ class Top:
         names: Iterable[str] | None = None,
         *,
         notes: Iterable[str] = (),
-        services: Mapping[str, Callable[[], dict[str, Any]]] | None = None,
+        services: Mapping[str, Callable[[], ServiceStatus]] | None = None,
     ) -> None:
-        runtime_dir()  # raises if it cannot be trusted
+        self._hint = f"nothing is running in {runtime_dir()}; start some cameras with: valkka-async demo"
         self._survey = Survey(services)
         self._collector = Collector(names)
         self._notes = [Text(note, style="dim", overflow="fold") for note in notes]
-        self._terminal = sys.stdout.isatty()
-        self._console = Console(width=None if self._terminal else _WIDE, highlight=False)
-        self._terminal = self._terminal and not self._console.is_dumb_terminal
+        self._console = Console(highlight=False)
+        self.terminal = sys.stdout.isatty() and not self._console.is_dumb_terminal
 
     async def __aenter__(self) -> Self:
         return self
@@ -73,18 +72,18 @@ class Top:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        if self._terminal:
+        if self.terminal:
             self._console.print(Text(line))
         else:
             print(line, flush=True)
 
     async def figures(self, patience: float = _PATIENCE) -> Figures:
-        """How all is now; rates are since the calls before, of the last seconds."""
+        """How all is now. Rates are those of the last seconds, measured from call to call."""
         return self._collector.take(await self._survey.look(patience))
 
     async def show(self) -> None:
         """For ever: a table on a terminal, else lines."""
-        if self._terminal:
+        if self.terminal:
             await self._show_table()
         else:
             await self._show_lines()
@@ -97,15 +96,17 @@ class Top:
             print(json.dumps(document(await self.figures())), flush=True)
 
     async def show_once(self, *, as_json: bool = False) -> None:
-        """What happened in an interval, with all rows."""
-        figures = await self.figures(_INTERVAL)
+        """What happened in an interval: all rows, and names in full however narrow the terminal is."""
+        figures = await self.figures(ANSWER_SECONDS)  # what hangs is found out now
         if figures.cameras or figures.servers:
             await asyncio.sleep(_INTERVAL)
             figures = await self.figures(_INTERVAL)
         if as_json:
             print(json.dumps(document(figures), indent=2))
-        else:
-            self._console.print(View(figures, self._notes))
+            return
+        least, full = widths(figures)
+        width = max(least, self._console.width) if self.terminal else full
+        Console(width=width, highlight=False).print(View(figures, self._notes, hint=self._hint))
 
     async def _show_table(self) -> None:
         figures = await self.figures()
@@ -116,7 +117,7 @@ class Top:
                 live.update(self._view(await self.figures()), refresh=True)
 
     def _view(self, figures: Figures) -> View:
-        return View(figures, self._notes, self._console.height - 1)
+        return View(figures, self._notes, self._console.height - 1, self._hint)
 
     async def _show_lines(self) -> None:
         await self.figures()

@@ -6,10 +6,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -44,7 +44,6 @@ _WIDE = 104  # columns from which on there is room for all that is known
 _TALL = 20  # lines from which on there is room for air
 _AIR = 4  # lines around the rows: the head, and what sets it and the table apart
 _NOTHING = "-"
-_HINT = "Nothing to see yet; `valkka-async demo` starts cameras, `valkka-async run` does by a config."
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,28 +57,34 @@ class _Row:
     readers: str = ""
     reconnects: str = ""
     restarts: str = ""
+    pid: str = ""
     cpu: str = ""
 
 
 class View:
-    """All of it, as far as it fits: where there are too few lines, that goes first that says least.
+    """All of it, as far as it fits: where there is too little room, that goes first that says least.
 
-    `height` None: as long as it comes out.
+    `height` None: as long as it comes out. `hint` is shown where there is nothing to show.
     """
 
-    def __init__(self, figures: Figures, notes: Iterable[Text] = (), height: int | None = None) -> None:
+    def __init__(
+        self, figures: Figures, notes: Iterable[Text] = (), height: int | None = None, hint: str = ""
+    ) -> None:
         self._figures = figures
         self._notes = list(notes)
         self._height = height
+        self._hint = hint
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         def length(texts: list[Text]) -> int:
             return sum(len(console.render_lines(text, options, pad=False)) for text in texts)
 
-        wide = options.max_width >= _WIDE
-        airy = wide and (self._height is None or self._height >= _TALL)
+        width = options.max_width
+        columns = _columns(width >= _WIDE, self._figures)
         reasons, notes = _reasons(self._figures), self._notes
         rows = list(_rows(self._figures, 4))
+        airy = _WIDE <= width >= _width(columns, rows, True)
+        airy &= self._height is None or self._height >= _TALL
         if self._height is not None:
             # Each row is a line; rendering it to know that would cost too much for a hundred cameras.
             room = self._height - 1 - (_AIR if airy else 1) - length(notes)
@@ -89,8 +94,16 @@ class View:
                 rows = list(_rows(self._figures, detail))
             if len(rows) + length(reasons) > room:
                 rows, reasons = _shortened(rows, reasons, room)
-        table = _table(rows, wide, airy, self._figures) if rows else Text(_HINT, style="dim")
+        table = _table(rows, columns, width, airy) if rows else Text(self._hint, style="dim")
         yield Group(_summary(self._figures), table, *reasons, *notes)
+
+
+def widths(figures: Figures) -> tuple[int, int]:
+    """Columns below which names are cut, and from which on nothing is."""
+    rows = list(_rows(figures, 4))
+    columns = _columns(True, figures)
+    least = [column for column in columns if column.heading not in _GIVEN_UP]
+    return _width(least, rows, False), max(_WIDE, _width(columns, rows, True, whole=True))
 
 
 def _shortened(rows: list[_Row], reasons: list[Text], room: int) -> tuple[list[_Row], list[Text]]:
@@ -111,40 +124,75 @@ def _more(number: int, what: str) -> Text:
     return Text(f"... and {number} more ({what})", "dim", no_wrap=True, overflow="ellipsis")
 
 
-def _table(rows: list[_Row], wide: bool, airy: bool, figures: Figures) -> Table:
+@dataclass(frozen=True, slots=True)
+class _Column:
+    heading: str
+    field: str  # of the row
+    least: int = 0  # columns that it has in any case, so that it does not jump about
+    left: bool = False
+    elastic: bool = False  # what does not fit is cut
+
+
+# Columns that make room for names, the first one first.
+_GIVEN_UP = ("pid", "restarts", "readers", "cpu", "reconn", "reconnects", "stream", "dropped", "age")
+
+
+def _columns(wide: bool, figures: Figures) -> list[_Column]:
+    workers = wide and any(camera.restarts is not None for camera in figures.cameras)
+    return [
+        _Column("camera", "name", 8, left=True),
+        _Column("state", "state", 11, left=True),
+        _Column("stream", "what", 14, left=True, elastic=True),
+        _Column("fps", "fps", 5),
+        _Column("age", "age", 6),
+        _Column("dropped", "dropped"),
+        *([_Column("readers", "readers")] if wide else []),
+        _Column("reconnects" if wide else "reconn", "reconnects"),
+        *([_Column("restarts", "restarts")] if workers else []),
+        *([_Column("pid", "pid")] if wide else []),
+        _Column("cpu", "cpu", 5),
+    ]
+
+
+def _width(columns: list[_Column], rows: list[_Row], airy: bool, whole: bool = False) -> int:
+    """Of a table of these; `whole`: with nothing cut."""
+
+    def cell(row: _Row, column: _Column) -> int:
+        value = getattr(row, column.field)
+        return value.cell_len if isinstance(value, Text) else len(value)
+
+    total = 0
+    for column in columns:
+        cells = [] if column.elastic and not whole else [cell(row, column) for row in rows]
+        total += max(column.least, len(column.heading), *cells, 0)
+    return total + len(columns) * (3 if airy else 1)
+
+
+def _table(rows: list[_Row], columns: list[_Column], width: int, airy: bool) -> Table:
+    for heading in _GIVEN_UP:
+        if _width(columns, rows, airy) <= width:
+            break
+        columns = [column for column in columns if column.heading != heading]
     table = Table(
         box=box.SIMPLE_HEAD if airy else None,
         pad_edge=False,
         header_style="bold",
-        padding=(0, 1) if wide else (0, 1, 0, 0),
+        padding=(0, 1) if airy else (0, 1, 0, 0),
     )
-    workers = wide and any(camera.restarts is not None for camera in figures.cameras)
-    # Rich takes room from columns that may be wrapped; their cells may not.
-    table.add_column("camera", min_width=8)
-    table.add_column("state", no_wrap=True, min_width=11)
-    table.add_column("picture", min_width=14)
-    table.add_column("fps", justify="right", no_wrap=True, min_width=5)
-    table.add_column("age", justify="right", no_wrap=True, min_width=6)
-    table.add_column("dropped", justify="right", no_wrap=True)
-    if wide:
-        table.add_column("readers", justify="right", no_wrap=True)
-    table.add_column("reconnects" if wide else "reconn", justify="right", no_wrap=True)
-    if workers:
-        table.add_column("restarts", justify="right", no_wrap=True)
-    table.add_column("cpu", justify="right", no_wrap=True, min_width=5)
+    for column in columns:
+        # Rich takes room from columns that may be wrapped; their cells may not.
+        fixed = not column.elastic and column.field != "name"
+        justify: Literal["left", "right"] = "left" if column.left else "right"
+        table.add_column(column.heading, justify=justify, no_wrap=fixed, min_width=column.least or None)
     for row in rows:
         for text in (row.name, row.what):
             text.no_wrap, text.overflow = True, "ellipsis"
-        cells: list[RenderableType] = [row.name, row.state, row.what, row.fps, row.age, row.dropped]
-        cells += [row.readers] if wide else []
-        cells.append(row.reconnects)
-        cells += [row.restarts] if workers else []
-        table.add_row(*cells, row.cpu)
+        table.add_row(*(getattr(row, column.field) for column in columns))
     return table
 
 
 def _summary(figures: Figures) -> Text:
-    """One line for who only looks whether all is well."""
+    """One line, for a look whether all is well."""
     cameras = figures.cameras
     states: dict[str, int] = {}
     for camera in cameras:
@@ -207,13 +255,14 @@ def _camera_row(camera: CameraFigures) -> _Row:
     return _Row(
         Text(camera.name, "bold"),
         state,
-        Text(_picture(camera) or _NOTHING),
+        Text(_stream(camera) or _NOTHING),
         fps=_rate(camera.fps),
         age=_age(camera.age),
         dropped=_number(camera.dropped),
         readers=str(camera.readers),
         reconnects=_number(camera.reconnects),
         restarts=_number(camera.restarts),
+        pid="" if camera.pid is None else str(camera.pid),
         cpu=_percent(camera.cpu),
     )
 
@@ -233,7 +282,7 @@ def _ring_row(ring: RingFigures) -> _Row:
 
 
 def _idle_row(rings: list[RingFigures]) -> _Row:
-    """Of rings that publish nothing, as nobody reads them."""
+    """Of rings that publish nothing, as they have no readers."""
     formats = ", ".join(dict.fromkeys(ring.format for ring in rings if ring.format))
     return _Row(
         Text(f"  {len(rings)} rings", "dim"), Text("no reader", "dim"), Text(formats, "dim"), readers="0"
@@ -249,6 +298,7 @@ def _server_row(server: RingFigures) -> _Row:
         age=_age(server.age),
         dropped=_number(server.dropped),
         readers=_number(server.readers),
+        pid="" if server.pid is None else str(server.pid),
     )
 
 
@@ -285,7 +335,7 @@ def _trouble_of(reader: ReaderFigures, ring: RingFigures) -> str:
 
 
 def _reasons(figures: Figures) -> list[Text]:
-    """Why something is as it is, each with those whom it concerns."""
+    """Why something is as it is, each with the names that it concerns."""
     concerned: dict[tuple[str, str], list[str]] = {}
     known = [(camera.state, _reason(camera), camera.name) for camera in figures.cameras]
     known += [("", _restarted(camera), camera.name) for camera in figures.cameras]
@@ -309,7 +359,7 @@ def _reasons(figures: Figures) -> list[Text]:
 
 
 def _reason(camera: CameraFigures) -> str:
-    """Without the URL: the same reason is then the same for all whom it concerns."""
+    """Without the URL: the same reason is then the same text for all cameras."""
     return camera.reason.removeprefix(f"{camera.url}: ")
 
 
@@ -324,8 +374,8 @@ def _restarted(camera: CameraFigures) -> str:
 
 
 def lines(figures: Figures) -> list[str]:
-    """For who reads no terminal: one for each camera and other server, for each ring that is read, and for
-    each reader, which can be told apart by how they begin."""
+    """Without a terminal: one for each camera and other server, for each ring that is read, and for each
+    reader. How they begin tells them apart."""
     return list(_lines(figures))
 
 
@@ -337,7 +387,7 @@ def _lines(figures: Figures) -> Iterator[str]:
         cells = [
             camera.name,
             state,
-            _picture(camera) or _NOTHING,
+            _stream(camera) or _NOTHING,
             f"{_rate(camera.fps)} fps",
             f"age {_age(camera.age)}",
             f"{_number(camera.dropped)} dropped",
@@ -395,7 +445,7 @@ def _rounded(value: object) -> object:
 # ------------------------------------------------------------------------------------------ words
 
 
-def _picture(camera: CameraFigures) -> str:
+def _stream(camera: CameraFigures) -> str:
     size = f"{camera.width}x{camera.height}" if camera.width and camera.height else ""
     return f"{camera.codec} {size}".strip()
 

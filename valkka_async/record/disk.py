@@ -1,25 +1,33 @@
 # SPDX-License-Identifier: MIT
 """Files written by a thread: a disk can take seconds, an event loop cannot.
 
-The thread never leaves half a piece behind: one that could not be written is cut off again. Pieces wait in
-a queue whose length in bytes is known (`pending`); to keep it short is up to who fills it.
+Each step is done as a whole or not at all: a piece that could not be written is cut off again, a file without
+a whole piece is removed, and a descriptor is closed whatever fails before. Pieces wait in a queue. Its length
+in bytes is known (`pending`), and callers keep it short.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 
+# Recordings show people. Their group may look at them, others may not, and a stricter umask is respected.
+_FILE_MODE = 0o640
+_FOLDER_MODE = 0o750
+_TRIES = 5  # at making a folder that somebody else removes, as a clean-up of empty ones does
+
 
 class Disk:
     """Writes one file after the other. All methods return at once; `changed` is called, in the thread,
     when a file is complete, when writing failed, when `pending` has fallen to `low` bytes, and at the end.
 
-    After a failure nothing more is written; `error` says what it was.
+    After a failure nothing more is written; `error` says what it was. Raises OSError if there is no thread to
+    be had.
     """
 
     def __init__(self, low: int, changed: Callable[[], object]) -> None:
@@ -39,7 +47,10 @@ class Disk:
         self._good = 0  # bytes of the file that are whole pieces
         self._wanted = Path()
         self._number = 1
-        threading.Thread(target=self._run, name="valkka-disk", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="valkka-disk", daemon=True).start()
+        except RuntimeError as e:
+            raise OSError(errno.EAGAIN, f"no thread for writing files: {e}") from None
 
     @property
     def pending(self) -> int:
@@ -48,7 +59,7 @@ class Disk:
 
     def begin(self, path: Path, data: bytes | bytearray) -> None:
         """Complete the file, and write the next one's first piece. If `path` is there already, "name-2.mp4",
-        "name-3.mp4" and so on are tried; its folder is made."""
+        "name-3.mp4" and so on are tried. Its folder is made."""
         self._given += len(data)
         self._jobs.put((path, data))
 
@@ -72,26 +83,35 @@ class Disk:
     # What follows runs in the thread.
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            path, data = job
-            if self.error is None:
-                try:
-                    self._work(path, data)
-                except OSError as e:
-                    self.error = e.with_traceback(None)
-                    self._close()
+        try:
+            while (job := self._jobs.get()) is not None:
+                path, data = job
+                if self.error is None:
+                    self._attempt(path, data)
+                before = self.pending
+                self._taken += len(data)
+                if before > self._low >= self.pending:
                     self._changed()
-            before = self.pending
-            self._taken += len(data)
-            if before > self._low >= self.pending:
+        finally:
+            try:
+                self._close()
+            finally:
+                self.ended = True
                 self._changed()
-        self._close()
-        self.ended = True
-        self._changed()
+
+    def _attempt(self, path: Path | None, data: bytes | bytearray) -> None:
+        try:
+            self._work(path, data)
+        except Exception as e:
+            self._fail(e, path)
+            self._close()
+            self._changed()
 
     def _work(self, path: Path | None, data: bytes | bytearray) -> None:
         if path is not None or not data:
             self._close()
+            if self.error is not None:
+                return
         if path is not None:
             self._fd, self.path = self._create(path)
             self.files += 1
@@ -103,15 +123,21 @@ class Disk:
     def _create(self, path: Path) -> tuple[int, Path]:
         if path != self._wanted:
             self._wanted, self._number = path, 1
-        with contextlib.suppress(FileExistsError):  # a file is in the way, which open() will say
-            path.parent.mkdir(parents=True, exist_ok=True)
+        tries = _TRIES
         while True:
             mine = path if self._number == 1 else path.with_stem(f"{path.stem}-{self._number}")
-            self._number += 1
             try:
-                return os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), mine
+                _make_folder(path.parent)
+                fd = os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
             except FileExistsError:
-                pass
+                self._number += 1
+            except FileNotFoundError:
+                tries -= 1
+                if not tries:
+                    raise
+            else:
+                self._number += 1
+                return fd, mine
 
     def _write(self, data: bytes | bytearray) -> None:
         try:
@@ -131,11 +157,47 @@ class Disk:
         assert path is not None
         self._fd, self.path, self._good = -1, None, 0
         try:
-            if not good:
-                os.unlink(path)
-            os.close(fd)  # on some file systems this is where a write fails
+            try:
+                if not good and _is(path, fd):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)
+            finally:
+                os.close(fd)  # on some file systems this is where a write fails
         except OSError as e:
-            self.error = self.error or OSError(e.errno, e.strerror, str(path))
+            self._fail(e, path)
         if good:
             self._complete.put(path)
         self._changed()
+
+    def _fail(self, error: Exception, path: Path | None) -> None:
+        """Keep the first error, as an OSError that names a file."""
+        if self.error is not None:
+            return
+        number, text = errno.EINVAL, str(error)  # of a path that cannot be, for example
+        if isinstance(error, OSError):
+            number, text = error.errno or errno.EIO, error.strerror or text
+            path = Path(error.filename) if isinstance(error.filename, str) else path
+        self.error = OSError(number, text, None if path is None else str(path))
+
+
+def _make_folder(folder: Path) -> None:
+    """Make it and what is above it, each with our mode (Path.mkdir() gives that to the last one only)."""
+    try:
+        os.mkdir(folder, _FOLDER_MODE)
+    except FileNotFoundError:
+        if folder.parent == folder:
+            raise
+        _make_folder(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, _FOLDER_MODE)
+    except OSError:  # it is there, as a rule; if a file is in the way, open() will say so
+        if not os.path.lexists(folder):
+            raise
+
+
+def _is(path: Path, fd: int) -> bool:
+    """Is the file of that name the one that is open? Another program may have put its own there."""
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(fd))
+    except FileNotFoundError:
+        return False

@@ -9,10 +9,13 @@ import errno
 import logging
 import math
 import os
+import re
+import string
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +32,8 @@ log = logging.getLogger("valkka_async")
 
 _CLOSE_SECONDS = 10.0  # for a disk to take what is still to be written
 _EARLY = 0.005  # s before `seconds` are over, by which a key frame may come and still be on time
-_UNREAD = 10_000  # finished files that are remembered for who has not asked for them yet
+_FIELDS = {"name": "", "n": r"(0?[0-9]{1,2}d?)?"}  # of a pattern, and how each may be formatted
+_UNREAD = 10_000  # finished files whose paths wait for the iteration
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,33 +50,33 @@ class RecorderStats:
 
 
 class _Part:
-    """What is known of the file that is being written."""
+    """What is known of the file that is being written. Times are decode times, in units of `time_base`."""
 
-    def __init__(self, header: bytes, timescale: int, base: int) -> None:
-        self.header = header
-        self.timescale = timescale
-        self.base = base  # the decode time that is 0 in the file
+    def __init__(self, init_segment: bytes, base: int, time_base: Fraction) -> None:
+        self.init_segment = init_segment
+        self.base = base  # the time that is 0 in the file
+        self.time_base = time_base
         self.newest = base
         self.sequence = 0
         self.size = 0
-        self.group = 0  # bytes from the last key frame on
-        self.largest = 0  # of its groups
+        self.gop = 0  # bytes from the last key frame on
+        self.largest_gop = 0
 
-    @property
-    def seconds(self) -> float:
-        return (self.newest - self.base) / self.timescale
+    def seconds(self, dts: int) -> float:
+        """That time in the file."""
+        return float((dts - self.base) * self.time_base)
 
 
 class Recorder:
     """Records the ring called ``name``, an output of format "fmp4", into files::
 
-        async with va.Recorder("cam1.mp4", "/films/{name}/%Y-%m-%d/%H-%M-%S.mp4") as recorder:
+        async with va.Recorder("cam1.mp4", "/recordings/{name}/%Y-%m-%d/%H-%M-%S.mp4") as recorder:
             async for path in recorder:
                 print("finished", path)
 
     Each file begins with a key frame, near time 0, and ends before one. The next one begins when the file
     is ``seconds`` long or would outgrow ``max_bytes``, when frames were lost, when the server was restarted,
-    or the picture's size or codec changed; a camera that reconnects leaves a gap in the file's times. A
+    or the frames' size or codec changed; a camera that reconnects leaves a gap in the file's times. A
     server that is not there (yet, or any more) is waited for.
 
     Files are written under their final names from the first byte on, and each frame with one system call: a
@@ -96,8 +100,9 @@ class Recorder:
         Seconds to wait for the server at the beginning; None: for ever.
 
     Raises ValueError, InvalidNameError. What goes wrong later (the disk is full: RecorderError, which is
-    an OSError too; no such server: TimeoutError; refused: ConnectError) ends the recording, is logged, and
-    is raised by wait(), by the iteration, and at the end of ``async with`` if neither was used.
+    an OSError too; no such server: TimeoutError; refused: ConnectError) ends the recording and is raised by
+    wait(), by the iteration, and at the end of ``async with`` if neither was used. If nobody waits when it
+    happens, it is logged at once.
     """
 
     def __init__(
@@ -126,6 +131,7 @@ class Recorder:
         self._changed = asyncio.Event()
         self._error: Exception | None = None
         self._raised = False
+        self._waiters = 0  # tasks in wait() or the iteration, which raise what goes wrong
         self._disk_failed = False
         self._client: Client | None = None
         self._lost = 0  # frames dropped on connections that are over
@@ -139,13 +145,18 @@ class Recorder:
     async def wait(self) -> None:
         """Wait until the recording is over: by aclose(), or by an error, which this raises. Cancelling
         the wait does not end the recording."""
-        await asyncio.wait([self._begun()])
+        task = self._begun()
+        self._waiters += 1
+        try:
+            await asyncio.wait([task])
+        finally:
+            self._waiters -= 1
         self._raise()
 
     def __aiter__(self) -> Self:
         """The paths of finished files, as they are finished, until the recording is over.
 
-        The last 10 000 that nobody has taken are remembered.
+        The last 10 000 that were not taken yet are remembered.
         """
         return self
 
@@ -161,7 +172,11 @@ class Recorder:
                 self._raise()
                 raise StopAsyncIteration
             self._changed.clear()
-            await self._changed.wait()
+            self._waiters += 1
+            try:
+                await self._changed.wait()
+            finally:
+                self._waiters -= 1
 
     def stats(self) -> RecorderStats:
         """Counters since the beginning."""
@@ -170,7 +185,7 @@ class Recorder:
         if disk is None:
             return RecorderStats(0, 0, 0, dropped, None, 0.0)
         path = disk.path
-        duration = part.seconds if part is not None and path is not None else 0.0
+        duration = part.seconds(part.newest) if part is not None and path is not None else 0.0
         return RecorderStats(disk.files, disk.pieces, disk.bytes, dropped, path, duration)
 
     @property
@@ -271,50 +286,54 @@ class Recorder:
                 self._changed.clear()
                 await self._changed.wait()
 
-    def _take(self, disk: Disk, frame: Frame, header: bytes) -> None:
+    def _take(self, disk: Disk, frame: Frame, init_segment: bytes) -> None:
         if frame.format != "fmp4":
             raise RecorderError(
                 f"{self._name} is {frame.format} and cannot be recorded: it takes an output of format 'fmp4'"
             )
+        dts, time_base = frame.dts, frame.time_base
+        if dts is None or not time_base:
+            raise RecorderError(f"{self._name} cannot be recorded: its frames have no dts and time_base")
         data = bytearray(frame.data)
         try:
-            time = boxes.decode_time(data)
             part = self._part
-            if part is not None and self._ends(part, frame, header, time):
+            if part is not None and self._ends(part, frame, init_segment, dts):
                 part = None
             begins = part is None
             if part is None:
                 if not frame.key:  # rare: the ring goes on with a key frame when it has lost one
                     self._finish(disk)
                     return
-                part = _Part(header, boxes.timescale(header), time)
+                part = _Part(init_segment, dts, time_base)
             part.sequence += 1
-            part.newest = time
+            part.newest = dts
             boxes.move(data, part.sequence, part.base)
         except ValueError as e:
             raise RecorderError(f"{self._name} is not fragmented MP4 as it should be: {e}") from None
         self._part = part
         if begins:
-            data = bytearray(header + data)
+            data = bytearray(init_segment + data)
             disk.begin(self._path(frame), data)
         else:
             disk.write(data)
         if frame.key:
-            part.group = 0
+            part.gop = 0
         part.size += len(data)
-        part.group += len(data)
-        part.largest = max(part.largest, part.group)
+        part.gop += len(data)
+        part.largest_gop = max(part.largest_gop, part.gop)
 
-    def _ends(self, part: _Part, frame: Frame, header: bytes, time: int) -> bool:
+    def _ends(self, part: _Part, frame: Frame, init_segment: bytes, dts: int) -> bool:
         """Does the file end before this frame?"""
-        if frame.dropped or header != part.header or time < part.newest:
+        if frame.dropped or init_segment != part.init_segment or frame.time_base != part.time_base:
+            return True
+        if dts < part.newest:
             return True
         if not frame.key:
             return False
-        if self._seconds is not None and (time - part.base) / part.timescale >= self._seconds - _EARLY:
+        if self._seconds is not None and part.seconds(dts) >= self._seconds - _EARLY:
             return True
-        # The group that begins here will be about as large as the largest so far.
-        return self._max_bytes is not None and part.size + part.largest > self._max_bytes
+        # The GOP that begins here will be about as large as the largest so far.
+        return self._max_bytes is not None and part.size + part.largest_gop > self._max_bytes
 
     def _finish(self, disk: Disk) -> None:
         if self._part is not None:
@@ -336,24 +355,35 @@ class Recorder:
         if e is None or self._disk_failed:
             return
         self._disk_failed = True
-        hint = "; what was written before plays"
+        text = f"cannot be written: {e.strerror}"
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint += ": make room, and record again"
-        self._fail(RecorderError(e.errno, f"cannot record {self._name}: {e.strerror}{hint}", e.filename))
+            text += "; make room, and record again"
+        if self._disk is not None and self._disk.bytes:
+            text += "; what was written before plays"
+        self._fail(RecorderError(e.errno, text, e.filename))
         if self._task is not None:
             self._task.cancel()
 
     def _fail(self, error: Exception) -> None:
-        log.error("%s", error)
+        if not self._waiters:  # nothing else tells it now
+            log.error("recording %s: %s", self._name, error)
         self._error = self._error or error
 
 
 def _check_pattern(pattern: str, name: str) -> str:
     """Raises ValueError."""
     try:
-        path = pattern.format(name=name, n=1)
-    except (KeyError, IndexError, ValueError, AttributeError) as e:
-        raise ValueError(f"pattern {pattern!r}: only {{name}} and {{n}} go in braces ({e!r})") from None
+        fields = [(field, spec, how) for _, field, spec, how in string.Formatter().parse(pattern) if field]
+        # `{n:9999999999}` would be a path of that many characters, and `{name.x}` is an attribute.
+        good = all(
+            how is None and re.fullmatch(_FIELDS.get(field, "(?!)"), spec or "")
+            for field, spec, how in fields
+        )
+        path = pattern.format(name=name, n=1) if good else ""
+    except (IndexError, ValueError):
+        good, path = False, ""
+    if not good:
+        raise ValueError(f"pattern {pattern!r}: only {{name}}, {{n}} and {{n:04}} go in braces")
     if not os.path.basename(path) or "\0" in path:
         raise ValueError(f"pattern {pattern!r} is no path of a file")
     return pattern

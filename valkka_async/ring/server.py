@@ -257,7 +257,7 @@ class Server:
         self._writer.expire()
 
     def describe(self, more: Callable[[], dict[str, Any]] | None) -> None:
-        """Add ``more()`` to what this server answers when it is asked for its state (``ls``, ``report``).
+        """Add ``more()`` to what this server answers when it is asked for its state (``top``, ``report``).
 
         It is called in the thread that looks after the server, and must not block; what does not fit into
         a message is left out.

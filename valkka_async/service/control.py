@@ -2,7 +2,7 @@
 """How other programs of this user talk to a running service: ``NAME.control`` in the runtime directory.
 
 A stream socket that only this user may open. A request is a JSON object on a line, {"op": "status"}; so is
-the answer: {"ok": ...}, or {"error": "text"}. One connection may ask several times.
+the answer: {"ok": ...}, or {"error": "text"}. One connection may make several requests.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import is_dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from valkka_async.errors import ConnectError, ValkkaError
+from valkka_async import typed
+from valkka_async.errors import ConnectError, DataError, ValkkaError
 from valkka_async.ring.rendezvous import Claim, check_name, runtime_dir, servers, socket_path
+from valkka_async.service.status import ServiceStatus
 
 _KIND = "control"
 _LONGEST = 1 << 16  # bytes of a request
@@ -24,12 +27,13 @@ _CONNECTIONS = 32
 
 log = logging.getLogger("valkka_async.service")
 
-Answer = Callable[[], Awaitable[Any]]
+Answer = Callable[[], Awaitable[object]]
 
 
 class Control:
-    """Answers to what it is asked, by name: `ops` has functions of no arguments, whose results are data for
-    JSON; of what they raise, ValkkaErrors and ValueErrors are told to who asked.
+    """Answers requests by name: `ops` has functions without arguments, whose results are records (see
+    typed.py) or data for JSON. The text of a ValkkaError or ValueError is the answer; other exceptions are
+    logged.
 
     Raises NameInUseError when a service of that name runs, ConnectError.
     """
@@ -82,14 +86,15 @@ class Control:
             self._tasks.discard(task)
             writer.close()
 
-    async def _answer(self, line: bytes) -> dict[str, Any]:
+    async def _answer(self, line: bytes) -> dict[str, object]:
         try:
             op = json.loads(line)["op"]
             function = self._ops[op]
         except (ValueError, TypeError, KeyError):
             return {"error": f"a request is one of {', '.join(self._ops)}"}
         try:
-            return {"ok": await function()}
+            result = await function()
+            return {"ok": typed.encode(result) if is_dataclass(result) else result}
         except (ValkkaError, ValueError) as e:
             return {"error": str(e)}
         except Exception:
@@ -102,10 +107,18 @@ def services() -> list[str]:
     return servers(_KIND)
 
 
-def ask(name: str, op: str, timeout: float) -> Any:
-    """What a service answers; None if it does not run. Blocks for `timeout` seconds at most, more or less.
+def ask_status(name: str, timeout: float) -> ServiceStatus | None:
+    """How a service is; None if it does not run. As ask(), and raises DataError if it is another version."""
+    data = ask(name, "status", timeout)
+    return None if data is None else typed.decode(ServiceStatus, data)
 
-    Raises TimeoutError, ConnectError, and ValkkaError with what the service has to say against it.
+
+def ask(name: str, op: str, timeout: float) -> Any:
+    """A service's answer, as data; None if it does not run. Blocks for `timeout` seconds at most, more or
+    less.
+
+    Raises TimeoutError, ConnectError, DataError for an answer that is none, and ValkkaError with what the
+    service has to say against it.
     """
     path = socket_path(runtime_dir(), check_name(name), _KIND)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -128,9 +141,14 @@ def ask(name: str, op: str, timeout: float) -> Any:
             line = b""
     if not line:  # it has just ended
         return None
-    answer = json.loads(line)
-    if "error" in answer:
+    try:
+        answer = json.loads(line)
+    except (ValueError, RecursionError):
+        answer = None
+    if isinstance(answer, dict) and isinstance(answer.get("error"), str):
         raise ValkkaError(answer["error"])
+    if not isinstance(answer, dict) or "ok" not in answer:
+        raise DataError(f"the service {name!r} answers something else")
     return answer["ok"]
 
 

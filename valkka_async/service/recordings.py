@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from valkka_async.errors import ValkkaError
+from valkka_async.record.cause import cause_of
 from valkka_async.record.recorder import Recorder
+from valkka_async.service.status import RecordingError, RecordingState, RecordingStatus
 
 _AGAIN = (5.0, 60.0)  # s between attempts to go on with a recording that has failed, growing
 
@@ -28,14 +29,83 @@ class Plan:
     max_bytes: int | None
     always: bool
 
+    def check(self) -> None:
+        """Raises ValueError for a plan that no recorder can follow."""
+        self.recorder()
 
-@dataclass(slots=True)
+    def recorder(self) -> Recorder:
+        """One that has not begun. Raises ValueError."""
+        return Recorder(self.ring, self.pattern, seconds=self.seconds, max_bytes=self.max_bytes)
+
+
 class _Recording:
-    plan: Plan
-    task: asyncio.Task[None]
-    since_ns: int = field(default_factory=time.time_ns)
-    recorder: Recorder | None = None
-    error: str = ""
+    """Of one camera: attempts, one after the other. `task` ends when there will be no other."""
+
+    def __init__(self, camera: str, plan: Plan) -> None:
+        self.plan = plan
+        self._camera = camera
+        self._recorder = plan.recorder()
+        self._since_ns = time.time_ns()
+        self._retry_at: float | None = None  # monotonic
+        self._error: RecordingError | None = None
+        self.task = asyncio.create_task(self._run(), name=f"record {camera}")
+
+    def status(self) -> RecordingStatus:
+        """How it is."""
+        stats = self._recorder.stats()
+        # Each attempt counts from 0: what it has written proves that the one before is no longer the truth.
+        if stats.bytes and self._retry_at is None and not self.task.done():
+            self._error = None
+        if self._error is not None:
+            state = RecordingState.FAILED
+        else:
+            state = RecordingState.WRITING if stats.path is not None else RecordingState.WAITING
+        left = None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic())
+        return RecordingStatus(
+            state=state,
+            active=not self.task.done(),
+            always=self.plan.always,
+            since_ns=self._since_ns,
+            path=None if stats.path is None else str(stats.path),
+            duration=stats.duration,
+            bytes=stats.bytes,
+            files=stats.files,
+            dropped=stats.dropped,
+            retry_in=left,
+            error=self._error,
+        )
+
+    async def _run(self) -> None:
+        pause = _AGAIN[0]
+        while True:
+            began = time.monotonic()
+            await self._attempt()
+            if not self.plan.always:
+                return
+            if time.monotonic() - began > _AGAIN[1]:
+                pause = _AGAIN[0]
+            self._retry_at = time.monotonic() + pause
+            await asyncio.sleep(pause)
+            self._recorder, self._retry_at = self.plan.recorder(), None
+            pause = min(2 * pause, _AGAIN[1])
+
+    async def _attempt(self) -> None:
+        """Record until that fails. Raises nothing but CancelledError."""
+        extra = {"camera": self._camera}
+        try:
+            async with self._recorder as recorder:
+                log.info("%s: recording to %s", self._camera, self.plan.pattern, extra=extra)
+                await recorder.wait()
+        except (ValkkaError, OSError) as e:
+            self._fail(e)
+            log.error("%s: recording failed: %s", self._camera, e, extra=extra)
+        except Exception as e:
+            self._fail(e)
+            log.exception("%s: recording failed", self._camera, extra=extra)
+
+    def _fail(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        self._error = RecordingError(cause_of(error), text, time.time_ns())
 
 
 class Recordings:
@@ -47,11 +117,8 @@ class Recordings:
     def start(self, camera: str, plan: Plan) -> None:
         """Record; nothing if that is being done. Raises ValueError for a pattern that makes no sense."""
         known = self._running.get(camera)
-        if known is not None and not known.task.done():
-            return
-        recorder = _recorder(plan)
-        task = asyncio.create_task(self._run(camera, plan, recorder), name=f"record {camera}")
-        self._running[camera] = _Recording(plan, task)
+        if known is None or known.task.done():
+            self._running[camera] = _Recording(camera, plan)
 
     async def stop(self, camera: str) -> None:
         """Complete the file and end; nothing if there is none. Takes what the disk needs, at most about 10 s.
@@ -64,59 +131,23 @@ class Recordings:
     async def follow(self, plans: dict[str, Plan]) -> None:
         """Make it so that what is to be recorded always is, as these plans say. A recording that somebody has
         asked for goes on as long as its camera has such a plan."""
-        for camera, recording in list(self._running.items()):
-            plan = plans.get(camera)
-            if plan is None or (recording.plan.always and plan != recording.plan):
-                await self.stop(camera)
+        other = [
+            camera
+            for camera, recording in self._running.items()
+            if (plan := plans.get(camera)) is None
+            # One that was asked for ends its file here, and the next one begins by the plan.
+            or (plan != recording.plan and (plan.always or recording.plan.always))
+        ]
+        await asyncio.gather(*(self.stop(camera) for camera in other))
         for camera, plan in plans.items():
             if plan.always:
-                if camera in self._running and not self._running[camera].plan.always:
-                    await self.stop(camera)  # its file ends here, and the next one begins by the plan
                 self.start(camera, plan)
 
     async def aclose(self) -> None:
         """Stop all of them."""
         await asyncio.gather(*(self.stop(camera) for camera in list(self._running)))
 
-    def status(self, camera: str) -> dict[str, Any] | None:
-        """How the recording of a camera is, as data; None if there is none."""
+    def status(self, camera: str) -> RecordingStatus | None:
+        """How the recording of a camera is; None if there is none."""
         recording = self._running.get(camera)
-        if recording is None:
-            return None
-        stats = recording.recorder.stats() if recording.recorder is not None else None
-        return {
-            "active": not recording.task.done(),  # False: it has failed, and `error` says why
-            "path": str(stats.path) if stats is not None and stats.path is not None else None,
-            "since_ns": recording.since_ns,
-            "duration": stats.duration if stats is not None else 0.0,
-            "bytes": stats.bytes if stats is not None else 0,
-            "files": stats.files if stats is not None else 0,
-            "dropped": stats.dropped if stats is not None else 0,
-            "always": recording.plan.always,
-            "error": recording.error,
-        }
-
-    async def _run(self, camera: str, plan: Plan, recorder: Recorder) -> None:
-        pause = _AGAIN[0]
-        while True:
-            recording = self._running[camera]
-            recording.recorder = recorder
-            began = time.monotonic()
-            try:
-                async with recorder:
-                    recording.error = ""
-                    log.info("%s: recording to %s", camera, plan.pattern)
-                    await recorder.wait()
-            except (ValkkaError, OSError) as e:
-                recording.error = str(e)  # the recorder has logged it
-            if not plan.always:
-                return
-            if time.monotonic() - began > _AGAIN[1]:
-                pause = _AGAIN[0]
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _AGAIN[1])
-            recorder = _recorder(plan)
-
-
-def _recorder(plan: Plan) -> Recorder:
-    return Recorder(plan.ring, plan.pattern, seconds=plan.seconds, max_bytes=plan.max_bytes)
+        return None if recording is None else recording.status()

@@ -7,36 +7,46 @@ import asyncio
 import logging
 import os
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from valkka_async import __version__
 from valkka_async.camera.spec import CameraSpec
 from valkka_async.camera.status import CameraState, CameraStatus
-from valkka_async.camera.workers.supervisor import Supervisor, WorkerStatus
+from valkka_async.camera.workers.status import SupervisedStatus
+from valkka_async.camera.workers.supervisor import Supervisor
 from valkka_async.errors import ValkkaError
+from valkka_async.rates import CounterRates
 from valkka_async.service.config.config import Config
-from valkka_async.service.rates import Rates
 from valkka_async.service.recordings import Plan, Recordings
+from valkka_async.service.status import CameraReport, RecordingStatus, ServiceStatus
 
 _LOOK = 0.25  # s between looks at the cameras
+_RATES = 3.0  # s over which rates are measured; a worker tells its counts each second
 _TROUBLE = {CameraState.STALLED, CameraState.WAITING, CameraState.FAILED}
+_CPU, _RING = "cpu", "ring "  # names of counters
+# Keys of a config that are for all cameras: some take effect with the next start of the service.
+_SETTINGS = ("recordings",)
+_RESTART = ("name", "workers")
 
 log = logging.getLogger("valkka_async.service")
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What apply() did: names of cameras; `restart` has what comes into force with the next start only."""
+    """What apply() did: names of cameras, and keys of the config. `restart` has the keys that take effect
+    with the next start only."""
 
     added: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.added or self.changed or self.removed or self.restart)
+        return bool(self.added or self.changed or self.removed or self.settings or self.restart)
 
     def __str__(self) -> str:
         parts = [
@@ -44,6 +54,8 @@ class Changes:
             for kind in ("added", "changed", "removed")
             if (names := getattr(self, kind))
         ]
+        if self.settings:
+            parts.append(f"new settings of {', '.join(self.settings)}")
         if self.restart:
             parts.append(f"restart it for the change of {', '.join(self.restart)}")
         return "; ".join(parts) or "nothing has changed"
@@ -63,14 +75,18 @@ class Service:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._specs: dict[str, CameraSpec] = {}
+        self._first = config  # what needs a restart is in force as it says
+        self._complete = config  # the last one of which all was done
+        self._specs: dict[str, CameraSpec] = {}  # of the config
         self._supervisor: Supervisor | None = None
         self._recordings = Recordings()
-        self._rates: dict[str, Rates] = {}
-        self._states: dict[str, str] = {}
+        self._rates = CounterRates(_RATES)
+        self._sampled: dict[str, CameraStatus] = {}
+        self._states: dict[str, CameraState] = {}
         self._since_ns = time.time_ns()
         self._applying = asyncio.Lock()
         self._adding: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[None]] = set()  # cameras that are being added, changed or removed
         self._look_task: asyncio.Task[None] | None = None
 
     # -------------------------------------------------------------------------------- telling
@@ -78,7 +94,7 @@ class Service:
     @property
     def name(self) -> str:
         """The service's name, which its control socket has too."""
-        return self._config.name
+        return self._first.name
 
     @property
     def config(self) -> Config:
@@ -95,55 +111,60 @@ class Service:
         while self._adding:
             await asyncio.wait(list(self._adding))
 
-    def status(self) -> dict[str, Any]:
-        """How all is, as data for JSON, without credentials. Figures of a camera are up to a second old."""
-        assert self._supervisor is not None
-        workers = {name: worker for worker in self._supervisor.workers() for name in worker.cameras}
-        statuses = self._supervisor.status()
-        # In the order of the config; one that is being added or changed may be missing.
-        cameras = [
-            self._camera(statuses[name], workers.get(name)) for name in self._specs if name in statuses
-        ]
-        return {
-            "name": self.name,
-            "version": __version__,
-            "pid": os.getpid(),
-            "now_ns": time.time_ns(),
-            "since_ns": self._since_ns,
-            "ready": self.ready,
-            "cameras": cameras,
-        }
+    def status(self) -> ServiceStatus:
+        """How all is, without credentials. Figures of a camera are up to a second old."""
+        statuses = self._supervised.status()
+        return ServiceStatus(
+            name=self.name,
+            version=__version__,
+            pid=os.getpid(),
+            now_ns=time.time_ns(),
+            since_ns=self._since_ns,
+            ready=self.ready,
+            # In the order of the config; one that is being added or removed may be missing.
+            cameras=tuple(self._report(statuses[name]) for name in self._specs if name in statuses),
+            page=None,
+        )
 
-    def _camera(self, status: CameraStatus, worker: WorkerStatus | None) -> dict[str, Any]:
+    def _report(self, status: SupervisedStatus) -> CameraReport:
         name, now = status.name, time.monotonic()
-        rates = self._rates.setdefault(name, Rates())
-        rings = {output.name: output for output in self._specs[name].outputs}
-        camera = self._config.cameras.get(name)
-        values = asdict(status)
-        for output in values["outputs"]:
-            output["fps"] = rates.fps(output["name"], now)
-        age = (time.time_ns() - status.last_packet_ns) / 1e9 if status.last_packet_ns else None
+        rings = {output.name for output in self._specs[name].outputs}
+        config = self._config.cameras.get(name)
         live, still = f"{name}.fmp4", f"{name}.jpeg"
-        shown = camera is not None and camera.live
-        return values | {
-            "title": camera.title if camera is not None else "",
-            "age": None if age is None else max(0.0, age),
-            "cpu": rates.cpu(now),
-            "live": live if shown and live in rings else None,
-            "still": still if shown and still in rings else None,
-            "recording": self._recordings.status(name),
-            "worker": None if worker is None else _worker(worker),
-        }
+        shown = config is not None and config.live
+        last_ns = status.camera.last_packet_ns
+        return CameraReport(
+            name=name,
+            title=config.title if config is not None else "",
+            state=status.state,
+            cause=status.cause,
+            reason=status.reason,
+            since_ns=status.since_ns,
+            retry_in=status.retry_in,
+            age=max(0.0, (time.time_ns() - last_ns) / 1e9) if last_ns else None,
+            cpu=self._rates.rate(name, _CPU, now) or 0.0,
+            ring_fps={ring: self._rates.rate(name, _RING + ring, now) or 0.0 for ring in sorted(rings)},
+            live=live if shown and live in rings else None,
+            still=still if shown and still in rings else None,
+            recording=self._recordings.status(name),
+            camera=status.camera,
+            worker=status.worker,
+        )
+
+    @property
+    def _supervised(self) -> Supervisor:
+        assert self._supervisor is not None, "the service was not entered"
+        return self._supervisor
 
     # ------------------------------------------------------------------------------- changing
 
-    async def set_recording(self, camera: str, on: bool) -> dict[str, Any] | None:
+    async def set_recording(self, camera: str, on: bool) -> RecordingStatus | None:
         """Begin or end the recording of a camera; how it is then, as in `status()`.
 
         Raises KeyError when there is no such camera, ValkkaError when it cannot be. Cancelling leaves a
         recording ending by itself.
         """
-        plan = self._plan(camera)
+        plan = _plan(self._config, camera)
         if plan.always:
             if on:
                 return self._recordings.status(camera)
@@ -153,7 +174,7 @@ class Service:
             return None
         if plan.ring not in {output.name for output in self._specs[camera].outputs}:
             raise ValkkaError(f"{camera} cannot be recorded: set `live` or `record` in the config")
-        codec = self._status(camera).codec
+        codec = self._supervised.status()[camera].camera.codec
         if codec not in ("", "h264", "hevc"):
             raise ValkkaError(f"{camera} sends {codec}, and only H.264 and H.265 can be recorded")
         try:
@@ -163,99 +184,113 @@ class Service:
         return self._recordings.status(camera)
 
     async def apply(self, config: Config) -> Changes:
-        """Go over to another config, touching only what differs. Cancelling it leaves some of that undone;
-        the next apply() does the rest."""
+        """Change over to another config, touching only what differs; cameras change side by side.
+
+        Raises ValkkaError for a config that cannot be applied, and then nothing has changed. Cancelling
+        leaves some of it undone, and the next apply(), of whatever config, does the rest.
+        """
         async with self._applying:
-            return await self._apply(config)
+            plans, specs = _checked(config)
+            if (
+                self._working
+            ):  # what an apply() before has left: neither change nor remove it at the same time
+                await asyncio.wait(list(self._working))
+            return await self._apply(config, specs, plans)
 
-    async def _apply(self, config: Config) -> Changes:
-        assert self._supervisor is not None
-        before, self._config = self._config, config
-        restart = tuple(key for key in ("name", "workers") if getattr(config, key) != getattr(before, key))
-        wanted = config.specs()
-        if self._adding:  # a camera that is still being added can be neither changed nor removed in peace
-            await asyncio.wait(list(self._adding))
-        there = self._supervisor.status()
-        removed = [name for name in there if name not in wanted]
-        added = [name for name in wanted if name not in there]
-        changed = [name for name in wanted if name in there and wanted[name] != self._specs.get(name)]
-        for name in removed:
-            await self._recordings.stop(name)
-        await asyncio.gather(*(self._remove(name) for name in removed))
-        self._specs = wanted
-        again = []
-        for name in changed:
-            try:
-                await self._supervisor.change(wanted[name])
-            except ValueError:  # two cameras exchange their rings: neither can be first
-                await self._remove(name)
-                again.append(name)
-        for name in (*again, *added):
-            self._add(wanted[name])
-        if self._adding:
-            await asyncio.wait(list(self._adding))
-        await self._recordings.follow(self._plans())
-        return Changes(tuple(added), tuple(changed), tuple(removed), restart)
+    async def _apply(self, config: Config, specs: dict[str, CameraSpec], plans: dict[str, Plan]) -> Changes:
+        supervisor = self._supervised
+        there = supervisor.specs()  # and not what the config before wanted: that may not have been completed
+        before = self._complete
+        self._config, self._specs = config, specs
+        added = [name for name in specs if name not in there]
+        removed = [name for name in there if name not in specs]
+        other = [name for name in specs if name in there and specs[name] != there[name]]
+        changed = [
+            name
+            for name in specs
+            if name in there and (name in other or before.cameras.get(name) != config.cameras[name])
+        ]
 
-    def _add(self, spec: CameraSpec) -> None:
-        assert self._supervisor is not None
-        task = asyncio.create_task(self._supervisor.add(spec), name=f"add {spec.name}")
-        self._adding.add(task)
-        task.add_done_callback(self._added)
+        await asyncio.gather(*(self._recordings.stop(name) for name in removed))
+        await self._wait(self._work(self._remove(name), f"remove {name}") for name in removed)
+        exchanged: list[str] = []
+        await self._wait(self._work(self._change(specs[name], exchanged), f"change {name}") for name in other)
+        # Cameras that exchange their rings: none of them can be the first to have the other's.
+        await self._wait(self._work(self._remove(name), f"remove {name}") for name in exchanged)
+        await self._wait(self._add(specs[name]) for name in (*added, *exchanged))
+        await self._recordings.follow(plans)
+        self._complete = config
+        return Changes(
+            tuple(added),
+            tuple(changed),
+            tuple(removed),
+            tuple(key for key in _SETTINGS if getattr(config, key) != getattr(before, key)),
+            tuple(key for key in _RESTART if getattr(config, key) != getattr(self._first, key)),
+        )
 
-    def _added(self, task: asyncio.Task[None]) -> None:
+    def _work(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        """A task for something that is to be done also when apply() is cancelled."""
+        task = asyncio.create_task(work, name=name)
+        self._working.add(task)
+        task.add_done_callback(self._worked)
+        return task
+
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        self._working.discard(task)
         self._adding.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s: %s", task.get_name(), error)
 
-    async def _remove(self, name: str) -> None:
-        assert self._supervisor is not None
+    async def _wait(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        if begun := list(tasks):
+            await asyncio.wait(begun)
+
+    def _add(self, spec: CameraSpec) -> asyncio.Task[None]:
+        task = self._work(self._supervised.add(spec), f"add {spec.name}")
+        self._adding.add(task)
+        return task
+
+    async def _change(self, spec: CameraSpec, exchanged: list[str]) -> None:
         try:
-            await self._supervisor.remove(name)
+            await self._supervised.change(spec)
+        except ValueError:  # another camera has one of these rings
+            exchanged.append(spec.name)
+
+    async def _remove(self, name: str) -> None:
+        try:
+            await self._supervised.remove(name)
         except ValueError:  # gone already
             pass
-        self._rates.pop(name, None)
         if self._states.pop(name, None) is not None:
-            log.info("%s: removed", name)
-
-    def _plan(self, name: str) -> Plan:
-        camera = self._config.cameras[name]
-        if name not in self._specs:
-            raise KeyError(name)
-        record = camera.record
-        pattern = (record.path if record is not None else None) or self._config.recordings
-        return Plan(
-            ring=f"{name}.fmp4",
-            pattern=pattern.replace("{name}", name),  # a recorder's own {name} is its ring's
-            seconds=record.seconds if record is not None else None,
-            max_bytes=record.max_bytes if record is not None else None,
-            always=record is not None,
-        )
-
-    def _plans(self) -> dict[str, Plan]:
-        return {name: self._plan(name) for name in self._specs}
+            log.info("%s: removed", name, extra={"camera": name})
 
     # ------------------------------------------------------------------------------- looking
 
-    def _status(self, name: str) -> CameraStatus:
-        assert self._supervisor is not None
-        return self._supervisor.status()[name]
-
     async def _look(self) -> None:
-        assert self._supervisor is not None
         while True:
             await asyncio.sleep(_LOOK)
             now = time.monotonic()
-            for name, status in self._supervisor.status().items():
-                self._rates.setdefault(name, Rates()).take(status, now)
+            statuses = self._supervised.status()
+            for name, status in statuses.items():
+                self._sample(name, status.camera, now)
                 if self._states.get(name) != status.state:
                     self._states[name] = status.state
                     _tell(status)
+            for gone in self._sampled.keys() - statuses.keys():
+                del self._sampled[gone]
+
+    def _sample(self, name: str, camera: CameraStatus, now: float) -> None:
+        """Note the counts, if there is news of them."""
+        if self._sampled.get(name) is not camera:
+            self._sampled[name] = camera
+            rings = {_RING + output.name: float(output.published) for output in camera.outputs}
+            self._rates.sample(name, now, rings | {_CPU: camera.cpu_s})
 
     # ------------------------------------------------------------------------- begin and end
 
     async def __aenter__(self) -> Self:
         workers = self._config.workers
+        plans, self._specs = _checked(self._config)
         self._supervisor = Supervisor(
             group_size=workers.group_size,
             restart_max=workers.restart_max,
@@ -263,12 +298,11 @@ class Service:
             stop_timeout=workers.stop_timeout,
         )
         self._since_ns = time.time_ns()
-        self._specs = self._config.specs()
         for spec in self._specs.values():
             self._add(spec)
         try:
             await asyncio.sleep(0)  # add() begins: from here on status() has them all
-            await self._recordings.follow(self._plans())
+            await self._recordings.follow(plans)
         except BaseException:
             await self.aclose()
             raise
@@ -286,8 +320,7 @@ class Service:
         finally:
             if self._supervisor is not None:
                 await self._supervisor.aclose()
-            if self._adding:
-                await asyncio.wait(list(self._adding))
+            await self._wait(self._working)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -295,21 +328,40 @@ class Service:
         await self.aclose()
 
 
-def _worker(worker: WorkerStatus) -> dict[str, Any]:
-    return {
-        "pid": worker.pid,
-        "restarts": worker.restarts,
-        "last_exit": worker.last_exit,
-        "rss": worker.rss,
-        "cpu_s": worker.cpu_s,
-    }
+def _checked(config: Config) -> tuple[dict[str, Plan], dict[str, CameraSpec]]:
+    """All that a config asks for. Raises ValkkaError before anything is touched."""
+    specs = config.specs()
+    plans = {name: _plan(config, name) for name in specs}
+    for name, plan in plans.items():
+        try:
+            plan.check()
+        except ValueError as e:
+            raise ValkkaError(f"recordings of {name}: {e}") from None
+    return plans, specs
 
 
-def _tell(status: CameraStatus) -> None:
+def _plan(config: Config, name: str) -> Plan:
+    """How a camera is recorded. Raises KeyError when there is no such camera."""
+    camera = config.cameras[name]
+    if not camera.enabled:
+        raise KeyError(name)
+    record = camera.record
+    pattern = (record.path if record is not None else None) or config.recordings
+    return Plan(
+        ring=f"{name}.fmp4",
+        pattern=pattern.replace("{name}", name),  # a recorder's own {name} is its ring's
+        seconds=record.seconds if record is not None else None,
+        max_bytes=record.max_bytes if record is not None else None,
+        always=record is not None,
+    )
+
+
+def _tell(status: SupervisedStatus) -> None:
     """A camera has come into another state."""
     text = f"{status.name}: {status.state}"
-    if status.state == CameraState.LIVE and status.codec:
-        text += f", {status.codec} {status.width}x{status.height}"
+    camera = status.camera
+    if status.state == CameraState.LIVE and camera.codec:
+        text += f", {camera.codec} {camera.width}x{camera.height}"
     if status.reason:
         text += f": {status.reason}"
     log.log(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from valkka_async.camera.status import CameraState, CameraStatus, Cause
-from valkka_async.camera.workers.status import WorkerStatus
+from valkka_async.camera.status import AnyState, CameraStatus, Cause
+from valkka_async.camera.workers.status import WorkerStatus, is_current
 from valkka_async.record.cause import RecordingCause
 
 
@@ -57,7 +57,7 @@ class CameraReport:
 
     name: str
     title: str
-    state: CameraState
+    state: AnyState
     cause: Cause | None
     reason: str
     since_ns: int
@@ -70,6 +70,11 @@ class CameraReport:
     recording: RecordingStatus | None  # None: not asked for
     camera: CameraStatus  # its last word, which may be of a process that is gone
     worker: WorkerStatus  # which other cameras may share
+
+    @property
+    def current(self) -> bool:
+        """Is `camera` of the process that there is now?"""
+        return is_current(self.camera, self.worker)
 
 
 @dataclass(frozen=True, slots=True)

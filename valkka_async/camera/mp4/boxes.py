@@ -96,24 +96,26 @@ def find(data: bytes | bytearray, *path: bytes) -> Box:
     return Box(path[-1], begin, end)
 
 
-def sample_entry(header: bytes) -> Box:
-    """The first sample entry (avc1, hvc1 ...) of the first track of a header. Raises CutOff."""
-    table = find(header, b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
-    for entry in boxes(header, table.begin + 8, table.end):  # behind version, flags and the number of them
+def sample_entry(init_segment: bytes) -> Box:
+    """The first sample entry (avc1, hvc1 ...) of the first track. Raises CutOff."""
+    table = find(init_segment, b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
+    for entry in boxes(
+        init_segment, table.begin + 8, table.end
+    ):  # behind version, flags and the number of them
         return entry
     raise CutOff("an empty stsd box")
 
 
-def codec_string(header: bytes) -> str:
+def codec_string(init_segment: bytes) -> str:
     """What browsers call the codec of fragmented MP4 (RFC 6381): "avc1.64001f", "hvc1.1.6.L93.B0".
 
-    ``header`` is the ftyp and moov boxes, as a client or reader of an output "fmp4" has it in ``header``
+    ``init_segment`` is ftyp and moov, which a client or reader of an output "fmp4" has in ``header``
     once a frame has come. Raises ValueError if it is cut off, or of another codec than H.264 and H.265.
     """
-    entry = sample_entry(header)
+    entry = sample_entry(init_segment)
     begin = entry.begin + 78  # behind the fields that all visual sample entries have: 14496-12, 12.1.3
-    for box in boxes(header, begin, entry.end):
-        data = header[box.begin : box.end]
+    for box in boxes(init_segment, begin, entry.end):
+        data = init_segment[box.begin : box.end]
         if box.kind == b"avcC" and len(data) >= 4:
             return f"{entry.kind.decode('latin-1')}.{data[1:4].hex()}"
         if box.kind == b"hvcC" and len(data) >= 13:
@@ -131,25 +133,25 @@ def _hevc_profile(hvcc: bytes) -> str:
     return ".".join(parts)
 
 
-def picture_size(header: bytes) -> tuple[int, int]:
+def frame_size(init_segment: bytes) -> tuple[int, int]:
     """(width, height) in pixels, from the sample entry. Raises CutOff."""
-    entry = sample_entry(header)
+    entry = sample_entry(init_segment)
     if entry.end - entry.begin < 78:
         raise CutOff("a sample entry that is too short")
     (width,), (height,) = (
-        _U16.unpack_from(header, entry.begin + 24),
-        _U16.unpack_from(header, entry.begin + 26),
+        _U16.unpack_from(init_segment, entry.begin + 24),
+        _U16.unpack_from(init_segment, entry.begin + 26),
     )
     return width, height
 
 
-def timescale(header: bytes) -> int:
+def timescale(init_segment: bytes) -> int:
     """Units per second of the first track's times. Raises CutOff."""
-    box = find(header, b"moov", b"trak", b"mdia", b"mdhd")
-    at = box.begin + (20 if header[box.begin] else 12)  # 64-bit times in version 1
+    box = find(init_segment, b"moov", b"trak", b"mdia", b"mdhd")
+    at = box.begin + (20 if init_segment[box.begin] else 12)  # 64-bit times in version 1
     if box.end < at + 4:
         raise CutOff("an mdhd box that is too short")
-    (scale,) = _U32.unpack_from(header, at)
+    (scale,) = _U32.unpack_from(init_segment, at)
     if not scale:
         raise CutOff("a track without a timescale")
     return int(scale)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """H.264 and H.265 packets -> fragmented MP4, one fragment for each, never re-encoded.
 
-PyAV's MP4 muxer writes the header (ftyp and moov), because FFmpeg knows best what parameter sets mean. It
-does not write the fragments: with frag_every_frame it holds each frame back until the next one comes, and
+PyAV's MP4 muxer writes the init segment (ftyp and moov), because FFmpeg knows best what parameter sets mean.
+It does not write the fragments: with frag_every_frame it holds each frame back until the next one comes, and
 PyAV has no way to flush it (mux() takes packets only); it derives each decode time from the durations
 before it, and refuses times that do not rise. A fragment of one sample is 112 bytes and the packet, whose
 start codes become lengths; made here it leaves with its packet. The times are timeline.py's.
@@ -29,7 +29,7 @@ TIME_BASE = Fraction(1, TIMESCALE)
 
 _CODECS = {"h264": nal.H264, "hevc": nal.H265}
 _FORMATS = {"h264": None, "hevc": "hvc1"}  # FFmpeg's name: the sample entry, where its default will not do
-_FRAME = TIMESCALE // 25  # if nobody says how long a frame takes
+_FRAME = TIMESCALE // 25  # if the stream does not say how long a frame takes
 _MOVFLAGS = "empty_moov+default_base_moof+skip_trailer"
 
 
@@ -39,14 +39,16 @@ def carries(stream: VideoStream) -> bool:
 
 
 class Fragment(NamedTuple):
-    """moof and mdat of one packet."""
+    """moof and mdat of one packet. Its times are those in the boxes, on the output's timeline: not the
+    camera's."""
 
     data: bytes
     key: bool
-    pts: int  # on the output's timeline, as in the fragment: not the camera's
+    pts: int
+    dts: int  # rises strictly from fragment to fragment of a timeline
+    duration: int  # an estimate: see timeline.py
     time_base: Fraction
     timestamp_ns: int
-    duration: int  # an estimate, in units of time_base: see timeline.py
 
 
 class Muxer:
@@ -55,10 +57,10 @@ class Muxer:
         if muxer is None or not muxer.fits(packet):
             muxer = Muxer(stream, timeline)
         for fragment in muxer.mux(packet, arrival_ns):
-            ... muxer.header, fragment.data ...
+            ... muxer.init_segment, fragment.data ...
 
-    Muxers that follow each other on one `timeline` make one stream whose times rise, with a new header
-    where a header has changed. Raises CameraFormatError for another codec than H.264 and H.265.
+    Muxers that follow each other on one `timeline` make one stream whose times rise, with a new init segment
+    where the parameter sets have changed. Raises CameraFormatError for another codec than H.264 and H.265.
     """
 
     def __init__(self, stream: VideoStream, timeline: Timeline | None = None) -> None:
@@ -74,19 +76,19 @@ class Muxer:
         self._base = stream.time_base or TIME_BASE
         self._rate = stream.average_rate or stream.guessed_rate
         self._use(context.extradata or b"")
-        self._sets: list[bytes] = []  # those in the header
+        self._sets: list[bytes] = []  # those in the init segment
         self._strip = True
-        self._header = b""
+        self._init_segment = b""
 
     @property
-    def header(self) -> bytes:
+    def init_segment(self) -> bytes:
         """ftyp and moov; b"" before the first fragment."""
-        return self._header
+        return self._init_segment
 
     def fits(self, packet: VideoPacket) -> bool:
-        """Can it be muxed under this header? False when it brings other parameter sets, as a key frame does
+        """Does the init segment hold for it? False when it brings other parameter sets, as a key frame does
         after the camera was given another resolution: go on with a new Muxer."""
-        if not self._header or not packet.is_keyframe:
+        if not self._init_segment or not packet.is_keyframe:
             return True
         if packet.has_sidedata("new_extradata"):
             extradata = bytes(packet.get_sidedata("new_extradata"))
@@ -96,29 +98,30 @@ class Muxer:
         return all(unit in self._sets for unit in sets)
 
     def mux(self, packet: VideoPacket, timestamp_ns: int) -> list[Fragment]:
-        """The packet's fragment. [] for a packet without a picture, and for all before the first key frame
+        """The packet's fragment. [] for a packet without a slice, and for all before the first key frame
         whose parameter sets are known."""
-        data, key = bytes(packet), packet.is_keyframe
-        if not self._header and not (key and self._begin(packet, data)):
+        payload, key = bytes(packet), packet.is_keyframe
+        if not self._init_segment and not (key and self._begin(packet, payload)):
             return []
-        parts, size = self._sample(data, key)
+        parts, size = self._sample(payload, key)
         if not size:
             return []
         base = packet.time_base or self._base
         decode, shown, duration = self._timeline.place(_ticks(packet.pts, base), _ticks(packet.dts, base))
         head = fragment(self._timeline.next_sequence(), decode, shown - decode, duration, key, size)
-        return [Fragment(b"".join([head, *parts]), key, shown, TIME_BASE, timestamp_ns, duration)]
+        data = b"".join([head, *parts])
+        return [Fragment(data, key, shown, decode, duration, TIME_BASE, timestamp_ns)]
 
     def _use(self, extradata: bytes) -> None:
         self._lengths = nal.length_size(extradata, self._codec)
         self._known = nal.sets_in_extradata(extradata, self._codec)
 
     def _begin(self, packet: VideoPacket, data: bytes) -> bool:
-        """Make the header for a key frame. False: it cannot be made from this one."""
+        """Make the init segment for a key frame. False: it cannot be made from this one."""
         if packet.has_sidedata("new_extradata"):
             self._use(bytes(packet.get_sidedata("new_extradata")))
-        sets, picture = nal.opening(data, self._codec, self._lengths)
-        if not picture:
+        sets, slice_ = nal.opening(data, self._codec, self._lengths)
+        if not slice_:
             return False
         # The packet's own, which are what it was coded with; for each type that it lacks, the stream's.
         chosen = []
@@ -126,10 +129,10 @@ class Muxer:
             of_kind = [unit for unit in sets if self._kind(unit) == kind]
             chosen += of_kind or [unit for unit in self._known if self._kind(unit) == kind]
         chosen = list(dict.fromkeys(chosen))  # some cameras say all twice
-        made = _header(self._name, nal.annexb([*chosen, picture]))
+        made = _init_segment(self._name, nal.annexb([*chosen, slice_]))
         if made is None:
             return False
-        self._header, reorder = made
+        self._init_segment, reorder = made
         self._sets = chosen
         step = _FRAME
         if packet.duration:
@@ -144,7 +147,7 @@ class Muxer:
 
     def _sample(self, data: bytes, key: bool) -> tuple[list[bytes], int]:
         """The packet as MP4 has it, in parts, and its size: each unit behind its length, and without the
-        parameter sets that are in the header."""
+        parameter sets that are in the init segment."""
         if self._lengths == 4 and not key:
             return [data], len(data)
         parts: list[bytes] = []
@@ -153,8 +156,8 @@ class Muxer:
         for begin, end in nal.units(data, self._lengths):
             unit = data[begin:end]
             if unit[0] >> shift & mask in sets:
-                # One that came without a key frame is not in the header. From then on what the decoder
-                # knows may not be what the header says.
+                # One that came without a key frame is not in the init segment. From then on what the
+                # decoder knows may not be what that says.
                 self._strip = self._strip and unit.rstrip(b"\x00") in self._sets
                 if self._strip:
                     continue
@@ -170,10 +173,10 @@ def _ticks(time: int | None, base: Fraction) -> int | None:
     return time if n == d else (2 * time * n + d) // (2 * d)
 
 
-def _header(codec: str, opening: bytes) -> tuple[bytes, int] | None:
+def _init_segment(codec: str, opening: bytes) -> tuple[bytes, int] | None:
     """ftyp and moov for a stream that opens like this, and by how many frames it is reordered.
 
-    None if FFmpeg cannot tell the size of the pictures: damaged on the way, most likely.
+    None if FFmpeg cannot tell the size of the frames: damaged on the way, most likely.
     """
     out = io.BytesIO()
     try:

@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _START = b"\x00\x00\x01"
-# Of the first slice: its header, with room to spare. FFmpeg reads a picture's size no sooner than there.
+# Of the first slice: its header, with room to spare. FFmpeg reads the size of frames no sooner than there.
 _HEAD = 256
 
 
 class Codec(NamedTuple):
-    """Where the two standards differ. `sets`: the types of parameter sets; `pictures`: those of slices."""
+    """Where the two standards differ. `sets` and `slices` are types of units."""
 
     shift: int  # of the type in a unit's first byte
     mask: int
     sets: tuple[int, ...]
-    pictures: range
+    slices: range
     size_at: int  # where extradata in the manner of MP4 (avcC, hvcC) says how long the lengths are
 
 
@@ -32,8 +32,8 @@ H265 = Codec(1, 0x3F, (32, 33, 34), range(0, 32), 21)  # VPS, SPS, PPS
 class Opening(NamedTuple):
     """How a packet begins."""
 
-    sets: list[bytes]  # parameter sets before the picture, without padding
-    picture: bytes  # the beginning of the picture; b"": there is none
+    sets: list[bytes]  # parameter sets before the first slice, without padding
+    slice: bytes  # the beginning of the first slice; b"": there is none
 
 
 def units(data: bytes, length_size: int) -> Iterator[tuple[int, int]]:
@@ -58,13 +58,13 @@ def units(data: bytes, length_size: int) -> Iterator[tuple[int, int]]:
 
 
 def opening(data: bytes, codec: Codec, length_size: int) -> Opening:
-    """A packet up to its picture."""
+    """A packet up to its first slice."""
     sets = []
     for begin, end in units(data, length_size):
         kind = data[begin] >> codec.shift & codec.mask
         if kind in codec.sets:
             sets.append(data[begin:end].rstrip(b"\x00"))
-        elif kind in codec.pictures:
+        elif kind in codec.slices:
             return Opening(sets, data[begin : min(end, begin + _HEAD)])
     return Opening(sets, b"")
 

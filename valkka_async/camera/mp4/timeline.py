@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""One time axis that only rises, for all that a camera sends, however often it is connected anew.
+"""One time axis that only rises, for all that a camera sends, however often it is connected again.
 
 What comes in: presentation and decode times that can be missing, repeat, jump when the camera sets its
-clock, and begin anew with each connection. What players need instead:
+clock, and begin again with each connection. What players need instead:
 
 - Decode times that rise from sample to sample: everywhere.
 - No step between two decode times of more than twice the duration of the first sample: a browser takes a
@@ -123,7 +123,7 @@ class Timeline:
                 shown = decode + ahead
             elif self._newest is not None:
                 shown = self._newest + self._step + ahead
-            else:  # FFmpeg does not give the first picture over RTSP a time, but counts from it.
+            else:  # FFmpeg gives the first frame over RTSP no time, but counts from it.
                 self._guessed = True
                 shown = 0
         bisect.insort(self._recent, shown)
@@ -136,7 +136,7 @@ class Timeline:
         return shown, decode
 
     def _check_guess(self, shown: int) -> None:
-        """The second picture has a time. Was the first one's 0?"""
+        """The second frame has a time. Was the first one's 0?"""
         assert self._newest is not None
         self._guessed = False
         ahead = self._reorder * self._step

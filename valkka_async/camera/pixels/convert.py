@@ -8,10 +8,10 @@ size; what libswscale cannot turn into RGB fast is scaled and converted in one g
 
 There are two ways to the same pixels. The long one always works: PyAV's VideoReformatter, with one thread,
 into a frame of its own, whose rows are then copied without their padding. The short ones write into the
-slot: libswscale itself (swscale.py), or for grey the stretched luma. A short way is only taken after it
+slot: libswscale itself (swscale.py), or for gray8 the stretched luma. A short way is only taken after it
 has been compared: the first frame of each kind goes the long way, and also the short way into scratch
 memory, which must then have the same bytes and nothing written around them. That leaves neither the
-processor nor a new version of FFmpeg anything to spoil, least of all the frame that lies behind the slot.
+CPU nor a new version of FFmpeg anything to spoil, least of all the frame that lies behind the slot.
 
 libswscale's fast way from YUV to RGB converts 16 pixels at a time. At other widths we let it do the whole
 groups in the slot, and the last few columns beside it.
@@ -19,9 +19,9 @@ groups in the slot, and the last few columns beside it.
 One thing PyAV 18.1 (FFmpeg 8.1) gets wrong: planar YUV to rgba or bgra in the same size. When the width is
 1 to 4 above a multiple of 16 (852, for one) the last columns are left as they were in memory, and with
 more than one thread some pixels at the slices' edges are, at other widths. There the long way goes over
-rgb24, which is right at all widths. And another: of interlaced pictures it converts the two fields
-separately, and if the width is no multiple of 16, the second spoils the first columns of the first. Such
-pictures we take for whole ones.
+rgb24, which is right at all widths. And another: it converts the two fields of interlaced frames
+separately, and if the width is no multiple of 16, the second spoils the first columns of the first. We
+take such frames for progressive ones.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ _PIX_FMT = {  # our name: FFmpeg's
     "rgba": "rgba",
     "bgra": "bgra",
     "gray8": "gray",
+    "gray16": "gray16le",
     "nv12": "nv12",
     "yuv420p": "yuv420p",
 }
@@ -84,6 +85,7 @@ class Converter:
             if format in _HALVED and (size[0] % 2 or size[1] % 2):
                 raise ValueError(f"format {format!r} needs an even width and height, not {size[0]}x{size[1]}")
         self.format = cast(FrameFormat, format)
+        self.dtype = np.dtype(np.uint16 if format == "gray16" else np.uint8)
         self.size = None if size is None else (size[0], size[1])
         self._resizer = None if self.size is None else Resizer(self.size)
         self._ways: dict[tuple[object, ...], Way | None] = {}
@@ -97,7 +99,7 @@ class Converter:
         if self.format in _HALVED:
             if width % 2 or height % 2:
                 raise CameraFormatError(
-                    f"{width}x{height} pictures cannot be {self.format!r}, which needs an even width and "
+                    f"{width}x{height} frames cannot be {self.format!r}, which needs an even width and "
                     "height: give an even size=(w, h), or another format"
                 )
             return height * 3 // 2, width
@@ -105,15 +107,16 @@ class Converter:
             return height, width, _CHANNELS[self.format]
         return height, width
 
-    def write(self, frame: VideoFrame, out: Image) -> None:
-        """Write a frame into `out`, a C-contiguous uint8 array of shape(frame). Lets the GIL go.
+    def write(self, frame: VideoFrame, out: NDArray[np.unsignedinteger]) -> None:
+        """Write a frame into `out`, a C-contiguous array of shape(frame) and `dtype`. Lets the GIL go.
 
         Raises CameraFormatError for a frame that cannot have this format; ValueError for another array.
         """
-        if out.shape != self.shape(frame) or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        if out.shape != self.shape(frame) or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise ValueError(
-                f"not a contiguous uint8 array of shape {self.shape(frame)}: {out.dtype} {out.shape}"
+                f"not a contiguous {self.dtype} array of shape {self.shape(frame)}: {out.dtype} {out.shape}"
             )
+        out = out.view(np.uint8)
         if frame.interlaced_frame and (self.size is not None or frame.width % _GROUP):
             frame = _whole(frame)
         if self._resizer is not None and (frame.width, frame.height) != self.size:
@@ -147,7 +150,7 @@ class Converter:
                 threads=1,
             )
         if not _copy(self.format, made, out):
-            raise CameraFormatError("pictures that lie bottom up in memory: choose another format")
+            raise CameraFormatError("frames that lie bottom up in memory: choose another format")
         if detour and len(frame.planes) == 4:  # yuva
             np.copyto(out[..., 3], pixels(frame.planes[3], width))
 
@@ -178,7 +181,7 @@ class _Straight:
 
     def __call__(self, frame: VideoFrame, out: Image) -> bool:
         planes = [(plane.ctypes.data, plane.strides[0]) for plane in _planes(self._format, out)]
-        return self._scaler.run(frame, swscale.Picture(_PIX_FMT[self._format], *self._size, planes))
+        return self._scaler.run(frame, swscale.Pixels(_PIX_FMT[self._format], *self._size, planes))
 
 
 class _InTwoParts:
@@ -193,14 +196,14 @@ class _InTwoParts:
         height, width, channels = out.shape
         rest = width % _GROUP
         most = width - rest
-        picture = swscale.Picture(self._format, most, height, [(out.ctypes.data, out.strides[0])])
-        if not self._most.run(frame, picture, width=most):
+        target = swscale.Pixels(self._format, most, height, [(out.ctypes.data, out.strides[0])])
+        if not self._most.run(frame, target, width=most):
             return False
         if self._beside.shape != (height, _GROUP, channels):
             self._beside = np.empty((height, _GROUP, channels), np.uint8)
         beside = self._beside
-        picture = swscale.Picture(self._format, rest, height, [(beside.ctypes.data, beside.strides[0])])
-        if not self._rest.run(frame, picture, (most, most // 2, most // 2), rest):
+        target = swscale.Pixels(self._format, rest, height, [(beside.ctypes.data, beside.strides[0])])
+        if not self._rest.run(frame, target, (most, most // 2, most // 2), rest):
             return False
         np.copyto(out[:, most:], beside[:, :rest])
         return True
@@ -229,7 +232,7 @@ def _planes(format: str, out: Image) -> list[Image]:
 
 def _whole(frame: VideoFrame) -> VideoFrame:
     """An interlaced frame as if it were not. FFmpeg converts the fields of one that is separately, which
-    is right where it keeps within the rows, and is no way to make a smaller picture."""
+    is right where it keeps within the rows, and is no way to make a smaller frame."""
     if frame.format.name not in _TRIED or any(plane.line_size < 0 for plane in frame.planes):
         return frame
     copy = VideoFrame(frame.width, frame.height, frame.format.name)
@@ -253,7 +256,7 @@ def _kind(frame: VideoFrame) -> tuple[object, ...]:
 
 
 def _is_gray_luma(frame: VideoFrame) -> bool:
-    """Whether libswscale makes grey of the luma alone. (Of BT.709 it makes RGB, and of that the luma of
+    """Whether libswscale makes gray of the luma alone. (Of BT.709 it makes RGB, and of that the luma of
     BT.601.)"""
     return frame.format.name in _LUMA and frame.colorspace in _BT601
 

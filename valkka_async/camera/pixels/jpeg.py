@@ -6,8 +6,8 @@ to that first, from whatever they say they are; frames that say nothing are take
 range, as frame.to_ndarray() does. Colour has half the resolution (4:2:0), as cameras have it.
 
 Two things about the encoder. It ignores a fixed `qscale` (FFmpeg takes that from AVFrame.quality, which
-PyAV does not set), but keeps between `qmin` and `qmax`. And it refuses pictures whose times do not grow, as
-they do not when a stream starts again; so it gets a count instead of the time.
+PyAV does not set), but stays between `qmin` and `qmax`. And it refuses frames whose times do not rise, as
+they do not when a stream begins again; so it gets a count instead of the time.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class JpegEncoder:
         self._count = 0
 
     def encode(self, frame: VideoFrame) -> bytes:
-        """The picture as a JPEG. The frame is left as it was. Lets the GIL go.
+        """The frame as a JPEG. The frame is left as it was. Lets the GIL go.
 
         A frame in the memory of a graphics card is fetched from there. Raises CameraFormatError when
         FFmpeg cannot convert the frame's pixel format, or a JPEG cannot be that large.
         """
         width, height = self.size or (frame.width, frame.height)
         try:
-            picture = self._reformatter.reformat(
+            made = self._reformatter.reformat(
                 frame,
                 width,
                 height,
@@ -70,18 +70,18 @@ class JpegEncoder:
             )
             context = self._open(width, height)
             own = frame.pts, frame.time_base  # a frame that is right already was not copied
-            picture.pts, picture.time_base = self._count, _TICK
+            made.pts, made.time_base = self._count, _TICK
             self._count += 1
             try:
-                (packet,) = context.encode(picture)
+                (packet,) = context.encode(made)
             finally:
-                if picture is frame:
+                if made is frame:
                     frame.pts, frame.time_base = own[0], own[1] or Fraction(0)
         except (av.error.FFmpegError, ValueError) as e:
             self._context = None
             reason = getattr(e, "strerror", None) or type(e).__name__
             raise CameraFormatError(
-                f"a {frame.width}x{frame.height} picture in {frame.format.name} cannot be made a "
+                f"a {frame.width}x{frame.height} frame in {frame.format.name} cannot be made a "
                 f"{width}x{height} JPEG ({reason})"
             ) from None
         return bytes(packet)
@@ -98,7 +98,7 @@ class JpegEncoder:
                 "qmin": self._quantiser,
                 "qmax": self._quantiser,
                 "huffman": "optimal",  # 15 to 30 % smaller, for a sixth more time
-                "flags": "+bitexact",  # no comment with the encoder's version in each picture
+                "flags": "+bitexact",  # no comment with the encoder's version in each JPEG
             }
             self._context, self._count = context, 0
         return context

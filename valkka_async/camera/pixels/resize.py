@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Frames of another size, in the colours they came in: YUV is a half or a quarter of the bytes of RGB.
 
-Smaller pictures are area averages: each pixel is the mean of the source's area that it covers, so that
+Smaller frames are area averages: each pixel is the mean of the source's area that it covers, so that
 nothing of the source is skipped and thin lines do not flicker. Where the sizes are in a whole proportion
 (1080p to 640x360 is 3 to 1) that is the mean of a block of pixels, for which pixels.h has a loop several
-times as fast as libswscale; rounding apart, the result is the same. Larger pictures are interpolated, with
+times as fast as libswscale; rounding apart, the result is the same. Larger frames are interpolated, with
 libswscale's bilinear filter, PyAV's default. DESIGN.md has the figures.
 """
 
@@ -44,7 +44,7 @@ _BEFORE_RGB = {
 
 
 def filter_for(frame: VideoFrame, size: tuple[int, int]) -> int:
-    """Which of libswscale's filters makes a picture of `size` (width, height) of this frame."""
+    """Which of libswscale's filters brings this frame to `size` (width, height)."""
     return swscale.AREA if size[0] <= frame.width and size[1] <= frame.height else swscale.BILINEAR
 
 
@@ -64,7 +64,7 @@ class Resizer:
         if across == down == 1:
             return frame
         size = frame.width // across, frame.height // down
-        small = self._blocks = _kept(self._blocks, size, frame.format.name)
+        small = self._blocks = _reused(self._blocks, size, frame.format.name)
         small.colorspace, small.color_range = frame.colorspace, frame.color_range
         count = 1 if luma_only else len(frame.planes)
         for index, (plane, to) in enumerate(zip(frame.planes[:count], small.planes[:count], strict=True)):
@@ -83,10 +83,10 @@ class Resizer:
             return self._reformatter.reformat(frame, width, height, format, interpolation=filter, threads=1)
         if self._scaler is None or self._scaler[0] != filter:
             self._scaler = filter, swscale.Scaler(library, filter)
-        made = self._scaled = _kept(self._scaled, self._size, format)
+        made = self._scaled = _reused(self._scaled, self._size, format)
         made.colorspace, made.color_range = frame.colorspace, frame.color_range
         planes = [(plane.buffer_ptr, plane.line_size) for plane in made.planes]
-        if not self._scaler[1].run(frame, swscale.Picture(format, width, height, planes)):
+        if not self._scaler[1].run(frame, swscale.Pixels(format, width, height, planes)):
             return frame
         return made
 
@@ -98,8 +98,8 @@ def pixels(plane: VideoPlane, width: int) -> NDArray[np.uint8]:
     return view
 
 
-def _kept(frame: VideoFrame | None, size: tuple[int, int], format: str) -> VideoFrame:
-    """The frame of last time if it still fits: memory that is in the cache, and not to be had anew."""
+def _reused(frame: VideoFrame | None, size: tuple[int, int], format: str) -> VideoFrame:
+    """The frame of last time if it still fits: its memory is in the cache."""
     if frame is not None and (frame.width, frame.height, frame.format.name) == (*size, format):
         return frame
     return VideoFrame(*size, format)

@@ -8,15 +8,15 @@ slot: the same pixels, one pass over memory less.
 The library is found through PyAV's extension module, which is linked with it: another libswscale in the
 process (OpenCV's) cannot be taken for it. What the frame says of its colours, fields and chroma positions
 must reach the scaler whole, and PyAV does not show all of it, so we read its `AVFrame`, whose address lies
-behind the header of the Python object. That is nobody's public interface. Hence `load()` believes nothing:
+behind the head of the Python object. That is no public interface. Hence `load()` believes nothing:
 it wants the major versions that this was written for, looks for known values at the places where they
 should be, through /proc/self/mem, where a wrong address is an error and not a crash, and compares a
 conversion with PyAV's. If anything is not as known there is no library, and PyAV does everything.
 
-Two traps. Which way libswscale goes depends on the formats, the size, the flags and the processor, and
-some ways write whole groups of 8 or 16 pixels: in a picture whose rows have no padding these reach into
+Two traps. Which way libswscale goes depends on the formats, the size, the flags and the CPU, and
+some ways write whole groups of 8 or 16 pixels: in an image whose rows have no padding these reach into
 the next row, and behind the last row into what lies there. So the caller must have seen that a conversion
-keeps within its memory (convert.py does that). And a context makes its tables anew when anything changes:
+keeps within its memory (convert.py does that). And a context makes its tables again when anything changes:
 one Scaler for each kind of conversion.
 """
 
@@ -71,7 +71,7 @@ class Head(ctypes.Structure):
 _WHERE = ctypes.sizeof(c_void_p * 8) + ctypes.sizeof(c_int * 8)  # data and linesize, one behind the other
 
 
-class Picture(NamedTuple):
+class Pixels(NamedTuple):
     """Where pixels go: (address, bytes from row to row) of each plane."""
 
     format: str
@@ -144,8 +144,8 @@ class Library:
         for width, height in ((70, 38), (48, 20)):
             stride = -(-width // 16) * 16 * 3
             ours = np.zeros((height, stride), np.uint8)
-            picture = Picture("rgb24", width, height, [(ours.ctypes.data, stride)])
-            done = Scaler(self).run(frame, picture)
+            pixels = Pixels("rgb24", width, height, [(ours.ctypes.data, stride)])
+            done = Scaler(self).run(frame, pixels)
             theirs = frame.reformat(width, height, "rgb24", threads=1).to_ndarray()
             if not done or not np.array_equal(ours[:, : width * 3], theirs.reshape(height, -1)):
                 raise LookupError("the pixels are not those of PyAV")
@@ -186,7 +186,7 @@ class Scaler:
     def __init__(self, library: Library, filter: int = BILINEAR) -> None:
         self._library = library
         self._context = library.alloc_context()
-        # Frames of ours, which own no buffers: PyAV's stays as it is, whoever else is reading it.
+        # Frames of ours, which own no buffers: PyAV's stays as it is for its other readers.
         source, target = library.alloc_frame(), library.alloc_frame()
         last = weakref.finalize(self, _free, library, self._context, (source, target))
         last.atexit = False  # a thread may still be inside, and the process takes it all along
@@ -197,7 +197,7 @@ class Scaler:
             if library.set_option(self._context, option, value, 0) < 0:
                 raise LookupError(f"libswscale has no option {option.decode()}")
 
-    def run(self, frame: VideoFrame, picture: Picture, left: Sequence[int] = (), width: int = 0) -> bool:
+    def run(self, frame: VideoFrame, pixels: Pixels, left: Sequence[int] = (), width: int = 0) -> bool:
         """Convert a frame, and scale it if the sizes differ. False if libswscale refused. Lets the GIL go.
 
         `left` and `width` take only some columns: how many bytes each plane is to skip, and how many
@@ -209,9 +209,9 @@ class Scaler:
             source.data[plane] += skipped
         source.width, source.height = width or theirs.width, theirs.height
         source.format = theirs.format
-        target.width, target.height = picture.width, picture.height
-        target.format = self._library.pix_fmt(picture.format.encode())
-        for plane, (address, stride) in enumerate(picture.planes):
+        target.width, target.height = pixels.width, pixels.height
+        target.format = self._library.pix_fmt(pixels.format.encode())
+        for plane, (address, stride) in enumerate(pixels.planes):
             target.data[plane] = address
             target.linesize[plane] = stride
         for head in (source, target):

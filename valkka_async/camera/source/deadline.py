@@ -8,7 +8,7 @@ kernel tells which one that is: /proc/self/task/<tid>/syscall has the system cal
 blocked, and its arguments. Where that file is missing, FFmpeg's `timeout` remains.
 
 TCP sockets only. A UDP socket that was shut down is always readable and never has anything: FFmpeg's RTP
-reader spins on it for good. RTSP over UDP waits for its TCP connection as well, so that is no loss; a
+reader spins on it for ever. RTSP over UDP waits for its TCP connection as well, so that is no loss; a
 plain udp:// source and a DNS lookup have to run into their own time-outs.
 
 One thread per process watches all deadlines. It lives as long as there is something to watch.
@@ -109,7 +109,7 @@ def interrupt(tid: int) -> int:
                     if s.type == socket.SOCK_STREAM:
                         s.shutdown(socket.SHUT_RDWR)
                         count += 1
-        except OSError:  # ENOTCONN: somebody was faster
+        except OSError:  # ENOTCONN: it is shut down already
             pass
         finally:
             os.close(copy)
@@ -146,7 +146,7 @@ class _Watchdog:
     def _run(self) -> None:
         with self.changed:
             while self.watched:
-                self.next = math.inf  # whoever begins from here on may have been looked at already
+                self.next = math.inf  # calls that begin from here on may have been looked at already
                 now = time.monotonic()
                 self.next = min(deadline.check(now) for deadline in self.watched)
                 delay = self.next - now
@@ -161,9 +161,10 @@ def _watch(deadline: Deadline) -> None:
     global _watchdog
     with _guard:
         if _watchdog is None:
-            _watchdog = _Watchdog()
-            _watchdog.watched.add(deadline)
-            _watchdog.thread.start()
+            dog = _Watchdog()
+            dog.watched.add(deadline)
+            dog.thread.start()  # raises RuntimeError where there can be no more threads
+            _watchdog = dog
         else:
             with _watchdog.changed:
                 _watchdog.watched.add(deadline)

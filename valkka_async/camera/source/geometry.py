@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The size of a stream's pictures, from what its key frames say of themselves: nothing is decoded for it."""
+"""The size of a stream's frames, from the parameter sets of its key frames: nothing is decoded for it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Geometry:
         """(width, height), where a key frame brings other parameter sets than the one before."""
         if self._codec is None or not packet.is_keyframe:
             return None
-        sets, picture = nal.opening(bytes(packet), self._codec, self._lengths)
-        if not sets or not picture or sets == self._sets:
+        sets, slice_ = nal.opening(bytes(packet), self._codec, self._lengths)
+        if not sets or not slice_ or sets == self._sets:
             return None
         self._sets = sets
         try:
-            with av.open(io.BytesIO(nal.annexb([*sets, picture])), format=self._name) as opening:
+            with av.open(io.BytesIO(nal.annexb([*sets, slice_])), format=self._name) as opening:
                 context = opening.streams.video[0].codec_context
                 size = context.width, context.height
         except (av.error.FFmpegError, IndexError):  # damaged on the way

@@ -3,7 +3,7 @@
 
 What PyAV 18.1 (FFmpeg 8.1) does, as far as it can be seen without a device:
 
-- `av.open(url, hwaccel=...)` opens the device anew each time, and pictures come back to system memory
+- `av.open(url, hwaccel=...)` opens the device again each time, and frames come back to system memory
   by themselves (as nv12, or p010 for 10 bits), unless `is_hw_owned` was asked for.
 - `allow_software_fallback` is for streams that a device cannot decode. A device that does not open makes
   `av.open` fail all the same: hence the try in here.
@@ -22,20 +22,20 @@ from av.codec.hwaccel import HWAccel
 from valkka_async.errors import CameraError
 
 _CODECS = ("h264", "hevc", "mjpeg")  # what cameras send
-_LAST_RESORTS = ("vulkan", "opencl")  # these open on a processor as well, and decode nothing there
+_LAST_RESORTS = ("vulkan", "opencl")  # these open on a CPU as well, and decode nothing there
 
 log = logging.getLogger("valkka_async.camera")
 
 
 def hwaccel(name: str | None) -> HWAccel | None:
-    """What to give to `av.open(..., hwaccel=...)`: None for decoding on the processor.
+    """What to give to `av.open(..., hwaccel=...)`: None for decoding on the CPU.
 
     `name` is a device type as "cuda" or "vaapi", with the device if there are several: "cuda:1",
     "vaapi:/dev/dri/renderD129". That device has to open here, now: ValueError for one that this FFmpeg
     cannot decode with, CameraError for one that does not open. "auto": the first that opens, else None,
     and a line in the log says which. None: None.
 
-    A stream that the device cannot decode is decoded on the processor, without a word. The result is only
+    A stream that the device cannot decode is decoded on the CPU, without a word. The result is only
     settings: it may be given to any number of `av.open`, in any thread. Opening a device may take tenths
     of a second, here and in each `av.open`.
     """
@@ -58,7 +58,7 @@ def hwaccel(name: str | None) -> HWAccel | None:
         raise CameraError(
             f"hwaccel {name!r} does not open here ({reason}); available: {', '.join(others) or 'none'}; "
             "check its driver, and that this process (or container) may use the device, or give "
-            '"auto", which decodes on the processor where there is no device'
+            '"auto", which decodes on the CPU where there is no device'
         )
     return wanted
 
@@ -84,7 +84,7 @@ def _first(usable: dict[str, av.Codec]) -> HWAccel | None:
             log.info("hwaccel 'auto': decoding on %s", kind)
             return wanted
         reasons.append(f"{kind}: {reason}")
-    log.info("hwaccel 'auto': decoding on the processor (%s)", "; ".join(reasons) or "no type of device")
+    log.info("hwaccel 'auto': decoding on the CPU (%s)", "; ".join(reasons) or "no type of device")
     return None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""When a camera took a picture, by the camera's own clock."""
+"""When a camera took a frame, by the camera's own clock."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _PRFT = struct.Struct("=q")  # AVProducerReferenceTime begins with it: microseco
 
 
 def sender_time_ns(packet: Packet[Any]) -> int | None:
-    """The time of this packet's picture by the clock of who sent it, in Unix nanoseconds (in whole
-    microseconds); None where that is not known.
+    """When this packet's frame was taken by its sender's clock, in Unix nanoseconds (whole microseconds);
+    None where that is not known.
 
     Over RTP it comes from the sender reports of RTCP, which a camera sends every few seconds: packets
     before the first report (1.5 to 5 s after the connection) have none. The first packet of H.264 and
-    H.265 that has one has that of the picture after it, because FFmpeg hands a frame over when the next
-    one begins. With B frames it is when the picture is due, as pts are.
+    H.265 that has one has that of the frame after it, because FFmpeg hands a frame over when the next one
+    begins. With B frames it is when the frame is due to be shown, as pts are.
 
-    It is as right as the camera's clock. That of a camera which was never told the time is years off, or
-    has None, if it says it is before 1970. And when a camera corrects its clock, times jump.
+    It is as right as the camera's clock, which is years off in a camera that was never told the time (None if
+    it says it is before 1970), and jumps when the camera corrects it.
     """
     data: Any = packet.get_sidedata("prft")  # empty if there is none
     if not data.buffer_size:
@@ -31,7 +31,7 @@ def sender_time_ns(packet: Packet[Any]) -> int | None:
 
 
 class Stamp(NamedTuple):
-    """When a packet's picture was taken: by our clock when its first bytes came, and by its sender's."""
+    """When a packet's frame was taken: by our clock when its first bytes came, and by its sender's."""
 
     arrival_ns: int
     sender_ns: int | None

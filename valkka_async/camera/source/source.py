@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from valkka_async.camera.source.deadline import Deadline
 from valkka_async.camera.source.secrets import Address
+from valkka_async.camera.spec import Transport
 from valkka_async.errors import (
     CameraAuthError,
     CameraEndedError,
@@ -38,7 +39,7 @@ _MAYBE_FILES = {"http", "https"}
 # mpegts.c).
 _ENDED_BY_THE_NEXT = {"h264", "hevc", "mpeg4"}
 _WITHOUT_ENDS = {"rtsp", "mpegts"}
-_RAW = {"wrapped_avframe", "rawvideo"}  # pictures that are not encoded
+_RAW = {"wrapped_avframe", "rawvideo"}  # frames that are not encoded
 _INSTANT_NS = 2_000_000  # a packet that came sooner was lying in FFmpeg's buffer
 _MAX_BACKLOG = 1024
 _GRACE = 0.25  # s for a playing source to say goodbye (RTSP TEARDOWN) before its socket is cut
@@ -47,7 +48,7 @@ log = logging.getLogger("valkka_async.camera")
 
 
 def codec_name(stream: VideoStream) -> str:
-    """As FFmpeg calls the codec: "h264", "hevc", "mjpeg"; but "raw video" for pictures as they are."""
+    """As FFmpeg calls the codec: "h264", "hevc", "mjpeg"; but "raw video" for frames that are not encoded."""
     name = stream.codec_context.name
     return "raw video" if name in _RAW else name
 
@@ -64,7 +65,7 @@ class Source:
         self,
         address: Address,
         *,
-        transport: str,
+        transport: Transport,
         open_timeout: float,
         read_timeout: float,
         hwaccel: HWAccel | None = None,
@@ -106,7 +107,7 @@ class Source:
             self._call(container.close, self._open_timeout)
 
     def dispose(self) -> None:
-        """close(), for good."""
+        """close(), and it cannot be opened again."""
         self.close()
         self._deadline.close()
         self._logs.__exit__(None, None, None)
@@ -150,8 +151,8 @@ class Source:
         """Each packet of the video stream with its arrival time; packets without data at the very end,
         which make the decoder give what it holds back.
 
-        Ends at the end of a file, and when cut. Raises CameraTimeoutError when a live source sends no
-        picture for `read_timeout` seconds, CameraEndedError when it ends.
+        Ends at the end of a file, and when cut. Raises CameraTimeoutError when a live source sends no frame
+        for `read_timeout` seconds, CameraEndedError when it ends.
         """
         container = self._container
         assert container is not None
@@ -192,7 +193,7 @@ class Source:
         if self.live:
             raise CameraEndedError(
                 f"{self.address}: the stream ended: the camera closed the connection, was restarted or "
-                "switched off; play it again"
+                "switched off"
             )
 
     def _attempts(self) -> list[dict[str, str]]:
@@ -214,7 +215,7 @@ class Source:
                     return [options | mine]
                 return [options | quick | mine, options | mine]
             case "http" | "https" | "tcp" | "udp":
-                # FFmpeg would read twenty frames to learn their rate, which nobody needs.
+                # FFmpeg would read twenty frames to learn a rate that is not needed.
                 return [{"timeout": micro, "fpsprobesize": "0"} | mine]
             case scheme if scheme not in _LOCAL:
                 return [{"rw_timeout": micro} | mine]
@@ -241,7 +242,7 @@ class Source:
                 self._relay()
 
     def _relay(self) -> None:
-        """FFmpeg's log lines, which exist if somebody called av.logging.set_level(), without secrets."""
+        """FFmpeg's log lines, which exist once av.logging.set_level() was called, without secrets."""
         lines = self._lines[:]
         self._lines.clear()
         for level, name, message in lines:
@@ -250,8 +251,8 @@ class Source:
 
     def _late(self) -> CameraTimeoutError:
         return CameraTimeoutError(
-            f"{self.address}: no picture for {self._read_timeout:g} s: the camera hangs or the network is "
-            "down; play it again, or raise read_timeout for a camera that sends less often"
+            f"{self.address}: no frame for {self._read_timeout:g} s: the camera hangs or the network is "
+            "down; raise read_timeout for a camera that sends less often"
         )
 
     def _explain(self, e: Exception | None, *, opening: bool) -> CameraError:
@@ -278,10 +279,15 @@ class Source:
             return CameraNotFoundError(f"{where}: there is no such stream or file; check the path")
         if self.address.scheme == "lavfi":
             return CameraOpenError(f"{where}: no such filter graph ({reason})")
+        if isinstance(e, av.error.ProtocolNotFoundError):
+            return CameraFormatError(
+                f"{where}: this FFmpeg has no {where.scheme}://; use another address of the camera, or a "
+                "PyAV built on an FFmpeg that has it"
+            )
         if isinstance(e, av.error.InvalidDataError | av.error.LookupError):
             return CameraFormatError(f"{where}: this is not video that can be decoded ({reason})")
         if not opening and self.live:
-            return CameraEndedError(f"{where}: the stream broke off ({reason}); play it again")
+            return CameraEndedError(f"{where}: the stream broke off ({reason})")
         if not opening:
             return CameraFormatError(f"{where}: cannot be read to its end ({reason})")
         if self.address.scheme == "file":

@@ -1,35 +1,45 @@
 # SPDX-License-Identifier: MIT
-"""Messages between a supervisor and its workers: JSON objects, a line each, over a pair of sockets.
+"""Messages (messages.py) over a pair of stream sockets.
 
-Neither side waits for the other: what the socket does not take at once is kept and sent later. A message
-that can be missed is not even kept while much is waiting, so that a peer which does not read costs a bounded
+Neither side waits for the other: what the socket does not take at once stays here and is sent later. An
+optional message is not even queued while much is waiting, so that a peer which does not read costs a bounded
 amount of memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import enum
 import socket
 from collections.abc import Callable
-from typing import Any
 
-LONGEST = 1 << 20  # bytes in a line
+from valkka_async.camera.workers.messages import LONGEST, Message, decode, encode
+from valkka_async.errors import DataError
+
 _CHUNK = 1 << 16
-_ENOUGH = 1 << 18  # bytes waiting to be sent, beyond which messages that can be missed are
+_ENOUGH = 1 << 18  # bytes waiting to be sent, beyond which optional messages are dropped
 
-Message = dict[str, Any]
+
+class Ending(enum.Enum):
+    """Why no more messages come."""
+
+    CLOSED = enum.auto()  # the other side closed its end, or died
+    GARBLED = enum.auto()  # it sent something that is no message
 
 
 class Channel:
     """One end. It owns the socket, which joins the running loop, and belongs to that loop's thread.
 
-    `on_message` is called with each message, `on_end` once with the reason when there will be no more because
-    of the other side: it has closed, or sent what cannot be read. Neither is called after close().
+    ``on_message`` is called with each message. ``on_end`` is called once, with the ending and a text for
+    people ("" if there is nothing to add), when no more will come because of the other side. Neither is
+    called after close().
     """
 
     def __init__(
-        self, sock: socket.socket, on_message: Callable[[Message], object], on_end: Callable[[str], object]
+        self,
+        sock: socket.socket,
+        on_message: Callable[[Message], object],
+        on_end: Callable[[Ending, str], object],
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
@@ -41,18 +51,16 @@ class Channel:
         self._unsent = bytearray()
         self._reading = True
         self._closed = False
-        self._loop.add_reader(self._fd, self._readable)
+        self._loop.add_reader(self._fd, self._receive)
 
     def send(self, message: Message, *, optional: bool = False) -> bool:
-        """Send, now or as soon as the other side takes it. Raises ValueError for a message that is too long.
+        """Send, now or as soon as the other side takes it. Raises DataError for a message that is too long.
 
         False: not sent, because this is closed, or because it is `optional` and too much is waiting.
         """
         if self._closed or (optional and len(self._unsent) > _ENOUGH):
             return False
-        line = json.dumps(message).encode() + b"\n"
-        if len(line) > LONGEST:
-            raise ValueError(f"a message of {len(line)} bytes is too long")
+        line = encode(message)
         waiting = bool(self._unsent)
         self._unsent += line
         if not waiting:
@@ -65,7 +73,7 @@ class Channel:
             pass
 
     def close(self) -> None:
-        """Close the socket; what was not sent is not. Idempotent."""
+        """Close the socket; what was not sent is lost. Idempotent."""
         self._closed = True
         if self._sock.fileno() < 0:
             return
@@ -79,9 +87,6 @@ class Channel:
         self._closed = True
         self._sock.close()
 
-    def _readable(self) -> None:
-        self._receive()
-
     def _receive(self) -> bool:
         """Take once from the socket; False: there is nothing."""
         try:
@@ -91,7 +96,7 @@ class Channel:
         except OSError:  # reset: it closed with something of ours unread
             data = b""
         if not data:
-            self._end("closed its connection")
+            self._end(Ending.CLOSED, "")
             return False
         *lines, rest = data.split(b"\n")
         for line in lines:
@@ -102,34 +107,33 @@ class Channel:
                 return False
         self._begun += rest
         if len(self._begun) > LONGEST:
-            self._end("sent what is no message")
+            self._end(Ending.GARBLED, "a line without end")
             return False
         return True
 
     def _take(self, line: bytes) -> None:
+        if self._closed:
+            return
         try:
-            message = json.loads(line)
-            if not isinstance(message, dict):
-                raise ValueError
-        except (ValueError, RecursionError):
-            self._end("sent what is no message")
+            message = decode(line)
+        except DataError as e:  # its text has no values of the message
+            self._end(Ending.GARBLED, str(e))
         else:
-            if not self._closed:
-                self._on_message(message)
+            self._on_message(message)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, ending: Ending, text: str) -> None:
         if self._reading:
             self._reading = False
             if not self._closed:
                 self._loop.remove_reader(self._fd)  # readable for ever after
-                self._on_end(reason)
+                self._on_end(ending, text)
 
     def _writable(self) -> None:
         try:
             count = self._sock.send(self._unsent)
         except (BlockingIOError, InterruptedError):
             count = 0
-        except OSError:  # nobody reads any more: said when receiving
+        except OSError:  # nobody reads any more: receiving says so
             count = len(self._unsent)
         del self._unsent[:count]
         if self._unsent:

@@ -1,67 +1,295 @@
 # SPDX-License-Identifier: MIT
-"""Starting a worker process, and saying how it ended. No PyAV here."""
+"""One worker process, from its start to its end. No PyAV here."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+import select
 import signal
+import socket
 import subprocess
-import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from valkka_async.camera.source.secrets import parse
-from valkka_async.camera.spec import CameraSpec
+from valkka_async.camera.workers.channel import Channel, Ending
+from valkka_async.camera.workers.messages import PROTOCOL, Begin, Hello, Message, Stop
+from valkka_async.camera.workers.spawn import spawn
+from valkka_async.camera.workers.status import WorkerEnd
 
-MODULE = "valkka_async.camera.workers.worker"
+_STARTING = 30.0  # s that a process may take until it speaks: interpreters start slowly on a busy machine
+_FIRST = 5.0  # s in which it keeps others from starting, at most
+_GOODBYE = 1.0  # s for a process that has closed its connection to end by itself
+_KILL = 2.0  # s for a killed process to be gone
+
+log = logging.getLogger("valkka_async.camera")
 
 
-def spawn(fd: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a worker that speaks on `fd`. Raises OSError.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A supervisor's settings that concern its processes; seconds."""
 
-    A new interpreter, not a fork, which would inherit the locks of threads that it does not have. The kernel
-    ends it with the thread that calls this (prctl(2), PR_SET_PDEATHSIG), so this is no work for a pool of
-    threads; it takes a millisecond or two.
+    restart_max: float
+    hang_timeout: float
+    stop_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended; `text` follows "the worker process"."""
+
+    end: WorkerEnd
+    text: str
+
+
+class Process:
+    """A worker process: run() starts it, looks after it and sees it off.
+
+    ``on_message`` is called with each of its messages but HELLO, ``on_hello`` when it listens, ``on_turn``
+    several times per `hang_timeout`. They may call fail(). It belongs to the running loop and its thread.
     """
-    if not sys.executable:
-        raise FileNotFoundError("sys.executable is empty: this program embeds Python")
-    # The terminal's Ctrl-C goes to the worker too, which will ignore it, but only when it has come to that.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return subprocess.Popen(
-            # -P: no module in the current directory may pass for one of ours.
-            [sys.executable, "-P", "-m", MODULE, str(fd)],
-            pass_fds=[fd],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env=environment,
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        on_hello: Callable[[], object],
+        on_message: Callable[[Message], object],
+        on_turn: Callable[[], object],
+    ) -> None:
+        self._limits = limits
+        self._tick = min(1.0, limits.hang_timeout / 4)
+        self._on_hello = on_hello
+        self._on_message = on_message
+        self._on_turn = on_turn
+        self._loop = asyncio.get_running_loop()
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._pidfd = -1
+        self._channel: Channel | None = None
+        self._wake = asyncio.Event()
+        self._exited = asyncio.Event()
+        self._fault: Exit | None = None  # why it must be killed
+        self._hung_up = False
+        self._stopping = False
+        self._hurried = False
+        self._heard = 0.0
+        self.speaks = False  # it listens, and has not ended
+        self.started_ns = 0  # Unix; 0: it was not started yet
+        # Seconds that we were there to listen. Deadlines by the wall clock would pass while this process is
+        # stopped (Ctrl-Z) or its loop is blocked, and workers would die for our own silence.
+        self.clock = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """None: it was not started yet."""
+        return None if self._popen is None else self._popen.pid
+
+    async def run(self, environment: Callable[[], dict[str, str]], starting: asyncio.Semaphore) -> Exit:
+        """Start it when `starting` allows; return when it has ended. Cancelling leaves it to discard()."""
+        async with starting:
+            if self._stopping:
+                return Exit(WorkerEnd.EXITED, "was not started")
+            try:
+                self._start(environment())
+            except OSError as e:
+                return Exit(WorkerEnd.NOT_STARTED, f"could not be started: {e.strerror}")
+            while not self.speaks and self.clock < _FIRST and not self._over:
+                await self._turn()
+        while not self._over:
+            await self._turn()
+        return await self._see_off()
+
+    def send(self, message: Message) -> None:
+        """Send it a message; nothing if it is gone."""
+        if self._channel is not None:
+            self._channel.send(message)
+
+    def fail(self, end: WorkerEnd, text: str) -> None:
+        """Have it killed, for this reason."""
+        self._fault = self._fault or Exit(end, text)
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Have it end: by itself if it listens, in `stop_timeout`."""
+        self._stopping = True
+        self._wake.set()
+
+    def hurry(self) -> None:
+        """Do not wait for it any more."""
+        self._hurried = True
+        if self._popen is not None:
+            self._popen.kill()
+
+    async def discard(self) -> None:
+        """Kill it if it runs, without ceremony. Idempotent."""
+        await self._kill()
+        self._close()
+
+    # ------------------------------------------------------------------------ without a running loop
+
+    def abandon(self) -> None:
+        """Close the connection, which ends the process. For wait_for(), without a running loop."""
+        self._stopping = True
+        if self._channel is not None:
+            self._channel.close()
+
+    def forget(self) -> None:
+        """After wait_for()."""
+        self.speaks = False
+        self._close()
+
+    def after_fork(self) -> None:
+        """In a forked child: it is no child of this process."""
+        if self._channel is not None:
+            self._channel.after_fork()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self._popen is not None:
+            self._popen.returncode = 0  # nothing to wait for
+
+    @staticmethod
+    def wait_for(processes: Iterable[Process], seconds: float) -> list[Process]:
+        """Block until all have ended or the time is over. Returns those that still run."""
+        running = {process._pidfd: process for process in processes if process.runs()}
+        poll = select.poll()
+        for pidfd in running:
+            poll.register(pidfd, select.POLLIN)
+        deadline = time.monotonic() + seconds
+        while running and (left := deadline - time.monotonic()) > 0:
+            for pidfd, _ in poll.poll(left * 1000):
+                if not running[pidfd].runs():
+                    poll.unregister(pidfd)
+                    del running[pidfd]
+        return list(running.values())
+
+    # ------------------------------------------------------------------------------------- its life
+
+    def _start(self, environment: dict[str, str]) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._popen = popen = spawn(theirs.fileno(), environment)
+            except BaseException:
+                ours.close()
+                raise
+        self.started_ns = time.time_ns()
+        self._channel = Channel(ours, self._hear, self._on_end)
+        try:
+            self._pidfd = os.pidfd_open(popen.pid)
+        except OSError:
+            popen.kill()
+            popen.wait()
+            self._close()
+            raise
+        self._loop.add_reader(self._pidfd, self._on_exit)
+        level = log.getEffectiveLevel()
+        self._channel.send(Begin(self._tick, self._limits.stop_timeout, level))
+
+    @property
+    def _over(self) -> bool:
+        return self._stopping or self._hung_up or self._fault is not None or self._exited.is_set()
+
+    def runs(self) -> bool:
+        """Was it started, and has it not ended?"""
+        return self._popen is not None and self._pidfd >= 0 and self._popen.poll() is None
+
+    async def _turn(self) -> None:
+        """Wait for a tick, or until something happens; then see if it has kept its deadlines."""
+        before = self._loop.time()
+        await _within(self._tick, self._wake)
+        self._wake.clear()
+        self.clock += min(self._loop.time() - before, 2 * self._tick)
+        limit = self._limits.hang_timeout if self.speaks else max(_STARTING, self._limits.hang_timeout)
+        if self.clock - self._heard > limit:
+            self.fail(WorkerEnd.SILENT, f"did not {'answer' if self.speaks else 'start'} for {limit:g} s")
+        self._on_turn()
+
+    def _hear(self, message: Message) -> None:
+        self._heard = self.clock
+        if not isinstance(message, Hello):
+            self._on_message(message)
+        elif message.protocol == PROTOCOL:
+            self.speaks = True
+            self._wake.set()
+            self._on_hello()
+        else:
+            self.fail(WorkerEnd.GARBLED, f"is of another version ({message.protocol} and not {PROTOCOL})")
+
+    def _on_end(self, ending: Ending, text: str) -> None:
+        if ending is Ending.GARBLED:
+            self.fail(WorkerEnd.GARBLED, f"sent what is no message ({text})")
+        self._hung_up = True
+        self._wake.set()
+
+    def _on_exit(self) -> None:
+        if self.runs():
+            return
+        self._loop.remove_reader(self._pidfd)  # readable for ever after
+        self._exited.set()
+        self._wake.set()
+
+    async def _see_off(self) -> Exit:
+        """By itself, when asked to, or by SIGKILL."""
+        assert self._popen is not None and self._channel is not None
+        patience, fault = 0.0, self._fault
+        if fault is None and self._stopping and self.speaks and not self._hung_up:
+            self._channel.send(Stop())
+            patience = self._limits.stop_timeout
+        elif fault is None and self._hung_up:
+            patience = _GOODBYE
+            fault = Exit(WorkerEnd.SILENT, "closed its connection")
+        if await _within(patience, self._exited):
+            how = ended(self._popen.returncode)
+        else:
+            if self._stopping and self.speaks and not self._hurried:
+                log.warning("worker process %d does not end, and is killed", self._popen.pid)
+            await self._kill()
+            how = Exit(WorkerEnd.KILLED, "was killed")
+            if fault is not None:
+                how = Exit(fault.end, f"{fault.text} and was killed")
+        self._channel.drain()
+        self._close()
+        return how
+
+    async def _kill(self) -> None:
+        if self.runs():
+            assert self._popen is not None
+            self._popen.kill()
+            if not await _within(_KILL, self._exited):
+                log.error("worker process %d was killed and does not end", self._popen.pid)
+
+    def _close(self) -> None:
+        """Give the descriptors back."""
+        self.speaks = False
+        if self._channel is not None:
+            self._channel.close()
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(pidfd)
+            os.close(pidfd)
 
 
-def environment(specs: Iterable[CameraSpec]) -> dict[str, str]:
-    """For a worker: this process's, without variables that are credentials of these cameras, and such that
-    it imports what this process imports."""
-    urls, secrets = set(), set()
-    for spec in specs:
-        address = parse(spec.url)
-        if address.secrets:
-            urls |= {spec.url, address.url}
-            secrets |= set(address.secrets)
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if value not in secrets and not any(url in value for url in urls)
-    }
-    path = [entry or os.getcwd() for entry in sys.path if isinstance(entry, str)]
-    return kept | {"PYTHONPATH": os.pathsep.join(entry for entry in path if os.pathsep not in entry)}
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    """Wait so long for an event. Did it happen?"""
+    if not event.is_set() and seconds > 0:
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            pass
+    return event.is_set()
 
 
-def ended(status: int) -> str:
-    """How a process ended, in words; `status` is Popen's."""
+def ended(status: int) -> Exit:
+    """How a process ended; `status` is Popen's."""
     if status >= 0:
-        return f"ended with status {status}"
+        return Exit(WorkerEnd.EXITED, f"ended with status {status}")
     try:
-        return f"was killed by {signal.Signals(-status).name}"
+        name = signal.Signals(-status).name
     except ValueError:  # a real-time signal
-        return f"was killed by signal {-status}"
+        name = f"signal {-status}"
+    return Exit(WorkerEnd.KILLED, f"was killed by {name}")

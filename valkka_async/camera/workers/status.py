@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from valkka_async.camera.status import CameraState, CameraStatus, Cause
+from valkka_async.camera.status import AnyState, CameraState, CameraStatus, Cause
 
 
 class WorkerState(StrEnum):
@@ -61,7 +61,7 @@ class SupervisedStatus:
     SCHEMA: ClassVar[int] = 1
 
     name: str
-    state: CameraState
+    state: AnyState
     cause: Cause | None
     reason: str
     since_ns: int
@@ -72,12 +72,12 @@ class SupervisedStatus:
     @property
     def current(self) -> bool:
         """Is `camera` of the process that there is now?"""
-        return _current(self.camera, self.worker)
+        return is_current(self.camera, self.worker)
 
 
 def combine(camera: CameraStatus, worker: WorkerStatus, age: float) -> SupervisedStatus:
     """Both records as one; nothing else decides this. `age` is that of the camera's record, in seconds."""
-    if _current(camera, worker):
+    if is_current(camera, worker):
         state, cause, reason, since_ns = camera.state, camera.cause, camera.reason, camera.since_ns
         retry_in = None if camera.retry_in is None else max(0.0, camera.retry_in - age)
     else:
@@ -89,5 +89,6 @@ def combine(camera: CameraStatus, worker: WorkerStatus, age: float) -> Supervise
     return SupervisedStatus(camera.name, state, cause, reason, since_ns, retry_in, camera, worker)
 
 
-def _current(camera: CameraStatus, worker: WorkerStatus) -> bool:
+def is_current(camera: CameraStatus, worker: WorkerStatus) -> bool:
+    """Is the camera's record of the process that the worker has now?"""
     return worker.pid is not None and camera.pid == worker.pid

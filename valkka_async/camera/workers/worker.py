@@ -3,26 +3,11 @@
 
     python -m valkka_async.camera.workers.worker FD
 
-FD is one end of a pair of stream sockets, over which JSON objects go, a line each (channel.py); `op` says
-what they are. From the supervisor:
-
-    begin   heartbeat, stop_timeout (seconds), level (of logging)
-    camera  name, version, spec: the JSON of a CameraSpec, or null: close it
-    stop    close all, and end
-
-To the supervisor:
-
-    hello
-    status  cpu_s, rss (bytes), cameras: a list of CameraStatus, stuck: names of cameras that do not come back
-            from a library; every `heartbeat` seconds with all cameras, and in between with those that changed
-    applied name, version, error ("" if it is done), retry_in (seconds; null: none is needed)
-    log     name, level, created, thread, text
-
-URLs with their passwords come only this way: every user may read a command line, and children inherit an
-environment. It ends when told to, on SIGTERM, and with its supervisor, of which it learns in three ways: the
-socket closes; the kernel sends SIGTERM (needed where a process that the supervisor forked still has the
-socket); and a thread watches the socket too, in case the main thread is stuck. Only a process that somebody
-has stopped (SIGSTOP) stays, until it goes on.
+FD is one end of a pair of stream sockets; messages.py has what is said over it. A worker ends when told to,
+on SIGTERM, and with its supervisor, whose end it learns of in three ways: the socket closes; the kernel sends
+SIGTERM (needed where a process that the supervisor forked still has the socket); and a thread watches the
+socket too, in case the main thread is stuck. Only a process that somebody has stopped (SIGSTOP) stays, until
+it goes on.
 """
 
 from __future__ import annotations
@@ -41,19 +26,32 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NoReturn
 
-from valkka_async import typed
 from valkka_async.backoff import Backoff
 from valkka_async.camera.camera import Camera
 from valkka_async.camera.source.secrets import Address, parse
 from valkka_async.camera.spec import CameraSpec
-from valkka_async.camera.workers.channel import Channel, Message
+from valkka_async.camera.status import CameraState, CameraStatus, before_start, cause_of
+from valkka_async.camera.workers.channel import Channel
+from valkka_async.camera.workers.messages import (
+    PROTOCOL,
+    Applied,
+    Begin,
+    Configure,
+    Hello,
+    Log,
+    Message,
+    Status,
+    Stop,
+)
 from valkka_async.errors import ValkkaError
 
 _LOOK = 0.25  # s between looks at the cameras' states
 _STUCK_BEATS = 3  # a process that was stopped and goes on must not take its late threads for stuck ones
 _STOPPING = 0.8  # of stop_timeout, in which cameras have to close: the supervisor waits for the whole
+_CAMERAS = 200  # in a message, which has a limit
 _RECORDS = 1000  # log records that wait for the main thread, at most
 _TEXT = 10_000  # characters of one
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -80,13 +78,13 @@ class Worker:
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop, int(signal.SIGTERM))
-        self._channel = Channel(self._sock, self._on_message, lambda reason: self._stop(0))
+        self._channel = Channel(self._sock, self._on_message, lambda ending, text: self._stop(0))
         forward = _Forward(loop, self._channel, self.scrub)
         logging.getLogger().addHandler(forward)
         logging.captureWarnings(True)
         loop.set_exception_handler(lambda loop, context: _unexpected(context))
         threading.Thread(target=self._guard, args=(os.dup(self._sock.fileno()),), daemon=True).start()
-        self.send({"op": "hello"})
+        self.send(Hello(PROTOCOL))
         beats = asyncio.create_task(self._beat())
         beats.add_done_callback(self._done)
         try:
@@ -116,26 +114,30 @@ class Worker:
             self._stopped.set_result(number)
 
     def _on_message(self, message: Message) -> None:
-        op = message["op"]
-        if op == "begin":
-            self._heartbeat = message["heartbeat"]
-            self.stop_timeout = message["stop_timeout"]
-            logging.getLogger().setLevel(message["level"])
-            self._begun.set()
-        elif op == "camera" and not self._stopped.done():
-            name, version, text = message["name"], message["version"], message["spec"]
-            spec = None
-            if text is not None:
-                spec = CameraSpec.from_json(text)
-                self._addresses |= {parse(spec.url)}
-            slot = self._slots.get(name)
-            if slot is None:
-                slot = self._slots[name] = _Slot(self, name, spec, version)
-                slot.task.add_done_callback(lambda _, slot=slot: self._vacated(slot))  # type: ignore[misc]
-            else:
-                slot.want(spec, version)
-        elif op == "stop":
-            self._stop(0)
+        match message:
+            case Begin():
+                self._heartbeat, self.stop_timeout = message.heartbeat, message.stop_timeout
+                logging.getLogger().setLevel(message.level)
+                self._begun.set()
+            case Configure():
+                self._configure(message)
+            case Stop():
+                self._stop(0)
+            case _:
+                log.error("%s is no message for a worker", type(message).__name__)
+
+    def _configure(self, message: Configure) -> None:
+        if self._stopped.done():
+            return
+        spec = message.camera
+        if spec is not None:
+            self._addresses |= {parse(spec.url)}
+        slot = self._slots.get(message.name)
+        if slot is None:
+            slot = self._slots[message.name] = _Slot(self, message.name, spec, message.version)
+            slot.task.add_done_callback(lambda _, slot=slot: self._vacated(slot))  # type: ignore[misc]
+        else:
+            slot.want(spec, message.version)
 
     def _vacated(self, slot: _Slot) -> None:
         if self._slots.get(slot.name) is slot:
@@ -143,7 +145,7 @@ class Worker:
         self._done(slot.task)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        """A mistake in here must not leave a process that looks alive and does only half of its work."""
+        """A bug in here must not leave a process that looks alive and does only half of its work."""
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("this worker process fails", exc_info=error)
             self._stop(FAILED)
@@ -158,13 +160,13 @@ class Worker:
             full = now >= due
             cameras, stuck = [], []
             for slot in self._slots.values():
-                if slot.camera is None:
+                camera = slot.status()
+                if camera is None:
                     continue
-                status = slot.camera.status()
-                gist = (slot.version, status.state, status.reason, status.attempts)
+                gist = (slot.version, camera.state, camera.cause, camera.attempts)
                 if full or told.get(slot.name) != gist:
                     told[slot.name] = gist
-                    cameras.append(typed.encode(status))
+                    cameras.append(camera)
                 if full and slot.is_stuck():
                     stuck.append(slot.name)
             if full:
@@ -172,10 +174,14 @@ class Worker:
                 for gone in told.keys() - self._slots.keys():
                     del told[gone]
             if full or cameras:
-                usage = {"cpu_s": round(time.process_time(), 3), "rss": _rss()}
-                message = {"op": "status", **usage, "cameras": cameras, "stuck": stuck}
-                self.send(message, optional=True)
+                self._tell(cameras, stuck)
             await asyncio.sleep(min(_LOOK, self._heartbeat))
+
+    def _tell(self, cameras: list[CameraStatus], stuck: list[str]) -> None:
+        cpu_s, rss = round(time.process_time(), 3), _rss()
+        for n in range(0, max(1, len(cameras)), _CAMERAS):
+            status = Status(cpu_s, rss, tuple(cameras[n : n + _CAMERAS]), tuple(stuck))
+            self.send(status, optional=True)
 
     def _guard(self, fd: int) -> None:
         """In a thread: this process goes when the supervisor is gone, even if its main thread is stuck."""
@@ -197,6 +203,8 @@ class _Slot:
         self._spec = spec
         self._changed = asyncio.Event()
         self._stuck = 0  # heartbeats in a row
+        self._failed: CameraStatus | None = None  # why it could not be started
+        self._retry_at = 0.0
         self.task = asyncio.create_task(self._run())
 
     def want(self, spec: CameraSpec | None, version: int) -> None:
@@ -208,6 +216,15 @@ class _Slot:
         self._stuck = self._stuck + 1 if self.camera is not None and self.camera.stuck() else 0
         return self._stuck >= _STUCK_BEATS
 
+    def status(self) -> CameraStatus | None:
+        """How its camera is; None: there is none."""
+        if self.camera is not None:
+            return self.camera.status()
+        if self._failed is None or self._spec is None:
+            return None
+        left = max(0.0, self._retry_at - time.monotonic())
+        return replace(self._failed, retry_in=left)
+
     async def _run(self) -> None:
         while True:
             self._changed.clear()
@@ -215,10 +232,11 @@ class _Slot:
             spec, version = self._spec, self.version
             backoff = Backoff(last=10.0)
             while not self._changed.is_set():
-                error = "" if spec is None else self._open(spec)
-                retry = backoff.next() if error else None
-                told = {"name": self.name, "version": version, "error": error, "retry_in": retry}
-                self._worker.send({"op": "applied", **told})
+                retry = None
+                if spec is not None and not self._open(spec):
+                    retry = backoff.next()
+                    self._retry_at = time.monotonic() + retry
+                self._worker.send(Applied(self.name, version, None if spec is None else self.status()))
                 if spec is None:
                     return
                 try:
@@ -227,15 +245,28 @@ class _Slot:
                 except TimeoutError:
                     continue
 
-    def _open(self, spec: CameraSpec) -> str:
-        """Start the camera. Returns what hinders that, "" if nothing does."""
+    def _open(self, spec: CameraSpec) -> bool:
+        """Start the camera. False if something hinders that, which `status()` says."""
+        before, self._failed = self._failed, None
         try:
             self.camera = Camera.from_spec(spec)
-        except (ValkkaError, OSError, ValueError) as e:
-            return self._worker.scrub(str(e)) or type(e).__name__
-        return ""
+        except (ValkkaError, OSError, ValueError, RuntimeError) as e:
+            reason = self._worker.scrub(str(e)) or type(e).__name__
+            repeated = before is not None and before.reason == reason
+            if not repeated:
+                log.warning("%s: %s; trying again", self.name, reason)
+            self._failed = before_start(
+                spec,
+                CameraState.FAILED,
+                cause_of(e),
+                reason,
+                pid=os.getpid(),
+                since_ns=before.since_ns if repeated and before is not None else None,
+            )
+        return self.camera is not None
 
     async def _close(self) -> None:
+        self._failed = None
         camera, self.camera = self.camera, None
         if camera is not None:
             try:
@@ -256,7 +287,7 @@ class _Forward(logging.Handler):
         self._loop = loop
         self._channel = channel
         self._scrub = scrub
-        self._records: deque[Message] = deque()
+        self._records: deque[Log] = deque()
         self._lost = 0
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -267,15 +298,9 @@ class _Forward(logging.Handler):
             text = self.format(record)
         except Exception:  # wrong arguments; logging's own report would print them to stderr
             text = str(record.msg)
-        message = {
-            "op": "log",
-            "name": record.name,
-            "level": record.levelno,
-            "created": record.created,
-            "thread": record.threadName,
-            "text": self._scrub(text)[:_TEXT],
-        }
-        self._records.append(message)
+        text = self._scrub(text)[:_TEXT]
+        thread = record.threadName or ""
+        self._records.append(Log(record.name, record.levelno, record.created, thread, text))
         try:
             self._loop.call_soon_threadsafe(self.flush)
         except RuntimeError:  # the loop is closed: the process is as good as gone
@@ -287,10 +312,10 @@ class _Forward(logging.Handler):
             if not self._channel.send(self._records.popleft(), optional=True):
                 self._lost += 1
         if self._lost:
-            about = {"op": "log", "name": log.name, "level": logging.WARNING}
             text = f"{self._lost} log records were left out"
-            more = {"created": time.time(), "thread": "MainThread", "text": text}
-            if self._channel.send(about | more, optional=True):
+            if self._channel.send(
+                Log(log.name, logging.WARNING, time.time(), "MainThread", text), optional=True
+            ):
                 self._lost = 0
 
 

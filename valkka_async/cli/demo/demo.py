@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import select
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -18,14 +19,17 @@ from valkka_async.cli.demo.fleet import CameraProcess, Say, fleet, start_all
 from valkka_async.cli.demo.place import HOST
 from valkka_async.cli.top import Top
 from valkka_async.service.config.config import Config
+from valkka_async.service.control import Control
 from valkka_async.service.service import Service
-from valkka_async.service.web.app import serve
+from valkka_async.service.status import ServiceStatus
+from valkka_async.service.web.app import Page, serve
 
 _PORT = 8088
-_RETRY_SECONDS = 2.0  # the longest pause: faults come often here, and nobody is to wait for the next attempt
+_RETRY_SECONDS = 2.0  # the longest pause: faults come often here, and the next attempt should be soon
 _FIRST_FRAMES_SECONDS = 30.0
 _LOOK = 0.1
 _STOP_SECONDS = 2.0  # for a worker to end by itself
+_READING_SECONDS = 0.5
 
 log = logging.getLogger("valkka_async")
 
@@ -39,30 +43,36 @@ async def demo(
     fault: Fault | None = None,
     seconds: float | None = None,
 ) -> None:
-    """Until the seconds are over, from the first frames on. Port None: 8088, or a free one if it is taken.
+    """Run until the seconds are over, counted from the first frames. Port None: 8088, or any free one.
 
-    Raises ValkkaError (a name is taken, the port is taken), TimeoutError if a camera cannot be started.
+    Raises ValkkaError (another demo runs, a name or the port is taken), TimeoutError if a camera cannot be
+    started.
     """
     names = [f"demo{number + 1}" for number in range(cameras)]
     with _Events() as events:
-        async with fleet(names, size, fps) as processes:
+        async with contextlib.AsyncExitStack() as stack:
+            processes = await stack.enter_async_context(fleet(names, size, fps))
             config = _config(processes, _free_port(port))
-            _check_names(config)
+            service = Service(config)
+            await _claim_names(stack, service)
             await start_all(processes)
-            assert config.web is not None
-            async with Service(config) as service, serve(service, config.web) as page:
-                notes = _notes(processes, fault)
-                print(f"{page.url}  <- open this in a browser", flush=True)
-                if not sys.stdout.isatty():  # where there is no table to put them below
-                    print("\n".join(notes), flush=True)
-                async with Top(names, notes=notes, services={service.name: service.status}) as view:
-                    events.tell(view.say)
-                    async with _until(service, seconds), asyncio.TaskGroup() as group:
-                        for process in processes:
-                            group.create_task(process.keep(view.say))
-                        if fault is not None:
-                            group.create_task(have_faults(fault, processes[-1], service, view.say))
-                        group.create_task(view.show())
+            await stack.enter_async_context(service)
+            page = await _open_page(stack, service, port)
+            notes = _notes(processes, fault)
+            print(f"{page.url}  <- open this in a browser", flush=True)
+            if not sys.stdout.isatty():  # where there is no table to put them below
+                print("\n".join(notes), flush=True)
+            view = await stack.enter_async_context(
+                Top(names, notes=notes, services={service.name: service.status})
+            )
+            events.tell(view.say)
+            async with _until(service, seconds), asyncio.TaskGroup() as group:
+                for process in processes:
+                    group.create_task(process.keep(view.say))
+                if fault is not None:
+                    group.create_task(have_faults(fault, processes[-1], service, view.say))
+                # Into a file or a pipe events are enough.
+                group.create_task(view.show() if view.terminal else _reading())
 
 
 def _config(processes: list[CameraProcess], port: int) -> Config:
@@ -83,7 +93,7 @@ def _config(processes: list[CameraProcess], port: int) -> Config:
 def _notes(processes: list[CameraProcess], fault: Fault | None) -> list[str]:
     count, name, last = len(processes), processes[0].name, processes[-1].name
     notes = [
-        f"{count} synthetic camera{'s' * (count > 1)}, read over HTTP like real ones. Ctrl-C ends all.",
+        f"{count} synthetic camera{'s' * (count > 1)}, read over HTTP like real ones. Ctrl-C ends all of it.",
         f"Read one in Python:  async with valkka_async.connect({name!r}) as c:",
         "                         async for frame in c: print(frame.array.mean())",
     ]
@@ -99,37 +109,55 @@ def _free_port(port: int | None) -> int:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((HOST, wanted))
-            sock.listen()  # else it would be ours beside one who listens
+            sock.listen()  # else it would be ours beside a program that listens
         except OSError as e:
             if port is None:
                 return 0
             if e.errno == errno.EADDRINUSE:
                 raise va.ValkkaError(
-                    f"another program listens on port {port}: choose another one with --port, or leave that "
-                    "out for any that is free"
+                    f"another program listens on port {port}: choose another one with --port, or leave it "
+                    "out to get any free one"
                 ) from None
             raise va.ValkkaError(f"the page cannot listen on port {port}: {e.strerror}") from None
     return wanted
 
 
-def _check_names(config: Config) -> None:
-    """Raises NameInUseError, before anything is started."""
-    for spec in config.specs().values():
-        for output in spec.outputs:
-            try:
+async def _claim_names(stack: contextlib.AsyncExitStack, service: Service) -> None:
+    """Raises NameInUseError, before anything is started. Of two demos that start at once, one gets the
+    service's name, and with it those of the rings."""
+
+    async def status() -> ServiceStatus:
+        return service.status()
+
+    try:
+        await stack.enter_async_context(Control(service.name, {"status": status}))
+        for spec in service.config.specs().values():
+            for output in spec.outputs:
                 va.serve(output.name).close()
-            except va.NameInUseError as e:
-                who = (e.strerror or "").partition(":")[0]
-                raise va.NameInUseError(
-                    e.errno,
-                    f"{who}: if that is another demo, end it, or run this one beside it in a place of its "
-                    "own: VALKKA_RUNTIME_DIR=/tmp/valkka-demo valkka-async demo",
-                ) from None
+    except va.NameInUseError as e:
+        raise va.NameInUseError(
+            e.errno,
+            f"{e.strerror}; for a second demo choose a place of its own: VALKKA_RUNTIME_DIR=/tmp/valkka-demo "
+            "valkka-async demo",
+        ) from None
+
+
+async def _open_page(stack: contextlib.AsyncExitStack, service: Service, port: int | None) -> Page:
+    """Raises ValkkaError."""
+    web = service.config.web
+    assert web is not None
+    try:
+        return await stack.enter_async_context(serve(service, web))
+    except va.ValkkaError:
+        if port is not None:
+            raise
+    # Another program has taken the port since we looked.
+    return await stack.enter_async_context(serve(service, web.model_copy(update={"port": 0})))
 
 
 @contextlib.asynccontextmanager
 async def _until(service: Service, seconds: float | None) -> AsyncIterator[None]:
-    """End what is done here when the seconds are over, which begin when all cameras are live."""
+    """End the block when the seconds are over. They begin when all cameras are live."""
     try:
         async with asyncio.timeout(None) as limit:
             counting = None
@@ -149,35 +177,43 @@ async def _until(service: Service, seconds: float | None) -> AsyncIterator[None]
 async def _count(service: Service, limit: asyncio.Timeout, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_FIRST_FRAMES_SECONDS):
-            # The service looks at its cameras in the same way: nobody tells.
-            while not _all_live(service):  # noqa: ASYNC110
+            while not _all_live(service):  # noqa: ASYNC110 - a service does not call
                 await asyncio.sleep(_LOOK)
     limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 def _all_live(service: Service) -> bool:
-    live = [camera["name"] for camera in service.status()["cameras"] if camera["state"] == CameraState.LIVE]
+    live = [camera.name for camera in service.status().cameras if camera.state is CameraState.LIVE]
     return len(live) == len(service.config.cameras)
 
 
+async def _reading() -> None:
+    """Wait as long as standard output has a reader. Raises BrokenPipeError, as in `demo | head`."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # errors are told in any case
+    while not poll.poll(0):  # noqa: ASYNC110
+        await asyncio.sleep(_READING_SECONDS)
+    raise BrokenPipeError
+
+
 class _Events(logging.Handler):
-    """The service's log, as lines above the table; kept until there is one."""
+    """The service's log, as lines above the table; they wait until there is one."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self._loop = asyncio.get_running_loop()
         self._say: Say | None = None
-        self._kept: list[str] = []
+        self._waiting: list[str] = []
 
     def tell(self, say: Say) -> None:
-        """Who is told."""
+        """Tell all of it to `say`: what has waited, and what comes."""
         self._say = say
-        for line in self._kept:
+        for line in self._waiting:
             say(line)
-        self._kept.clear()
+        self._waiting.clear()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """All but attempts to connect: they are many, and what comes of them is said."""
+        """All but attempts to connect: there are many, and their results are logged too."""
         return getattr(record, "state", "") != CameraState.CONNECTING
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -186,16 +222,16 @@ class _Events(logging.Handler):
 
     def _tell(self, line: str) -> None:
         if self._say is None:
-            self._kept.append(line)
+            self._waiting.append(line)
             return
-        with contextlib.suppress(BrokenPipeError):  # whoever shows the figures will meet it, and end
+        with contextlib.suppress(BrokenPipeError):  # see _reading()
             self._say(line)
 
     def __enter__(self) -> _Events:
         log.addHandler(self)
         log.propagate = False
         logging.getLogger("valkka_async.service").setLevel(logging.INFO)
-        # What befalls a camera the service tells, too, and once.
+        # What happens to a camera the service tells too, and once.
         logging.getLogger("valkka_async.camera").setLevel(logging.ERROR)
         return self
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What `demo --fault` does to a camera again and again, to show what becomes of it."""
+"""What `demo --fault` does to a camera every ten seconds, to show how it recovers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import time
-from typing import Any, Literal
+from typing import Literal
 
 from valkka_async.camera.status import CameraState
 from valkka_async.cli.demo.fleet import CameraProcess, Say
@@ -17,18 +17,18 @@ from valkka_async.service.service import Service
 Fault = Literal["stall", "drop", "resize", "kill"]
 
 _EVERY = 10.0  # s from one to the next
-_REST = 4.0  # s at least that the camera is well in between
+_REST = 4.0  # s in between, at least, in which the camera is well
 _LOOK = 0.1
 _SECONDS = {"stall": 5.0, "drop": 3.0, "resize": 5.0}
 _ANNOUNCED = {
     "stall": "stays connected and sends nothing",
     "drop": "cuts the connection and refuses others",
-    "resize": "sends pictures of half the size",
+    "resize": "sends frames of half the size",
 }
 
 
 async def have_faults(fault: Fault, camera: CameraProcess, service: Service, say: Say) -> None:
-    """For ever. What the service makes of each is in its log."""
+    """For ever. The service's log tells how it deals with each."""
     due = 0.0
     while True:
         await _well(service, camera.name)
@@ -45,8 +45,8 @@ async def have_faults(fault: Fault, camera: CameraProcess, service: Service, say
 
 
 def _kill(service: Service, name: str, say: Say) -> None:
-    camera = _status(service, name)
-    pid = camera["worker"]["pid"] if camera is not None and camera["worker"] is not None else None
+    camera = service.status().camera(name)
+    pid = None if camera is None else camera.worker.pid
     if pid is None:  # it has just ended by itself
         return
     say(f"{name}: FAULT: its worker process {pid} is killed (SIGKILL)")
@@ -58,12 +58,7 @@ async def _well(service: Service, name: str) -> None:
     """Wait until the camera is live, by what came after now."""
     now = time.time_ns()
     while True:
-        camera = _status(service, name)
-        if camera is not None and camera["state"] == CameraState.LIVE and camera["last_packet_ns"] > now:
+        camera = service.status().camera(name)
+        if camera is not None and camera.state is CameraState.LIVE and camera.camera.last_packet_ns > now:
             return
         await asyncio.sleep(_LOOK)
-
-
-def _status(service: Service, name: str) -> dict[str, Any] | None:
-    """None: it has not been added yet."""
-    return next((camera for camera in service.status()["cameras"] if camera["name"] == name), None)

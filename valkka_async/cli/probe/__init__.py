@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from valkka_async.camera.source.secrets import Address
+from valkka_async.camera.spec import Transport
 from valkka_async.cli.probe.findings import Findings, OtherWay
 from valkka_async.cli.probe.session import Session
 from valkka_async.cli.probe.words import lines
@@ -27,7 +28,7 @@ _OTHER_SECONDS = 5.0  # that the other transport gets to open, and to send a fra
 class Probe:
     """One look at a source: `run()` it, then `tell()`."""
 
-    def __init__(self, address: Address, transport: str, seconds: float) -> None:
+    def __init__(self, address: Address, transport: Transport, seconds: float) -> None:
         self._address = address
         self._transport = transport
         self._seconds = seconds
@@ -50,7 +51,7 @@ class Probe:
             found.conclude()
 
     async def _try_other(self) -> OtherWay:
-        other = "udp" if self._transport == "tcp" else "tcp"
+        other: Transport = "udp" if self._transport == "tcp" else "tcp"
         session = Session(self._address, other, open_timeout=_OTHER_SECONDS, read_timeout=_OTHER_SECONDS)
         await self._follow(session, _TICK, f"trying {other.upper()} at")
         return OtherWay(other, session.findings.packets > 0, session.findings.error)

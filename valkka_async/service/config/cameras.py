@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A camera in the config, and the rings and recordings that are made of it."""
+"""A camera in the config, with its rings and recordings."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from valkka_async.service.config.fields import (
     Section,
     Size,
     Texts,
+    Title,
     or_switch,
     switch,
 )
 
-PAGE_FPS = 10.0  # pictures per second for a browser that cannot play what the camera sends
+PAGE_FPS = 10.0  # frames per second for a browser that cannot play what the camera sends
 _NOT_DECODED = ("fmp4", "packets")
 _HALVED = ("nv12", "yuv420p")  # colour at half the resolution
 
@@ -32,14 +33,12 @@ Format = Literal["rgb24", "bgr24", "rgba", "bgra", "gray8", "nv12", "yuv420p", "
 class Record(Section):
     """Recording a camera all the time."""
 
-    path: Pattern | None = Field(
-        default=None, description="As `recordings`, for this camera. Relative to the config file's folder."
-    )
+    path: Pattern | None = Field(default=None, description="Like `recordings`, for this camera.")
     seconds: Seconds | None = Field(
-        default=300.0, description="When to begin the next file; `null`: never for this."
+        default=300.0, description="How long a file gets, in seconds; `null`: no limit."
     )
     max_bytes: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="The same, for the size of a file."
+        default=None, description="How large a file gets, in bytes. By default no limit."
     )
 
 
@@ -48,25 +47,24 @@ class OutputConfig(Section):
 
     name: RingName | None = Field(
         default=None,
-        description="The ring's name, which programs connect to. By default the camera's for its first "
-        "output, CAMERA.FORMAT for others.",
+        description="The ring's name, to which programs connect. By default the camera's name for its "
+        "first output, CAMERA.FORMAT for the others.",
     )
     format: Format = Field(
         default="rgb24", description="Pixels, `jpeg`, or what the camera sends: `fmp4` or `packets`."
     )
     size: Size = Field(
-        default=None, description="Scale to that: `640x360` or `[640, 360]`. By default as the camera has it."
+        default=None,
+        description="Scale to this size: `640x360` or `[640, 360]`. By default the camera's own.",
     )
-    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
-        default=None, description="At most so many frames per second. By default all."
+    fps: Annotated[float, Field(ge=0.001, le=1000, allow_inf_nan=False)] | None = Field(
+        default=None, description="Frames per second at most. By default all frames."
     )
-    key_frames: bool = Field(
-        default=False, description="Only the pictures that need no other, which are few and cheap to decode."
-    )
+    key_frames: bool = Field(default=False, description="Only key frames, which are few and cheap to decode.")
     slots: Annotated[int, Field(ge=2, le=MAX_SLOTS)] = Field(
         default=16, description="How many frames the ring holds."
     )
-    quality: Annotated[int, Field(ge=1, le=100)] = Field(default=80, description="Of `jpeg`.")
+    quality: Annotated[int, Field(ge=1, le=100)] = Field(default=80, description="Quality of `jpeg`.")
 
     @field_validator("size", "fps", "key_frames")
     @classmethod
@@ -74,8 +72,8 @@ class OutputConfig(Section):
         format = info.data.get("format")
         if value and format in _NOT_DECODED:
             raise ValueError(
-                f"it does not apply to {format}, which is what the camera sends; leave it out, or take a "
-                "format of pixels, as rgb24"
+                f"it does not apply to {format}, which is what the camera sends; remove it, or use a format "
+                "of pixels, such as rgb24"
             )
         if info.field_name == "size" and value and format in _HALVED and (value[0] % 2 or value[1] % 2):
             raise ValueError(f"{format} needs an even width and height, not {value[0]}x{value[1]}")
@@ -86,48 +84,46 @@ class OutputConfig(Section):
 
 
 class CameraSettings(Section):
-    """What a camera may be given, and all of them at once."""
+    """Keys that a camera and `defaults` may have."""
 
-    enabled: bool = Field(default=True, description="`false`: as if the camera were not there.")
+    enabled: bool = Field(default=True, description="`false`: ignore this camera.")
     live: bool = Field(
         default=True,
         description="Show it on the page, through rings of its own: CAMERA.fmp4 and CAMERA.jpeg.",
     )
-    user: str | None = Field(default=None, description="For the address, if that has none.")
+    user: str | None = Field(default=None, description="For the address, if it has no login.")
     password: SecretStr | None = Field(
-        default=None, description="Any characters; it is encoded for the address."
+        default=None, description="Any characters; they are encoded for the address."
     )
     outputs: tuple[OutputConfig, ...] = Field(
         default=(OutputConfig(),),
-        description="Rings for programs. By default one of rgb24 that has the camera's name; `[]`: none.",
+        description="Rings for programs. By default one of rgb24 with the camera's name; `[]`: none.",
     )
     record: Annotated[Record | None, switch(dict)] = Field(
         default=None,
         json_schema_extra=or_switch,
-        description="`true`, or keys of its own: record it all the time, as the camera sends it.",
+        description="`true`, or keys of its own: record all the time, as the camera sends it.",
     )
     transport: Literal["tcp", "udp"] = Field(default="tcp", description="For RTSP.")
-    open_timeout: Seconds = Field(default=10.0, description="Seconds until the stream must be open.")
+    open_timeout: Seconds = Field(default=10.0, description="Seconds within which the stream must open.")
     read_timeout: Seconds = Field(
-        default=10.0, description="Seconds without a packet after which the connection is given up."
+        default=10.0, description="Seconds without a packet after which the connection is closed."
     )
-    retry_max: Seconds = Field(
-        default=30.0, description="The longest pause in seconds before it is tried again."
-    )
+    retry_max: Seconds = Field(default=30.0, description="The longest pause in seconds between attempts.")
     retry_refused: Seconds = Field(
-        default=60.0, description="The same after a wrong password or path: cameras lock accounts."
+        default=60.0, description="The same after a wrong password or path, as cameras lock accounts."
     )
-    thread_count: Annotated[int, Field(ge=0)] = Field(
+    thread_count: Annotated[int, Field(ge=0, le=64)] = Field(
         default=1,
-        description="Threads for decoding; 0: one per core. More than 1 makes frames later and dearer.",
+        description="Threads for decoding; 0: one per core. More than 1 adds delay and CPU time.",
     )
     hwaccel: Device = Field(
         default=None,
-        description="Decode on a graphics card: `auto`, or a type as `cuda` or `vaapi`, with the device if "
-        "there are several: `cuda:1`.",
+        description="Decode on a graphics card: `auto`, or a type such as `cuda` or `vaapi`, with the device "
+        "if there are several: `cuda:1`.",
     )
     options: Texts | None = Field(
-        default=None, repr=False, description="Options of FFmpeg, which override those made from other keys."
+        default=None, repr=False, description="FFmpeg options, which override those made from other keys."
     )
 
 
@@ -140,10 +136,10 @@ class CameraConfig(CameraSettings):
 
     url: str = Field(
         repr=False,
-        description="`rtsp://HOST/PATH` or whatever else FFmpeg opens, a file, or "
+        description="`rtsp://HOST/PATH` or anything else that FFmpeg opens, a file, or "
         "`lavfi:testsrc=size=1280x720:rate=25`.",
     )
-    title: str = Field(default="", max_length=200, description="What the page calls it; by default its name.")
+    title: Title = Field(default="", description="Its name on the page. By default the camera's name.")
 
     @field_validator("password")
     @classmethod
@@ -158,13 +154,14 @@ class CameraConfig(CameraSettings):
         address = addresses.check(url)
         if info.data.get("user"):
             if not addresses.has_host(address):
-                raise ValueError("it has no host; leave `user` and `password` out")
+                raise ValueError("it has no host; remove `user` and `password`")
             if addresses.has_login(address):
-                raise ValueError("it has a user already; leave that out, or `user` and `password`")
+                raise ValueError("it has a user already; remove that, or `user` and `password`")
         return url
 
     def ring(self, name: str, number: int) -> Output:
-        """What one of its outputs feeds, when it is called so. Raises ValueError where that gives no name."""
+        """The ring that output `number` of a camera of this name feeds. Raises ValueError for a bad name of a
+        ring."""
         output = self.outputs[number]
         return Output(
             output.name or (f"{name}.{output.format}" if number else name),
@@ -177,7 +174,7 @@ class CameraConfig(CameraSettings):
         )
 
     def page_rings(self, name: str) -> tuple[Output, ...]:
-        """What the page and recordings read."""
+        """The rings that the page and recordings read."""
         if self.live:
             return Output(f"{name}.fmp4", "fmp4"), Output(f"{name}.jpeg", "jpeg", fps=PAGE_FPS)
         return (Output(f"{name}.fmp4", "fmp4"),) if self.record is not None else ()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What a service is to do, as checked data: which cameras, what of them, and where it is shown.
+"""What a service is to do, as checked data: which cameras, their rings and recordings, and the page.
 
-A file becomes this in configfile.py; a program may make one with ``Config.model_validate({...})``, which
-raises pydantic's ValidationError, a ValueError. No error and no repr shows a password.
+file.py reads it from a file. A program may make one with ``Config.model_validate({...})``, which raises
+pydantic's ValidationError, a ValueError. No error and no repr shows a password.
 """
 
 from __future__ import annotations
@@ -27,33 +27,31 @@ RINGS = "rings"  # the type of errors that say which rings do not fit together
 
 
 class Config(Section):
-    """All of it. Equal to another one if they ask for the same."""
+    """All of it. Two are equal if they ask for the same."""
 
-    name: RingName = Field(
-        default="service", description="The service's name, by which `reload` and `top` find it."
-    )
+    name: RingName = Field(default="service", description="The name of the service, for `reload` and `top`.")
     secrets: str | None = Field(
         default=None,
-        description="A file with lines `NAME=value` for `${NAME}`, relative to this one. Only for files.",
+        description="A file of `NAME=value` lines for `${NAME}`, relative to the config file's folder.",
     )
     web: Annotated[Web | None, switch(Web)] = Field(
-        default_factory=Web, json_schema_extra=or_switch, description="The page; `false`: none."
+        default_factory=Web, json_schema_extra=or_switch, description="The page; `false`: no page."
     )
     recordings: Pattern = Field(
         default="recordings/{name}/%Y-%m-%d/%H-%M-%S.mp4",
-        description="The path of recordings, relative to the config file's folder. `{name}` is the camera, "
-        "`%Y` and the like are the local time at which a file begins.",
+        description="Where recordings go, relative to the config file's folder. `{name}` is the camera; `%Y` "
+        "and so on are the local time at which the file begins.",
     )
-    log: Log = Field(default_factory=Log, description="What the service writes about itself.")
+    log: Log = Field(default_factory=Log, description="The service's log.")
     workers: Workers = Field(
         default_factory=Workers,
-        description="The processes in which cameras are read.",
+        description="The processes that read the cameras.",
     )
     defaults: Defaults = Field(
-        default_factory=Defaults, description="Keys of all cameras. A camera's own key wins, as a whole."
+        default_factory=Defaults, description="Keys for all cameras. A camera's own key wins, as a whole."
     )
     cameras: dict[CameraName, CameraConfig] = Field(
-        min_length=1, description="Each under its name, which is its ring's name too."
+        min_length=1, description="Each under its name, which is also the name of its ring."
     )
 
     def specs(self) -> dict[str, CameraSpec]:
@@ -63,7 +61,7 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _inherit(cls, data: Any) -> Any:
-        """Give the defaults to each camera, but for wrong ones, which are told of where they stand."""
+        """Give the defaults to each camera. Wrong ones are left out: they are reported where they stand."""
         if not isinstance(data, Mapping):
             return data
         defaults, cameras = data.get("defaults"), data.get("cameras")
@@ -107,7 +105,7 @@ class Config(Section):
 
 
 def _inherited(defaults: Mapping[str, Any], camera: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults, less the login for a camera whose address has one, or has no place for one."""
+    """The defaults, without the login if the camera's address has one or has no place for one."""
     login = camera.get("user", True) not in (None, "")
     url = camera.get("url")
     if login and isinstance(url, str):

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Types of the config's keys: what is taken for a number, a size, a path, in files and out of ${...}.
+"""Types of the config's keys: numbers, sizes, paths, names, also when they come from ${...}.
 
-Texts are taken where a number or a switch is expected, as ${...} gives texts. Numbers are no texts: YAML has
-made something else of them than what was written (012345 is 5349).
+A text may stand for a number or a switch, because ${...} gives texts. A number may not stand for a text: YAML
+has made something else of it than what was written (012345 is 5349).
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, get_args
 
@@ -28,17 +29,21 @@ from valkka_async.ring.rendezvous import check_name
 
 SIDE_MAX = 16384  # pixels
 NAME_MAX = 59  # NAME.jpeg is a ring's name too, and has 64 characters at most
+TITLE_MAX = 200
+SECONDS_MAX = 7 * 24 * 3600  # more than this is not meant, and clocks and libraries have limits of their own
+# They turn the direction of the text around them, on a page beyond the title.
+_TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class Section(BaseModel):
-    """Keys that belong together. Unknown ones are refused; no error repeats what was given."""
+    """Keys that belong together. Unknown keys are refused. No error repeats a value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_bool_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """`fps: yes` is a mistake and not 1."""
+        """`fps: yes` is an error and not 1."""
         if isinstance(value, bool) and info.field_name is not None:
             kind = cls.model_fields[info.field_name].annotation
             if {int, float} & {kind, *get_args(kind)}:
@@ -47,7 +52,7 @@ class Section(BaseModel):
 
 
 def switch(on: Callable[[], Any]) -> BeforeValidator:
-    """true: the section as it is by default; false: without it."""
+    """true: the section with its defaults; false: no section."""
 
     def convert(value: Any) -> Any:
         if isinstance(value, str):
@@ -58,7 +63,7 @@ def switch(on: Callable[[], Any]) -> BeforeValidator:
 
 
 def or_switch(schema: dict[str, Any]) -> None:
-    """In the JSON Schema: such a section may be true or false."""
+    """For the JSON Schema: such a section may be true or false."""
     schema["anyOf"] = [*(part for part in schema["anyOf"] if part != {"type": "null"}), {"type": "boolean"}]
 
 
@@ -69,7 +74,7 @@ def _size(value: Any) -> Any:
         return value
     parts = [_integer(n) for n in value] if isinstance(value, (list, tuple)) else []
     if len(parts) != 2 or not all(n is not None and 1 <= n <= SIDE_MAX for n in parts):
-        raise ValueError("a width and a height in pixels, as 640x360 or [640, 360]")
+        raise ValueError("a width and a height in pixels, such as 640x360 or [640, 360]")
     return tuple(parts)
 
 
@@ -83,7 +88,22 @@ def _texts(value: Any) -> Any:
     """`{rtsp_flags: prefer_tcp, max_delay: 500000}`: numbers of FFmpeg's options need no quotes."""
     if not isinstance(value, Mapping):
         return value
-    return {k: str(v) if type(v) in (int, float) else v for k, v in value.items()}
+    return {k: _number_text(v) if type(v) in (int, float) else v for k, v in value.items()}
+
+
+def _number_text(value: float) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        raise ValueError("names and values, and one of the numbers has too many digits") from None
+
+
+def _title(title: str) -> str:
+    for character in title:
+        if unicodedata.category(character) in ("Cc", "Zl", "Zp") or character in _TURNS:
+            code = f"U+{ord(character):04X}"
+            raise ValueError(f"one line of text, without the control character {code} that is in it")
+    return title
 
 
 def _off(value: Any) -> Any:
@@ -111,7 +131,7 @@ def _ring_name(name: str) -> str:
 
 def _device(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_]+(:.+)?", value):
-        raise ValueError("auto, or a type of device with which FFmpeg decodes, as cuda, vaapi or cuda:1")
+        raise ValueError("auto, or a type of device for FFmpeg, such as cuda, vaapi or cuda:1")
     return value
 
 
@@ -120,13 +140,14 @@ def _pattern(value: str) -> str:
         Recorder("any", value)
     except ValueError:
         raise ValueError(
-            "the path of a file, with nothing in braces but {name} and {n}, as in "
+            "the path of a file, with nothing in braces but {name} and {n}, such as "
             "recordings/{name}/%Y-%m-%d/%H-%M-%S.mp4"
         ) from None
     return value
 
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Title = Annotated[str, Field(max_length=TITLE_MAX), AfterValidator(_title)]
+Seconds = Annotated[float, Field(gt=0, le=SECONDS_MAX, allow_inf_nan=False)]
 Texts = Annotated[
     dict[str, str],
     BeforeValidator(_texts),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A config file, YAML or TOML, as a Config; or everything that is wrong with it, each with its line."""
+"""A config file as a Config; or everything that is wrong with it, each with its line."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from valkka_async.service.config import addresses, tomlfile, yamlfile
+from valkka_async.service.config import addresses, yamlfile
 from valkka_async.service.config.config import RINGS, Config
 from valkka_async.service.config.problems import ConfigError, Document, Path, Problem
 from valkka_async.service.config.schema import json_schema
-from valkka_async.service.config.substitute import Secrets, expand, expand_text, read_bytes, read_secrets
+from valkka_async.service.config.substitute import (
+    NotUtf8,
+    Secrets,
+    expand,
+    expand_text,
+    read_secrets,
+    read_text,
+)
 from valkka_async.service.config.words import explain
 
 __all__ = ["ConfigError", "Problem", "json_schema", "load"]
@@ -23,14 +30,12 @@ __all__ = ["ConfigError", "Problem", "json_schema", "load"]
 # In place of what is wrong: this feeds no ring that another camera could feed.
 _NEUTRAL: dict[str, Any] = {"url": "rtsp://host", "live": False, "record": False, "outputs": []}
 
-_READERS = {".yaml": yamlfile.read, ".yml": yamlfile.read, ".toml": tomlfile.read}
-
 
 def load(path: str | os.PathLike[str]) -> Config:
     """Read a config. Blocks while it reads the file, and a secrets file that it names.
 
-    Raises ConfigError with all that is wrong: the file cannot be read, is no YAML or TOML, has unknown keys,
-    values that cannot be, cameras that do not fit together, or ${NAME} that is not known.
+    Raises ConfigError, and nothing else, with all that is wrong: the file cannot be read, is not YAML, has
+    unknown keys, values that cannot be, cameras that do not fit together, or ${NAME} that is not known.
     """
     document = _read(FilePath(path))
     folder = FilePath(os.path.abspath(path)).parent
@@ -56,18 +61,14 @@ def load(path: str | os.PathLike[str]) -> Config:
 def _read(path: FilePath) -> Document:
     file = str(path)
     try:
-        reader = _READERS.get(path.suffix.lower())
-        if reader is None:
-            raise ValueError("is it YAML or TOML? Its name ends in .yaml, .yml or .toml")
-        data = read_bytes(path)
+        if path.suffix.lower() not in (".yaml", ".yml"):
+            raise ValueError("is not YAML, whose name would end in .yaml or .yml")
+        text = read_text(path)
+    except NotUtf8 as e:
+        raise ConfigError([Problem(file, e.line, (), f"this {e}")]) from None
     except ValueError as e:
         raise ConfigError([Problem(file, None, (), str(e))]) from None
-    try:
-        text = data.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as e:
-        line = data.count(b"\n", 0, e.start) + 1
-        raise ConfigError([Problem(file, line, (), "this is not UTF-8 text; save it as UTF-8")]) from None
-    return reader(text, file)
+    return yamlfile.read(text, file)
 
 
 def _secrets(document: Document, folder: FilePath) -> Secrets:
@@ -92,7 +93,8 @@ def _secrets(document: Document, folder: FilePath) -> Secrets:
 
 
 def _without_empty(document: Document) -> None:
-    """YAML takes `key:` for null, which does no harm where a section may be left out, but for a password."""
+    """YAML takes `key:` for null. That does no harm where a section may be left out, but it does for a
+    password."""
     data = document.data
     for key in ("log", "workers", "defaults"):
         if key in data and data[key] is None:
@@ -145,7 +147,8 @@ def _sections(data: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _explain_rings(error: ValidationError, document: Document, expanded: Container[Path]) -> None:
-    """Whether cameras fit together is looked at when each is good by itself: here, without what is not."""
+    """Config looks whether cameras fit together only when each is good by itself. This looks at those that
+    are good."""
     cameras = document.data.get("cameras")
     if not isinstance(cameras, dict):
         return
@@ -159,7 +162,7 @@ def _explain_rings(error: ValidationError, document: Document, expanded: Contain
             del cameras[str(name)]
         elif key == "outputs" and isinstance(item, int) and isinstance(camera.get(key), list):
             camera[key] = [{"name": f"--{number}"} if i == item else o for i, o in enumerate(camera[key])]
-        elif key in ("user", "password"):  # one without the other would be another mistake
+        elif key in ("user", "password"):  # one without the other would be another error
             camera |= {"user": "", "password": None}
         elif key in _NEUTRAL:
             camera[str(key)] = _NEUTRAL[str(key)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is wrong with a config file: where, what, and what to do."""
+"""Errors of a config file: where, what, and what to do."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from valkka_async.errors import ValkkaError
 Path: TypeAlias = tuple[str | int, ...]  # ("cameras", "front", "outputs", 0, "fps")
 
 _SHOWN = 100
-_LONGEST = 64  # characters of what somebody wrote that a message repeats
+_LONGEST = 64  # characters of the file that a message repeats
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake. `str()` is a line without a secret: file, line, key, what is wrong and what to do."""
+    """One error. `str()` is a line without a secret: file, line, key, what is wrong and what to do."""
 
     file: str
     line: int | None  # None: of the file as a whole
@@ -31,8 +31,8 @@ class Problem:
 
 
 class ConfigError(ValkkaError, ValueError):
-    """A config file cannot be used. `problems` has all that is wrong with it; `str()` is a line for each, for
-    a hundred at most."""
+    """A config file cannot be used. `problems` has all its errors; `str()` a line for each, of a hundred at
+    most."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -44,23 +44,23 @@ class ConfigError(ValkkaError, ValueError):
 
 @dataclass
 class Document:
-    """A file as data, where in it things are, and what is wrong with how it is written."""
+    """A file as data, with the lines of its keys, and the errors found so far."""
 
     file: str
     data: Any = None
     lines: dict[Path, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    told: set[Path] = field(default_factory=set)  # of these no more is said
+    told: set[Path] = field(default_factory=set)  # paths that have an error: no more is said of them
 
     def line(self, path: Path) -> int | None:
-        """The line of this, or of the nearest thing around it that is in the file."""
+        """The line of this path, or of the nearest one around it that is in the file."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.lines:
                 return self.lines[path[:length]]
         return None
 
     def problem(self, path: Path, text: str, line: int | None = None) -> None:
-        """Note one. What is wrong with a thing is told once: the first time."""
+        """Add an error. Only the first one of a path counts."""
         if not path or path not in self.told:
             self.told.add(path)
             self.problems.append(Problem(self.file, line or self.line(path), path, text))
@@ -79,8 +79,8 @@ def dotted(path: Path) -> str:
 
 
 def shown(text: str) -> str:
-    """What somebody wrote as a key or a word, for a message: its beginning. In what follows the first space,
-    colon or other sign there may be a secret: `password:secret` is a key, as a space is missing."""
+    """The beginning of a key or a word, for a message. What follows the first space, colon or other sign may
+    be a secret: `password:secret` is a key, because a space is missing."""
     match = re.match(r"[a-z]{1,9}://|[\w.*+-]*", text)
     word = match[0][:_LONGEST] if match is not None else ""
     return word if word == text else word + "..."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The config's JSON Schema: for editors, for the documentation, and to say in words what belongs where."""
+"""The config's JSON Schema: for editors, for the documentation, and for error messages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from valkka_async.service.config.problems import Path
 Schema: TypeAlias = dict[str, Any]
 
 _PLACEHOLDER = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}"}
-_ABOUT = ("title", "description", "default")  # of a value, and not what it may be
+_ABOUT = ("title", "description", "default")  # they say something about a value, and allow nothing
 
 
 def json_schema() -> Schema:
-    """Of a config file, for editors (JSON Schema 2020-12). ${NAME} may stand for a number, too."""
+    """The JSON Schema (2020-12) of a config file, for editors. ${NAME} may also stand for a number."""
     schema = Config.model_json_schema()
     for section in (schema, *schema["$defs"].values()):
         section["properties"] = {key: _or_placeholder(value) for key, value in section["properties"].items()}
@@ -32,13 +32,13 @@ def json_schema() -> Schema:
 
 
 def sections() -> dict[str, Schema]:
-    """The keys of each section, in the order in which they are documented, by the section's name."""
+    """The keys of each section, by the section's name, in the order of the documentation."""
     schema = _schema()
     return {"Config": schema["properties"]} | {k: v["properties"] for k, v in schema["$defs"].items()}
 
 
 def section_of(path: Path) -> str | None:
-    """The name of the section that is there; None: something else is."""
+    """The name of the section at this path; None: it is not a section."""
     for node in _nodes(path):
         if "properties" in node:
             return str(node["title"])
@@ -46,18 +46,18 @@ def section_of(path: Path) -> str | None:
 
 
 def expected(path: Path) -> str:
-    """In words, what belongs there: "a number above 0"."""
+    """What belongs at this path, in words: "a number above 0"."""
     return words(*_nodes(path))
 
 
 def words(*nodes: Schema) -> str:
-    """In words, what these allow."""
+    """What these schemas allow, in words."""
     kinds = dict.fromkeys(_kind(node) for given in nodes for node in _options(given))
     return " or ".join(kind for kind in kinds if kind)
 
 
 def choices(path: Path) -> list[str]:
-    """The words that one may choose from there."""
+    """The words that are allowed at this path."""
     return [str(choice) for node in _nodes(path) for choice in node.get("enum", ())]
 
 
@@ -67,7 +67,7 @@ def _schema() -> Schema:
 
 
 def _nodes(path: Path) -> list[Schema]:
-    """What describes this place, in the schema."""
+    """The schemas of this path."""
     nodes = [_schema()]
     for part in path:
         nodes = [option for node in nodes for inner in _inner(node, part) for option in _options(inner)]
@@ -120,8 +120,10 @@ def _kind(node: Schema) -> str:
 def _limits(node: Schema) -> str:
     low, high, above = node.get("minimum"), node.get("maximum"), node.get("exclusiveMinimum")
     if low is not None and high is not None:
-        return f" from {low:g} to {high:g}"
-    return f" above {above:g}" if above is not None else f", {low:g} or more" if low is not None else ""
+        return f" from {low} to {high}"
+    if above is not None:
+        return f" above {above}" + (f", at most {high}" if high is not None else "")
+    return f", {low} or more" if low is not None else ""
 
 
 def _or_placeholder(value: Schema) -> Schema:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Sections of the config that are not about cameras: the page, the log, the processes."""
+"""Sections of the config that are not about cameras: the page, the log, the worker processes."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from valkka_async.service.config.fields import Seconds, Section
+from valkka_async.service.config.fields import SECONDS_MAX, Seconds, Section
 
 TOKEN_MIN = 16
 MAKE_TOKEN = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 
 class Web(Section):
-    """The page, and what else is answered over HTTP."""
+    """The page, and everything else that is served over HTTP."""
 
     # Before `host`, which looks at it.
     token: SecretStr | None = Field(
         default=None,
-        description="What a browser or a program must know. Needed unless `host` is this machine alone.",
+        description="What browsers and programs must send. Required unless `host` is this machine alone.",
     )
-    host: str = Field(default="127.0.0.1", description="The address to listen on; `0.0.0.0` is every one.")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8088, description="0: any that is free.")
+    host: str = Field(default="127.0.0.1", description="The address to listen on; `0.0.0.0`: all of them.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8088, description="0: any free port.")
     max_connections: Annotated[int, Field(ge=1)] = Field(
-        default=256, description="How many streams may be watched at once."
+        default=256, description="How many streams may be open at once."
     )
 
     @field_validator("token")
@@ -43,42 +43,42 @@ class Web(Section):
     @field_validator("host")
     @classmethod
     def _check_host(cls, host: str, info: ValidationInfo) -> str:
-        if not host or re.search(r"[\s/@]|^\[|\]$", host) or re.fullmatch(r"[^:]*:\d*", host):
+        if not host or re.search(r"[\s/@\0-\x1f\x7f]|^\[|\]$", host) or re.fullmatch(r"[^:]*:\d*", host):
             raise ValueError("an address as 127.0.0.1, ::1 or 0.0.0.0, alone; the port has a key of its own")
         if not _is_loopback(host) and info.data.get("token", ...) is None:
             raise ValueError(
-                f"{host} is reached by others, so it needs a `token` beside it; make one: {MAKE_TOKEN}, and "
+                f"others can reach {host}, so it needs a `token` beside it; make one: {MAKE_TOKEN}, and "
                 "put it into the secrets file (or listen on 127.0.0.1)"
             )
         return host
 
 
 class Log(Section):
-    """What the service writes about itself, on standard error."""
+    """The service's log, on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="The least that is told."
+        default="info", description="The lowest level that is logged."
     )
     format: Literal["text", "json"] = Field(
-        default="text", description="`json`: an object on each line, with the camera's name in `camera`."
+        default="text", description="`json`: one object per line, with the camera's name in `camera`."
     )
 
 
 class Workers(Section):
-    """The processes in which cameras are read. A change needs a restart."""
+    """The processes that read the cameras. A change needs a restart."""
 
     group_size: Annotated[int, Field(ge=1)] = Field(
         default=1,
-        description="Cameras per process. Fewer processes take less memory; a crash takes the whole group.",
+        description="Cameras per process. Larger groups take less memory, but a crash ends the whole group.",
     )
     restart_max: Seconds = Field(
-        default=30.0, description="The longest pause in seconds before a crashed one is started again."
+        default=30.0, description="The longest pause in seconds before a crashed process is restarted."
     )
-    hang_timeout: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
-        default=10.0, description="Seconds without a sign of life after which one is killed."
+    hang_timeout: Annotated[float, Field(ge=1, le=SECONDS_MAX, allow_inf_nan=False)] = Field(
+        default=10.0, description="Seconds without a sign of life after which a process is killed."
     )
     stop_timeout: Seconds = Field(
-        default=5.0, description="Seconds that cameras have to close, before their process is killed."
+        default=5.0, description="Seconds that cameras have to close before their process is killed."
     )
 
 

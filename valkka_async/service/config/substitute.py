@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """${NAME} in the texts of a config, from a secrets file or the environment.
 
-It is done when the file has been parsed, so that no value can be anything but text: a password with quotes,
+Values are put in after the file was parsed, so a value is never anything but text: a password with quotes,
 colons or line breaks in it changes nothing else.
 """
 
@@ -14,15 +14,17 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
-from urllib.parse import quote
 
-from valkka_async.service.config.problems import Document, Path, Problem
+from valkka_async.service.config.addresses import encoded
+from valkka_async.service.config.problems import ConfigError, Document, Path, Problem
 
 BYTES_MAX = 1 << 20  # of a config, or a secrets file
+_EXPANDED_MAX = 4 << 20  # characters of all values that are put in: a long one may be named very often
 _NAME = "[A-Za-z_][A-Za-z0-9_]*"
 # $$, ${NAME}, ${NAME:-default}, and ${ which is none of these. Any other $ is a dollar.
 _PIECE = re.compile(rf"\$\$|\$\{{(?P<name>{_NAME})(?::-(?P<default>[^}}]*))?\}}|\$\{{")
 _LOGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)@")
+_BYTES = re.compile("[\ud800-\udfff]")  # of the environment, that are not UTF-8
 _QUOTES = ("'", '"')
 _LINE = re.compile(rf"(?:export\s+)?({_NAME})\s*=\s*(.*)", re.DOTALL)
 
@@ -36,14 +38,22 @@ class Secrets:
         self._environment = environment
         self._file = file  # as the config names it; "": there is none
         self._values = values  # None: it cannot be used, which is told elsewhere
+        self._left = _EXPANDED_MAX
 
     def get(self, name: str) -> str | None:
         """None: there is no such value."""
         value = (self._values or {}).get(name)
         return self._environment.get(name) if value is None else value
 
+    def use(self, value: str, document: Document, path: Path) -> None:
+        """Count a value that is put in. Raises ConfigError when all of them would fill the memory."""
+        self._left -= len(value)
+        if self._left < 0:
+            text = f"with what ${{...}} stands for, the file has more than {_EXPANDED_MAX >> 20} MB"
+            raise ConfigError([Problem(document.file, document.line(path), path, text)])
+
     def advice(self, name: str) -> str:
-        """What to do about one that is missing; "" if that is no news."""
+        """What to do about a missing value; "" if this was said elsewhere."""
         if not self._file:
             return (
                 f"{name} is not in the environment, and there is no secrets file: set it, or name a file "
@@ -58,7 +68,8 @@ class Secrets:
 
 
 def expand(document: Document, secrets: Secrets) -> set[Path]:
-    """Put in the values, everywhere in the data. The paths of texts that have some, which may be secret."""
+    """Put in the values, everywhere in the data. Returns the paths of texts that have some, which may be
+    secret. Raises ConfigError when they are too large together."""
     expanded: set[Path] = set()
 
     def walk(value: Any, path: Path) -> Any:
@@ -78,9 +89,10 @@ def expand(document: Document, secrets: Secrets) -> set[Path]:
 
 
 def expand_text(text: str, path: Path, document: Document, secrets: Secrets) -> str:
-    """The text that is there with its values; what is missing is a problem of the document."""
-    # In an address's user and password any characters will do. A piece counts as one harmless character: what
-    # is in it does not end them.
+    """The text with its values; a missing value is a problem of the document. Raises ConfigError as expand()
+    does."""
+    # An address's user and password may have any characters. A piece counts as harmless ones: what is in it
+    # does not end them.
     shape = _PIECE.sub(lambda piece: "\0" * len(piece[0]), text)
     login = _LOGIN.match(shape) if path[-1:] == ("url",) else None
     problems: list[str] = []
@@ -97,11 +109,15 @@ def expand_text(text: str, path: Path, document: Document, secrets: Secrets) -> 
         if found is None:
             problems.append(_missing(piece["name"], path, secrets))
             return piece[0]
+        secrets.use(found, document, path)
         if login is not None and piece.start() < login.end(1):
             if ":" not in login[1] and ":" in found:  # both of them in one: no user has a colon
                 user, _, password = found.partition(":")
-                return f"{quote(user, safe='')}:{quote(password, safe='')}"
-            return quote(found, safe="")
+                return f"{encoded(user)}:{encoded(password)}"
+            return encoded(found)
+        if _BYTES.search(found):
+            problems.append(f"{piece['name']} is not UTF-8 text")
+            return piece[0]
         return found
 
     result = _PIECE.sub(value, text)
@@ -119,11 +135,34 @@ def _missing(name: str, path: Path, secrets: Secrets) -> str:
     return secrets.advice(name)
 
 
-def read_bytes(path: FilePath, *, private: bool = False) -> bytes:
-    """A file, not too large, which if it is to be `private` nobody else may open.
+class NotUtf8(ValueError):
+    """The file is not text. `line`: the first one that is not, from 1 on."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__("is not UTF-8 text; save it as UTF-8")
+        self.line = line
+
+
+def read_text(path: FilePath, *, private: bool = False) -> str:
+    """A file of UTF-8 text, not too large, whose lines end in "\\n" here. `private`: nobody else may be
+    allowed to open it.
 
     Raises ValueError with what is wrong and what to do. Does not wait for anything but the disk.
     """
+    data = _read_bytes(path, private)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        before = bytes(e.object[: e.start]).decode("latin-1")
+        raise NotUtf8(_in_lines(before).count("\n") + 1) from None
+    return _in_lines(text)
+
+
+def _in_lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _read_bytes(path: FilePath, private: bool) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -145,24 +184,24 @@ def read_bytes(path: FilePath, *, private: bool = False) -> bytes:
 
 def _others(path: FilePath) -> int:
     """The bits of a file's mode that let others open it."""
-    # systemd lets a service's user read its credentials by an access list, which looks like a group's right.
+    # systemd lets a service's user read its credentials by an access list, which looks like a right of the
+    # group.
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     return 0o007 if folder and path.parent == FilePath(folder) else 0o077
 
 
 def read_secrets(file: str, path: FilePath, document: Document) -> dict[str, str]:
-    """The NAME=value lines of a file. Notes lines that are none. Raises ValueError if it cannot be used."""
-    try:
-        text = read_bytes(path, private=True).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8 text") from None
+    """The NAME=value lines of a file. Other lines are problems of the document. Raises ValueError if the file
+    cannot be used."""
     values: dict[str, str] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.strip(" \t\r")
+    for number, line in enumerate(read_text(path, private=True).split("\n"), start=1):
+        line = line.strip(" \t")
         if not line or line.startswith("#"):
             continue
         match = _LINE.fullmatch(line)
-        if match is None:
+        if "\0" in line:
+            problem = "this line has a NUL byte, and no text can have one: remove it"
+        elif match is None:
             problem = "a line is NAME=value, or a comment that begins with #"
         elif match[1] in values:
             problem = f"{match[1]} is there twice; remove one"

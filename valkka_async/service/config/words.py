@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""pydantic's errors in plain words: what belongs there, and for an unknown key which one is meant, or where
-that key belongs."""
+"""pydantic's errors in plain words: what belongs there, and for an unknown key which key is meant, or where
+it belongs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from pydantic import ValidationError
 from valkka_async.service.config import schema
 from valkka_async.service.config.problems import Document, Path, shown
 
+_LARGE = 10**20  # a number that is not repeated: Python does not even write one of more than 4300 digits
+
 # Their values are never repeated.
 _SECRET = {"url", "user", "password", "token", "options"}
 
-# How a section is called, and those in which a key is looked for that is not one of its own, nearest first.
+# What a section is called, and the sections in which to look for a key that it does not have, nearest first.
 _SECTIONS = {
     "Config": ("the top of the file", ("Web", "Log", "Workers", "CameraConfig", "OutputConfig", "Record")),
     "Defaults": ("`defaults`", ("CameraConfig", "OutputConfig", "Record", "Config", "Web", "Workers", "Log")),
@@ -38,7 +40,7 @@ _SECTIONS = {
     "Workers": ("`workers`", ("Config", "CameraConfig", "Web", "Log", "OutputConfig", "Record")),
 }
 
-# What other programs call it.
+# What other programs call a key.
 _OTHER_NAMES = {
     "uri": "url",
     "source": "url",
@@ -74,8 +76,8 @@ _OTHER_NAMES = {
 def explain(
     error: ValidationError, document: Document, expanded: Container[Path], kind: str | None = None
 ) -> None:
-    """Note each error, or those of one kind, as a problem of the document. `expanded`: the paths of what came
-    out of ${...}."""
+    """Add each error, or those of one kind, to the document. `expanded`: the paths of values that come from
+    ${...}."""
     for details in error.errors(include_url=False):
         if kind not in (None, details["type"]):
             continue
@@ -127,6 +129,8 @@ def _instead(value: Any, path: Path, expanded: Container[Path]) -> str:
         return ""
     if isinstance(value, bool):
         return f", not {str(value).lower()}"
+    if isinstance(value, int) and abs(value) >= _LARGE:
+        return ", and this number is far too large"
     return f", not {shown(value)!r}" if isinstance(value, str) else f", not {shown(str(value))}"
 
 
@@ -154,9 +158,7 @@ def _unknown(path: Path, value: Any) -> str:
     if section == "Config" and isinstance(value, dict) and "url" in value:
         return "a camera belongs below `cameras`; indent it"
     if section == "CameraConfig" and key == "name":
-        return (
-            "there is no such key: a camera's name is what its keys stand below (and `title` may be any text)"
-        )
+        return "there is no such key: a camera's name is the key above its own keys (`title` may be any text)"
     own = schema.sections()[section]
     key = key.lower().replace("-", "_")
     for meant in (key, _OTHER_NAMES.get(key, "")):

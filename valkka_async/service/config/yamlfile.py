@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: MIT
 """YAML as data that knows its lines.
 
-PyYAML composes nodes, which have marks, and makes values of scalars by its safe rules; the rest is done here,
-as its constructor forgets the lines and takes the second of two equal keys without a word. Aliases and merge
+PyYAML composes nodes, which have marks, and makes values of scalars by its safe rules. The rest is done here,
+because its constructor forgets the lines and silently takes the second of two equal keys. Aliases and merge
 keys work, and what they grow to is bounded.
 
-The loader written in Python is taken, and not libyaml's: that one may overflow the stack on a file that
-begins with a hundred thousand brackets.
+The loader written in Python is used, not libyaml's: that one may overflow the stack on a file that begins
+with a hundred thousand brackets.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from datetime import date
@@ -25,7 +26,10 @@ from valkka_async.service.config.problems import ConfigError, Document, Path, Pr
 _VALUES = 50_000  # in a file, with what aliases repeat
 _DEEPEST = 32
 _TAG = "tag:yaml.org,2002:"
-_NO_TAGS = "tags (!name) are not understood here; leave it out"
+_NO_TAGS = "tags (!name) are not understood here; remove it"
+_DEEP = "it is nested too deeply"
+_LOOP = "an alias (*name) within what it stands for"
+_OPEN_BRACKET = "a bracket that is opened before is not closed, or a comma is missing"
 _KINDS = {
     "bool": "true or false",
     "int": "a number",
@@ -33,6 +37,12 @@ _KINDS = {
     "null": "nothing",
     "timestamp": "a date",
 }
+
+# Line breaks for YAML 1.1, but not for YAML 1.2, JSON or an editor: after one of them nobody agrees on which
+# line is which, or where a comment ends.
+_ODD_BREAK = re.compile("[\x85\u2028\u2029]")
+_NO_CHARACTER = re.compile("[\0\ud800-\udfff]")  # which escapes can produce: "\0", "\uD800"
+_UNSEEN = re.compile("[\xa0\xad\u200b-\u200f\u2060\ufeff]")  # pasted from a web page, as a rule
 
 # What PyYAML says, and what is meant. Its own words may repeat what stands there, which may be a secret.
 _WORDS = (
@@ -49,9 +59,9 @@ _WORDS = (
         "this does not fit to the lines before it: the indentation differs, or a text with quotes in it "
         "must be in quotes as a whole",
     ),
-    (r"expected ',' or '[\]}]'", "a bracket that is opened before is not closed, or a comma is missing"),
+    (r"expected ',' or '[\]}]'", _OPEN_BRACKET),
     (r"unexpected end of stream", "a quote that is opened here is never closed"),
-    (r"unknown escape character", 'a backslash in "..." has a special meaning: use single quotes'),
+    (r"escape character|escape sequence", 'a backslash in "..." has a special meaning: use single quotes'),
     (r"undefined alias|scanning an alias", "text that begins with * must be in quotes"),
     (r"duplicate anchor|second occurrence|scanning an anchor", "text that begins with & must be in quotes"),
     (r"undefined tag|parsing a tag|scanning a tag", "text that begins with ! must be in quotes"),
@@ -63,23 +73,39 @@ _WORDS = (
 
 
 def read(text: str, file: str) -> Document:
-    """Raises ConfigError for what is no YAML."""
+    """A file as data. Its lines end in "\\n". Raises ConfigError for what is not YAML, and nothing else."""
+    if odd := _ODD_BREAK.search(text):
+        line = text.count("\n", 0, odd.start()) + 1
+        raise _error(file, line, f"there is an invisible line break ({_code(odd[0])}) here: remove it")
     document = Document(file)
-    try:
-        root = yaml.compose(text, yaml.SafeLoader)
-    except yaml.MarkedYAMLError as e:
-        line, words = _explained(e)
-        if line is not None and "${" in text.split("\n")[line - 1] and "bracket" in words:
-            words += "; within brackets a text with ${...} in it must be in quotes"
-        raise _error(file, line, words) from None
-    except yaml.reader.ReaderError as e:
-        line = text.count("\n", 0, int(e.position)) + 1
-        raise _error(file, line, "there is a control character here; remove it") from None
-    except RecursionError:
-        raise _error(file, None, "it is nested too deeply") from None
+    root = _compose(text, file)
     if root is not None:
         document.data = _Reader(document).value(root, ())
     return document
+
+
+def _compose(text: str, file: str) -> Node | None:
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)
+        return loader.get_single_node()
+    except yaml.MarkedYAMLError as e:
+        line, words = _explained(e)
+        if words is _OPEN_BRACKET and line is not None and "${" in text.split("\n")[line - 1]:
+            words += "; within brackets a text with ${...} in it must be in quotes"
+    except yaml.reader.ReaderError as e:
+        line, words = text.count("\n", 0, int(e.position)) + 1, "there is a control character here; remove it"
+    except RecursionError:
+        line, words = None, _DEEP
+    except Exception:  # PyYAML checks neither the number in "\UFFFFFFFF" nor that of `%YAML 999...`
+        at = loader.index if loader is not None else 0
+        line, words = text.count("\n", 0, at) + 1, "this is not YAML"
+        if text[max(0, at - 2) : at] in (r"\x", r"\u", r"\U"):
+            words = 'a backslash in "..." has a special meaning, and this is no character: use single quotes'
+    finally:
+        if loader is not None:
+            loader.dispose()
+    raise _error(file, line, words)
 
 
 class _Reader:
@@ -93,18 +119,11 @@ class _Reader:
         self._count(node)
         if isinstance(node, ScalarNode):
             return self._scalar(node, path)
-        if id(node) in self._open:
-            raise _error(self._document.file, _line(node), "an alias (*name) within what it stands for")
-        if len(self._open) == _DEEPEST:
-            raise _error(self._document.file, _line(node), "it is nested too deeply")
-        self._open.add(id(node))
-        try:
+        with self._inside(node, node):
             if isinstance(node, MappingNode) and node.tag == _TAG + "map":
                 return self._mapping(node, path)
             if isinstance(node, SequenceNode) and node.tag == _TAG + "seq":
                 return [self._item(item, (*path, i)) for i, item in enumerate(node.value)]
-        finally:
-            self._open.discard(id(node))
         self._problem(path, _NO_TAGS, node)
         return None
 
@@ -114,6 +133,19 @@ class _Reader:
             text = f"it has more than {_VALUES} values, counting those that aliases (*name) repeat"
             raise _error(self._document.file, _line(node), text)
 
+    @contextlib.contextmanager
+    def _inside(self, node: Node, at: Node) -> Iterator[None]:
+        """What is read now belongs to this node, of which `at` tells the line."""
+        if id(node) in self._open:
+            raise _error(self._document.file, _line(at), _LOOP)
+        if len(self._open) == _DEEPEST:
+            raise _error(self._document.file, _line(at), _DEEP)
+        self._open.add(id(node))
+        try:
+            yield
+        finally:
+            self._open.discard(id(node))
+
     def _item(self, node: Node, path: Path) -> Any:
         self._document.lines[path] = _line(node)
         return self.value(node, path)
@@ -122,7 +154,7 @@ class _Reader:
         found: dict[str, Any] = {}
         for key_node, value_node in self._pairs(node, path):
             key = self._key(key_node, path)
-            if key not in found:
+            if key is not None and key not in found:
                 self._document.lines[(*path, key)] = _line(key_node)
                 found[key] = self.value(value_node, (*path, key))
         return found
@@ -149,21 +181,21 @@ class _Reader:
             self._count(node)
             if not isinstance(source, MappingNode):
                 self._problem((*path, "<<"), "it takes keys from elsewhere, as in `<<: *name`", node)
-            elif id(source) in self._open:
-                raise _error(self._document.file, _line(node), "an alias (*name) within what it stands for")
-            else:
-                self._open.add(id(source))
-                try:
-                    for pair in self._pairs(source, path):
-                        self._count(node)
-                        yield pair
-                finally:
-                    self._open.discard(id(source))
+                continue
+            with self._inside(source, node):
+                for pair in self._pairs(source, path):
+                    self._count(node)
+                    yield pair
 
-    def _key(self, node: Node, path: Path) -> str:
+    def _key(self, node: Node, path: Path) -> str | None:
+        """None: it is told of, and nothing can be done with it."""
         if not isinstance(node, ScalarNode):
             raise _error(self._document.file, _line(node), "a key is text, and not a list or keys of its own")
         key = str(node.value)
+        if odd := _NO_CHARACTER.search(key) or _UNSEEN.search(key):
+            text = f"this key has an invisible character ({_code(odd[0])}): remove it"
+            self._problem((*path, key), text, node)
+            return None
         if node.tag != _TAG + "str":
             if not key:
                 text = "there is no key before the colon"
@@ -180,9 +212,11 @@ class _Reader:
             value = self._scalars.construct_object(node)
         except Exception:  # whatever comes of `!!int ""`, `!!bool x`, 2026-13-45: PyYAML checks none of them
             value = node
-        if value is None or isinstance(value, (str, bool, int, float, date)):
+        if isinstance(value, str) and (odd := _NO_CHARACTER.search(value)):
+            self._problem(path, f"this text has {_code(odd[0])}, which is no character: remove it", node)
+        elif value is None or isinstance(value, (str, bool, int, float, date)):
             return value
-        if node.tag.startswith(_TAG):
+        elif node.tag.startswith(_TAG):
             self._problem(path, "YAML takes this for something that it is not; put it in quotes", node)
         else:
             self._problem(path, "text that begins with ! must be in quotes", node)
@@ -202,7 +236,11 @@ def _explained(error: yaml.MarkedYAMLError) -> tuple[int | None, str]:
     for pattern, words in _WORDS:
         if re.search(pattern, said):
             return line, words
-    return line, f"this is no YAML ({re.sub(r'[^a-z ].*', '', error.problem or '').strip()})"
+    return line, f"this is not YAML ({re.sub(r'[^a-z ].*', '', error.problem or '').strip()})"
+
+
+def _code(character: str) -> str:
+    return f"U+{ord(character):04X}"
 
 
 def _line(node: Node) -> int:

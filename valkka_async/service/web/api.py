@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What programs, and the page's buttons, ask for: the status, a picture, a recording."""
+"""Requests of programs and of the page's buttons: the status, a snapshot, a recording."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from valkka_async import typed
 from valkka_async.errors import ValkkaError
-from valkka_async.service.web.contract import Find, Service, Status
+from valkka_async.service.status import ServiceStatus
+from valkka_async.service.web.contract import Find, Service
 from valkka_async.service.web.headers import problem
 from valkka_async.service.web.hub import NO_CAMERA
 from valkka_async.service.web.live import Hubs
@@ -25,7 +27,7 @@ _BODY_SECONDS = 5.0  # for a browser to send what it has to say
 class Api:
     """Handlers of /api and of the two questions of orchestrators."""
 
-    def __init__(self, service: Service, status: Callable[[], Status], find: Find, hubs: Hubs) -> None:
+    def __init__(self, service: Service, status: Callable[[], ServiceStatus], find: Find, hubs: Hubs) -> None:
         self._service = service
         self._status = status
         self._find = find
@@ -34,15 +36,15 @@ class Api:
 
     async def status(self, request: web.Request) -> web.Response:
         """GET /api/status"""
-        return web.json_response(self._status())
+        return web.json_response(typed.encode(self._status()))
 
     async def snapshot(self, request: web.Request) -> web.Response:
-        """GET /api/cameras/NAME/snapshot.jpg: the newest picture, which all who ask at once share."""
+        """GET /api/cameras/NAME/snapshot.jpg: the newest frame. Requests at the same time share it."""
         name = request.match_info["camera"]
         camera = self._find(name)
         if camera is None:
             return _text(404, f"there is no camera {name}")
-        if camera["still"] is None:
+        if camera.still is None:
             return _text(404, f"{name} has no pictures for the page: set `live` in the config")
         if self._waiting >= _PICTURES:
             return _text(429, "too many pictures are being waited for; try again", Retry_After="1")
@@ -52,7 +54,7 @@ class Api:
                 taken_ns, jpeg = unpack(await self._picture(name))
         except TimeoutError:
             camera = self._find(name) or camera
-            why = f"{camera['state']}: {camera['reason']}" if camera["reason"] else camera["state"]
+            why = f"{camera.state}: {camera.reason}" if camera.reason else camera.state
             return _text(503, f"no picture of {name} within {_PICTURE_SECONDS:g} s ({why})", Retry_After="5")
         except Ending as e:
             return _text(404 if e.code == NO_CAMERA else 503, e.reason)
@@ -91,7 +93,7 @@ class Api:
             return problem(404, f"there is no camera {name}")
         except ValkkaError as e:
             return problem(409, str(e))
-        return web.json_response({"recording": recording})
+        return web.json_response({"recording": None if recording is None else typed.encode(recording)})
 
     async def alive(self, request: web.Request) -> web.Response:
         """GET /healthz: the loop runs."""

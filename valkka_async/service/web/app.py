@@ -6,15 +6,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
 from valkka_async.errors import ValkkaError
+from valkka_async.service.status import PageStatus, ServiceStatus
 from valkka_async.service.web import assets, login
 from valkka_async.service.web.api import Api
 from valkka_async.service.web.auth import Guard, Handler, is_loopback
-from valkka_async.service.web.contract import Lens, Service, Settings, Status
+from valkka_async.service.web.contract import Lens, Service, Settings
 from valkka_async.service.web.events import Events
 from valkka_async.service.web.headers import on_prepare
 from valkka_async.service.web.listen import Door, listen, url
@@ -88,10 +89,9 @@ def make_app(
     sockets = Sockets(settings.max_connections)
     hubs = Hubs(lens.camera)
 
-    def status() -> Status:
-        now = service.status()
-        page = {"viewers": sum(hubs.viewers().values()), "connections": len(sockets), "limit": sockets.limit}
-        return now | {"page": page}
+    def status() -> ServiceStatus:
+        page = PageStatus(sum(hubs.viewers().values()), len(sockets), sockets.limit)
+        return replace(service.status(), page=page)
 
     events = Events(status, sockets)
     api = Api(service, status, lens.camera, hubs)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""What the page needs of the service and of its settings. Nothing here imports them: whatever looks like
-this will do."""
+"""What the page needs of the service and of its settings. Nothing here imports them: anything with these
+methods will do."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-Status = dict[str, Any]
+from valkka_async.service.status import CameraReport, RecordingStatus, ServiceStatus
 
 _FRESH = 0.2  # s for which one look at the service is shared by all who ask
 
@@ -41,37 +41,34 @@ class Service(Protocol):
     def ready(self) -> bool:
         """The first attempt at each camera is over."""
 
-    def status(self) -> Status:
-        """All there is to know, as JSON has it. Must not block."""
+    def status(self) -> ServiceStatus:
+        """All there is to know. Must not block."""
 
-    async def set_recording(self, camera: str, on: bool) -> Status | None:
+    async def set_recording(self, camera: str, on: bool) -> RecordingStatus | None:
         """Raises KeyError for a camera that is not there, ValkkaError when it cannot be done."""
 
 
 class Lens:
-    """The service's status, looked at once for all who ask at about the same time: a hub for each camera
-    asks, and each time all cameras would be told of."""
+    """The service's status, looked up once for all requests at about the same time: there is a hub for each
+    camera, and each look collects the status of all cameras."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._seen: Status = {}
+        self._seen: ServiceStatus | None = None
         self._at = 0.0
 
-    def status(self) -> Status:
-        """At most `_FRESH` seconds old. Not to be changed."""
+    def status(self) -> ServiceStatus:
+        """At most `_FRESH` seconds old."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if loop is not self._loop or now - self._at > _FRESH:
+        if self._seen is None or loop is not self._loop or now - self._at > _FRESH:
             self._seen, self._at, self._loop = self._service.status(), now, loop
         return self._seen
 
-    def camera(self, name: str) -> Status | None:
+    def camera(self, name: str) -> CameraReport | None:
         """What is known of a camera; None: there is none of that name."""
-        for camera in self.status()["cameras"]:
-            if camera["name"] == name:
-                return dict(camera)
-        return None
+        return self.status().camera(name)
 
 
-Find = Callable[[str], Status | None]
+Find = Callable[[str], CameraReport | None]

@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""What the page knows of all cameras: pushed each second, and sooner when something has changed."""
+"""The status of all cameras, pushed to the page each second, and sooner when something has changed."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from aiohttp import web
 
-from valkka_async.service.web.contract import Status
+from valkka_async import typed
+from valkka_async.service.status import CameraReport, RecordingStatus, ServiceStatus
 from valkka_async.service.web.sockets import Sockets
 
 _EVERY = 1.0  # s
 _LOOK = 0.25  # s
-_TOLD_AT_ONCE = ("name", "title", "state", "reason", "codec", "width", "height", "live", "still")
 
 log = logging.getLogger("valkka_async.service.web")
 
@@ -42,7 +40,7 @@ class Events:
     """GET /api/events. The status is looked at and put into words once for all, and only while somebody
     listens."""
 
-    def __init__(self, status: Callable[[], Status], sockets: Sockets) -> None:
+    def __init__(self, status: Callable[[], ServiceStatus], sockets: Sockets) -> None:
         self._status = status
         self._sockets = sockets
         self._listeners: set[_Newest] = set()
@@ -56,7 +54,7 @@ class Events:
 
     async def _tell(self, ws: web.WebSocketResponse) -> None:
         newest = _Newest()
-        newest.put(json.dumps(self._status()))
+        newest.put(typed.dumps(self._status()))
         self._listeners.add(newest)
         if self._task is None:
             self._task = asyncio.create_task(self._watch(), name="events")
@@ -71,7 +69,7 @@ class Events:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        known: object = _gist(self._status()["cameras"])
+        known: object = _gist(self._status().cameras)
         due = loop.time() + _EVERY
         while True:
             await asyncio.sleep(min(_LOOK, max(0.0, due - loop.time())))
@@ -81,11 +79,11 @@ class Events:
                 log.exception("the status of the service cannot be told")
                 due = loop.time() + _EVERY
                 continue
-            gist = _gist(status["cameras"])
+            gist = _gist(status.cameras)
             if gist == known and loop.time() < due:
                 continue
             known, due = gist, loop.time() + _EVERY
-            text = json.dumps(status)
+            text = typed.dumps(status)
             for listener in self._listeners:
                 listener.put(text)
 
@@ -96,10 +94,20 @@ class Events:
             self._task = None
 
 
-def _gist(cameras: Iterable[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """What is worth telling at once, when it changes."""
-    return [(*(camera[key] for key in _TOLD_AT_ONCE), *_recording(camera["recording"])) for camera in cameras]
+def _gist(cameras: Iterable[CameraReport]) -> list[tuple[object, ...]]:
+    """What is worth telling at once when it changes."""
+    return [
+        (
+            *(report.name, report.title, report.state, report.cause, report.live, report.still),
+            *(report.camera.codec, report.camera.width, report.camera.height),
+            *_recording(report.recording),
+        )
+        for report in cameras
+    ]
 
 
-def _recording(recording: dict[str, Any] | None) -> tuple[Any, ...]:
-    return () if recording is None else (recording.get("active"), recording["always"], recording["error"])
+def _recording(recording: RecordingStatus | None) -> tuple[object, ...]:
+    if recording is None:
+        return ()
+    cause = None if recording.error is None else recording.error.cause
+    return (recording.state, recording.active, recording.always, cause)

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
+from enum import StrEnum
 
 from valkka_async.camera.mp4 import boxes
 from valkka_async.camera.status import CameraState
@@ -13,10 +13,11 @@ from valkka_async.errors import ConnectError, ConnectionClosed
 from valkka_async.ring.client import Client, connect
 from valkka_async.ring.frame import Frame
 from valkka_async.ring.policy import Policy
-from valkka_async.service.web.contract import Find, Status
-from valkka_async.service.web.viewer import DELTA, INIT, JPEG, KEY, Ending, Init, Media, Viewer, pack
+from valkka_async.service.status import CameraReport
+from valkka_async.service.web.contract import Find
+from valkka_async.service.web.viewer import DELTA, INIT, JPEG, KEY, Ending, Init, Media, Notice, Viewer, pack
 
-FORMATS = {"fmp4": "live", "jpeg": "still"}  # the format of a ring: where a camera's status names that ring
+FORMATS = ("fmp4", "jpeg")
 
 _QUIET = 2.0  # s without a frame after which we look what is the matter with the camera
 _SILENT = 10.0  # s without a frame after which there are none, whatever the camera's state
@@ -30,6 +31,14 @@ log = logging.getLogger("valkka_async.service.web")
 NO_CAMERA = 4404
 
 
+class Trouble(StrEnum):
+    """Why a viewer gets no frames. The page decides by this."""
+
+    CAMERA = "camera"  # the camera is not live: its status says more
+    NO_FRAMES = "no_frames"  # the camera is live, and no frame comes
+    RING = "ring"  # the ring refuses its readers, or has something that cannot be shown
+
+
 class _Other(Exception):
     """The ring has not what it should have."""
 
@@ -41,8 +50,8 @@ class _Elsewhere(Exception):
 class Hub:
     """Reads while it runs, and hands each frame to all viewers: copied out of the ring once.
 
-    It keeps the frames from the last key frame on for those who join, unless they are too many. A ring that
-    ends is waited for; a camera that is no more ends the viewers and the hub.
+    It has the frames from the last key frame on for viewers that join later, unless they are too many. A ring
+    that ends is waited for; a camera that is removed ends the viewers and the hub.
     """
 
     def __init__(self, camera: str, format: str, find: Find) -> None:
@@ -50,13 +59,13 @@ class Hub:
         self.format = format
         self.viewers: set[Viewer] = set()
         self._find = find
-        self._header = b""
+        self._segment = b""
         self._init: Init | None = None
         self._timeline = 0
-        self._decoded_at = 0  # of the newest frame, on the stream's time axis
+        self._dts = 0  # of the newest frame
         self._backlog: list[Media] | None = None
         self._backlog_bytes = 0
-        self._notice = ""
+        self._notice: Notice | None = None
 
     # ---------------------------------------------------------------------------------- viewers
 
@@ -65,7 +74,7 @@ class Hub:
         viewer = Viewer(newest=self.format == "jpeg")
         if self._backlog:
             viewer.begin(self._backlog)
-        elif self._notice:
+        elif self._notice is not None:
             viewer.say(self._notice)
         self.viewers.add(viewer)
         return viewer
@@ -85,30 +94,30 @@ class Hub:
         """Read until there is no such camera, which all viewers are told. To be cancelled."""
         while True:
             camera = self._find(self.camera)
-            ring = camera[FORMATS[self.format]] if camera is not None else None
+            ring = self._ring(camera)
             if camera is None or ring is None:
                 what = "no such camera" if camera is None else "no live video of this camera"
                 self.end(Ending(NO_CAMERA, what))
                 return
-            if camera["state"] != CameraState.LIVE:
-                self._say(_trouble(camera))
+            if camera.state != CameraState.LIVE:
+                self._tell(camera)
             # Lossless would make the camera wait for us; a JPEG needs none but the newest.
             policy: Policy = "latest" if self.format == "jpeg" else "ordered"
             try:
                 async with connect(ring, policy=policy, open_timeout=_QUIET) as client:
                     await self._follow(client, ring)
             except TimeoutError:
-                self._say(_trouble(camera))
+                self._tell(camera)
             except (ConnectionClosed, _Elsewhere):
                 await asyncio.sleep(_BREATH)
             except (ConnectError, _Other) as e:
-                if self._say(str(e)):
-                    log.warning("%s: no live video: %s", self.camera, e)
+                if self._say(Trouble.RING, str(e)):
+                    log.warning("%s: no live video: %s", self.camera, e, extra={"camera": self.camera})
                 await asyncio.sleep(_AGAIN)
 
     async def _follow(self, client: Client, ring: str) -> None:
         """Read one connection. Raises ConnectionClosed, ConnectError, _Elsewhere, _Other; no TimeoutError."""
-        self._header = b""  # a server that was started anew has a time axis of its own
+        self._segment = b""  # a server that was restarted has a time axis of its own
         any_yet = False
         silent = 0.0
         while True:
@@ -128,18 +137,31 @@ class Hub:
     def _look(self, ring: str, silent: float) -> None:
         """No frame has come for a while."""
         camera = self._find(self.camera)
-        if camera is None or camera[FORMATS[self.format]] != ring:
+        if camera is None or self._ring(camera) != ring:
             raise _Elsewhere
-        if camera["state"] != CameraState.LIVE:
-            self._say(_trouble(camera))
+        if camera.state != CameraState.LIVE:
+            self._tell(camera)
         elif silent >= _SILENT:
-            self._say(f"no picture for {silent:.0f} s")
+            self._say(Trouble.NO_FRAMES, f"no frame for {silent:.0f} s")
 
-    def _say(self, reason: str) -> bool:
-        """There are no frames. What there was is old: who joins must not take it for new. False: that was
-        said before."""
+    def _ring(self, camera: CameraReport | None) -> str | None:
+        if camera is None:
+            return None
+        return camera.live if self.format == "fmp4" else camera.still
+
+    def _tell(self, camera: CameraReport) -> None:
+        """Say why there are no frames, as far as the camera's status says it."""
+        if camera.state == CameraState.LIVE:
+            self._say(Trouble.NO_FRAMES, "no frame yet")
+        else:
+            text = f"{camera.state}: {camera.reason}" if camera.reason else camera.state
+            self._say(Trouble.CAMERA, text)
+
+    def _say(self, code: Trouble, reason: str) -> bool:
+        """There are no frames. The backlog is old: viewers that join must not take it for new. False: that
+        was said before."""
         self._drop_backlog()
-        notice = json.dumps({"type": "waiting", "reason": reason})
+        notice = Notice(code, reason)
         if notice == self._notice:
             return False
         self._notice = notice
@@ -147,45 +169,43 @@ class Hub:
             viewer.say(notice)
         return True
 
-    def _take(self, frame: Frame, header: bytes, missed: int) -> None:
+    def _take(self, frame: Frame, init_segment: bytes, missed: int) -> None:
         if frame.format != self.format:
             raise _Other(f"the ring {frame.source!r} has {frame.format} and not {self.format}")
         if self.format == "jpeg":
             media = Media(None, True, pack(JPEG, frame.timestamp_ns, frame.data))
         else:
-            init = self._init_for(frame, header)
+            init = self._init_for(frame, init_segment)
             kind = KEY if frame.key else DELTA
-            media = Media(init, frame.key, pack(kind, frame.timestamp_ns, frame.data))
-        self._notice = ""
-        self._keep(media, missed)
+            media = Media(init, frame.key, pack(kind, frame.timestamp_ns, frame.data, _shown(frame)))
+        self._notice = None
+        self._remember(media, missed)
         for viewer in self.viewers:
             if missed:
                 viewer.miss(missed)
             viewer.offer(media)
 
-    def _init_for(self, frame: Frame, header: bytes) -> Init:
+    def _init_for(self, frame: Frame, init_segment: bytes) -> Init:
         """What the frame needs; the same object as long as the frames follow each other."""
-        try:
-            time = _decode_time(frame.data)
-            anew = not self._header or time < self._decoded_at
-            if anew:
-                self._timeline += 1
-            if anew or header != self._header or self._init is None:
-                width, height = boxes.picture_size(header)
-                self._init = Init(
-                    data=pack(INIT, frame.timestamp_ns, header),
-                    codec=boxes.codec_string(header),
-                    width=width,
-                    height=height,
-                    timeline=self._timeline,
-                )
-                self._header = header
-        except ValueError as e:
-            raise _Other(f"the ring {frame.source!r} cannot be shown: {e}") from None
-        self._decoded_at = time
+        dts = frame.dts
+        if dts is None:
+            raise _Other(f"the ring {frame.source!r} cannot be shown: its frames have no dts")
+        begins = not self._segment or dts < self._dts
+        if begins:
+            self._timeline += 1
+        if begins or init_segment != self._segment or self._init is None:
+            try:
+                width, height = boxes.frame_size(init_segment)
+                codec = boxes.codec_string(init_segment)
+            except ValueError as e:
+                raise _Other(f"the ring {frame.source!r} cannot be shown: {e}") from None
+            data = pack(INIT, frame.timestamp_ns, init_segment)
+            self._init = Init(data, codec, width, height, self._timeline)
+            self._segment = init_segment
+        self._dts = dts
         return self._init
 
-    def _keep(self, media: Media, missed: int) -> None:
+    def _remember(self, media: Media, missed: int) -> None:
         if media.key:
             self._backlog, self._backlog_bytes = [], 0
         elif missed:
@@ -200,14 +220,7 @@ class Hub:
         self._backlog, self._backlog_bytes = None, 0
 
 
-def _decode_time(data: memoryview) -> int:
-    """Of a fragment, of which only the moof box is copied. Raises ValueError."""
-    size = int.from_bytes(data[:4], "big")
-    return boxes.decode_time(bytes(data[:size]))
-
-
-def _trouble(camera: Status) -> str:
-    state, reason = camera["state"], camera["reason"]
-    if state == CameraState.LIVE:
-        return "no picture yet"
-    return f"{state}: {reason}" if reason else str(state)
+def _shown(frame: Frame) -> float:
+    """When a fragment is shown, in seconds on the stream's time axis."""
+    pts = frame.pts if frame.pts is not None else frame.dts
+    return float((pts or 0) * (frame.time_base or 0))

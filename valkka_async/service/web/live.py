@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Live video for browsers: one hub for each camera and format that somebody looks at."""
+"""Live video for browsers: one hub for each camera and format that has viewers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from valkka_async.service.web.hub import FORMATS, Hub
 from valkka_async.service.web.sockets import STOPS, Sockets
 from valkka_async.service.web.viewer import Ending, Viewer
 
-_LINGER = 5.0  # s for which a hub reads on without viewers: pages are reloaded, connections made anew
+_LINGER = 5.0  # s for which a hub reads on without viewers: pages are reloaded, connections made again
 _INTERNAL = 1011
 
 log = logging.getLogger("valkka_async.service.web")
 
 
 class Hubs:
-    """The hubs that run. One begins with its first viewer and ends a few seconds after the last, so that
-    nothing is muxed, decoded or encoded for nobody. Belongs to a loop."""
+    """The hubs that run. One begins with its first viewer and ends a few seconds after the last: cameras
+    without viewers are not muxed, decoded or encoded. Belongs to a loop."""
 
     def __init__(self, find: Find) -> None:
         self._find = find
@@ -51,8 +51,7 @@ class Hubs:
         hub = self._hubs.get((camera, format))
         if hub is None or self._tasks[hub].done():
             hub = self._begin(camera, format)
-        if (timer := self._timers.pop(hub, None)) is not None:
-            timer.cancel()
+        self._stop_timer(hub)
         viewer = hub.join()
         try:
             yield viewer
@@ -71,21 +70,24 @@ class Hubs:
         return hub
 
     def _retire(self, hub: Hub) -> None:
-        """Who comes from now on gets another."""
-        self._timers.pop(hub, None)
+        """Viewers that come from now on get another one."""
+        self._stop_timer(hub)
         if self._hubs.get((hub.camera, hub.format)) is hub:
             del self._hubs[hub.camera, hub.format]
         self._tasks[hub].cancel()
 
     def _ended(self, hub: Hub, task: asyncio.Task[None]) -> None:
         del self._tasks[hub]
-        if (timer := self._timers.pop(hub, None)) is not None:
-            timer.cancel()
+        self._stop_timer(hub)
         if self._hubs.get((hub.camera, hub.format)) is hub:
             del self._hubs[hub.camera, hub.format]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("live video of %s: %r", hub.camera, error, exc_info=error)
             hub.end(Ending(_INTERNAL, "internal error"))
+
+    def _stop_timer(self, hub: Hub) -> None:
+        if (timer := self._timers.pop(hub, None)) is not None:
+            timer.cancel()
 
     async def aclose(self) -> None:
         """End all hubs and their viewers. Idempotent."""

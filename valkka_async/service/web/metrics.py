@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""GET /metrics: what the service knows, for Prometheus.
+"""GET /metrics: the service's status, for Prometheus.
 
 Counts of a camera begin again with its worker process, as those of any process do: `rate()` and `increase()`
 take that into account.
@@ -8,7 +8,7 @@ take that into account.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -17,42 +17,75 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from valkka_async.camera.status import CameraState
-from valkka_async.service.web.contract import Service, Status
+from valkka_async.camera.status import CameraState, OutputStatus
+from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
+from valkka_async.service.web.contract import Service
 from valkka_async.service.web.events import Events
 from valkka_async.service.web.live import Hubs
 from valkka_async.service.web.sockets import Sockets
 
 _SCRAPES = 4  # at once
 
-# name, what it is, the status's key
-_CAMERA_GAUGES = (
-    ("valkka_camera_fps", "Frames per second, as received in the last seconds.", "fps"),
-    ("valkka_camera_key_interval_seconds", "Time between the last key frames; 0: not known.", "key_interval"),
-    ("valkka_camera_width_pixels", "Width of the picture; 0: not known.", "width"),
-    ("valkka_camera_height_pixels", "Height of the picture; 0: not known.", "height"),
+# name, what it is, its value; None: there is no sample
+_CameraMetric = tuple[str, str, Callable[[CameraReport], float | None]]
+_CAMERA_GAUGES: tuple[_CameraMetric, ...] = (
+    ("valkka_camera_up", "1: frames come from the camera.", lambda r: r.state is CameraState.LIVE),
+    (
+        "valkka_camera_last_frame_age_seconds",
+        "Time since the last packet; missing if there was none.",
+        lambda r: r.age,
+    ),
+    (
+        "valkka_camera_fps",
+        "Frames per second, as received in the last seconds.",
+        lambda r: r.camera.fps if r.current else 0.0,
+    ),
+    (
+        "valkka_camera_key_interval_seconds",
+        "Time between the last key frames; 0: not known.",
+        lambda r: r.camera.key_interval,
+    ),
+    ("valkka_camera_width_pixels", "Width of the frames; 0: not known.", lambda r: r.camera.width),
+    ("valkka_camera_height_pixels", "Height of the frames; 0: not known.", lambda r: r.camera.height),
 )
-_CAMERA_COUNTERS = (
-    ("valkka_camera_packets", "Packets received.", "packets"),
-    ("valkka_camera_decoded", "Pictures decoded.", "decoded"),
-    ("valkka_camera_errors", "Packets that could not be decoded or muxed.", "errors"),
-    ("valkka_camera_attempts", "Attempts to connect.", "attempts"),
-    ("valkka_camera_reconnects", "Attempts that gave frames, after the first.", "reconnects"),
-    ("valkka_camera_cpu_seconds", "Processor time of the camera's thread.", "cpu_s"),
+_CAMERA_COUNTERS: tuple[_CameraMetric, ...] = (
+    ("valkka_camera_packets", "Packets received.", lambda r: r.camera.packets),
+    ("valkka_camera_decoded", "Frames decoded.", lambda r: r.camera.decoded),
+    ("valkka_camera_errors", "Packets that could not be decoded or muxed.", lambda r: r.camera.errors),
+    ("valkka_camera_attempts", "Attempts to connect.", lambda r: r.camera.attempts),
+    (
+        "valkka_camera_reconnects",
+        "Attempts that gave frames, after the first.",
+        lambda r: r.camera.reconnects,
+    ),
+    ("valkka_camera_cpu_seconds", "CPU time of the camera's thread.", lambda r: r.camera.cpu_s),
 )
-_OUTPUT_COUNTERS = (
-    ("valkka_output_published", "Frames published in the ring.", "published"),
-    ("valkka_output_dropped", "Frames for which the ring had no slot: readers hold them all.", "dropped"),
-    ("valkka_output_skipped", "Frames left out because of the output's fps.", "skipped"),
+_OUTPUT_COUNTERS: tuple[tuple[str, str, Callable[[OutputStatus], float]], ...] = (
+    ("valkka_output_published", "Frames published in the ring.", lambda o: o.published),
+    (
+        "valkka_output_dropped",
+        "Frames for which the ring had no slot: readers hold them all.",
+        lambda o: o.dropped,
+    ),
+    ("valkka_output_skipped", "Frames left out because of the output's fps.", lambda o: o.skipped),
 )
-_OUTPUT_GAUGES = (
-    ("valkka_output_readers", "Readers of the ring.", "readers"),
-    ("valkka_output_fps", "Frames per second published in the last seconds.", "fps"),
+_RECORDING_GAUGES: tuple[tuple[str, str, Callable[[RecordingStatus | None], bool]], ...] = (
+    (
+        "valkka_recording_active",
+        "1: frames of the camera are being written to a file.",
+        lambda r: r is not None and r.active and r.state is RecordingState.WRITING,
+    ),
+    (
+        "valkka_recording_failed",
+        "1: the camera should be recorded, and that fails.",
+        lambda r: r is not None and r.state is RecordingState.FAILED,
+    ),
+    ("valkka_recording_wanted", "1: the camera is to be recorded.", lambda r: r is not None),
 )
-_RECORDING_COUNTERS = (
-    ("valkka_recording_written_bytes", "Bytes written to files.", "bytes"),
-    ("valkka_recording_files", "Files begun.", "files"),
-    ("valkka_recording_dropped_frames", "Frames that were published and not recorded.", "dropped"),
+_RECORDING_COUNTERS: tuple[tuple[str, str, Callable[[RecordingStatus], float]], ...] = (
+    ("valkka_recording_written_bytes", "Bytes written to files.", lambda r: r.bytes),
+    ("valkka_recording_files", "Files begun.", lambda r: r.files),
+    ("valkka_recording_dropped_frames", "Frames that were published and not recorded.", lambda r: r.dropped),
 )
 
 
@@ -68,7 +101,7 @@ class Metrics:
 
     async def handle(self, request: web.Request) -> web.Response:
         # Looked at here, in the loop; put into words elsewhere, where the process's own figures may be read.
-        families = [*service_families(self._service.status(), self._service.ready), *self._page()]
+        families = [*service_families(self._service.status()), *self._page()]
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Ready(families))
         async with self._scrapes:
@@ -77,7 +110,7 @@ class Metrics:
 
     def _page(self) -> Iterator[Metric]:
         viewers = GaugeMetricFamily(
-            "valkka_page_viewers", "Browsers that are sent live pictures.", labels=["format"]
+            "valkka_page_viewers", "Browsers that are sent live video.", labels=["format"]
         )
         for format, count in self._hubs.viewers().items():
             viewers.add_metric([format], count)
@@ -111,92 +144,76 @@ def _render(registry: CollectorRegistry) -> bytes:
     return generate_latest(registry)
 
 
-def service_families(status: Status, ready: bool) -> Iterator[Metric]:
+def service_families(status: ServiceStatus) -> Iterator[Metric]:
     """The families of metrics of a service's status."""
     info = InfoMetricFamily("valkka_service", "The service.")
-    info.add_metric([], {"name": str(status["name"]), "version": str(status["version"])})
+    info.add_metric([], {"name": status.name, "version": status.version})
     yield info
     yield GaugeMetricFamily(
-        "valkka_service_start_time_seconds", "When the service was started, Unix.", status["since_ns"] / 1e9
+        "valkka_service_start_time_seconds", "When the service was started, Unix.", status.since_ns / 1e9
     )
-    yield GaugeMetricFamily("valkka_service_ready", "1: all cameras have been started.", ready)
-    yield GaugeMetricFamily("valkka_service_cameras", "Cameras there are.", len(status["cameras"]))
-    cameras = status["cameras"]
-    yield from _camera_families(cameras)
-    yield from _output_families(cameras)
-    yield from _recording_families(cameras)
-    yield from _worker_families(cameras)
+    yield GaugeMetricFamily("valkka_service_ready", "1: all cameras have been started.", status.ready)
+    yield GaugeMetricFamily("valkka_service_cameras", "Cameras of the config.", len(status.cameras))
+    yield from _camera_families(status.cameras)
+    yield from _output_families(status.cameras)
+    yield from _recording_families(status.cameras)
+    yield from _worker_families(status.cameras)
 
 
-def _camera_families(cameras: list[Status]) -> Iterator[Metric]:
-    up = GaugeMetricFamily("valkka_camera_up", "1: frames come from the camera.", labels=["camera"])
+def _camera_families(cameras: Sequence[CameraReport]) -> Iterator[Metric]:
     state = GaugeMetricFamily(
         "valkka_camera_state", "1 for the state that the camera is in.", labels=["camera", "state"]
     )
-    age = GaugeMetricFamily(
-        "valkka_camera_last_frame_age_seconds",
-        "Time since the last packet; missing if there was none.",
-        labels=["camera"],
-    )
     for camera in cameras:
-        name = camera["name"]
-        up.add_metric([name], camera["state"] == CameraState.LIVE)
         for one in CameraState:
-            state.add_metric([name, one], camera["state"] == one)
-        if camera["age"] is not None:
-            age.add_metric([name], camera["age"])
-    yield from (up, state, age)
-    for called, text, key in _CAMERA_GAUGES:
-        gauge = GaugeMetricFamily(called, text, labels=["camera"])
-        for camera in cameras:
-            gauge.add_metric([camera["name"]], camera[key])
-        yield gauge
-    for called, text, key in _CAMERA_COUNTERS:
-        counter = CounterMetricFamily(called, text, labels=["camera"])
-        for camera in cameras:
-            counter.add_metric([camera["name"]], camera[key])
-        yield counter
+            state.add_metric([camera.name, one], camera.state is one)
+    yield state
+    for family, metrics in ((GaugeMetricFamily, _CAMERA_GAUGES), (CounterMetricFamily, _CAMERA_COUNTERS)):
+        for name, text, value in metrics:
+            metric = family(name, text, labels=["camera"])
+            for camera in cameras:
+                if (number := value(camera)) is not None:
+                    metric.add_metric([camera.name], number)
+            yield metric
 
 
-def _output_families(cameras: list[Status]) -> Iterator[Metric]:
+def _output_families(cameras: Sequence[CameraReport]) -> Iterator[Metric]:
     labels = ["camera", "output", "format"]
     outputs = [
-        ([camera["name"], output["name"], output["format"]], output)
+        ([camera.name, output.name, output.format], camera, output)
         for camera in cameras
-        for output in camera["outputs"]
+        for output in camera.camera.outputs
     ]
-    for called, text, key in _OUTPUT_COUNTERS:
-        counter = CounterMetricFamily(called, text, labels=labels)
-        for values, output in outputs:
-            counter.add_metric(values, output[key])
+    for name, text, value in _OUTPUT_COUNTERS:
+        counter = CounterMetricFamily(name, text, labels=labels)
+        for values, _, output in outputs:
+            counter.add_metric(values, value(output))
         yield counter
-    for called, text, key in _OUTPUT_GAUGES:
-        gauge = GaugeMetricFamily(called, text, labels=labels)
-        for values, output in outputs:
-            gauge.add_metric(values, output[key])
-        yield gauge
-
-
-def _recording_families(cameras: list[Status]) -> Iterator[Metric]:
-    active = GaugeMetricFamily("valkka_recording_active", "1: the camera is recorded.", labels=["camera"])
-    failed = GaugeMetricFamily(
-        "valkka_recording_failed", "1: it should be recorded, and that fails.", labels=["camera"]
+    readers = GaugeMetricFamily("valkka_output_readers", "Readers of the ring.", labels=labels)
+    fps = GaugeMetricFamily(
+        "valkka_output_fps", "Frames per second published in the last seconds.", labels=labels
     )
-    recordings = [(camera["name"], camera["recording"]) for camera in cameras]
-    for name, recording in recordings:
-        failing = recording is not None and bool(recording["error"])
-        active.add_metric([name], recording is not None and not failing)
-        failed.add_metric([name], failing)
-    yield from (active, failed)
-    for called, text, key in _RECORDING_COUNTERS:
-        counter = CounterMetricFamily(called, text, labels=["camera"])
-        for name, recording in recordings:
-            if recording is not None and key in recording:
-                counter.add_metric([name], recording[key])
+    for values, camera, output in outputs:
+        readers.add_metric(values, output.readers if camera.current else 0)
+        fps.add_metric(values, camera.ring_fps.get(output.name, 0.0))
+    yield from (readers, fps)
+
+
+def _recording_families(cameras: Sequence[CameraReport]) -> Iterator[Metric]:
+    for name, text, holds in _RECORDING_GAUGES:
+        gauge = GaugeMetricFamily(name, text, labels=["camera"])
+        for camera in cameras:
+            gauge.add_metric([camera.name], holds(camera.recording))
+        yield gauge
+    for name, text, value in _RECORDING_COUNTERS:
+        counter = CounterMetricFamily(name, text, labels=["camera"])
+        for camera in cameras:
+            if camera.recording is not None:
+                counter.add_metric([camera.name], value(camera.recording))
         yield counter
 
 
-def _worker_families(cameras: list[Status]) -> Iterator[Metric]:
+def _worker_families(cameras: Sequence[CameraReport]) -> Iterator[Metric]:
     """Of each process once, called after the first of its cameras: several may share it."""
     restarts = CounterMetricFamily(
         "valkka_worker_restarts", "Processes started after the first.", labels=["worker"]
@@ -204,18 +221,15 @@ def _worker_families(cameras: list[Status]) -> Iterator[Metric]:
     memory = GaugeMetricFamily(
         "valkka_worker_resident_bytes", "Memory that the process has.", labels=["worker"]
     )
-    cpu = CounterMetricFamily(
-        "valkka_worker_cpu_seconds", "Processor time of the process.", labels=["worker"]
-    )
+    cpu = CounterMetricFamily("valkka_worker_cpu_seconds", "CPU time of the process.", labels=["worker"])
     seen = set()
     for camera in cameras:
-        worker = camera["worker"]
-        if worker is None or worker["pid"] in seen:
+        worker = camera.worker
+        if worker.cameras in seen:
             continue
-        if worker["pid"] is not None:
-            seen.add(worker["pid"])
-        restarts.add_metric([camera["name"]], worker["restarts"])
-        if worker["pid"] is not None:
-            memory.add_metric([camera["name"]], worker["rss"])
-            cpu.add_metric([camera["name"]], worker["cpu_s"])
+        seen.add(worker.cameras)
+        restarts.add_metric([camera.name], worker.restarts)
+        if worker.pid is not None:
+            memory.add_metric([camera.name], worker.rss)
+            cpu.add_metric([camera.name], worker.cpu_s)
     yield from (restarts, memory, cpu)

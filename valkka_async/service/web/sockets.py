@@ -94,8 +94,9 @@ class Sockets:
                     log.warning("too many connections: web.max_connections is %d", self.limit)
                 ending = Ending(TOO_MANY, "too many connections")
             await _close(ws, transport, ending)
-        except ConnectionError:
-            pass  # the browser is gone
+        except ConnectionError:  # the browser is gone
+            if not ws.prepared:  # aiohttp would try to close what was never opened, and log that it cannot
+                return web.Response(status=400)
         finally:
             self._open.discard(task)
         return ws

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: MIT
 """What a browser is sent of one camera, and the queue in which that waits for it.
 
-A message is text (JSON) or bytes: a head of 16 bytes, and what it announces. The bytes of a frame are made
-once and shared by all who look on: a queue holds references.
+A message is text (JSON) or bytes: a head of 24 bytes, and what it announces. The bytes of a frame are made
+once and shared by all viewers: a queue holds references.
+
+The texts have a "type": "init" (codec, width, height and reset: the init segment comes next, and whether the
+time axis begins again with it), "skipped" (frames: how many did not get here), "waiting" (code and reason:
+there are no frames now; the code is a Trouble of hub.py, the reason is for people).
 """
 
 from __future__ import annotations
@@ -17,8 +21,9 @@ from typing import NamedTuple
 
 INIT, KEY, DELTA, JPEG = range(4)
 
-# kind; 7 bytes of nothing; when the picture was taken, in milliseconds of Unix time
-_HEAD = struct.Struct("<B7xd")
+# kind; 7 bytes of nothing; capture time in milliseconds of Unix time; when the frame is shown on the stream's
+# time axis, in seconds (of fragments)
+_HEAD = struct.Struct("<B7xdd")
 
 QUEUE_BYTES = 4 << 20
 QUEUE_FRAMES = 1000
@@ -27,14 +32,14 @@ QUEUE_SECONDS = 5.0
 Message = str | bytes
 
 
-def pack(kind: int, timestamp_ns: int, payload: bytes | memoryview) -> bytes:
+def pack(kind: int, timestamp_ns: int, payload: bytes | memoryview, shown: float = 0.0) -> bytes:
     """A message of bytes. Copies the payload."""
-    return b"".join((_HEAD.pack(kind, timestamp_ns / 1e6), payload))
+    return b"".join((_HEAD.pack(kind, timestamp_ns / 1e6, shown), payload))
 
 
 def unpack(message: bytes) -> tuple[int, bytes]:
-    """When the picture was taken, in nanoseconds of Unix time, and the payload."""
-    _, milliseconds = _HEAD.unpack_from(message)
+    """The capture time, in nanoseconds of Unix time, and the payload."""
+    _, milliseconds, _ = _HEAD.unpack_from(message)
     return round(milliseconds * 1e6), message[_HEAD.size :]
 
 
@@ -49,13 +54,13 @@ class Ending(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Init:
-    """The header that the frames after it need, as a message of its own, and what is said before it."""
+    """The init segment that the frames after it need, as a message, and the text before it."""
 
     data: bytes
     codec: str
     width: int
     height: int
-    timeline: int  # frames of one timeline follow each other; a new one begins anew
+    timeline: int  # frames of one timeline follow each other; another one begins at another time
 
     def announcement(self, reset: bool) -> str:
         """The text before it."""
@@ -70,6 +75,18 @@ class Init:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """There are no frames now."""
+
+    code: str  # for the page
+    reason: str  # for people
+
+    def text(self) -> str:
+        """The message."""
+        return json.dumps({"type": "waiting", "code": self.code, "reason": self.reason})
+
+
 class Media(NamedTuple):
     """One frame as a message."""
 
@@ -82,7 +99,8 @@ class Viewer:
     """The queue of one browser: bounded in bytes, frames and seconds.
 
     When it overflows it is emptied and goes on at the next key frame, and the browser is told how many frames
-    it did not get. With `newest` it holds the newest frame alone, as pictures that need no others do.
+    it did not get. With `newest` it holds the newest frame alone, which is enough where frames need no
+    others.
 
     The hub puts frames in; one task takes messages out.
     """
@@ -98,14 +116,14 @@ class Viewer:
         self._wants_key = True
         self._sent: Init | None = None
         self._missed = 0  # frames that the browser has not been told of yet
-        self._notice: str | None = None
+        self._notice: Notice | None = None
         self._ending: Ending | None = None
         self.skipped = 0  # all the frames it did not get
 
     # ------------------------------------------------------------------------------- for the hub
 
     def begin(self, backlog: Iterable[Media]) -> None:
-        """Give it the frames from the last key frame on, so that there is a picture at once."""
+        """Give it the frames from the last key frame on, so that something is shown at once."""
         for media in backlog:
             self._push(media)
         self._extra = self._bytes
@@ -130,8 +148,8 @@ class Viewer:
             self._missed += frames
             self.skipped += frames
 
-    def say(self, notice: str) -> None:
-        """There are no frames now, which this text says; unless there are some before it is sent."""
+    def say(self, notice: Notice) -> None:
+        """There are no frames now; the notice is dropped if there are some before it is sent."""
         self._notice = notice
         self._wake.set()
 
@@ -150,12 +168,12 @@ class Viewer:
         """
         while True:
             if self._ending is not None:
-                raise Ending(self._ending.code, self._ending.reason)  # anew: others raise it as well
+                raise Ending(self._ending.code, self._ending.reason)  # a copy: others raise it as well
             if self._queue:
                 return self._take()
             if self._notice is not None:
                 notice, self._notice = self._notice, None
-                return [notice]
+                return [notice.text()]
             self._wake.clear()
             await self._wake.wait()
 

@@ -11,7 +11,7 @@ export function liveUrl(camera, format) {
   return socketUrl(`/api/cameras/${encodeURIComponent(camera)}/live?format=${format}`);
 }
 
-// The newest picture, as a JPEG. Throws an Error whose message is for people.
+// The newest frame, as a JPEG. Throws an Error whose message is for people.
 export async function snapshot(camera) {
   const answer = await ask(`/api/cameras/${encodeURIComponent(camera)}/snapshot.jpg`, { cache: "no-store" });
   return answer.blob();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Where in the buffer to play, so that the picture is live: a little behind the newest frame, so that one
+// Where in the buffer to play, so that it is live: a little behind the newest frame, so that one
 // that comes late does not show. Pure arithmetic, in seconds.
 
 const LEAST = 0.25; // how far behind is aimed at, on a line where frames come evenly

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Fragmented MP4 into a <video>, by way of Media Source Extensions, near the live edge and in bounded memory.
 
-import { shownAt, timescale } from "./boxes.js";
 import { LiveEdge } from "./edge.js";
 
 const Source = globalThis.MediaSource ?? globalThis.ManagedMediaSource; // the latter on iPhones
@@ -9,11 +8,11 @@ const KEEP = 10; // s of what was shown that may stay in the buffer
 const SLACK = 5; // s more before any of it is removed, so that this is not done for each frame
 const QUEUE_BYTES = 8 << 20; // that wait for the buffer, at most
 const QUEUE_LENGTH = 1000;
-const APPEND_BYTES = 512 << 10; // at once: a group of pictures for who joins would else take a second
+const APPEND_BYTES = 512 << 10; // at once: a GOP for a new viewer would else take a second
 const STUCK = 2000; // ms that the time may stand still with frames ahead
 const ASLEEP = 1500; // ms between two looks, which are made a few times per second
 const LATE = 3; // s by which what is shown is too old
-const SETTLING = 3000; // ms from the first picture in which the buffer may run empty, as it has but a frame
+const SETTLING = 3000; // ms from the first frame in which the buffer may run empty, as it has but one
 const REMEMBERED = 1000; // frames whose time of capture is known
 
 export const canPlay = (codec) => Boolean(Source?.isTypeSupported(mime(codec)));
@@ -25,12 +24,11 @@ export class Player {
   #events;
   #edge = new LiveEdge();
   #session = null; // {abort, url, media, buffer, type, settled} of one MediaSource
-  #announced = null; // {codec, reset} of the header that comes next
-  #queue = []; // {type, data} a header, {data} a fragment
+  #announced = null; // {codec, reset} of the init segment that comes next
+  #queue = []; // {type, data} an init segment, {data} a fragment
   #queued = 0; // bytes
-  #scale = 90_000;
   #needsKey = true;
-  #header = null; // the last one, for a MediaSource that has to be made anew
+  #init = null; // the last init segment, for the next MediaSource
   #frames = []; // {at, captured}: when those in the buffer are shown and were taken
   #keys = []; // when key frames in the buffer are shown
   #time = 0; // what was shown at the last look, and since when that did not change
@@ -41,7 +39,7 @@ export class Player {
   behind = NaN; // s behind the newest frame
   skipped = 0; // frames that were not shown for want of room
 
-  // `shown()` for the first picture of each MediaSource, `failed(text)` when it has to be connected anew,
+  // `shown()` for the first frame of each MediaSource, `failed(text)` when it has to be connected again,
   // `refused(text)` when this browser will not play it.
   constructor(video, still, { shown, failed, refused }) {
     this.#video = video;
@@ -49,12 +47,12 @@ export class Player {
     this.#events = { shown, failed, refused };
   }
 
-  // A header comes: of which codec, and whether the time axis begins anew with it.
+  // An init segment comes: its codec, and whether the time axis begins again with it.
   announce(codec, reset) {
     this.#announced = { codec, reset };
   }
 
-  header(data) {
+  init(data) {
     const announced = this.#announced;
     if (!announced) return;
     this.#announced = null;
@@ -62,18 +60,17 @@ export class Player {
       this.#events.refused(`this browser does not play ${announced.codec}`);
       return;
     }
-    this.#scale = timescale(data);
-    this.#header = { type: mime(announced.codec), data };
+    this.#init = { type: mime(announced.codec), data };
     if (announced.reset || !this.#session) this.#renew();
-    else this.#put(this.#header);
+    else this.#put(this.#init);
     this.#needsKey = true;
     this.#feed();
   }
 
-  take(captured, data, key) {
-    if (!this.#header || (this.#needsKey && !key)) return;
+  // A fragment: its capture time (Unix ms), when it is shown (s), and whether it is a key frame.
+  take(captured, data, at, key) {
+    if (!this.#init || (this.#needsKey && !key)) return;
     this.#needsKey = false;
-    const at = shownAt(data, this.#scale);
     this.#frames.push({ at, captured });
     if (this.#frames.length > REMEMBERED) this.#frames.shift();
     if (key) this.#keys.push(at);
@@ -82,7 +79,7 @@ export class Player {
     this.#feed();
   }
 
-  // When the picture that is shown was taken, in Unix ms.
+  // Capture time of the frame that is shown, in Unix ms.
   get captured() {
     const now = this.#video.currentTime;
     for (let n = this.#frames.length - 1; n >= 0; n -= 1) {
@@ -106,7 +103,7 @@ export class Player {
     } else if (now - this.#since > STUCK) {
       this.#since = now;
       this.#nudges += 1;
-      if (this.#nudges > 3) this.#fail("the picture does not move");
+      if (this.#nudges > 3) this.#fail("the video does not move");
       else this.#jump();
     }
     // Frames come, and it makes nothing of them.
@@ -120,14 +117,14 @@ export class Player {
     this.#still.keep(this.#video);
     this.#end();
     this.#forget();
-    this.#header = null;
+    this.#init = null;
   }
 
   #put(item) {
     this.#queue.push(item);
     this.#queued += item.data.byteLength;
     if (this.#queued > QUEUE_BYTES || this.#queue.length > QUEUE_LENGTH) {
-      // It goes on with the next key frame; headers are needed.
+      // It goes on with the next key frame; init segments are needed.
       this.skipped += this.#queue.filter((one) => !one.type).length;
       this.#queue = this.#queue.filter((one) => one.type).slice(-1);
       this.#queued = this.#queue.reduce((sum, one) => sum + one.data.byteLength, 0);
@@ -148,7 +145,7 @@ export class Player {
     this.#still.keep(this.#video);
     this.#end();
     this.#forget();
-    this.#put(this.#header);
+    this.#put(this.#init);
     const media = new Source();
     const abort = new AbortController();
     const url = URL.createObjectURL(media);
@@ -175,7 +172,7 @@ export class Player {
   }
 
   #open(session, on) {
-    const { type } = this.#header;
+    const { type } = this.#init;
     try {
       session.buffer = session.media.addSourceBuffer(type);
     } catch (error) {
@@ -256,7 +253,7 @@ export class Player {
 
   #full() {
     if (this.#trim(this.#video.currentTime, 0.01)) return; // goes on at its updateend
-    // One group of pictures fills it all: begin anew with the next.
+    // One GOP fills it all: start again with the next.
     this.skipped += this.#queue.length;
     this.#renew();
   }
@@ -281,7 +278,7 @@ export class Player {
     this.#still.keep(this.#video);
     this.#end();
     this.#forget();
-    this.#header = null;
+    this.#init = null;
     this.#events.failed(text);
   }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The canvas behind the video: the last picture while there is no video, or each JPEG where there is none at
+// The canvas behind the video: the last frame while there is no video, or each JPEG where there is none at
 // all.
 
 const WIDEST = 1920; // a canvas of 4K in each tile would take more memory than it shows
@@ -44,7 +44,7 @@ export class StillPlayer {
   #broken = 0;
   captured = NaN; // Unix ms of what is shown
 
-  // `shown()` when there is a new picture; `failed(text)` when none of the last ones could be decoded.
+  // `shown()` for each frame; `failed(text)` when none of the last ones could be decoded.
   constructor(still, { shown, failed }) {
     this.#still = still;
     this.#shown = shown;
@@ -79,7 +79,7 @@ export class StillPlayer {
         this.#broken = 0;
       } catch {
         this.#broken += 1;
-        if (this.#broken === 5 && !this.#closed) this.#failed("its pictures cannot be decoded");
+        if (this.#broken === 5 && !this.#closed) this.#failed("its frames cannot be decoded");
       }
     }
     this.#decoding = false;

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT
-// One camera's pictures, over a WebSocket of its own, as video or, where that cannot be, as JPEGs. Open while
-// somebody looks.
+// One camera's live view, over a WebSocket of its own: video, or JPEGs where the browser cannot play it. Open
+// while the camera is in view.
 
 import { liveUrl } from "./api.js";
 import { Backoff } from "./backoff.js";
 import { Player, canPlay } from "./player.js";
 import { Still, StillPlayer } from "./still.js";
 
-const HEAD = 16; // bytes before the payload of a binary message
-const [HEADER, KEY, FRAGMENT, JPEG] = [0, 1, 2, 3];
+const HEAD = 24; // bytes before the payload of a binary message: see viewer.py
+const [INIT, KEY, FRAGMENT, JPEG] = [0, 1, 2, 3];
 // Of the cameras' codecs those that come as fragmented MP4, each in its plainest form: a browser that does not
-// play that plays no other. What exactly it is says the stream's header.
+// play that plays no other. The init segment says what exactly it is.
 const PLAINEST = { h264: "avc1.42e01e", hevc: "hvc1.1.6.L93.B0" };
 const ATTEMPT = 10_000; // ms that connecting may take
-const SILENT = 10_000; // ms without a frame of a camera that is live after which it is connected anew
+const SILENT = 10_000; // ms without a frame of a camera that is live after which it is connected again
 const FIRST = 30_000; // the same until the first frame, which is a key frame, and those may be rare
-const LINGER = 3000; // ms that a stream which nobody sees any more stays, in case they look again
+const LINGER = 3000; // ms that a stream stays open when it is out of view, in case it comes back
 const FAILURES = 3; // of the player, not far apart, after which it is JPEGs for a while
 const CALM = 20_000; // ms without a failure after which earlier ones are forgotten
 
@@ -46,9 +46,9 @@ export class Stream {
   #codec = "";
   #skipped = 0;
   mode = "none"; // "mse" or "jpeg": what is open, or would be
-  shown = false; // a picture came since it was opened
+  shown = false; // a frame was shown since it was opened
   heard = 0; // performance.now() of the last frame
-  trouble = ""; // why there is no picture, as far as the service does not say it
+  trouble = ""; // why nothing is shown, as far as the service's report does not say it
 
   constructor(name, video, canvas) {
     this.#name = name;
@@ -56,25 +56,26 @@ export class Stream {
     this.#still = new Still(canvas);
   }
 
-  // What the service says about the camera; null when there is no connection to the service.
-  follow(camera) {
-    if (!camera) {
+  // The service's report of the camera; null when there is no connection to the service.
+  follow(report) {
+    if (!report) {
       this.#close();
       return;
     }
-    if (camera.codec && camera.codec !== this.#codec) {
-      this.#codec = camera.codec;
+    const { codec, fps, key_interval: keyInterval } = report.camera;
+    if (codec && codec !== this.#codec) {
+      this.#codec = codec;
       this.#refused = false;
     }
-    this.#videos = Boolean(camera.live) && this.#codec in PLAINEST;
-    this.#stills = Boolean(camera.still);
-    this.#live = camera.state === "live";
-    this.#interval = camera.fps > 0 ? 1000 / camera.fps : 0;
-    this.#keyInterval = 1000 * camera.key_interval;
+    this.#videos = Boolean(report.live) && this.#codec in PLAINEST;
+    this.#stills = Boolean(report.still);
+    this.#live = report.state === "live";
+    this.#interval = fps > 0 ? 1000 / fps : 0;
+    this.#keyInterval = 1000 * keyInterval;
     this.#update();
   }
 
-  // Does anybody see it?
+  // Is it in view?
   see(seen) {
     if (seen === this.#seen) return;
     this.#seen = seen;
@@ -92,7 +93,7 @@ export class Stream {
     return performance.now() - Math.max(this.heard, this.#opened);
   }
 
-  // Unix ms at which what is shown was taken, by the service's clock. NaN: nothing is shown.
+  // Capture time of what is shown, in Unix ms by the service's clock. NaN: nothing is shown.
   get captured() {
     return this.#player?.captured ?? NaN;
   }
@@ -136,14 +137,14 @@ export class Stream {
       this.mode = mode;
       this.#backoff.reset();
     }
-    // Before the camera has been reached once, nobody knows what it sends; and it sends nothing.
+    // Before the camera has been reached once, its codec is unknown; and it sends nothing.
     if (!this.#codec) return;
     if (mode === "none") this.trouble = this.#nothing();
     else if (this.#seen && !this.#socket && !this.#timer) this.#connect();
   }
 
   #nothing() {
-    if (!this.#videos && !this.#stills) return "there is no live picture of this camera (live: false)";
+    if (!this.#videos && !this.#stills) return "there is no live view of this camera (live: false)";
     return "this browser does not play its video";
   }
 
@@ -182,8 +183,8 @@ export class Stream {
   #told(message) {
     if (message.type === "init") this.#player.announce?.(message.codec, message.reset);
     else if (message.type === "skipped") this.#skipped += message.frames;
-    else if (message.type === "waiting" && !this.shown && !message.reason.startsWith("no picture")) {
-      this.trouble = message.reason; // that there is none can be seen
+    else if (message.type === "waiting" && !this.shown && message.code !== "no_frames") {
+      this.trouble = message.reason; // that there are no frames can be seen
     }
   }
 
@@ -192,15 +193,17 @@ export class Stream {
     const head = new DataView(data, 0, HEAD);
     const kind = head.getUint8(0);
     const captured = head.getFloat64(8, true);
+    const shown = head.getFloat64(16, true);
     const payload = new Uint8Array(data, HEAD);
     this.#backoff.reset();
-    if (kind === HEADER) {
-      this.#player.header?.(payload);
+    if (kind === INIT) {
+      this.#player.init?.(payload);
       return;
     }
     this.heard = performance.now();
-    if (this.mode === "mse" && (kind === KEY || kind === FRAGMENT)) this.#player.take(captured, payload, kind === KEY);
-    else if (this.mode === "jpeg" && kind === JPEG) this.#player.take(captured, payload);
+    if (this.mode === "mse" && (kind === KEY || kind === FRAGMENT)) {
+      this.#player.take(captured, payload, shown, kind === KEY);
+    } else if (this.mode === "jpeg" && kind === JPEG) this.#player.take(captured, payload);
   }
 
   #fail(text) {
@@ -248,7 +251,7 @@ export class Stream {
     }
   }
 
-  // All of it; the canvas shows the last picture.
+  // All of it; the canvas shows the last frame.
   #close() {
     clearTimeout(this.#timer);
     this.#timer = 0;

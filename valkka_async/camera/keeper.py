@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""Keeps a source connected and its rings fed: states, back-off, reconnection."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from typing import Any
+
+from valkka_async import typed
+from valkka_async.backoff import Backoff
+from valkka_async.camera.outputs import FragmentRing, PacketRing, PixelRing, make_ring
+from valkka_async.camera.session import Session
+from valkka_async.camera.spec import CameraSpec
+from valkka_async.camera.status import CameraState, CameraStatus, Cause, cause_of
+from valkka_async.camera.thread import SourceThread
+from valkka_async.errors import CameraAuthError, CameraFormatError, CameraNotFoundError, ValkkaError
+
+_STALLED = 2.0  # s without a packet, or so many frames' time, after which a live camera is called stalled
+_STALLED_FRAMES = 5
+_STUCK = 15.0  # s beyond its deadlines after which a thread is thought to be lost in a library
+
+log = logging.getLogger("valkka_async.camera")
+
+
+class Keeper:
+    """All of a :class:`Camera` but its face. The thread refers to this and not to the Camera, so that
+    forgetting a Camera can be noticed.
+
+    Serves the rings and starts the thread, all or nothing. Raises as Camera does.
+    """
+
+    def __init__(self, spec: CameraSpec) -> None:
+        self.spec = spec
+        self.thread = SourceThread(
+            f"valkka-camera {spec.name}",
+            self._run,
+            max(spec.open_timeout, spec.read_timeout),
+            after=self._close_rings,
+        )
+        self._session = Session(spec, self.thread, self._alive, on_live=self._on_live)
+        self._attempts = self._successes = 0
+        self._cause: Cause | None = None
+        self._reason = ""
+        self._state, self._since_ns = CameraState.CONNECTING, time.time_ns()
+        self._retry_at = 0.0
+        self._expected = time.monotonic() + _STUCK  # when the thread will have shown that it lives
+        self._rings: list[PixelRing | PacketRing | FragmentRing] = []
+        try:
+            for output in spec.outputs:
+                self._rings.append(make_ring(output))
+            for ring in self._rings:
+                ring.server.describe(self._describe)
+            self.thread.start()
+        except BaseException:
+            self._close_rings()
+            raise
+
+    def status(self) -> CameraStatus:
+        """How it is, at this moment. From any thread; never blocks."""
+        m = self._session.meter
+        state, since, cause, reason = self._state, self._since_ns, self._cause, self._reason
+        if state == CameraState.LIVE:
+            fps = m.fps
+            quiet = time.monotonic() - m.last_packet
+            if quiet > max(_STALLED, _STALLED_FRAMES / fps if fps else 0.0):
+                state, since = CameraState.STALLED, m.last_packet_ns
+                cause, reason = Cause.TIMEOUT, f"no frame for {quiet:.0f} s"
+        return CameraStatus(
+            name=self.spec.name,
+            pid=os.getpid(),
+            url=self._session.address.shown,
+            state=state,
+            cause=cause,
+            reason=reason,
+            since_ns=since,
+            attempts=self._attempts,
+            reconnects=max(0, self._successes - 1),
+            retry_in=max(0.0, self._retry_at - time.monotonic())
+            if state in (CameraState.WAITING, CameraState.FAILED)
+            else None,
+            codec=m.codec,
+            width=m.size[0],
+            height=m.size[1],
+            fps=round(m.fps, 2),
+            key_interval=round(m.key_interval, 3),
+            packets=m.packets,
+            decoded=m.decoded,
+            errors=m.errors,
+            last_packet_ns=m.last_packet_ns,
+            cpu_s=self.thread.cpu_s,
+            outputs=tuple(ring.status() for ring in self._rings),
+        )
+
+    def stuck(self) -> bool:
+        """Is its thread lost in a library, long after its deadlines, or has it ended unasked?"""
+        if not self.thread.alive:
+            return not self.thread.stopping
+        return time.monotonic() > self._expected
+
+    def _describe(self) -> dict[str, Any]:
+        return {"camera": typed.encode(self.status())}
+
+    def _close_rings(self) -> None:
+        for ring in self._rings:
+            ring.server.describe(None)
+            ring.server.close()
+
+    # ------------------------------------------------------------------------------ in the thread
+
+    def _run(self) -> None:
+        s = self.spec
+        soon = Backoff(last=s.retry_max)
+        seldom = Backoff(first=min(2.0, s.retry_refused), last=s.retry_refused)
+        while not self.thread.stopping:
+            self._attempts += 1
+            before = self._successes
+            began = time.monotonic()
+            self._become(CameraState.CONNECTING, self._cause, self._reason)
+            error = self._session.run(self._rings)
+            lived = time.monotonic() - began if self._successes > before else 0.0
+            soon.lived(lived)
+            seldom.lived(lived)
+            if self.thread.stopping:
+                break
+            if error is not None:  # else a file has ended, and begins again
+                self._wait(error, soon, seldom)
+        self._become(CameraState.STOPPED)
+
+    def _wait(self, error: ValkkaError, soon: Backoff, seldom: Backoff) -> None:
+        """Until the next attempt."""
+        refused = True
+        if isinstance(error, CameraAuthError):
+            # Never quickly: cameras lock accounts after a few wrong passwords.
+            delay = self.spec.retry_refused * random.uniform(0.5, 1.0)
+        elif isinstance(error, CameraNotFoundError | CameraFormatError):
+            delay = seldom.next()
+        else:
+            delay, refused = soon.next(), False
+        text = str(error)
+        if text != self._reason:
+            log.warning("%s: %s; trying again in %.1f s", self.spec.name, text, delay)
+        self._retry_at = time.monotonic() + delay
+        self._alive(delay)
+        self._become(CameraState.FAILED if refused else CameraState.WAITING, cause_of(error), text)
+        self.thread.sleep(delay)
+
+    def _alive(self, seconds: float) -> bool:
+        """Is it to go on? It will ask again within so many seconds, unless it is lost in a library."""
+        self._expected = time.monotonic() + seconds + _STUCK
+        return not self.thread.stopping
+
+    def _on_live(self) -> None:
+        self._successes += 1
+        self._become(CameraState.LIVE)
+
+    def _become(self, state: CameraState, cause: Cause | None = None, reason: str = "") -> None:
+        if state != self._state:
+            self._state, self._since_ns = state, time.time_ns()
+        self._cause, self._reason = cause, reason
