@@ -145,6 +145,7 @@ def nothing_blocks_the_loop(runtime_dir: Path) -> Iterator[None]:
                 bb.functions[name].can_block_in(
                     "valkka_async/ring/rendezvous.py", {"_listen", "_drop_lock", "close"}
                 )
+                bb.functions[name].can_block_in("valkka_async/ring/directory.py", {"_modified"})
         # Until exec(): a millisecond or two, which asyncio's own subprocesses take as well.
         bb.functions["os.read"].can_block_in("subprocess.py", {"_execute_child"})
         yield

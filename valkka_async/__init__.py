@@ -26,7 +26,8 @@ from valkka_async.errors import (
     InvalidNameError,
     LeaseLimitError,
     NameInUseError,
-    NoFreeSlot,
+    NoFreeSlotError,
+    NotOpenError,
     ProtocolError,
     RecorderError,
     RingMemoryError,
@@ -51,9 +52,13 @@ if TYPE_CHECKING:
     from valkka_async.camera.workers.supervisor import Supervisor
     from valkka_async.record.recorder import Recorder, RecorderStats
     from valkka_async.ring.client import Client, connect
-    from valkka_async.ring.merge import Merge, merge
+    from valkka_async.ring.connection import ReaderStats
+    from valkka_async.ring.formats import FrameFormat
+    from valkka_async.ring.merge import Merge, MergeStats, merge
+    from valkka_async.ring.peers import PeerStats
+    from valkka_async.ring.policy import Policy
     from valkka_async.ring.reader import Reader, attach
-    from valkka_async.ring.server import Server, serve
+    from valkka_async.ring.server import Server, ServerStats, serve
 
 __version__ = "0.1.0"
 
@@ -80,25 +85,32 @@ __all__ = [
     "DataError",
     "Frame",
     "FrameError",
+    "FrameFormat",
     "FrameReleasedError",
     "InvalidNameError",
     "LeaseLimitError",
     "Merge",
+    "MergeStats",
     "NameInUseError",
-    "NoFreeSlot",
+    "NoFreeSlotError",
+    "NotOpenError",
     "Output",
     "OutputFormat",
     "OutputStatus",
+    "PeerStats",
     "PixelFormat",
     "Player",
     "PlayerStats",
+    "Policy",
     "ProtocolError",
     "Reader",
+    "ReaderStats",
     "Recorder",
     "RecorderError",
     "RecorderStats",
     "RingMemoryError",
     "Server",
+    "ServerStats",
     "Slot",
     "SupervisedStatus",
     "Supervisor",
@@ -124,17 +136,23 @@ _MODULES = {
     "CameraStatus": "camera.status",
     "Cause": "camera.status",
     "Client": "ring.client",
+    "FrameFormat": "ring.formats",
     "Merge": "ring.merge",
+    "MergeStats": "ring.merge",
     "Output": "camera.spec",
     "OutputFormat": "camera.spec",
     "OutputStatus": "camera.status",
+    "PeerStats": "ring.peers",
     "PixelFormat": "camera.spec",
     "Player": "camera.play",
     "PlayerStats": "camera.play",
+    "Policy": "ring.policy",
     "Reader": "ring.reader",
+    "ReaderStats": "ring.connection",
     "Recorder": "record.recorder",
     "RecorderStats": "record.recorder",
     "Server": "ring.server",
+    "ServerStats": "ring.server",
     "SupervisedStatus": "camera.workers.status",
     "Supervisor": "camera.workers.supervisor",
     "Transport": "camera.spec",

@@ -98,10 +98,10 @@ def _take(ring: Ring, due: float, timeout: float) -> Taken:
     from valkka_async.cli.still import is_stream
 
     # A stream is decoded from every frame. The first frame tells the format, if nothing else has.
-    policies = ("ordered",) if is_stream(ring.format) else ("latest", "ordered")
+    policies: tuple[va.Policy, ...] = ("ordered",) if is_stream(ring.format) else ("latest", "ordered")
     try:
         for policy in policies:
-            with va.attach(ring.name, policy=policy, max_leases=1, timeout=_left(due)) as reader:
+            with va.attach(ring.name, policy=policy, max_leases=1, open_timeout=_left(due)) as reader:
                 taken = _read(reader, due, stop_at_stream=policy == "latest")
             if taken is not None:
                 return taken
