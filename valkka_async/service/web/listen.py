@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Addresses and connections: what aiohttp leaves open of who may connect, how often and for how long."""
+"""Addresses and connections: limits on their number and duration, which aiohttp does not have."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from valkka_async.service.web.headers import secure
 from valkka_async.service.web.sockets import Seldom
 
 _IDLE_SECONDS = 20.0  # without a whole request; also for the first one
-_LINGER_SECONDS = 2.0  # for a request's body that nobody wants
+_LINGER_SECONDS = 2.0  # for the rest of a refused request's body
 _BACKLOG = 128
 _LOOK = 5.0
-_STUCK = 30.0  # s in which nothing of what waits to be sent has left
+_STUCK = 30.0  # s in which nothing of the unsent data has left
 
 log = logging.getLogger("valkka_async.service.web")
 
@@ -88,7 +88,7 @@ def _why(error: OSError, host: str, port: int) -> str:
 
 
 def url(host: str, sockets: list[socket.socket]) -> str:
-    """Where a browser on this machine finds the page."""
+    """The page's address for a browser on this machine."""
     name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{name}]' if ':' in name else name}:{sockets[0].getsockname()[1]}/"
 
@@ -106,7 +106,7 @@ class Connection(web.RequestHandler):
             logger=log,
         )
         self._door = door
-        self._waiting = 0  # bytes that waited to be sent, and since when nothing of that has left
+        self._waiting = 0  # unsent bytes, and since when none of them has left
         self._since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -122,7 +122,7 @@ class Connection(web.RequestHandler):
         super().resume_writing()
 
     def look(self, now: float) -> None:
-        """End it if what is to be sent does not leave: who does not read would hold on to it for ever."""
+        """End it if the unsent data does not leave: a browser that does not read would hold it for ever."""
         transport = self.transport
         if transport is None:
             return
@@ -140,7 +140,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """An answer without anything of ours or theirs in it."""
+        """A response that shows nothing of our code or of the request."""
         if status >= 500:
             log.error("%s %s failed", request.method, request.path, exc_info=exc)
         if request.writer.output_size > 0:
@@ -184,7 +184,7 @@ class Door:
                 connection.look(now)
 
     async def aclose(self) -> None:
-        """Look after them no more."""
+        """Stop looking after them."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
