@@ -38,7 +38,7 @@ if _TYPE_CHECKING:
     from valkka_async.camera.camera import Camera
     from valkka_async.camera.mp4.boxes import codec_string
     from valkka_async.camera.play import Player, play
-    from valkka_async.camera.spec import CameraSpec, Output
+    from valkka_async.camera.spec import CameraSettings, CameraSpec, Output
     from valkka_async.camera.status import CameraState, CameraStatus, Cause, OutputStatus
     from valkka_async.camera.workers.status import SupervisedStatus, WorkerEnd, WorkerState, WorkerStatus
     from valkka_async.camera.workers.supervisor import Supervisor
@@ -58,6 +58,7 @@ __all__ = [
     "CameraFormatError",
     "CameraNotFoundError",
     "CameraOpenError",
+    "CameraSettings",
     "CameraSpec",
     "CameraState",
     "CameraStatus",
@@ -106,6 +107,7 @@ __all__ = [
 # Loaded with its first use: a program that only reads frames loads no asyncio and needs no PyAV.
 _MODULES = {
     "Camera": "camera.camera",
+    "CameraSettings": "camera.spec",
     "CameraSpec": "camera.spec",
     "CameraState": "camera.status",
     "CameraStatus": "camera.status",
