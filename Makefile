@@ -2,6 +2,7 @@
 # make test    set up and run the tests
 # make setup   only set up: a virtual environment in .venv with the package, compiled
 # make stress  the random tests for longer: make stress SECONDS=300
+# make litmus  the orderings of the ring on weak machines (C11, aarch64, RISC-V), with herd7
 # make pythons the tests under every supported Python that is installed
 # make bench   compare with other ways to share frames; BENCH=--short takes a minute
 # make bench-cameras  what a camera costs, beside a bare decode and OpenCV; BENCH=--short takes a minute
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard _shm/*.pyx _shm/*.pxi _shm/*.pxd _shm/*.h _pixels/*.pyx _pixels/*.h)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup demo test stress pythons bench bench-cameras docs lint clean
+.PHONY: setup demo test stress litmus pythons bench bench-cameras docs lint clean
 .NOTPARALLEL:
 
 setup: $(VENV)/installed
@@ -58,6 +59,11 @@ SECONDS ?= 60
 stress: $(VENV)/installed-for-tests
 	@VALKKA_STRESS_SECONDS=$(SECONDS) VALKKA_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 3600 \
 	    tests/ring/test_adversity.py tests/ring/test_state_machine.py tests/proof/test_proof_c.py tests/service/test_service_page.py
+
+# Fetches herd7 (40 MB, into .cache) unless it is installed.
+litmus: | $(VENV)/bin/python
+	@proof/litmus/fetch-herd7
+	@$(BIN)/python proof/litmus/run.py
 
 # Each in a virtual environment of its own.
 pythons:

@@ -198,8 +198,10 @@ cdef class Reader:
     cpdef bint arm(self):
         """Announce that the reader is about to sleep. False: there is something to claim already."""
         cdef _Ring ring
-        if not self.rings or self.closed:
+        if self.closed:
             return True
+        if not self.rings:
+            return va_arm(&self.cursor, NULL, self.page.page)  # for the first frame of the first ring
         if len(self.rings) > 1:
             return False
         ring = <_Ring>self.rings[0]

@@ -29,7 +29,7 @@ except ImportError as error:
 
 def main(ring: str) -> None:
     print(f"waiting for {ring!r}", flush=True)
-    with va.attach(ring, timeout=None) as reader:
+    with va.attach(ring, open_timeout=None) as reader:
         for frame in reader:
             with frame:
                 image = cv2.GaussianBlur(frame.array, (21, 21), 0)

@@ -36,7 +36,7 @@ def name_of(stack: contextlib.ExitStack, number: int, source: str) -> str:
 def main() -> None:
     with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
         for number, source in enumerate(SOURCES, 1):
-            reader = stack.enter_context(va.attach(name_of(stack, number, source), timeout=None))
+            reader = stack.enter_context(va.attach(name_of(stack, number, source), open_timeout=None))
             selector.register(reader, selectors.EVENT_READ, reader)
         counts, oldest, due = collections.Counter[str](), 0.0, time.monotonic() + 1
         while selector.get_map():

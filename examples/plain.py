@@ -40,7 +40,7 @@ def show(frame: va.Frame, reader: va.Reader) -> None:
 
 def main(ring: str) -> None:
     print(f"waiting for {ring!r}", flush=True)
-    with va.attach(ring, timeout=None) as reader:
+    with va.attach(ring, open_timeout=None) as reader:
         poll = select.poll()
         poll.register(reader, select.POLLIN)
         while True:

@@ -28,7 +28,7 @@ except ImportError as error:
 
 def main(ring: str) -> None:
     print(f"waiting for {ring!r}", flush=True)
-    with va.attach(ring, timeout=None) as reader, va.serve("publish") as server:
+    with va.attach(ring, open_timeout=None) as reader, va.serve("publish") as server:
         for frame in reader:
             taken = frame.timestamp_ns
             meta = {
@@ -37,7 +37,7 @@ def main(ring: str) -> None:
                 "brightness": round(float(frame.array.mean()), 1),
             }
             # Who is too slow must not stop us: with every slot in use this frame is left out, and counted.
-            with contextlib.suppress(va.NoFreeSlot), frame:
+            with contextlib.suppress(va.NoFreeSlotError), frame:
                 with server.loan(frame.shape, frame.format, timestamp_ns=taken, meta=meta) as slot:
                     slot.array[:] = frame.array
                     clock = f"{datetime.fromtimestamp(taken / 1e9):%H:%M:%S.%f}"[:-4]

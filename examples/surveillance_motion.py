@@ -43,7 +43,7 @@ def main(name: str) -> None:
         while True:
             try:
                 print(f"motion: waiting for {name!r}", flush=True)
-                with va.attach(name, timeout=60) as camera:
+                with va.attach(name, open_timeout=60) as camera:
                     for frame in camera:
                         meta = frame.meta | {"boxes": moving(background, frame.array)}
                         when = frame.timestamp_ns

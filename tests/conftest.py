@@ -34,6 +34,30 @@ def pytest_asyncio_loop_factories(
     return {"asyncio-debug": _debug_loop, "uvloop": uvloop.new_event_loop}
 
 
+# A file's tests stay in one process (--dist loadfile). Those that take longest come first: at the end of the
+# run the other process would wait for them.
+_LONGEST = (
+    "test_packaging.py",
+    "test_quality.py",
+    "test_proof_c.py",
+    "test_service_page.py",
+    "test_demo.py",
+    "test_sixteen.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """What the tests' modules are made of stays: it need not be looked through at each test's gc.collect(),
+    which would take a tenth of a second."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def uvloop_is_warm() -> None:
     """Its first loop makes a pair of pipes for the whole process."""
@@ -121,6 +145,7 @@ def nothing_blocks_the_loop(runtime_dir: Path) -> Iterator[None]:
                 bb.functions[name].can_block_in(
                     "valkka_async/ring/rendezvous.py", {"_listen", "_drop_lock", "close"}
                 )
+                bb.functions[name].can_block_in("valkka_async/ring/directory.py", {"_modified"})
         # Until exec(): a millisecond or two, which asyncio's own subprocesses take as well.
         bb.functions["os.read"].can_block_in("subprocess.py", {"_execute_child"})
         yield

@@ -2,7 +2,7 @@
 """Live frames from many cameras, to any number of Python processes on a host, at memory speed."""
 
 import sys as _sys
-from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import TYPE_CHECKING  # (mypy knows it by this name alone)
 
 if not _sys.platform.startswith("linux"):
     raise ImportError("valkka-async needs Linux 5.1 or newer: its rings are sealed memfds")
@@ -26,7 +26,8 @@ from valkka_async.errors import (
     InvalidNameError,
     LeaseLimitError,
     NameInUseError,
-    NoFreeSlot,
+    NoFreeSlotError,
+    NotOpenError,
     ProtocolError,
     RecorderError,
     RingMemoryError,
@@ -34,19 +35,30 @@ from valkka_async.errors import (
 )
 from valkka_async.ring.frame import Frame, Slot
 
-if _TYPE_CHECKING:
+if TYPE_CHECKING:
     from valkka_async.camera.camera import Camera
     from valkka_async.camera.mp4.boxes import codec_string
-    from valkka_async.camera.play import Player, play
-    from valkka_async.camera.spec import CameraSettings, CameraSpec, Output
+    from valkka_async.camera.play import Player, PlayerStats, play
+    from valkka_async.camera.spec import (
+        CameraSettings,
+        CameraSpec,
+        Output,
+        OutputFormat,
+        PixelFormat,
+        Transport,
+    )
     from valkka_async.camera.status import CameraState, CameraStatus, Cause, OutputStatus
     from valkka_async.camera.workers.status import SupervisedStatus, WorkerEnd, WorkerState, WorkerStatus
     from valkka_async.camera.workers.supervisor import Supervisor
     from valkka_async.record.recorder import Recorder, RecorderStats
     from valkka_async.ring.client import Client, connect
-    from valkka_async.ring.merge import Merge, merge
+    from valkka_async.ring.connection import ReaderStats
+    from valkka_async.ring.formats import FrameFormat
+    from valkka_async.ring.merge import Merge, MergeStats, merge
+    from valkka_async.ring.peers import PeerStats
+    from valkka_async.ring.policy import Policy
     from valkka_async.ring.reader import Reader, attach
-    from valkka_async.ring.server import Server, serve
+    from valkka_async.ring.server import Server, ServerStats, serve
 
 __version__ = "0.1.0"
 
@@ -73,25 +85,36 @@ __all__ = [
     "DataError",
     "Frame",
     "FrameError",
+    "FrameFormat",
     "FrameReleasedError",
     "InvalidNameError",
     "LeaseLimitError",
     "Merge",
+    "MergeStats",
     "NameInUseError",
-    "NoFreeSlot",
+    "NoFreeSlotError",
+    "NotOpenError",
     "Output",
+    "OutputFormat",
     "OutputStatus",
+    "PeerStats",
+    "PixelFormat",
     "Player",
+    "PlayerStats",
+    "Policy",
     "ProtocolError",
     "Reader",
+    "ReaderStats",
     "Recorder",
     "RecorderError",
     "RecorderStats",
     "RingMemoryError",
     "Server",
+    "ServerStats",
     "Slot",
     "SupervisedStatus",
     "Supervisor",
+    "Transport",
     "ValkkaError",
     "WorkerEnd",
     "WorkerState",
@@ -113,16 +136,26 @@ _MODULES = {
     "CameraStatus": "camera.status",
     "Cause": "camera.status",
     "Client": "ring.client",
+    "FrameFormat": "ring.formats",
     "Merge": "ring.merge",
+    "MergeStats": "ring.merge",
     "Output": "camera.spec",
+    "OutputFormat": "camera.spec",
     "OutputStatus": "camera.status",
+    "PeerStats": "ring.peers",
+    "PixelFormat": "camera.spec",
     "Player": "camera.play",
+    "PlayerStats": "camera.play",
+    "Policy": "ring.policy",
     "Reader": "ring.reader",
+    "ReaderStats": "ring.connection",
     "Recorder": "record.recorder",
     "RecorderStats": "record.recorder",
     "Server": "ring.server",
+    "ServerStats": "ring.server",
     "SupervisedStatus": "camera.workers.status",
     "Supervisor": "camera.workers.supervisor",
+    "Transport": "camera.spec",
     "WorkerEnd": "camera.workers.status",
     "WorkerState": "camera.workers.status",
     "WorkerStatus": "camera.workers.status",
@@ -133,9 +166,9 @@ _MODULES = {
     "play": "camera.play",
     "serve": "ring.server",
 }
-_NEED_PYAV = {"Camera", "Player", "Supervisor", "play"}
+_NEED_PYAV = {"Camera", "Player", "PlayerStats", "Supervisor", "play"}
 
-if not _TYPE_CHECKING:  # so that a type checker sees a name that does not exist
+if not TYPE_CHECKING:  # so that a type checker sees a name that does not exist
 
     def __getattr__(name: str) -> object:
         if name not in _MODULES:
@@ -152,4 +185,4 @@ if not _TYPE_CHECKING:  # so that a type checker sees a name that does not exist
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -15,9 +15,12 @@ _SHORTEST = 0.1  # s: a peer that refuses at once must not be asked in a loop
 
 class Backoff:
     """Delays in seconds, which grow with each failure from ``first`` to ``last``, and from ``first`` again
-    after ``stable`` seconds of success."""
+    after ``stable`` seconds of success. None is under ``shortest``."""
 
-    def __init__(self, first: float = 0.5, last: float = 30.0, stable: float = 60.0) -> None:
+    def __init__(
+        self, first: float = 0.5, last: float = 30.0, stable: float = 60.0, *, shortest: float = _SHORTEST
+    ) -> None:
+        self._shortest = shortest
         self._first = first
         self._last = last
         self._stable = stable
@@ -26,13 +29,13 @@ class Backoff:
     @property
     def bound(self) -> float:
         """The longest delay that next() can give now."""
-        return max(_SHORTEST, min(self._last, self._first * 2.0 ** min(self._failures, 60)))
+        return max(self._shortest, min(self._last, self._first * 2.0 ** min(self._failures, 60)))
 
     def next(self) -> float:
         """Seconds to wait after another failure."""
         bound = self.bound
         self._failures += 1
-        return random.uniform(_SHORTEST, bound)
+        return random.uniform(self._shortest, bound)
 
     def lived(self, seconds: float) -> None:
         """It worked for so long before this failure."""

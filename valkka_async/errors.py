@@ -13,7 +13,8 @@
      +-- InvalidNameError (ValueError)      not a name for a server
      +-- FrameError (ValueError)            not a frame that can be published
      +-- FrameReleasedError                 the frame or slot was given back already
-     +-- NoFreeSlot                         every slot is in use
+     +-- NotOpenError (RuntimeError)        the client was never opened
+     +-- NoFreeSlotError                    every slot is in use
      +-- LeaseLimitError                    the reader holds as many frames as it may
      +-- ConcurrencyError                   two waits at once where one is allowed
      +-- RingMemoryError (MemoryError)      no memory for the ring
@@ -81,7 +82,11 @@ class FrameReleasedError(ValkkaError):
     """The frame or slot was given back already."""
 
 
-class NoFreeSlot(ValkkaError):
+class NotOpenError(ValkkaError, RuntimeError):
+    """The client was never opened: ``async with`` or ``await`` it before it is read."""
+
+
+class NoFreeSlotError(ValkkaError):
     """Every slot is in use: leased by readers, or kept for them."""
 
 

@@ -40,7 +40,7 @@ class Recorder:
 
     def loan(self, shape: tuple[int, ...], format: str = "rgb24", **said: Any) -> Any:
         if self.full:
-            raise va.NoFreeSlot("full")
+            raise va.NoFreeSlotError("full")
         recorder = self
 
         class Slot:

@@ -171,7 +171,7 @@ def test_a_synthetic_camera_that_dies_is_started_again_where_it_was(runtime_dir:
         wait_for(demo.live)
         before = demo.cameras()["demo1"]["camera"]
         os.kill(synthetics(runtime_dir)["demo1"], signal.SIGKILL)
-        demo.until("^demo1: the synthetic camera ended: killed by SIGKILL; starting it again$")
+        demo.until("^demo1: the synthetic camera ended: killed by SIGKILL; restarting it$")
         reconnects = before["reconnects"]
         wait_for(lambda: demo.cameras()["demo1"]["camera"]["reconnects"] > reconnects and demo.live())
         assert demo.cameras()["demo1"]["camera"]["url"] == before["url"]

@@ -20,7 +20,7 @@ from support.program import SECONDS, Program
 from support.until import wait_for
 from valkka_async.camera.source.secrets import parse
 from valkka_async.camera.source.source import Source
-from valkka_async.cli.demo.picture import Picture
+from valkka_async.cli.demo.pattern import Pattern
 from valkka_async.cli.demo.place import reserve, url
 
 
@@ -174,17 +174,17 @@ def test_its_faults_are_those_of_real_cameras_and_pass() -> None:
 
 
 @pytest.mark.parametrize("size", [(2, 2), (64, 36), (160, 90), (1280, 720)])
-def test_the_picture_writes_every_pixel_and_changes_with_each_frame(size: tuple[int, int]) -> None:
-    picture = Picture("demo1", size, 0.25)
+def test_the_pattern_writes_every_pixel_and_changes_with_each_frame(size: tuple[int, int]) -> None:
+    pattern = Pattern("demo1", size, 0.25)
     on_black, on_white = _planes(size, 0), _planes(size, 255)
-    picture.draw(on_black, 7, 1_700_000_000_123_456_789)
-    picture.draw(on_white, 7, 1_700_000_000_123_456_789)
+    pattern.draw(on_black, 7, 1_700_000_000_123_456_789)
+    pattern.draw(on_white, 7, 1_700_000_000_123_456_789)
     assert all(np.array_equal(a, b) for a, b in zip(on_black, on_white, strict=True))
     if size[0] > 100:
         following, other = _planes(size, 0), _planes(size, 0)
-        picture.draw(following, 8, 1_700_000_000_163_456_789)
+        pattern.draw(following, 8, 1_700_000_000_163_456_789)
         assert not np.array_equal(on_black[0], following[0])
-        Picture("demo2", size, 0.5).draw(other, 7, 1_700_000_000_123_456_789)
+        Pattern("demo2", size, 0.5).draw(other, 7, 1_700_000_000_123_456_789)
         assert max(abs(a.mean() - b.mean()) for a, b in zip(other[1:], on_black[1:], strict=True)) > 15
 
 

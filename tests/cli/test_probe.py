@@ -289,6 +289,6 @@ def test_which_streams_the_page_plays() -> None:
         return found.page
 
     assert page("h264", "High", "avc1.64001f") == "video"
-    assert page("h264", "High 10", "avc1.6e001f") == "pictures"  # no browser decodes 10 bits
+    assert page("h264", "High 10", "avc1.6e001f") == "jpeg"  # no browser decodes 10 bits
     assert page("hevc", "Main", "hvc1.1.6.L93.B0") == "some"
-    assert page("mjpeg", "Baseline", "") == "pictures"
+    assert page("mjpeg", "Baseline", "") == "jpeg"

@@ -29,7 +29,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def frames(file: Path) -> int:
-    """How many pictures a player gets out of it."""
+    """How many frames a player gets out of it."""
     with av.open(str(file)) as container:
         return sum(1 for _ in container.decode(video=0))
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_recorded(here: Path, clip: Path) -> None:
     assert "'yard' has no ring of format fmp4" in one_line(pixels.stderr)
     assert "there are: front.fmp4" in pixels.stderr
     assert "no server called 'frnt'; there are: front" in one_line(absent.stderr)
-    assert "file/x.mp4: cannot record front.fmp4: Not a directory" in one_line(nowhere.stderr)
+    assert "file/x.mp4" in one_line(nowhere.stderr) and "Not a directory" in nowhere.stderr
 
 
 @pytest.mark.parametrize("args", [("--for", "soon"), ("--max-bytes", "-1"), ("{nmae}.mp4",)])

@@ -245,11 +245,11 @@ def test_a_reload_that_is_asked_for_while_the_service_starts_is_done_after(tmp_p
             program.process.send_signal(signal.SIGHUP)
             time.sleep(0.01)
         program.line()
-        assert ask("service", "reload", SECONDS)["text"] == "nothing has changed"  # after the others
+        assert ask("service", "reload", SECONDS)["text"] == "nothing has changed"  # after or with them
         status, errors = program.end(signal.SIGTERM)
     assert status == 0 and "Traceback" not in errors
     reloads = [m for m in messages(errors) if m.endswith(": nothing has changed")]
-    assert 2 <= len(reloads) < 150  # one answers all that came before it
+    assert 1 <= len(reloads) < 150  # one answers all that came before it
 
 
 @pytest.mark.timeout(300)
@@ -271,8 +271,7 @@ def test_a_signal_to_end_at_any_moment_of_the_start_leaves_nothing(tmp_path: Pat
 def test_a_service_runs_without_standard_output(tmp_path: Path) -> None:
     path = write(tmp_path / "cameras.yaml", config(f"one: {NOWHERE}"))
     with Program("run", str(path)) as program:
-        assert program.process.stdout is not None
-        program.process.stdout.close()
+        program.hang_up()
         happens(lambda: set(cameras()) == {"one"})
         status, errors = program.end(signal.SIGTERM)
     assert status == 0 and "BrokenPipe" not in errors

@@ -216,7 +216,7 @@ def test_motion_is_told_in_metadata(street: RtspServer, tmp_path: Path) -> None:
         sys.stdin.read()
     """
     reader = """
-    with va.attach("cam.motion", timeout=20) as reader:
+    with va.attach("cam.motion", open_timeout=20) as reader:
         for frame in reader:
             for x, y, w, h in frame.meta["boxes"]:
                 assert 0 <= x < x + w <= 770 and 0 <= y < y + h <= 578

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The thread that writes files: what it leaves when a step fails, and who may read what it wrote."""
+"""The thread that writes files: what it leaves when a step fails, and the permissions of what it wrote."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ rng = random.Random(int(sys.argv[1]))
 say("in")
 while True:
     try:
-        with va.attach("s", policy=rng.choice(["latest", "ordered"]), timeout=30) as r:
+        with va.attach("s", policy=rng.choice(["latest", "ordered"]), open_timeout=30) as r:
             held = []
             for f in r:
                 value = f.seq % 251
@@ -247,7 +247,7 @@ def test_hundreds_of_half_handshakes_hurt_nobody(server: va.Server, runtime_dir:
     deadline = time.monotonic() + 10
     while True:  # and there is room for an honest one again
         try:
-            with va.attach("s", timeout=5) as reader:
+            with va.attach("s", open_timeout=5) as reader:
                 assert reader.recv(5)
             break
         except va.ConnectError:
@@ -315,14 +315,22 @@ def memory(size: int, seals: int = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | 0x1
 
 PAGE = _shm.LEASE_PAGE_BYTES
 SHRINK = fcntl.F_SEAL_SHRINK
+WRITE = 0x10  # F_SEAL_FUTURE_WRITE
 
 
 def nowhere() -> int:
     return os.open(os.devnull, os.O_RDONLY)
 
 
-def welcome(page: int, generation: int = 1) -> tuple[bytes, list[int]]:
-    return handshake.encode(handshake.Welcome(1, 0, generation)), [page, nowhere()]
+def pipe() -> int:
+    """An end that is readable for ever: the other is closed."""
+    reading, writing = os.pipe()
+    os.close(writing)
+    return reading
+
+
+def welcome(page: int, generation: int = 1, bell: Callable[[], int] = pipe) -> tuple[bytes, list[int]]:
+    return handshake.encode(handshake.Welcome(1, 0, generation)), [page, bell()]
 
 
 def ring(size: int, fd: int) -> tuple[bytes, list[int]]:
@@ -333,7 +341,13 @@ LIES: dict[str, Callable[[], Script]] = {
     "a lease page that can shrink": lambda: [welcome(memory(PAGE, 0), 0)],
     "a lease page of another size": lambda: [welcome(memory(10, SHRINK), 0)],
     "a file for a lease page": lambda: [welcome(nowhere(), 0)],
-    "a ring that can shrink": lambda: [welcome(memory(PAGE, SHRINK)), ring(1 << 16, memory(1 << 16, 0))],
+    "a bell that is no pipe": lambda: [welcome(memory(PAGE, SHRINK), 0, nowhere)],
+    "a ring without seals": lambda: [welcome(memory(PAGE, SHRINK)), ring(1 << 16, memory(1 << 16, 0))],
+    "a ring that can shrink": lambda: [welcome(memory(PAGE, SHRINK)), ring(1 << 16, memory(1 << 16, WRITE))],
+    "a ring that others write": lambda: [
+        welcome(memory(PAGE, SHRINK)),
+        ring(1 << 16, memory(1 << 16, SHRINK)),
+    ],
     "a ring smaller than it says": lambda: [welcome(memory(PAGE, SHRINK)), ring(1 << 16, memory(1 << 12))],
     "an empty ring": lambda: [welcome(memory(PAGE, SHRINK)), ring(0, memory(0))],
     "a ring of zeros": lambda: [welcome(memory(PAGE, SHRINK)), ring(1 << 16, memory(1 << 16))],
@@ -348,7 +362,7 @@ def test_a_server_that_lies_is_refused(lie: str, runtime_dir: Path) -> None:
     liar = Liar(runtime_dir / "s.sock", LIES[lie]())
     try:
         with pytest.raises(va.ConnectError):
-            va.attach("s", timeout=2)
+            va.attach("s", open_timeout=2)
     finally:
         liar.close()
 
@@ -359,7 +373,7 @@ def test_a_ring_with_random_bytes_in_it_is_refused_or_survived(runtime_dir: Path
     with va.serve("real", slots=3) as server:
         for n in range(3):
             server.publish(b"%d" % n, meta={"n": n})
-        size, source = server._ring_size, server._ring_fd
+        size, source = server._peers._ring_size, server._peers._ring_fd
         good = os.pread(source, size, 0)
     outcomes = set()
     for _ in range(50):
@@ -371,7 +385,7 @@ def test_a_ring_with_random_bytes_in_it_is_refused_or_survived(runtime_dir: Path
         script = [welcome(memory(PAGE, SHRINK)), ring(size, memory(size, data=bytes(data)))]
         liar = Liar(runtime_dir / "s.sock", script)
         try:
-            with va.attach("s", timeout=5, policy=rng.choice(["latest", "ordered"])) as reader:
+            with va.attach("s", open_timeout=5, policy=rng.choice(["latest", "ordered"])) as reader:
                 for _ in range(5):
                     frame = reader.recv_nowait()
                     if frame is None:

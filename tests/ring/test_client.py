@@ -120,9 +120,17 @@ async def test_closing_the_client_ends_a_waiting_recv() -> None:
             await client.open()
 
 
-async def test_a_client_that_was_not_opened_says_so() -> None:
+async def test_a_client_that_was_not_opened_says_so_and_does_not_end_like_a_stream() -> None:
     client = va.connect("s")
-    with pytest.raises(va.ConnectionClosedOK, match="async with"):
+    with pytest.raises(va.NotOpenError):
+        await client.recv()
+    with pytest.raises(va.NotOpenError):
+        client.recv_nowait()
+    with pytest.raises(va.NotOpenError):
+        async for _ in client:
+            pass
+    client.close()
+    with pytest.raises(va.ConnectionClosedOK):
         await client.recv()
 
 
@@ -281,6 +289,22 @@ def test_a_reader_is_readable_while_frames_wait() -> None:
             selector.unregister(reader)
 
 
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_a_reader_that_was_there_before_the_first_frame_is_readable_until_it_has_all(frames: int) -> None:
+    with va.serve("s", slots=8) as server, selectors.DefaultSelector() as selector:
+        with va.attach("s", policy="ordered") as reader:
+            selector.register(reader, selectors.EVENT_READ)
+            for turn in range(2):  # in the first ring, and in one that is larger
+                assert not selector.select(0)
+                for _ in range(frames):
+                    server.publish(bytes(1 + turn * 1_000_000))
+                got = 0
+                while selector.select(0):
+                    got += reader.recv_nowait() is not None  # once each time is enough
+                assert got == frames
+            selector.unregister(reader)
+
+
 def test_a_new_ring_that_arrives_while_recv_looks_does_not_cost_the_wake_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -313,9 +337,9 @@ def test_recv_with_a_timeout_says_what_it_waited_for() -> None:
 async def test_attach_in_a_coroutine_says_why_its_server_does_not_answer() -> None:
     async with va.serve("s"):
         with pytest.raises(TimeoutError, match=r"'s' is there .* 0\.2 s; attach\(\) holds up .* va\.connect"):
-            va.attach("s", timeout=0.2)
+            va.attach("s", open_timeout=0.2)
     with pytest.raises(TimeoutError, match=r"^no server called 'nobody' .*VALKKA_RUNTIME_DIR\)$"):
-        await asyncio.to_thread(va.attach, "nobody", timeout=0.05)  # no loop runs in that thread
+        await asyncio.to_thread(va.attach, "nobody", open_timeout=0.05)  # no loop runs in that thread
 
 
 def test_iterating_a_plain_reader_ends_with_a_clean_close() -> None:

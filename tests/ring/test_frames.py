@@ -150,7 +150,7 @@ def test_slots_come_back_from_discarded_and_forgotten_loans() -> None:
             server.loan((4, 4), "gray8").discard()
             server.loan((4, 4), "gray8")  # forgotten at once
         held = [server.loan((4, 4), "gray8") for _ in range(2)]
-        with pytest.raises(va.NoFreeSlot, match="slots are in use"):
+        with pytest.raises(va.NoFreeSlotError, match="slots are in use"):
             server.loan((4, 4), "gray8")
         assert not server.publish(np.zeros((4, 4), np.uint8))
         assert server.stats().dropped == 2

@@ -116,7 +116,7 @@ async def test_cancelling_a_wait_for_room_leaves_nothing() -> None:
             except asyncio.CancelledError:
                 pass
             assert (await client.recv()).seq == i + 1
-        assert server._room_waiters == []
+        assert server._room._waiters == []
 
 
 def test_every_frame_arrives_across_processes_and_changes_of_size() -> None:
@@ -179,7 +179,7 @@ def test_a_lossless_reader_sees_every_header() -> None:
                 try:
                     server.set_header(b"%d" % i)
                     break
-                except va.NoFreeSlot:
+                except va.NoFreeSlotError:
                     assert server.wait_writable(10)
             assert server.publish(b"%d" % i)
         thread.join()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import random
+import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 import valkka_async as va
 from support.child import Child
 from support.until import until
+from valkka_async.ring import _kernel, directory
 
 
 async def test_frames_of_all_servers_arrive_with_their_source() -> None:
@@ -240,6 +244,123 @@ async def test_a_merge_of_nothing_costs_nothing() -> None:
         await asyncio.sleep(0.5)
         assert time.thread_time() - used < 0.25
         waiting.cancel()
+
+
+async def test_names_alone_need_no_look_at_the_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+    monkeypatch.setattr(directory, "servers", lambda: looks.append("look") or [])  # type: ignore[func-returns-value]
+    tasks = len(asyncio.all_tasks())
+    async with va.serve("a") as a, va.merge("a") as merged:
+        a.publish(b"x")
+        assert (await merged.recv()).source == "a"
+        await asyncio.sleep(0.3)
+        assert not looks
+        assert len(asyncio.all_tasks()) == tasks, "nothing runs for it"
+        merged.add("b*")
+        await until(lambda: looks)
+        merged.discard("b*")
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == tasks
+
+
+async def test_a_quiet_directory_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+    servers = directory.servers
+
+    def look() -> list[str]:
+        nonlocal looks
+        looks += 1
+        return servers()
+
+    monkeypatch.setattr(directory, "servers", look)
+    async with va.merge("cam*") as merged, va.serve("cam1"):
+        await until(lambda: merged.sources)
+        await asyncio.sleep(0.1)
+        before = looks
+        await asyncio.sleep(0.5)
+        assert looks == before
+
+
+async def test_without_inotify_the_directory_is_followed_by_its_time(
+    monkeypatch: pytest.MonkeyPatch, runtime_dir: Path
+) -> None:
+    def none_left() -> int:
+        raise OSError(errno.EMFILE, "no inotify instance left")
+
+    monkeypatch.setattr(_kernel, "inotify", none_left)
+    async with va.merge("cam*") as merged:
+        for life in range(5):
+            async with va.serve("cam1") as server:
+                server.publish(b"%d" % life)
+                async with asyncio.timeout(10):
+                    assert bytes((await merged.recv()).data) == b"%d" % life
+            await until(lambda: merged.recv_nowait() is None and not merged.sources)
+
+
+async def test_a_directory_that_is_made_later_or_again_is_followed(
+    monkeypatch: pytest.MonkeyPatch, runtime_dir: Path
+) -> None:
+    place = runtime_dir / "later"
+    monkeypatch.setenv("VALKKA_RUNTIME_DIR", str(place))
+    async with va.merge("cam*") as merged:
+        await asyncio.sleep(0.05)
+        for _ in range(2):
+            async with va.serve("cam1") as server:  # makes the directory
+                server.publish(b"x")
+                async with asyncio.timeout(10):
+                    assert (await merged.recv()).source == "cam1"
+            await until(lambda: merged.recv_nowait() is None and not merged.sources)
+            place.rmdir()
+
+
+async def test_sockets_of_killed_servers_cost_a_merge_next_to_nothing(runtime_dir: Path) -> None:
+    """They are there, and nobody listens; beside them a live camera loses nothing."""
+    dead = [runtime_dir / f"dead{i}.sock" for i in range(300)]
+    for path in dead:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.bind(str(path))
+    try:
+        async with va.serve("live") as server, va.merge("*", policy="ordered") as merged:
+            await until(lambda: server.readers)
+            for n in range(1, 101):
+                server.publish(b"x")
+                async with asyncio.timeout(10):
+                    with await merged.recv() as frame:
+                        assert (frame.seq, frame.dropped) == (n, 0)
+                await asyncio.sleep(0.005)
+            assert len(merged.sources) == 301
+            dead[7].unlink()
+            async with va.serve("dead7") as back:  # which is noticed at once all the same
+                back.publish(b"x")
+                async with asyncio.timeout(10):
+                    assert (await merged.recv()).source == "dead7"
+    finally:
+        for path in dead:
+            path.unlink(missing_ok=True)
+
+
+async def test_a_merge_that_is_forgotten_warns_and_cleans_up() -> None:
+    tasks = len(asyncio.all_tasks())
+    async with va.serve("a") as a, va.serve("b") as b:
+        merged = await va.merge("a", "b*", "nowhere")
+        await until(lambda: a.readers and b.readers)
+        with pytest.warns(ResourceWarning, match="never closed"):
+            del merged
+        await until(lambda: not a.readers and not b.readers)
+        await until(lambda: len(asyncio.all_tasks()) == tasks)
+
+
+async def test_batches_of_a_merge_that_nobody_else_has_go_on() -> None:
+    async with va.serve("a") as a:
+        batches = va.merge("a").batches()
+        reading = asyncio.create_task(anext(batches))
+        await until(lambda: a.readers)
+        a.publish(b"x")
+        async with asyncio.timeout(10):
+            assert len(await reading) == 1
+        with pytest.warns(ResourceWarning, match="never closed"):
+            del batches, reading
+            gc.collect()
 
 
 async def test_a_directory_that_cannot_be_trusted_is_said_once_and_looked_at_again(

@@ -18,7 +18,7 @@ from support.until import wait_for
 from valkka_async.ring import _shm
 from valkka_async.ring.connection import dial, report
 from valkka_async.ring.handshake import MAX_BYTES, Hello, Welcome, decode, encode
-from valkka_async.ring.server import PeerStats
+from valkka_async.ring.peers import PeerStats
 
 READER = """
 with va.attach("here", policy=sys.argv[1], max_leases=3) as reader:

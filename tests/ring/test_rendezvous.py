@@ -16,7 +16,7 @@ import pytest
 
 import valkka_async as va
 from support.child import Child
-from valkka_async.ring import handshake, server
+from valkka_async.ring import handshake, peers
 from valkka_async.ring.connection import report
 from valkka_async.ring.rendezvous import servers
 
@@ -63,7 +63,7 @@ async def test_a_server_that_is_not_there_is_a_timeout_that_says_so() -> None:
 
 def test_attach_times_out_too() -> None:
     with pytest.raises(TimeoutError, match="no server called 'nobody' within 0.05 s"):
-        va.attach("nobody", timeout=0.05)
+        va.attach("nobody", open_timeout=0.05)
 
 
 def test_attach_waits_for_the_server() -> None:
@@ -98,7 +98,7 @@ def test_a_directory_that_cannot_be_trusted_is_refused(  # type: ignore[no-untyp
     monkeypatch.delenv("VALKKA_RUNTIME_DIR")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     spoil(tmp_path / "valkka-async")
-    for call in (lambda: va.serve("s"), lambda: va.attach("s", timeout=1)):
+    for call in (lambda: va.serve("s"), lambda: va.attach("s", open_timeout=1)):
         with pytest.raises(va.ConnectError, match=hint):
             call()
 
@@ -199,7 +199,7 @@ async def test_a_foreign_program_on_the_socket_is_told_apart(  # type: ignore[no
     listener, thread = foreign(runtime_dir / "s.sock", kind, answer)
     try:
         with pytest.raises(error, match=hint):
-            await asyncio.to_thread(va.attach, "s", timeout=0.3)
+            await asyncio.to_thread(va.attach, "s", open_timeout=0.3)
         with pytest.raises(error, match=hint):
             await va.connect("s", open_timeout=0.3)
     finally:
@@ -219,7 +219,7 @@ async def test_a_reader_built_for_another_layout_is_refused_by_both_sides(
                 from valkka_async.ring import handshake
                 handshake.LAYOUT += 8
                 try:
-                    va.attach("s", timeout=5)
+                    va.attach("s", open_timeout=5)
                 except va.ProtocolError as e:
                     say(e)
                 """
@@ -259,7 +259,7 @@ def test_nonsense_on_the_socket_is_answered_and_hurts_nobody(runtime_dir: Path, 
 
 
 def test_a_connection_that_says_nothing_is_closed(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HELLO_SECONDS", 0.1)
+    monkeypatch.setattr(peers, "HELLO_SECONDS", 0.1)
     with va.serve("s"), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.settimeout(5)
         sock.connect(str(runtime_dir / "s.sock"))
@@ -304,11 +304,11 @@ def test_a_full_descriptor_table_refuses_a_reader_and_serves_on() -> None:
         with Child(
             """
             try:
-                va.attach("s", timeout=1)
+                va.attach("s", open_timeout=1)
             except (TimeoutError, va.ConnectError) as e:
                 say(type(e).__name__)
             sys.stdin.readline()
-            with va.attach("s", timeout=10) as r:
+            with va.attach("s", open_timeout=10) as r:
                 say(bytes(r.recv(10).data).decode())
             """
         ) as child:

@@ -129,8 +129,8 @@ class Frames(RuleBasedStateMachine):
                 r.reader._connection.pump()  # type: ignore[union-attr]
             return all(
                 r.acked == writer.generation
-                for r in list(self.server._readers.values())
-                if r.peer is not None and writer.wants_more(r.peer)
+                for r in list(self.server._peers._peers.values())
+                if r.place is not None and writer.wants_more(r.place)
             )
 
         until(settled)
@@ -161,7 +161,7 @@ class Frames(RuleBasedStateMachine):
                 with self.server.loan((1, size), "gray8") as slot:
                     slot.array[:] = image
                 done = True
-            except va.NoFreeSlot:
+            except va.NoFreeSlotError:
                 done = False
         else:
             done = self.server.publish(image)
@@ -179,7 +179,7 @@ class Frames(RuleBasedStateMachine):
         try:
             self.loans.append(self.server.loan((1, 10), "gray8"))
             assert there
-        except va.NoFreeSlot:
+        except va.NoFreeSlotError:
             assert not there
             self.refused += 1
 

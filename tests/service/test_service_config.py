@@ -100,7 +100,7 @@ def test_a_login_in_the_address_wins_over_the_default() -> None:
             "own": {"url": "rtsp://x:y@10.0.0.2/live"},
             "none": {"url": URL, "user": ""},
             "half": {"url": URL, "password": "other"},
-            "file": {"url": "/film.mp4"},
+            "file": {"url": "/clip.mp4"},
         },
         defaults={"user": "me", "password": "pw"},
     )
@@ -109,7 +109,7 @@ def test_a_login_in_the_address_wins_over_the_default() -> None:
         "own": "rtsp://x:y@10.0.0.2/live",
         "none": URL,
         "half": "rtsp://me:other@10.0.0.1/live",
-        "file": "/film.mp4",
+        "file": "/clip.mp4",
     }
     assert "it has a user already" in refused({"a": {"url": "rtsp://x:y@h/l", "user": "z"}})
 

@@ -169,13 +169,13 @@ def test_paths_are_relative_to_the_folder_of_the_file(
     folder.mkdir()
     write(
         folder / "c.yaml",
-        "cameras:\n  a: {url: film.mp4, record: {path: 'a/%H.mp4'}}\n  b: {url: /film.mp4}\n"
-        "  c: {url: ~/film.mp4, record: {path: ~/c.mp4}}\n  d: {url: 'lavfi:testsrc'}\n",
+        "cameras:\n  a: {url: clip.mp4, record: {path: 'a/%H.mp4'}}\n  b: {url: /clip.mp4}\n"
+        "  c: {url: ~/clip.mp4, record: {path: ~/c.mp4}}\n  d: {url: 'lavfi:testsrc'}\n",
     )
     monkeypatch.chdir(tmp_path)
     config = load("100% {x}/c.yaml")
     assert [s.url for s in config.specs().values()] == [
-        str(folder / "film.mp4"), "/film.mp4", "/home/me/film.mp4", "lavfi:testsrc"
+        str(folder / "clip.mp4"), "/clip.mp4", "/home/me/clip.mp4", "lavfi:testsrc"
     ]  # fmt: skip
     now = time.localtime()
     record, other = config.cameras["a"].record, config.cameras["c"].record

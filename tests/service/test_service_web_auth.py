@@ -167,16 +167,36 @@ async def test_wrong_tokens_are_answered_late_and_few_at_once(monkeypatch: pytes
         assert sorted(answers) == [401] * 4 + [429] * 6
         assert time.monotonic() - begun >= 0.4
         assert await status(client, "/api/status", Authorization=f"Bearer {TOKEN}") == 200
-        # While they are answered, nobody at that address can try; whoever has signed in is not concerned.
-        async with client.post("/login", data={"token": TOKEN}) as answer:
-            assert answer.status in (200, 404)
+
+
+@once
+async def test_a_right_token_is_not_delayed_by_wrong_ones_of_the_same_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(auth, "_WRONG_SECONDS", 3600.0)
+    async with served(Stand(), locked()) as client:
         guessing = [
-            asyncio.create_task(status(client, "/metrics", Authorization="Bearer x")) for _ in range(4)
+            asyncio.create_task(status(client, "/metrics", Authorization="Bearer x")) for _ in range(5)
         ]
-        await asyncio.sleep(0.1)
-        assert await status(client, "/metrics", Authorization=f"Bearer {TOKEN}") == 429
+        done, _ = await asyncio.wait(guessing, return_when=asyncio.FIRST_COMPLETED)
+        assert [task.result() for task in done] == [429]
+        # A program, a browser that signs in, and one that has.
+        assert await status(client, "/metrics", Authorization=f"Bearer {TOKEN}") == 200
+        async with client.post("/login", data={"token": "x"}) as answer:
+            assert answer.status == 429
+        async with client.post("/login", data={"token": TOKEN}, allow_redirects=False) as answer:
+            assert answer.status == 303
         assert await status(client, "/api/status") == 200
-        assert await asyncio.gather(*guessing) == [401] * 4
+        # Others are not counted together with them.
+        connector = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+        async with aiohttp.ClientSession(client._base_url, connector=connector) as other:
+            first = asyncio.create_task(status(other, "/metrics", Authorization="Bearer x"))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await asyncio.shield(first)  # answered late, and not with 429
+        for task in (first, *guessing):
+            task.cancel()
+        await asyncio.wait([first, *guessing])
 
 
 @once

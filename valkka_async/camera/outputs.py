@@ -18,7 +18,7 @@ from valkka_async.camera.source.sendertime import Stamp
 from valkka_async.camera.source.source import VideoPacket
 from valkka_async.camera.spec import Output, fitted
 from valkka_async.camera.status import OutputStatus
-from valkka_async.errors import ConnectionClosedOK, NoFreeSlot, ValkkaError
+from valkka_async.errors import ConnectionClosedOK, NoFreeSlotError, ValkkaError
 from valkka_async.ring.formats import FrameFormat
 from valkka_async.ring.server import Server, serve
 
@@ -75,7 +75,7 @@ class Ring:
         if isinstance(error, ConnectionClosedOK):  # by its owner, from another thread
             return
         self.dropped += 1
-        if isinstance(error, NoFreeSlot):
+        if isinstance(error, NoFreeSlotError):
             return
         text = str(error) if isinstance(error, ValkkaError) else f"FFmpeg: {error.strerror}"
         if text != self._said:
@@ -138,7 +138,7 @@ class PixelRing(Ring):
     def _publish_pixels(
         self, converter: Converter, frame: VideoFrame, time_base: Fraction | None, stamp: Stamp
     ) -> bool:
-        slot = self.server.loan(  # raises NoFreeSlot, and then nothing is converted
+        slot = self.server.loan(  # raises NoFreeSlotError, and then nothing is converted
             converter.shape(frame),
             converter.format,
             timestamp_ns=stamp.arrival_ns,

@@ -20,7 +20,7 @@ from valkka_async.camera.session import Session
 from valkka_async.camera.source.sendertime import Stamp
 from valkka_async.camera.spec import PIXELS, CameraSpec, Output, PixelFormat, Transport
 from valkka_async.camera.thread import SourceThread
-from valkka_async.errors import CameraFormatError, ConnectionClosedOK, NoFreeSlot, ValkkaError
+from valkka_async.errors import CameraFormatError, ConnectionClosedOK, NoFreeSlotError, ValkkaError
 from valkka_async.ring.server import Server
 
 _ROOM = 0.1  # s between looks whether to stop, while a file waits for a reader
@@ -270,7 +270,7 @@ class _ServedRing(PixelRing):
                 self.last_timestamp_ns = stamp.arrival_ns
 
     def failed(self, error: ValkkaError | av.error.FFmpegError, address: object) -> None:
-        if isinstance(error, NoFreeSlot):
+        if isinstance(error, NoFreeSlotError):
             self.dropped += 1
         elif isinstance(error, av.error.FFmpegError):
             raise CameraFormatError(f"{address}: FFmpeg: {error.strerror}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from valkka_async.camera.source.secrets import parse
 from valkka_async.camera.spec import CameraSpec
@@ -34,6 +34,20 @@ class CameraState(StrEnum):
     WAITING = "waiting"  # for the next attempt
     STOPPED = "stopped"  # closed, or at the end of what it was to play
     FAILED = "failed"  # refused (password, path) or undecodable: tried again, but seldom
+
+
+if TYPE_CHECKING:
+    # A StrEnum may equal any string. Of these a type checker knows better, and finds `state == "lvie"`.
+    AnyState: TypeAlias = Literal[
+        CameraState.CONNECTING,
+        CameraState.LIVE,
+        CameraState.STALLED,
+        CameraState.WAITING,
+        CameraState.STOPPED,
+        CameraState.FAILED,
+    ]
+else:
+    AnyState = CameraState
 
 
 class Cause(StrEnum):
@@ -88,7 +102,7 @@ class CameraStatus:
     name: str  # the camera's
     pid: int  # of the process that it is in; 0: of none yet
     url: str  # without credentials
-    state: CameraState
+    state: AnyState
     cause: Cause | None  # of the last trouble; None once frames come again
     reason: str  # the same in words, for people; "" with None
     since_ns: int  # when it came into this state

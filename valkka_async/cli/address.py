@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The URL of a camera from the command line, from standard input or from a terminal.
 
-Whoever is logged in can read the arguments of every process, so a password is better not among them.
+All users of a machine can read the arguments of every process, so a password should not be among them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _LONGEST = 65536  # characters of a URL
 
 
 def read_url(argument: str) -> str:
-    """The URL that is meant: "-" is a line of standard input. On a terminal the password is asked for when
-    there is a user without one. Raises ValueError, EOFError when there is no line."""
+    """The URL that the argument means: "-" is a line of standard input. On a terminal the password is asked
+    for if the URL has a user without one. Raises ValueError, EOFError when there is no line."""
     url = argument
     if argument == "-":
         if sys.stdin.isatty():

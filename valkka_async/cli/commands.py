@@ -3,9 +3,10 @@
 
 Each command imports what it needs when it runs: `--help` should not load a video library.
 
-Exit status: 0 after the work, Ctrl-C or SIGTERM; 1 with one line on stderr when something is wrong; 2 for bad
-usage. Of those that bring something, 1 says that there is none, also when they were stopped before: `probe`
-(the source cannot be used), `snap` (no picture), `rec` (nothing was recorded). `doctor`: something is broken.
+Exit status: 0 after the work, Ctrl-C or SIGTERM; 1 with one line on stderr when something is wrong; 2 for
+bad usage. Commands that bring something exit with 1 when they have nothing, also when they were stopped:
+`probe` (the source cannot be used), `snap` (no frame), `rec` (nothing was recorded). `doctor` exits with 1
+when something is broken.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Annotated, Literal
 import typer
 
 from valkka_async import __version__
+from valkka_async.camera.spec import PixelFormat, Transport
 from valkka_async.cli.program import fail, guarded, or_else, without_secrets
 
 _MAX_PIXELS = 16384  # of each side, as in camera/convert.py
@@ -83,7 +85,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def _even_size(text: str) -> str:
     if not all(n % 2 == 0 and n >= 16 for n in parse_size(text)):
         raise typer.BadParameter(
-            f"the sides of a synthetic camera's picture are even, and 16 at least, not {text}"
+            f"the frames of a synthetic camera have even sides of at least 16 pixels, not {text}"
         )
     return text
 
@@ -118,8 +120,7 @@ def _valid(parse: Callable[[str], object], text: str) -> None:
         raise typer.BadParameter(str(e)) from None
 
 
-Format = Literal["rgb24", "bgr24", "rgba", "bgra", "gray8", "nv12", "yuv420p"]
-Seconds = Annotated[float | None, typer.Option(help="End after so long.", callback=_positive, metavar="N")]
+Seconds = Annotated[float | None, typer.Option(help="Stop after N seconds.", callback=_positive, metavar="N")]
 
 
 @app.callback()
@@ -145,19 +146,17 @@ def _play(
             show_default=False,
         ),
     ],
-    name: Annotated[str, typer.Option(help="The name to serve it under.", metavar="NAME")],
+    name: Annotated[str, typer.Option(help="The name that readers connect to.", metavar="NAME")],
     fps: Annotated[
-        float | None, typer.Option(help="At most so many frames per second.", callback=_positive, metavar="F")
+        float | None, typer.Option(help="At most F frames per second.", callback=_positive, metavar="F")
     ] = None,
-    size: Annotated[
-        str | None, typer.Option(help="Scale the picture.", callback=_size, metavar="WxH")
-    ] = None,
-    format: Annotated[Format, typer.Option(help="How pixels are laid out.")] = "rgb24",
-    transport: Annotated[Literal["tcp", "udp"], typer.Option(help="For RTSP.")] = "tcp",
-    loop: Annotated[bool, typer.Option("--loop", help="Play a file again and again.")] = False,
+    size: Annotated[str | None, typer.Option(help="Scale the frames.", callback=_size, metavar="WxH")] = None,
+    format: Annotated[PixelFormat, typer.Option(help="The pixel format.")] = "rgb24",
+    transport: Annotated[Transport, typer.Option(help="For RTSP.")] = "tcp",
+    loop: Annotated[bool, typer.Option("--loop", help="Repeat a file for ever.")] = False,
     seconds: Seconds = None,
 ) -> None:
-    """Serve a camera or a file, so that any program on this host can read its frames."""
+    """Serve a camera or a file to all programs on this host."""
     from valkka_async.cli.play import play
     from valkka_async.cli.program import run
 
@@ -171,16 +170,18 @@ def _top(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help='Cameras and servers, or patterns as "cam*"; by default all.',
+            help='Cameras and servers, or patterns like "cam*". Default: all.',
             metavar="NAME",
             autocompletion=_names,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="For programs: a document on a line.")] = False,
-    once: Annotated[bool, typer.Option("--once", help="Measure for a second, show that and end.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, one document per line.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Measure for a second, print the result and exit.")
+    ] = False,
     seconds: Seconds = None,
 ) -> None:
-    """Show how cameras are: state, frames in and out, age, drops of each reader, reconnects, processor."""
+    """Show cameras, servers and readers: state, frame rate, age, drops, reconnects, CPU."""
     from valkka_async.cli.program import run
     from valkka_async.cli.top import top
 
@@ -190,24 +191,22 @@ def _top(
 @app.command("demo")
 @guarded
 def _demo(
-    cameras: Annotated[int, typer.Option(help="How many.", min=1, max=64, metavar="N")] = 4,
+    cameras: Annotated[int, typer.Option(help="The number of cameras.", min=1, max=64, metavar="N")] = 4,
     size: Annotated[
-        str, typer.Option(help="Of the pictures.", callback=_even_size, metavar="WxH")
+        str, typer.Option(help="The size of their frames.", callback=_even_size, metavar="WxH")
     ] = "960x540",
     fps: Annotated[float, typer.Option(help="Frames per second.", min=1, max=120, metavar="F")] = 25.0,
     seconds: Seconds = None,
     port: Annotated[
         int | None,
-        typer.Option(
-            help="Of the page; by default 8088, or any that is free.", min=0, max=65535, metavar="P"
-        ),
+        typer.Option(help="The page's port. Default: 8088, or any free one.", min=0, max=65535, metavar="P"),
     ] = None,
     fault: Annotated[
         Literal["stall", "drop", "resize", "kill"] | None,
-        typer.Option(help="What the last camera suffers every ten seconds."),
+        typer.Option(help="A fault that the last camera has every ten seconds."),
     ] = None,
 ) -> None:
-    """Try it without a camera: synthetic ones on the network, with the page and a table of them."""
+    """Try it without a camera: synthetic cameras on the network, the page, and a live table."""
     from valkka_async.cli.demo.demo import demo
     from valkka_async.cli.program import run
 
@@ -230,17 +229,19 @@ def _probe(
     url: Annotated[
         str,
         typer.Argument(
-            help="As for play. Others on this machine can read a password that is on the command line: give "
-            "- to read the URL from standard input, or leave the password out and be asked for it.",
+            help="As for play. All users of this machine can see a password on the command line: use - to "
+            "read the URL from standard input, or leave the password out to be asked for it.",
             metavar="URL",
             show_default=False,
         ),
     ],
-    transport: Annotated[Literal["tcp", "udp"], typer.Option(help="For RTSP.")] = "tcp",
-    seconds: Annotated[float, typer.Option(help="Listen for so long.", min=0.5, max=3600, metavar="N")] = 5.0,
-    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    transport: Annotated[Transport, typer.Option(help="For RTSP.")] = "tcp",
+    seconds: Annotated[
+        float, typer.Option(help="Listen for N seconds.", min=0.5, max=3600, metavar="N")
+    ] = 5.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Look at a camera: what it sends, whether the page plays it, and what to try if it cannot be opened."""
+    """Check a camera: what it sends, whether the page can play it, and what to try if it cannot be opened."""
     with or_else("stopped before anything was found"):
         from valkka_async.camera.source.secrets import parse
         from valkka_async.cli.address import read_url
@@ -259,8 +260,8 @@ def _probe(
 
 @app.command("doctor")
 @guarded
-def _doctor(json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """Look at this machine: what it has and lacks for this, and how to mend it."""
+def _doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Check this machine: what works, what is missing, and how to fix it."""
     from valkka_async.cli.doctor import doctor
 
     if not doctor(as_json=json):
@@ -274,24 +275,27 @@ def _snap(
     file: Annotated[
         str | None,
         typer.Argument(
-            help="A .jpg or .png file, a folder, or - for standard output. By default "
-            "NAME-DATE-TIME.jpg here.",
+            help="A .jpg or .png file, a folder, or - for standard output. Default: NAME-DATE-TIME.jpg in "
+            "the current folder.",
             metavar="FILE",
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for a picture.", min=0.1, max=3600, metavar="N")
+        float, typer.Option(help="Wait at most N seconds for a frame.", min=0.1, max=3600, metavar="N")
     ] = 10.0,
     quality: Annotated[
         int | None,
         typer.Option(
-            help="Of a JPEG; by default 90, or as it comes from a ring of JPEGs.", min=1, max=100, metavar="Q"
+            help="The JPEG quality. Default: 90; frames that are JPEGs already stay as they are.",
+            min=1,
+            max=100,
+            metavar="Q",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Take a picture of a camera that is being served."""
-    with or_else("stopped before there was a picture"):
+    """Save the newest frame of a camera as a JPEG or PNG file."""
+    with or_else("stopped before there was a frame"):
         from valkka_async.cli.snap import kind_of, snap
 
         try:
@@ -310,8 +314,8 @@ def _rec(
     pattern: Annotated[
         str | None,
         typer.Argument(
-            help="The files: {name} and {n} (a count), and the fields of strftime. By default "
-            "{name}-%Y%m%d-%H%M%S.mp4 here.",
+            help="The files' names: {name}, {n} (a counter) and strftime fields. Default: "
+            "{name}-%Y%m%d-%H%M%S.mp4 in the current folder.",
             metavar="PATTERN",
         ),
     ] = None,
@@ -319,23 +323,23 @@ def _rec(
         str | None,
         typer.Option(
             "--for",
-            help="As 60s, 5m or 1h30m, from the first frame on; by default until Ctrl-C.",
+            help="Record this long from the first frame: 60s, 5m, 1h30m. Default: until Ctrl-C.",
             callback=_duration,
             metavar="TIME",
         ),
     ] = None,
     segment: Annotated[
         str | None,
-        typer.Option(help="Begin another file after so long.", callback=_duration, metavar="TIME"),
+        typer.Option(help="Start a new file after this long.", callback=_duration, metavar="TIME"),
     ] = None,
     max_bytes: Annotated[
         str | None,
         typer.Option(
-            help="Begin another file before one is larger, as 500M.", callback=_bytes, metavar="SIZE"
+            help="Start a new file before this size is exceeded: 500M, 2G.", callback=_bytes, metavar="SIZE"
         ),
     ] = None,
 ) -> None:
-    """Record a camera that is being served, without re-encoding it. Ctrl-C completes the file."""
+    """Record a camera to MP4 files without re-encoding. Ctrl-C stops it and completes the file."""
     with or_else("stopped before anything was recorded"):
         from valkka_async.cli.program import run
         from valkka_async.cli.rec import Rec, find
@@ -363,10 +367,10 @@ def _rec(
 def _run(
     config: Annotated[Path, typer.Argument(help="A YAML file: see the documentation.", metavar="CONFIG")],
     check: Annotated[
-        bool, typer.Option("--check", help="Only say whether the file is good, and what is wrong with it.")
+        bool, typer.Option("--check", help="Only check the file, and print its errors.")
     ] = False,
 ) -> None:
-    """Run the cameras of a config file, with a page to see them. SIGHUP or `reload` reads the file again."""
+    """Run the cameras of a config file, and serve a page that shows them. SIGHUP or `reload` reloads it."""
     from asyncio import Event
 
     from valkka_async.cli.program import early
@@ -386,10 +390,10 @@ def _run(
 @guarded
 def _reload(
     name: Annotated[
-        str | None, typer.Option(help="Of the service, if several are running.", metavar="NAME")
+        str | None, typer.Option(help="The service, if several are running.", metavar="NAME")
     ] = None,
 ) -> None:
-    """Have the running service read its config file again. What is the same in it goes on undisturbed."""
+    """Make the running service reload its config file. Unchanged cameras are not interrupted."""
     from valkka_async.cli.run import reload
 
     reload(name)
@@ -398,7 +402,7 @@ def _reload(
 @app.command("schema")
 @guarded
 def _schema() -> None:
-    """Print the JSON Schema of the config file, by which editors complete and check it."""
+    """Print the JSON Schema of the config file, for editors to complete and check it."""
     from json import dumps
 
     from valkka_async.service.config.file import json_schema

@@ -53,9 +53,9 @@ def _ask(name: str) -> Ring | None:
 
 
 def pick(name: str, known: Collection[Ring], formats: Collection[str]) -> Ring | None:
-    """The ring that is meant by `name`, when one in any of `formats` (best first) is wanted: the one of that
-    name, or one of the camera of that name, or the one with a suffix that tells. Of a ring of that name with
-    another format (or none that is known) it is better to have that than nothing. None: there is none."""
+    """The ring that `name` means, when one in any of `formats` (best first) is wanted: the ring of that
+    name, or one of the camera of that name, or the one with a suffix that tells. Failing these, the ring of
+    that name with another or an unknown format. None: there is none."""
     exact = next((ring for ring in known if ring.name == name), None)
     if exact is not None and exact.format in formats:
         return exact
@@ -74,7 +74,7 @@ def pick(name: str, known: Collection[Ring], formats: Collection[str]) -> Ring |
 
 
 def absent(name: str, known: Iterable[Ring]) -> str:
-    """That there is no such server, and which there are, the nearest name first."""
+    """A text: there is no such server, and these there are, the nearest name first."""
     names = {ring.name for ring in known} | {ring.camera for ring in known if ring.camera}
     if not names:
         return (
@@ -116,8 +116,8 @@ def ask_why(name: str) -> Word:
 
 
 def complete(incomplete: str) -> list[str]:
-    """Names for the shell to complete: of servers, and of cameras that are known by their rings' suffixes.
-    Nothing is asked of anybody: a shell should not wait. Never raises."""
+    """Names for the shell to complete: of servers, and of cameras that their rings' suffixes tell. No server
+    is asked: a shell should not wait. Never raises."""
     try:
         names = set(servers())
     except (ValkkaError, OSError):

@@ -32,7 +32,7 @@ async def play(
     """Until the file ends. Raises CameraError, NameInUseError, typer.BadParameter, ..."""
     with _bad_usage():
         shown = str(parse(url))
-    # What a player ends with it logs as a warning, and raises. Once is enough for a command line.
+    # A player logs what it ends with as a warning, and raises it. Once is enough for a command line.
     logging.getLogger("valkka_async.camera").setLevel(logging.ERROR)
     async with va.serve(name) as server:
         with _bad_usage():
@@ -50,7 +50,7 @@ async def play(
 
 @contextlib.contextmanager
 def _bad_usage() -> Iterator[None]:
-    """Arguments that make no sense are the user's, who gets exit status 2 instead of a traceback."""
+    """For arguments that make no sense: exit status 2 instead of a traceback."""
     try:
         yield
     except ValueError as e:
@@ -58,10 +58,10 @@ def _bad_usage() -> Iterator[None]:
 
 
 async def _announce(name: str, shown: str) -> None:
-    """Say what is served once it is live: only its frames tell."""
+    """Print what is served once it is live: only its frames tell."""
     async with va.connect(name) as client:
         with await client.recv() as frame:
-            picture = describe(frame.shape, frame.format)
+            what = describe(frame.shape, frame.format)
             first = frame.seq, frame.published_ns
         rate = ""
         try:
@@ -71,4 +71,4 @@ async def _announce(name: str, shown: str) -> None:
                 with newest:
                     rate = f", {(newest.seq - first[0]) / (newest.published_ns - first[1]) * 1e9:.1f} fps"
         finally:  # also when the source has ended meanwhile
-            print(f"{name} is live: {picture}{rate}, from {shown}", flush=True)
+            print(f"{name} is live: {what}{rate}, from {shown}", flush=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all commands share: how they run, how they end, how they say what is wrong."""
+"""What all commands share: how they run, how they end, how they report errors."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import NoReturn, ParamSpec
 P = ParamSpec("P")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# One Ctrl-C may arrive twice (from the terminal and from a wrapper such as timeout); only one that comes
-# later than this means that somebody has lost patience.
+# One Ctrl-C may arrive twice (from the terminal and from a wrapper such as timeout). Only one that comes
+# later than this means that the user has lost patience.
 _IMPATIENT_SECONDS = 1.0
 
 
@@ -121,7 +121,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
 @contextlib.contextmanager
 def or_else(stopped: str) -> Iterator[None]:
-    """For commands that bring something: Ctrl-C before they have it is status 1, and this line."""
+    """For commands that bring something: Ctrl-C before they have it is status 1 and this line."""
     try:
         yield
     except KeyboardInterrupt:
@@ -152,7 +152,7 @@ def without_secrets(text: str) -> str:
     for url in urls:
         try:
             address = parse(url)
-        except ValueError:  # no host in it, so nobody knows what is what
+        except ValueError:  # no host in it, so it cannot be told what is what
             text = text.replace(url, "***")
         else:
             text = address.scrub(text.replace(url, address.shown))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`valkka-async rec`: a ring of fragmented MP4 into files, for a while."""
+"""`valkka-async rec`: records a ring of fragmented MP4 into files."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from valkka_async.errors import RecorderError
 
 PATTERN = "{name}-%Y%m%d-%H%M%S.mp4"
 _TICK = 0.25
-_STALLED = 3.0  # s without a frame that are worth a word
+_STALLED = 3.0  # s without a frame, after which it is said why
 _ASK_AGAIN = 5.0  # s between questions why, while it lasts
-_TELL_SECONDS = 2.0  # to name the last files, of a disk that does not answer any more
+_TELL_SECONDS = 2.0  # to name the last files, when the disk does not answer any more
 _BAR = 30  # columns
 
 
@@ -40,7 +40,7 @@ def find(name: str) -> Ring:
         others = sorted(other.name for other in known if other.format == "fmp4")
         hint = f" (there are: {', '.join(others)})" if others else ""
         raise RecorderError(
-            f"{name!r} has no ring of format fmp4 to record{hint}: give the camera such an output, or "
+            f"{name!r} has no ring of format fmp4 to record{hint}: give the camera such an output, or set "
             "`live: true` in the config"
         )
     return ring
@@ -49,7 +49,7 @@ def find(name: str) -> Ring:
 class Rec:
     """A recording of a ring: `run()` it, then `tell()`.
 
-    `seconds` counts from the first frame; if there is none, from the beginning. None: until cancelled.
+    `seconds` counts from the first frame, or without one from the beginning. None: until cancelled.
     Raises ValueError for a pattern that makes no sense.
     """
 
@@ -130,7 +130,7 @@ class Rec:
             self.say(f"{path}: {size}")
 
     async def _tell_stalls(self) -> None:
-        """For ever: say when frames stop coming, and why, and when they come again."""
+        """For ever: print when frames stop coming, why, and when they come again."""
         said = ""
         since = 0.0
         while True:
@@ -183,7 +183,7 @@ class Rec:
         return text
 
     def tell(self) -> str:
-        """Print the sum. "" if something was recorded; else why not, in a line."""
+        """Print the sum. "" if something was recorded, else why not, in a line."""
         stats = self._recorder.stats()
         if not stats.frames or self._first is None:
             why = ask_why(self._ring).text
@@ -198,7 +198,7 @@ class Rec:
 
 
 class _Say(logging.Handler):
-    """The library's warnings, as lines. Errors a recording ends with, and they are told then."""
+    """The library's warnings, as lines. Errors end the recording, and are told then."""
 
     def __init__(self, rec: Rec) -> None:
         super().__init__(logging.WARNING)

@@ -241,4 +241,5 @@ def reload(name: str | None) -> None:
     if answer is None:
         which = f"no service {name!r} is" if name is not None else "no service is"
         raise ValkkaError(f"{which} running; start one with: valkka-async run cameras.yaml")
-    print(answer["text"])
+    text = answer.get("text") if isinstance(answer, dict) else None
+    print(text or "reloaded")  # a service of another version may say something else

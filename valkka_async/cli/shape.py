@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Frames in words."""
+"""Frames and durations in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def describe(shape: tuple[int, ...], format: str) -> str:
     if len(shape) == 1:
         return f"{shape[0] / 1000:.1f} kB {format}"
     height, width = shape[:2]
-    if format in ("nv12", "yuv420p"):  # the colour planes lie below the picture
+    if format in ("nv12", "yuv420p"):  # the colour planes lie below the luma
         height = height * 2 // 3
     return f"{width}x{height} {format}"
 

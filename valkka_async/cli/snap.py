@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`valkka-async snap`: a picture of a running server, as a file."""
+"""`valkka-async snap`: the newest frame of a running server, as an image file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ENDINGS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 
 
 class SnapError(ValkkaError):
-    """There is no picture."""
+    """There is no frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,35 +37,36 @@ class Taken:
     format: str
     header: bytes
     frames: tuple[bytes, ...]
-    picture: VideoFrame | None  # of a ring of pixels
+    image: VideoFrame | None  # of a ring of pixels
     timestamp_ns: int
 
 
 def kind_of(file: str | None) -> str:
     """ "jpeg" or "png", by the file's ending. Raises ValueError for another, and for a terminal."""
     if file == _STDOUT and sys.stdout.isatty():
-        raise ValueError("a picture is not for a terminal: name a file, or send it on: ... - > picture.jpg")
+        raise ValueError(
+            "an image cannot be shown on a terminal: name a file, or redirect it: ... - > image.jpg"
+        )
     if file is None or file == _STDOUT or os.path.isdir(file):
         return "jpeg"
     ending = os.path.splitext(file)[1].lower()
     if ending not in _ENDINGS:
-        raise ValueError(f"{file!r}: a picture is a .jpg or a .png file, or - for standard output")
+        raise ValueError(f"{file!r}: an image is a .jpg or a .png file, or - for standard output")
     return _ENDINGS[ending]
 
 
 def snap(name: str, file: str | None, kind: str, *, timeout: float, quality: int | None, force: bool) -> None:
-    """Write the picture, which is of a kind as kind_of() says, and say where it is. Raises SnapError,
+    """Write the image, of a kind as kind_of() says, and print where it is. Raises SnapError,
     CameraFormatError, ConnectError, OSError."""
     if file is not None and file != _STDOUT and not force and os.path.isfile(file):  # before the wait
         raise _exists(file)
-    began = time.monotonic()
     known = rings()
     from valkka_async.cli.still import FORMATS
 
     ring = pick(name, known, FORMATS)
     if ring is None:
         raise SnapError(absent(name, known))
-    taken = _take(ring, began + timeout, timeout)
+    taken = _take(ring, time.monotonic() + timeout, timeout)
     data, size = _encode(taken, kind, quality)
     age = max(0.0, time.time() - taken.timestamp_ns / 1e9)
     said = f"{size[0]}x{size[1]}, {in_words(age)} old, from the ring {ring.name}"
@@ -78,7 +79,7 @@ def snap(name: str, file: str | None, kind: str, *, timeout: float, quality: int
         print(f"{path}: {said}", flush=True)
     if age > _FRESH:
         why = ask_why(ring.name).text
-        print(f"valkka-async: the picture is old: none has come for {in_words(age)}"
+        print(f"valkka-async: the frame is old: no other has come for {in_words(age)}"
               + (f"; {why}" if why else ""), file=sys.stderr)  # fmt: skip
 
 
@@ -93,23 +94,23 @@ def _path(name: str, file: str | None, timestamp_ns: int) -> Path:
 
 
 def _take(ring: Ring, due: float, timeout: float) -> Taken:
-    """The newest picture. Raises SnapError, ConnectError."""
+    """The newest frame. Raises SnapError, ConnectError."""
     from valkka_async.cli.still import is_stream
 
-    # Of a stream every frame is needed. What a ring has, its first frame tells, where nobody else does.
-    policies = ("ordered",) if is_stream(ring.format) else ("latest", "ordered")
+    # A stream is decoded from every frame. The first frame tells the format, if nothing else has.
+    policies: tuple[va.Policy, ...] = ("ordered",) if is_stream(ring.format) else ("latest", "ordered")
     try:
         for policy in policies:
-            with va.attach(ring.name, policy=policy, max_leases=1, timeout=_left(due)) as reader:
+            with va.attach(ring.name, policy=policy, max_leases=1, open_timeout=_left(due)) as reader:
                 taken = _read(reader, due, stop_at_stream=policy == "latest")
             if taken is not None:
                 return taken
     except ConnectionClosed:
-        raise SnapError(f"the server {ring.name!r} went away before it gave a picture") from None
+        raise SnapError(f"the server {ring.name!r} went away before it published a frame") from None
     except TimeoutError:
         pass
-    why = ask_why(ring.name).text or "its server gives no frames"
-    raise SnapError(f"no picture of {ring.name!r} within {timeout:g} s: {why}")
+    why = ask_why(ring.name).text or "its server publishes no frames"
+    raise SnapError(f"no frame from {ring.name!r} within {timeout:g} s: {why}")
 
 
 def _read(reader: va.Reader, due: float, *, stop_at_stream: bool) -> Taken | None:
@@ -119,7 +120,7 @@ def _read(reader: va.Reader, due: float, *, stop_at_stream: bool) -> Taken | Non
     taken: Taken | None = None
     parts: list[bytes] = []  # of a stream, from its latest key frame on
     while True:
-        # All that is there already; beyond that, only what it takes to have a picture that is fresh.
+        # All that is there already; beyond that, only what it takes to have a fresh image.
         frame = reader.recv_nowait()
         if frame is None:
             if taken is not None and _age(taken) < _FRESH:
@@ -152,7 +153,7 @@ def _whole(frame: va.Frame) -> Taken:
         return Taken(frame.format, b"", (), from_pixels(frame.array, frame.format), frame.timestamp_ns)
     if frame.format == "jpeg":
         return Taken("jpeg", b"", (bytes(frame.data),), None, frame.timestamp_ns)
-    raise SnapError(f"the ring {frame.source!r} has frames of format {frame.format!r}, which are no pictures")
+    raise SnapError(f"the ring {frame.source!r} has frames of format {frame.format!r}, which are not images")
 
 
 def _age(taken: Taken) -> float:
@@ -169,19 +170,19 @@ def _left(due: float) -> float:
 def _encode(taken: Taken, kind: str, quality: int | None) -> tuple[bytes, tuple[int, int]]:
     from valkka_async.cli.still import as_jpeg, as_png, decode
 
-    picture = taken.picture
-    if picture is None:
-        picture = decode(taken.format, taken.header, taken.frames)
-    size = picture.width, picture.height
+    image = taken.image
+    if image is None:
+        image = decode(taken.format, taken.header, taken.frames)
+    size = image.width, image.height
     if kind == "png":
-        return as_png(picture), size
+        return as_png(image), size
     if taken.format == "jpeg" and quality is None:  # as the camera made it
         return taken.frames[0], size
-    return as_jpeg(picture, quality), size
+    return as_jpeg(image, quality), size
 
 
 def _write(path: Path, data: bytes, force: bool) -> None:
-    """The file is there whole or not at all. Raises OSError, which names this path and no other."""
+    """Write the file completely or not at all. Raises OSError, which names this path and no other."""
     aside = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
     try:
         fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -218,5 +219,5 @@ def _link(aside: Path, path: Path) -> None:
 
 def _exists(path: str) -> FileExistsError:
     return FileExistsError(
-        errno.EEXIST, "is there already: choose another name, or overwrite it with --force", path
+        errno.EEXIST, "exists already: choose another name, or overwrite it with --force", path
     )

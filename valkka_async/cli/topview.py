@@ -255,7 +255,7 @@ def _camera_row(camera: CameraFigures) -> _Row:
     return _Row(
         Text(camera.name, "bold"),
         state,
-        Text(_picture(camera) or _NOTHING),
+        Text(_stream(camera) or _NOTHING),
         fps=_rate(camera.fps),
         age=_age(camera.age),
         dropped=_number(camera.dropped),
@@ -387,7 +387,7 @@ def _lines(figures: Figures) -> Iterator[str]:
         cells = [
             camera.name,
             state,
-            _picture(camera) or _NOTHING,
+            _stream(camera) or _NOTHING,
             f"{_rate(camera.fps)} fps",
             f"age {_age(camera.age)}",
             f"{_number(camera.dropped)} dropped",
@@ -445,7 +445,7 @@ def _rounded(value: object) -> object:
 # ------------------------------------------------------------------------------------------ words
 
 
-def _picture(camera: CameraFigures) -> str:
+def _stream(camera: CameraFigures) -> str:
     size = f"{camera.width}x{camera.height}" if camera.width and camera.height else ""
     return f"{camera.codec} {size}".strip()
 

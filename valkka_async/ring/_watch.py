@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from valkka_async.ring import _fork
+from valkka_async.ring import fork
 
 log = logging.getLogger("valkka_async")
 
@@ -76,7 +76,7 @@ class ThreadWatcher:
         self._epoll: select.epoll | None = None
         self._wake = -1
         self._thread: threading.Thread | None = None
-        _fork.register(self)
+        fork.in_child(self, ThreadWatcher._after_fork)
 
     def add(self, fd: int, callback: Callback) -> None:
         with self._lock:

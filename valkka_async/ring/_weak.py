@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def weakly(method: Callable[..., object], *args: Any) -> Callable[[], None]:
-    """Call a bound method with ``args``, as long as its object lives."""
+def weakly(method: Callable[..., T], *args: object) -> Callable[[], T | None]:
+    """Call a bound method with ``args``; None once its object is gone."""
     reference = weakref.WeakMethod(method)
 
-    def call() -> None:
+    def call() -> T | None:
         alive = reference()
-        if alive is not None:
-            alive(*args)
+        return alive(*args) if alive is not None else None
 
     return call

@@ -9,11 +9,12 @@ event loop in client.py.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
+import stat
 from dataclasses import dataclass
 
+from valkka_async.backoff import Backoff
 from valkka_async.errors import (
     ConnectError,
     ConnectionClosed,
@@ -21,7 +22,7 @@ from valkka_async.errors import (
     ConnectionClosedOK,
     ProtocolError,
 )
-from valkka_async.ring import _fork, _shm
+from valkka_async.ring import _memory, _shm, fork
 from valkka_async.ring._shm import Frame
 from valkka_async.ring._weak import weakly
 from valkka_async.ring.handshake import (
@@ -41,14 +42,17 @@ from valkka_async.ring.handshake import (
 )
 from valkka_async.ring.rendezvous import check_name, runtime_dir, socket_path
 
-POLICIES = {"latest": _shm.LATEST, "ordered": _shm.ORDERED, "lossless": _shm.LOSSLESS}
+_FIRST_RETRY_SECONDS = 0.01  # between looks for a server that is not there, at first,
+_LAST_RETRY_SECONDS = 0.2  # and after a while
+_STABLE_SECONDS = 1.0  # a connection that has lived so long was a good one
+WELCOME_SECONDS = 5.0  # until a server that does not answer is dialled again
+REFUSED_SECONDS = 1.0  # until a server that refused us is asked again
 
 _CRASHED = "crashed"
 _MAX_FDS = 4
 # Rings that a slow reader may have before it (the frames of all but the last are old, and take memory).
 # With more it does not acknowledge, and the server sends it no other until it has caught up.
 _MAX_RINGS = 4
-_F_SEAL_FUTURE_WRITE = 0x0010  # linux/fcntl.h; Python 3.11 does not name it
 # Not there, not listening, or with a full queue: worth another try.
 _NOT_YET = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN)
 
@@ -73,15 +77,6 @@ class ReaderStats:
         )
 
 
-def check_policy(policy: str, max_leases: int) -> int:
-    """The policy's number. Raises ValueError."""
-    if policy not in POLICIES:
-        raise ValueError(f"policy is one of {', '.join(POLICIES)}, not {policy!r}")
-    if not 1 <= max_leases <= _shm.MAX_LEASES:
-        raise ValueError(f"max_leases is a number from 1 to {_shm.MAX_LEASES}, not {max_leases}")
-    return POLICIES[policy]
-
-
 class Connection:
     """Made by :meth:`dial`. ``ready`` once the server has welcomed it; ``ended`` once it is over."""
 
@@ -98,7 +93,7 @@ class Connection:
         self._generation = 0  # of the newest ring when we were welcomed
         self._unacknowledged = 0  # generation of a ring that we have
         self._reader: _shm.Reader | None = None
-        _fork.register(self)
+        fork.in_child(self, Connection._after_fork)
 
     @classmethod
     def dial(cls, name: str, policy: int, max_leases: int) -> Connection | None:
@@ -187,14 +182,16 @@ class Connection:
     def _take(self, message: Message, fds: list[int]) -> None:
         match message:
             case Welcome(pid, start_seq, generation) if self._reader is None and len(fds) == 2:
-                self._check_memory(fds[0], _shm.LEASE_PAGE_BYTES, fcntl.F_SEAL_SHRINK)
+                self._check_memory(fds[0], _shm.LEASE_PAGE_BYTES, writable=True)
+                if not stat.S_ISFIFO(os.fstat(fds[1]).st_mode):
+                    raise ProtocolError(f"server {self.name!r} sent a bell that is no pipe")
                 self._reader = _shm.Reader(self.name, fds[0], self._policy, self._max_leases, start_seq)
                 self._reader.connect(self.sock.fileno(), encode(Room()), weakly(self.pump))
                 self.pid, self._generation = pid, generation
                 os.set_blocking(fds[1], False)
                 self.bell = fds.pop(1)
             case Ring(generation, size) if self._reader is not None and len(fds) == 1:
-                self._check_memory(fds[0], size, fcntl.F_SEAL_SHRINK | _F_SEAL_FUTURE_WRITE)
+                self._check_memory(fds[0], size, writable=False)
                 self._reader.add_ring(fds[0], size)
                 self._unacknowledged = generation
             case Bye():
@@ -215,13 +212,8 @@ class Connection:
                 pass  # the server is gone, which the next message tells
             self._unacknowledged = 0
 
-    def _check_memory(self, fd: int, size: int, seals: int) -> None:
-        """What we are about to map must not be able to shrink, or to be written, under us."""
-        try:
-            held = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-        except OSError:
-            held = 0
-        if os.fstat(fd).st_size != size or held & seals != seals:
+    def _check_memory(self, fd: int, size: int, *, writable: bool) -> None:
+        if not _memory.is_sealed(fd, size, writable=writable):
             raise ProtocolError(f"server {self.name!r} sent memory that is not sealed, or not of its size")
 
     # ----------------------------------------------------------------------------------- frames
@@ -279,10 +271,28 @@ class Connection:
         self._over(f"the reader of {self.name!r} belongs to the parent process")
 
 
+def new_pauses(longest: float = _LAST_RETRY_SECONDS) -> Backoff:
+    """Pauses between looks for a server."""
+    return Backoff(_FIRST_RETRY_SECONDS, longest, _STABLE_SECONDS, shortest=_FIRST_RETRY_SECONDS)
+
+
+def waited_too_long(name: str, seconds: float | None, was_there: bool) -> TimeoutError:
+    """The error of a reader that waited for its server."""
+    if was_there:
+        return TimeoutError(f"the server {name!r} is there but did not answer within {seconds:g} s")
+    return TimeoutError(
+        f"no server called {name!r} within {seconds:g} s: start it, or look with `valkka-async ls` "
+        "(both sides must have the same VALKKA_RUNTIME_DIR)"
+    )
+
+
 def dial(name: str) -> socket.socket | None:
     """A socket connected to a server; None: nobody listens there yet. Raises ConnectError."""
     path = socket_path(runtime_dir(), check_name(name))
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    except OSError as e:
+        raise ConnectError(e.errno, f"no socket to connect to {path}: {e.strerror}") from None
     try:
         sock.connect(path)
     except OSError as e:

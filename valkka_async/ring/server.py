@@ -3,64 +3,31 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import fcntl
 import grp
-import itertools
-import logging
 import os
-import socket
-import struct
 import threading
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from functools import partial
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from valkka_async.errors import ConnectionClosedOK, NoFreeSlot, ProtocolError, RingMemoryError
-from valkka_async.ring import _fork, _shm
-from valkka_async.ring._shm import MAX_LEASES, MAX_SLOTS, Kind, RingTooSmall, Slot
+from valkka_async.errors import ConnectionClosedOK, NoFreeSlotError
+from valkka_async.ring import _memory, _shm, fork
+from valkka_async.ring._room import RoomWaiters
+from valkka_async.ring._shm import MAX_SLOTS, Kind, RingTooSmall, Slot
 from valkka_async.ring._watch import watcher
 from valkka_async.ring._weak import weakly
 from valkka_async.ring.formats import FrameFormat, as_frame, as_meta, as_time_base, dtype_of, kind_of
-from valkka_async.ring.handshake import (
-    MAX_BYTES,
-    Ack,
-    Bye,
-    Hello,
-    Message,
-    Refused,
-    Report,
-    Ring,
-    Room,
-    Stats,
-    Welcome,
-    decode,
-    encode,
-)
+from valkka_async.ring.peers import Peers, PeerStats, fits
 from valkka_async.ring.rendezvous import Claim, check_name
 
-log = logging.getLogger("valkka_async")
-
-HELLO_SECONDS = 5.0  # a connection that has said nothing by then is closed
-_NO_DESCRIPTORS_SECONDS = 0.5
-_HEADER_SLOT_BYTES = 256 * 1024
-# A reader that does not look at its socket costs so many messages and descriptors in its queue, no more.
-_RINGS_ON_THEIR_WAY = 4
-
-_POLICIES = {_shm.LATEST: "latest", _shm.ORDERED: "ordered", _shm.LOSSLESS: "lossless"}
-
-# linux/fcntl.h; Python 3.11 does not name the second
-_SEAL_LEASES = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-_SEAL_RING = _SEAL_LEASES | 0x0010  # F_SEAL_FUTURE_WRITE
+_HEADER_SLOT_BYTES = 256 * 1024  # of a ring that is made for its header, before the first frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +43,6 @@ class ServerStats:
     slots: int
     slots_used: int
     last_published_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class PeerStats:
-    """A reader as its server sees it: its number ``id`` (no other reader of this server ever has it),
-    process ``pid`` of user ``uid`` (0 and 65534 if it lives in another namespace), its ``policy``, and what
-    it says of itself: frames ``received`` and ``dropped`` (published but missed) and ``leases`` it holds now.
-    A broken reader may say anything: these are to be looked at, and nothing should be decided by them."""
-
-    id: int
-    pid: int
-    uid: int
-    policy: str
-    received: int
-    dropped: int
-    leases: int
 
 
 def serve(
@@ -121,34 +72,6 @@ def serve(
     return Server(name, slots=slots, max_clients=max_clients, mode=mode, group=group)
 
 
-class _Reader:
-    """A connection, from accept to its end."""
-
-    def __init__(self, sock: socket.socket, id: int, pid: int, uid: int) -> None:
-        self.sock = sock
-        self.id = id
-        self.pid = pid
-        self.uid = uid
-        self.policy = ""
-        self.bell = -1  # we write here
-        self.bell_out = -1  # the reader reads there; kept, lest a dead reader make a write raise SIGPIPE
-        self.peer: object | None = None  # the writer's; None: has not said hello yet
-        self.sent = 0  # generation of the last RING sent
-        self.acked = 0
-        self.on_their_way: list[int] = []  # generations sent and not yet acknowledged
-
-    @property
-    def lossless(self) -> bool:
-        return self.policy == "lossless"
-
-    def close(self) -> None:
-        self.sock.close()
-        for fd in (self.bell, self.bell_out):
-            if fd >= 0:
-                os.close(fd)
-        self.bell = self.bell_out = -1
-
-
 class Server:
     """Made by :func:`serve`. A context manager, plain and async; closing is idempotent."""
 
@@ -166,25 +89,32 @@ class Server:
         except KeyError:
             raise ValueError(f"there is no group {group!r} on this machine") from None
         self._slots = slots
-        self._max_clients = max_clients
-        self._open_to_others = bool(mode & 0o077)
         self._writer = _shm.Writer()
-        self._readers: dict[int, _Reader] = {}
-        self._ids = itertools.count(1)
-        self._ring_fd = -1
-        self._ring_size = 0
         self._header = b""
         self._header_serial = 0
-        self._room_waiters: list[Callable[[], object]] = []
+        self._room = RoomWaiters()
         self._more: Callable[[], dict[str, Any]] | None = None
         # Publishing takes no lock. This one orders new rings and connections, which may meet when a
         # thread publishes while the loop accepts.
         self._lock = threading.RLock()
         self._claim = Claim(self._name, mode=mode, group=gid, backlog=min(max_clients, 128))
-        self._watcher = watcher()
+        self._peers = Peers(
+            self._name,
+            self._claim.listener,
+            self._writer,
+            self._lock,
+            self._room,
+            weakly(self._values),
+            max_readers=max_clients,
+            private=not mode & 0o077,
+        )
+        try:
+            self._peers.listen(watcher())
+        except BaseException:
+            self._claim.close()
+            raise
         self._closed = False
-        self._watcher.add(self._claim.listener.fileno(), weakly(self._accept))
-        _fork.register(self)
+        fork.in_child(self, Server._after_fork)
 
     # ------------------------------------------------------------------------------- publishing
 
@@ -201,12 +131,12 @@ class Server:
     @property
     def lossless(self) -> bool:
         """True while a "lossless" reader is connected: publish() may have to be tried again."""
-        return any(r.lossless for r in list(self._readers.values()))
+        return self._peers.lossless
 
     @property
     def readers(self) -> int:
         """Readers connected now."""
-        return sum(r.peer is not None for r in list(self._readers.values()))
+        return self._peers.readers
 
     def publish(
         self,
@@ -281,7 +211,7 @@ class Server:
 
         Leaving the block publishes, an exception in it discards. ``dtype`` is for format ``array`` (by
         default uint8); every other format has its own. The other parameters are those of publish().
-        Raises NoFreeSlot (and counts a drop) when no slot is free, else as publish().
+        Raises NoFreeSlotError (and counts a drop) when no slot is free, else as publish().
         """
         shape = tuple(map(int, shape))
         kind = kind_of(shape, dtype_of(format, dtype), format)
@@ -297,7 +227,7 @@ class Server:
             if not self._grow(needed, variable=len(shape) == 1):
                 break
         if slot is None:
-            raise NoFreeSlot(
+            raise NoFreeSlotError(
                 f"{self._name}: all {self._slots} slots are in use; have readers hold fewer frames, "
                 "or serve() with more slots"
             )
@@ -307,13 +237,13 @@ class Server:
         """Set what a reader needs before the first frame, as ftyp+moov of fragmented MP4.
 
         It reaches every reader, however late, and a change of it starts a new ring. Frames published
-        before belong to the header before. Raises NoFreeSlot if a "lossless" reader would miss it.
+        before belong to the header before. Raises NoFreeSlotError if a "lossless" reader would miss it.
         """
         with self._lock:
             if data == self._header:
                 return
-            if self._ring_awaited():
-                raise NoFreeSlot(
+            if not self._peers.settled():
+                raise NoFreeSlotError(
                     f"{self._name}: a lossless reader has not taken the ring in use yet; wait with writable()"
                 )
             self._header = bytes(data)
@@ -353,48 +283,38 @@ class Server:
         From any thread. A reader counts its drops when it gets its next frame; one that has stopped reading
         is known by ``received``, which rises no more.
         """
-        with self._lock:
-            stats = [
-                PeerStats(reader.id, reader.pid, reader.uid, reader.policy, *self._writer.tally(reader.peer))
-                for reader in self._readers.values()
-                if reader.peer is not None
-            ]
-        return sorted(stats, key=lambda one: -one.dropped)
+        return self._peers.stats()
+
+    def _values(self) -> dict[str, Any]:
+        """What it answers when it is asked for its state."""
+        values = asdict(self.stats()) | {"pid": os.getpid(), "now_ns": time.monotonic_ns()}
+        if self._more is not None:
+            more = self._more() | values
+            if fits(more):
+                return more
+        return values
 
     def _grow(self, nbytes: int, *, variable: bool) -> bool:
         """Go on in a ring with larger slots. False: not now, and the frame is counted as dropped."""
         with self._lock:
             if self._writer.slot_bytes < nbytes:  # else another thread was quicker
-                if self._ring_awaited():
+                if not self._peers.settled():
                     self._writer.drop()
                     return False
                 # Streams vary in length: room to spare costs address space only, a new ring costs time.
                 self._new_ring(max(2 * nbytes, _HEADER_SLOT_BYTES) if variable else nbytes)
             return True
 
-    def _ring_awaited(self) -> bool:
-        """Does a "lossless" reader still owe us the acknowledgement of the ring in use? It would miss it
-        if another took its place now."""
-        newest = self._writer.generation
-        return any(
-            r.lossless and r.acked < newest and self._writer.wants_more(r.peer)
-            for r in self._readers.values()
-        )
-
     def _new_ring(self, slot_bytes: int) -> None:
         size = _shm.ring_bytes(self._slots, slot_bytes, len(self._header))
-        fd = _memfd(f"valkka:{self._name}", size)
+        fd = _memory.make(f"valkka:{self._name}", size)
         try:
             self._writer.start_ring(fd, self._slots, slot_bytes, self._header, self._header_serial)
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEAL_RING)  # after our own writable map of it
+            _memory.seal(fd, writable=False)  # after our own writable map of it
         except BaseException:
             os.close(fd)
             raise
-        if self._ring_fd >= 0:
-            os.close(self._ring_fd)
-        self._ring_fd, self._ring_size = fd, size
-        for reader in list(self._readers.values()):
-            self._offer_ring(reader)
+        self._peers.offer(fd, size)
         self._writer.retire_ring()
 
     # ------------------------------------------------------------------------------ backpressure
@@ -403,11 +323,7 @@ class Server:
         if self._closed:
             raise ConnectionClosedOK(f"the server {self._name!r} was closed")
         with self._lock:
-            return self._writer.has_room() and not self._ring_awaited()
-
-    def _notify_room(self) -> None:
-        for wake in list(self._room_waiters):
-            wake()
+            return self._writer.has_room() and self._peers.settled()
 
     async def writable(self) -> None:
         """Wait until a frame can be published: until readers, "lossless" ones above all, have given a
@@ -416,181 +332,14 @@ class Server:
             while not server.publish(image):
                 await server.writable()
         """
-        loop = asyncio.get_running_loop()
-        while True:
-            room = loop.create_future()
-            wake = partial(_call_in, loop, room)
-            self._room_waiters.append(wake)  # before looking: what comes after the look wakes us
-            try:
-                if self._has_room():
-                    return
-                await room
-            finally:
-                self._room_waiters.remove(wake)
+        await self._room.wait(self._has_room)
 
     def wait_writable(self, timeout: float | None = None) -> bool:
         """writable() for plain programs and threads: False if there is no room after ``timeout`` seconds
         (None: wait for ever). Not for the thread of the event loop that looks after this server, which
         it would block.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        room = threading.Event()
-        self._room_waiters.append(room.set)
-        try:
-            while not self._has_room():
-                if not room.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
-                    return False
-                room.clear()
-            return True
-        finally:
-            self._room_waiters.remove(room.set)
-
-    # ------------------------------------------------------------------------------ connections
-
-    def _accept(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            try:
-                sock, _ = self._claim.listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as e:
-                # No descriptor left, most likely. The connection stays in the queue and the listener
-                # readable: look away for a while instead of spinning.
-                log.warning("%s: cannot accept a reader: %s", self._name, e.strerror)
-                self._watcher.pause(self._claim.listener.fileno(), _NO_DESCRIPTORS_SECONDS)
-                return
-            sock.setblocking(False)
-            pid, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            reader = _Reader(sock, next(self._ids), pid, uid)
-            if not self._open_to_others and uid not in (0, os.geteuid()):
-                self._send(reader, Refused(f"{self._name} serves its own user alone; see mode and group"))
-                sock.close()
-            elif len(self._readers) >= self._max_clients + 16:
-                self._send(reader, Refused(f"{self._name} has too many connections"))
-                sock.close()
-            else:
-                fd = sock.fileno()
-                self._readers[fd] = reader
-                self._watcher.add(fd, weakly(self._receive, reader))
-                self._watcher.later(HELLO_SECONDS, weakly(self._hello_is_late, reader))
-
-    def _hello_is_late(self, reader: _Reader) -> None:
-        with self._lock:
-            if reader.peer is None:
-                self._drop(reader)
-
-    def _receive(self, reader: _Reader) -> None:
-        with self._lock:
-            if self._closed or reader.sock.fileno() < 0:
-                return
-            try:
-                # recv() and not recvmsg(): descriptors that a peer sends unasked are never received
-                data = reader.sock.recv(MAX_BYTES)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self._drop(reader)
-                return
-            try:
-                self._answer(reader, decode(data))
-            except ProtocolError as e:
-                log.info("%s: dropped a connection: %s", self._name, e)
-                self._send(reader, Refused(str(e)))
-                self._drop(reader)
-            except OSError as e:
-                log.warning("%s: dropped a reader: %s", self._name, e)
-                self._send(reader, Refused(f"{self._name} cannot take another reader: {e.strerror or e}"))
-                self._drop(reader)
-
-    def _answer(self, reader: _Reader, message: Message) -> None:
-        match message:
-            case Hello() if reader.peer is None:
-                self._welcome(reader, message)
-            case Ack(generation) if reader.peer is not None:
-                reader.acked = max(reader.acked, min(generation, reader.sent))
-                reader.on_their_way = [g for g in reader.on_their_way if g > generation]
-                self._offer_ring(reader)
-                self._notify_room()
-            case Room() if reader.peer is not None:
-                self._notify_room()
-            case Stats():
-                self._send(reader, self._report())
-            case _:
-                raise ProtocolError(f"{type(message).__name__} was not expected here")
-
-    def _report(self) -> Report:
-        values = asdict(self.stats()) | {"pid": os.getpid(), "now_ns": time.monotonic_ns()}
-        if self._more is not None:
-            more = self._more() | values
-            if _fits(more):
-                values = more
-        # What room is left is for readers, those that drop most. How many there are the message says anyway.
-        clients = [
-            {key: value for key, value in asdict(reader).items() if key != "uid"}
-            for reader in self.reader_stats()
-        ]
-        while clients and not _fits(values | {"clients": clients}):
-            del clients[len(clients) // 2 :]
-        return Report(values | {"clients": clients} if _fits(values | {"clients": clients}) else values)
-
-    def _welcome(self, reader: _Reader, hello: Hello) -> None:
-        if hello.policy not in _POLICIES:
-            raise ProtocolError(f"there is no policy {hello.policy}")
-        if self.readers >= self._max_clients:
-            self._send(reader, Refused(f"{self._name} has {self._max_clients} readers and takes no more"))
-            self._drop(reader)
-            return
-        leases = max(1, min(hello.max_leases, MAX_LEASES))
-        page = _memfd("valkka:leases", _shm.LEASE_PAGE_BYTES)
-        try:
-            fcntl.fcntl(page, fcntl.F_ADD_SEALS, _SEAL_LEASES)
-            # A pipe and not an eventfd: the ends are files of their own, so whatever the reader does to
-            # its end (an eventfd it could make blocking, and fill), writing to ours never blocks.
-            reader.bell_out, reader.bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            reader.policy = _POLICIES[hello.policy]
-            reader.peer, start = self._writer.add_peer(page, reader.bell, leases, hello.policy)
-            welcome = Welcome(os.getpid(), start, self._writer.generation)
-            if self._send(reader, welcome, page, reader.bell_out):
-                self._offer_ring(reader)
-        finally:
-            os.close(page)
-
-    def _offer_ring(self, reader: _Reader) -> None:
-        """Send the newest ring to a reader that lacks it, unless it has left too many where they are."""
-        newest = self._writer.generation
-        if (
-            reader.peer is not None
-            and reader.sent < newest
-            and len(reader.on_their_way) < _RINGS_ON_THEIR_WAY
-        ):
-            if self._send(reader, Ring(newest, self._ring_size), self._ring_fd):
-                reader.sent = newest
-                reader.on_their_way.append(newest)
-
-    def _send(self, reader: _Reader, message: Message, *fds: int) -> bool:
-        try:
-            socket.send_fds(reader.sock, [encode(message)], fds, socket.MSG_NOSIGNAL)
-        except OSError:
-            return False  # gone, or drowned in its own requests: its end of the socket will tell
-        return True
-
-    def _drop(self, reader: _Reader) -> None:
-        """Forget a connection; its leases end here."""
-        if self._readers.pop(reader.sock.fileno(), None) is None:
-            return
-        if reader.peer is not None:
-            self._writer.remove_peer(reader.peer)
-            self._notify_room()
-        self._hang_up(reader)
-
-    def _hang_up(self, reader: _Reader) -> None:
-        self._watcher.remove(reader.sock.fileno())
-        reader.close()
-        reader.peer = None  # and with it the map of the lease page, whoever still refers to the reader
+        return self._room.wait_for(self._has_room, timeout)
 
     # -------------------------------------------------------------------------------------- end
 
@@ -600,18 +349,11 @@ class Server:
             if self._closed:
                 return
             self._closed = True
-            readers = list(self._readers.values())
-            self._readers.clear()
+            self._peers.stop()
             self._writer.close()
-        self._notify_room()
-        # Unlocked: the watcher may wait for its thread to end, and that for our lock.
-        for reader in readers:
-            self._send(reader, Bye())
-            self._hang_up(reader)
-        self._watcher.remove(self._claim.listener.fileno())
+        self._room.notify()
+        self._peers.close()
         self._claim.close()
-        if self._ring_fd >= 0:
-            os.close(self._ring_fd)
 
     async def aclose(self) -> None:
         """close(), for symmetry with the clients; it does not wait for anything."""
@@ -647,40 +389,5 @@ class Server:
         self._closed = True
         self._lock = threading.RLock()  # a thread that the child does not have may have held it
         self._claim.after_fork()
-        for reader in self._readers.values():
-            reader.close()
-        self._readers.clear()
+        self._peers.after_fork()
         self._writer.close()
-        if self._ring_fd >= 0:
-            os.close(self._ring_fd)
-
-
-def _fits(values: dict[str, Any]) -> bool:
-    return len(encode(Report(values))) <= MAX_BYTES
-
-
-def _call_in(loop: asyncio.AbstractEventLoop, room: asyncio.Future[None]) -> None:
-    """Wake a task of any loop from any thread."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(_fulfil, room)
-
-
-def _fulfil(room: asyncio.Future[None]) -> None:
-    if not room.done():
-        room.set_result(None)
-
-
-def _memfd(name: str, size: int) -> int:
-    """Anonymous shared memory that can be sealed. Raises RingMemoryError, OSError."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, size)
-    except OSError as e:
-        os.close(fd)
-        if e.errno in (errno.EFBIG, errno.ENOMEM, errno.EINVAL):
-            raise RingMemoryError(
-                f"no memory for a ring of {size} bytes ({e.strerror}): use fewer slots or smaller frames, "
-                "or raise the limit (ulimit -f)"
-            ) from None
-        raise
-    return fd

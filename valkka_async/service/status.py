@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from valkka_async.camera.status import CameraState, CameraStatus, Cause
+from valkka_async.camera.status import AnyState, CameraStatus, Cause
 from valkka_async.camera.workers.status import WorkerStatus, is_current
 from valkka_async.record.cause import RecordingCause
 
@@ -57,7 +57,7 @@ class CameraReport:
 
     name: str
     title: str
-    state: CameraState
+    state: AnyState
     cause: Cause | None
     reason: str
     since_ns: int

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from valkka_async.camera.status import CameraState, CameraStatus, Cause
+from valkka_async.camera.status import AnyState, CameraState, CameraStatus, Cause
 
 
 class WorkerState(StrEnum):
@@ -61,7 +61,7 @@ class SupervisedStatus:
     SCHEMA: ClassVar[int] = 1
 
     name: str
-    state: CameraState
+    state: AnyState
     cause: Cause | None
     reason: str
     since_ns: int

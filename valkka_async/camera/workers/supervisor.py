@@ -20,7 +20,7 @@ from valkka_async.camera.workers.messages import LONGEST, Configure, encode
 from valkka_async.camera.workers.place import Entry, Place
 from valkka_async.camera.workers.process import Limits, Process
 from valkka_async.camera.workers.status import SupervisedStatus, WorkerStatus
-from valkka_async.ring import _fork
+from valkka_async.ring import fork
 
 _KILL = 2.0  # s for a killed process to be gone
 
@@ -82,7 +82,7 @@ class Supervisor:
         # Fifty interpreters that start at once would all be late.
         self._starting = asyncio.Semaphore(max(2, os.cpu_count() or 1))
         self._closed = False
-        _fork.register(self)
+        fork.in_child(self, Supervisor._after_fork)
 
     # ------------------------------------------------------------------------------- cameras
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""`valkka-async demo`: synthetic cameras that are treated like real ones, the page, and a table."""
+"""`valkka-async demo`: synthetic cameras that are read like real ones, the page, and a table."""

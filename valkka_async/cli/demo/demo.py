@@ -43,7 +43,7 @@ async def demo(
     fault: Fault | None = None,
     seconds: float | None = None,
 ) -> None:
-    """Until the seconds are over, from the first frames on. Port None: 8088, or a free one if it is taken.
+    """Run until the seconds are over, counted from the first frames. Port None: 8088, or any free one.
 
     Raises ValkkaError (another demo runs, a name or the port is taken), TimeoutError if a camera cannot be
     started.
@@ -93,7 +93,7 @@ def _config(processes: list[CameraProcess], port: int) -> Config:
 def _notes(processes: list[CameraProcess], fault: Fault | None) -> list[str]:
     count, name, last = len(processes), processes[0].name, processes[-1].name
     notes = [
-        f"{count} synthetic camera{'s' * (count > 1)}, read over HTTP like real ones. Ctrl-C ends all.",
+        f"{count} synthetic camera{'s' * (count > 1)}, read over HTTP like real ones. Ctrl-C ends all of it.",
         f"Read one in Python:  async with valkka_async.connect({name!r}) as c:",
         "                         async for frame in c: print(frame.array.mean())",
     ]
@@ -115,8 +115,8 @@ def _free_port(port: int | None) -> int:
                 return 0
             if e.errno == errno.EADDRINUSE:
                 raise va.ValkkaError(
-                    f"another program listens on port {port}: choose another one with --port, or leave that "
-                    "out for any that is free"
+                    f"another program listens on port {port}: choose another one with --port, or leave it "
+                    "out to get any free one"
                 ) from None
             raise va.ValkkaError(f"the page cannot listen on port {port}: {e.strerror}") from None
     return wanted
@@ -157,7 +157,7 @@ async def _open_page(stack: contextlib.AsyncExitStack, service: Service, port: i
 
 @contextlib.asynccontextmanager
 async def _until(service: Service, seconds: float | None) -> AsyncIterator[None]:
-    """End what is done here when the seconds are over, which begin when all cameras are live."""
+    """End the block when the seconds are over. They begin when all cameras are live."""
     try:
         async with asyncio.timeout(None) as limit:
             counting = None
@@ -188,7 +188,7 @@ def _all_live(service: Service) -> bool:
 
 
 async def _reading() -> None:
-    """As long as standard output is read. Raises BrokenPipeError, as in `demo | head`."""
+    """Wait as long as standard output has a reader. Raises BrokenPipeError, as in `demo | head`."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)  # errors are told in any case
     while not poll.poll(0):  # noqa: ASYNC110
@@ -213,7 +213,7 @@ class _Events(logging.Handler):
         self._waiting.clear()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """All but attempts to connect: they are many, and what comes of them is said."""
+        """All but attempts to connect: there are many, and their results are logged too."""
         return getattr(record, "state", "") != CameraState.CONNECTING
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What `demo --fault` does to a camera again and again, to show what becomes of it."""
+"""What `demo --fault` does to a camera every ten seconds, to show how it recovers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from valkka_async.service.service import Service
 Fault = Literal["stall", "drop", "resize", "kill"]
 
 _EVERY = 10.0  # s from one to the next
-_REST = 4.0  # s at least that the camera is well in between
+_REST = 4.0  # s in between, at least, in which the camera is well
 _LOOK = 0.1
 _SECONDS = {"stall": 5.0, "drop": 3.0, "resize": 5.0}
 _ANNOUNCED = {
     "stall": "stays connected and sends nothing",
     "drop": "cuts the connection and refuses others",
-    "resize": "sends pictures of half the size",
+    "resize": "sends frames of half the size",
 }
 
 
 async def have_faults(fault: Fault, camera: CameraProcess, service: Service, say: Say) -> None:
-    """For ever. What the service makes of each is in its log."""
+    """For ever. The service's log tells how it deals with each."""
     due = 0.0
     while True:
         await _well(service, camera.name)

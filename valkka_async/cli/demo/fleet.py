@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The synthetic cameras of a demo, each in a process of its own, as seen from the demo."""
+"""The synthetic cameras of a demo, each in a process of its own, as the demo sees them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Say = Callable[[str], None]
 _START_SECONDS = 30.0
 _RESTART_SECONDS = 1.0  # at most one start per camera in so long
 _PATIENCE_SECONDS = 1.0  # for a camera to end by itself
-_KEPT_OUTPUT = 4096
+_MOST_OUTPUT = 4096
 _PREFIX = "valkka-async: "  # of an error line, as fail() in program.py writes it
 
 
 @contextlib.asynccontextmanager
 async def fleet(names: list[str], size: tuple[int, int], fps: float) -> AsyncIterator[list[CameraProcess]]:
-    """Cameras that have their addresses, and are still to be started; they end here."""
+    """Cameras that have addresses and are not started yet. They end when this context does."""
     with contextlib.ExitStack() as places:
         cameras = []
         for number, name in enumerate(names):
@@ -57,7 +57,7 @@ async def start_all(cameras: list[CameraProcess]) -> None:
 
 
 class CameraProcess:
-    """A synthetic camera and its process, which is started again when it ends."""
+    """A synthetic camera and its process, which is restarted when it ends."""
 
     def __init__(self, name: str, size: tuple[int, int], fps: float, hue: float, port: int) -> None:
         self.name = name
@@ -82,9 +82,9 @@ class CameraProcess:
             raise ValkkaError(f"{self.name} did not start: {await self._ended()}")
 
     async def keep(self, say: Say) -> None:
-        """Start it again whenever it ends, for ever."""
+        """Restart it whenever it ends, for ever."""
         while True:
-            say(f"{self.name}: the synthetic camera ended: {await self._ended()}; starting it again")
+            say(f"{self.name}: the synthetic camera ended: {await self._ended()}; restarting it")
             while True:
                 await asyncio.sleep(max(0.0, self._started + _RESTART_SECONDS - time.monotonic()))
                 await self.stop()  # one that hangs, after a start that took too long
@@ -95,7 +95,7 @@ class CameraProcess:
                     say(str(e))
 
     async def have(self, fault: str) -> None:
-        """Have a fault: see synthetic.py."""
+        """Give it a fault: see synthetic.py."""
         assert self._process is not None
         process = await self._process
         assert process.stdin is not None
@@ -109,8 +109,8 @@ class CameraProcess:
         process = await self._process
         assert process.stderr is not None
         said = b""
-        while data := await process.stderr.read(_KEPT_OUTPUT):
-            said = (said + data)[-_KEPT_OUTPUT:]
+        while data := await process.stderr.read(_MOST_OUTPUT):
+            said = (said + data)[-_MOST_OUTPUT:]
         status = await process.wait()
         if status < 0:
             return f"killed by {_signal_name(-status)}"
@@ -118,7 +118,7 @@ class CameraProcess:
         return lines[-1].removeprefix(_PREFIX) if lines else f"exit status {status}"
 
     async def stop(self) -> None:
-        """End it, by force if need be."""
+        """End it, by force if necessary."""
         if self._process is None:
             return
         process = await self._process

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where a synthetic camera is."""
+"""The address of a synthetic camera."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""A camera of the demo: a process that draws a picture and serves it over HTTP, as a network camera would.
+"""A camera of the demo: a process that draws frames and serves them over HTTP, as a network camera would.
 
-It says its URL on standard output, obeys the lines that come on standard input, and ends with it: its parent
-holds the other end of that pipe, so the camera ends with the demo, however that ends. Each line is a fault,
-and for how many seconds to have it:
+It prints its URL, obeys the lines of its standard input, and ends with it: its parent holds the other end of
+that pipe, so the camera ends with the demo, however that ends. Each line is a fault and its duration:
 
-    stall SECONDS     connections stay, and nothing is sent
-    drop SECONDS      connections are cut, and new ones refused
-    resize SECONDS    pictures of half the width and height
+    stall SECONDS     connections stay open, and nothing is sent
+    drop SECONDS      connections are cut, and new ones are refused
+    resize SECONDS    frames of half the width and height
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from typing import Self
 
 from aiohttp import web
 
-from valkka_async.cli.demo.film import Film
 from valkka_async.cli.demo.place import HOST, url
+from valkka_async.cli.demo.stream import Stream
 from valkka_async.errors import ValkkaError
 
 _MAX_VIEWERS = 16
@@ -36,8 +35,8 @@ _GOODBYE_SECONDS = 0.5  # for connections that were cut to be gone
 
 async def synthetic(name: str, size: tuple[int, int], fps: float, hue: float, port: int) -> None:
     """Until standard input ends. Raises ValkkaError, OSError if it cannot listen on that port."""
-    film = Film(name, size, fps, hue)
-    async with Synthetic(film, fps, name, port) as camera, asyncio.TaskGroup() as group:
+    stream = Stream(name, size, fps, hue)
+    async with Synthetic(stream, fps, name, port) as camera, asyncio.TaskGroup() as group:
         os.write(sys.stdout.fileno(), f"{url(name, port)}\n".encode())
         tasks = {group.create_task(camera.play())}
         async for line in _input():
@@ -49,16 +48,16 @@ async def synthetic(name: str, size: tuple[int, int], fps: float, hue: float, po
 
 
 class Synthetic:
-    """One encoder, which runs while somebody is connected, and what it makes for everybody who is."""
+    """One encoder, which runs while there are viewers, and sends all of them the same."""
 
-    def __init__(self, film: Film, fps: float, name: str, port: int) -> None:
-        self._film = film
-        self._size = film.size
+    def __init__(self, stream: Stream, fps: float, name: str, port: int) -> None:
+        self._stream = stream
+        self._size = stream.size
         self._period = 1 / fps
         self._limit = max(2, round(_BEHIND_SECONDS * fps))
         self._port = port
         self._viewers: set[_Viewer] = set()
-        self._somebody = asyncio.Event()
+        self._wanted = asyncio.Event()
         self._stalled_until = 0.0
         app = web.Application()
         app.router.add_get(f"/{name}.ts", self._serve, allow_head=False)
@@ -85,15 +84,15 @@ class Synthetic:
         due = time.monotonic()
         while True:
             if not self._viewers:
-                self._somebody.clear()
-                await self._somebody.wait()
+                self._wanted.clear()
+                await self._wanted.wait()
             await asyncio.sleep(max(0.0, self._stalled_until - time.monotonic()))
-            # Who has just come begins with a key frame, and does not wait for the next.
+            # A new viewer begins with a key frame, and does not wait for the next.
             wanted = any(viewer.waiting for viewer in self._viewers)
-            data, key = self._film.take(time.time_ns(), time.monotonic_ns(), key=wanted)
+            data, key = self._stream.take(time.time_ns(), time.monotonic_ns(), key=wanted)
             for viewer in list(self._viewers):
                 viewer.offer(data, key)
-            # After a pause (nobody there, a suspended machine) it goes on from now, it does not catch up.
+            # After a pause (no viewers, a suspended machine) it continues from now and does not catch up.
             due = max(due + self._period, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
 
@@ -108,9 +107,9 @@ class Synthetic:
                 await self._refuse(seconds)
             case "resize":
                 width, height = self._size
-                self._film.size = max(_SMALLEST, width // 4 * 2), max(_SMALLEST, height // 4 * 2)
+                self._stream.size = max(_SMALLEST, width // 4 * 2), max(_SMALLEST, height // 4 * 2)
                 await asyncio.sleep(seconds)
-                self._film.size = self._size
+                self._stream.size = self._size
             case _:
                 raise ValkkaError(f"a synthetic camera has no fault {kind!r}")
 
@@ -134,13 +133,13 @@ class Synthetic:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         if len(self._viewers) >= _MAX_VIEWERS:
-            raise web.HTTPServiceUnavailable(text=f"{_MAX_VIEWERS} are watching already\n")
+            raise web.HTTPServiceUnavailable(text=f"there are {_MAX_VIEWERS} viewers already\n")
         viewer = _Viewer(request, self._limit)
         response = web.StreamResponse(headers={"Content-Type": "video/mp2t", "Cache-Control": "no-store"})
         self._viewers.add(viewer)
         try:
             await response.prepare(request)
-            self._somebody.set()
+            self._wanted.set()
             while (data := await viewer.next()) is not None:
                 await response.write(data)
         except ConnectionError:  # it has gone
@@ -161,7 +160,7 @@ class _Viewer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BEHIND_BYTES)
 
     def offer(self, data: bytes, key: bool) -> None:
-        """A frame. Who is too slow for it is cut: a stream with a hole is of no use to anybody."""
+        """Send a frame. A viewer that is too slow is cut: a stream with a hole is of no use to it."""
         if self.waiting and not key:
             return
         self.waiting = False
@@ -171,11 +170,11 @@ class _Viewer:
             self.cut()
 
     async def next(self) -> bytes | None:
-        """The next frame. None: it was cut."""
+        """The next frame. None: the viewer was cut."""
         return await self._frames.get()
 
     def cut(self) -> None:
-        """Close the connection, whatever was not sent."""
+        """Close the connection, without what was not sent."""
         while not self._frames.empty():
             self._frames.get_nowait()
         self._frames.put_nowait(None)

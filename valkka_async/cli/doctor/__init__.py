@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`valkka-async doctor`: what this machine has and lacks, each with the fix."""
+"""`valkka-async doctor`: what this machine has and lacks, and how to fix it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LOOKS: dict[str, Look] = {
     "directory": servers.directory,
     "servers": servers.running,
 }
-_WIDE = 250  # columns when nobody looks: a pipe should get lines in full
+_WIDE = 250  # columns without a terminal: a pipe should get lines in full
 _COLOURS = {OK: "green", WARNING: "yellow", PROBLEM: "bold red"}
 
 

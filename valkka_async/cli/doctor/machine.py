@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The kernel and what it lets a process have."""
+"""The kernel, and the limits of a process."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _UDP_BUFFER = 1 << 20  # bytes that camera/source.py asks for
 
 
 def python() -> Check:
-    """The interpreter. One that is too old would not have come this far."""
+    """The interpreter. One that is too old does not get here."""
     return Check("Python", OK, f"{platform.python_version()} ({sys.executable})")
 
 
 def kernel() -> Iterator[Check]:
-    """Sealed memory, which is a must, and what makes it faster."""
+    """Sealed memory, which rings need, and what makes them faster."""
     found = f"Linux {platform.release()}, {platform.machine()}"
     reason = sealing()
     if reason:
@@ -54,11 +54,11 @@ def kernel() -> Iterator[Check]:
         fix = (
             "let this process read its own /proc/self/task/*/syscall (seccomp, hidepid, a kernel without it)"
         )
-        yield Check("hangs", WARNING, "a camera that hangs will be noticed late", fix)
+        yield Check("hangs", WARNING, "a camera that hangs is noticed late", fix)
 
 
 def sealing() -> str:
-    """Why memory cannot be sealed as a ring has to be, tried; "" if it can."""
+    """Try to seal memory as a ring needs it: why that fails, "" if it works."""
     try:
         fd = os.memfd_create("valkka-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except (OSError, AttributeError) as e:
@@ -117,7 +117,7 @@ def descriptors() -> Check:
 
 
 def memory(cgroups: Cgroups | None = None, meminfo: Path = Path("/proc/meminfo")) -> Check:
-    """What is left, of the machine's and of the container's."""
+    """What is left of the memory of the machine and of the container."""
     values = {
         key: int(rest.split()[0]) * 1024
         for key, _, rest in (line.partition(":") for line in meminfo.read_text().splitlines())
@@ -138,7 +138,7 @@ def memory(cgroups: Cgroups | None = None, meminfo: Path = Path("/proc/meminfo")
 
 
 def cores(cgroups: Cgroups | None = None) -> Check:
-    """How many, by affinity and by quota."""
+    """How many there are, by affinity and by quota."""
     here = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0))
     found = f"{usable}" if usable == here else f"{usable} of {here}"
@@ -165,10 +165,10 @@ def udp() -> Check:
 
 
 def clock() -> Check:
-    """Is the clock kept right?"""
+    """Whether the clock is synchronised."""
     state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))  # no modes: it only asks
     if state < 0:
-        return Check("clock", OK, "the kernel does not say whether it is right")
+        return Check("clock", OK, "the kernel does not say whether it is synchronised")
     if state == _TIME_ERROR:
         fix = "install chrony, or timedatectl set-ntp true (a container has the clock of its host)"
         return Check("clock", WARNING, "not synchronised: recordings and capture times may be off", fix)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The libraries: PyAV and the FFmpeg in it, and what the service needs."""
+"""The libraries: PyAV and its FFmpeg, and what the service needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DECODERS = {
 }
 _ALIASES = {"av1": ("libdav1d", "libaom-av1")}  # the one called av1 only decodes on a graphics card
 _ENCODERS = {
-    "mjpeg": ("snapshots, and pictures for browsers that do not play a camera's video", PROBLEM),
+    "mjpeg": ("snapshots, and JPEGs for browsers that cannot play a camera's video", PROBLEM),
     "libx264": ("`valkka-async demo`, whose cameras have to be encoded", WARNING),
     "png": ("`valkka-async snap NAME x.png`", WARNING),
 }
@@ -56,7 +56,7 @@ def video() -> Iterator[Check]:
 
 
 def _codecs(name: str, mode: str, wanted: dict[str, tuple[str, str]]) -> Iterator[Check]:
-    """One line for those that are there, and one for each that is not."""
+    """One line for those that are there, and one for each that is missing."""
     there = []
     for codec, (what, absence) in wanted.items():
         if any(_has(alias, mode) for alias in _ALIASES.get(codec, (codec,))):
@@ -77,7 +77,7 @@ def _has(codec: str, mode: str) -> bool:
 
 
 def _devices() -> Check:
-    """Devices to decode on, tried. There need not be one."""
+    """Devices to decode on: each is tried. There need not be any."""
     from valkka_async.camera.source.hwaccel import device_types, hwaccel
     from valkka_async.errors import CameraError
 
@@ -92,7 +92,7 @@ def _devices() -> Check:
     if works:
         return Check("hardware", OK, f"decodes on {', '.join(works)}: hwaccel={works[0]!r}")
     tried = f" (tried: {', '.join(known)})" if known else " (this FFmpeg knows none)"
-    return Check("hardware", OK, f"no device to decode on{tried}; the processor does it")
+    return Check("hardware", OK, f"no device to decode on{tried}; the CPU does it")
 
 
 def libraries() -> Iterator[Check]:

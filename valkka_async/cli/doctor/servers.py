@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The runtime directory, and who is in it."""
+"""The runtime directory, and the servers and services in it."""
 
 from __future__ import annotations
 
@@ -29,14 +29,11 @@ _ANSWERS, _SILENT, _DEAD = "answers", "silent", "dead"
 
 
 def directory() -> Iterator[Check]:
-    """Is it there, or can it be made; may it be trusted; is its path short enough?"""
+    """Whether it exists or can be made, can be trusted, and has a path that is short enough."""
     try:
         path = runtime_dir()
     except ConnectError as e:
-        found, _, fix = explain(e).partition(": ")  # most say what to do
-        if not any(word in fix for word in ("VALKKA_RUNTIME_DIR", "chmod")):
-            found, fix = explain(e), "set VALKKA_RUNTIME_DIR to another folder"
-        yield Check("directory", PROBLEM, found, fix)
+        yield Check("directory", PROBLEM, explain(e), _way_out())
         return
     try:
         found = _owned(path, os.stat(path))
@@ -45,7 +42,7 @@ def directory() -> Iterator[Check]:
         found, writable = f"{path}, which the first server makes", _can_be_made(path)
     if not writable:
         own = f"chown {os.geteuid()} {shlex.quote(str(path))}"
-        fix = f"set VALKKA_RUNTIME_DIR to a folder that you may write, or: {own}"
+        fix = f"set VALKKA_RUNTIME_DIR to a folder that you can write to, or: {own}"
         yield Check("directory", PROBLEM, f"{found}; cannot be written", fix)
     else:
         yield Check("directory", OK, found)
@@ -55,9 +52,20 @@ def directory() -> Iterator[Check]:
         yield Check(
             "directory",
             state,
-            f"its path is so long that names may have {max(0, longest)} characters only",
+            f"its path is so long that names can have only {max(0, longest)} characters",
             "set VALKKA_RUNTIME_DIR to a shorter path",
         )
+
+
+def _way_out() -> str:
+    """What to do about a directory that cannot be trusted or made."""
+    named = os.environ.get("VALKKA_RUNTIME_DIR", "")
+    try:
+        if os.stat(named).st_mode & stat.S_IWOTH:
+            return f"chmod o-w {shlex.quote(named)}"
+    except OSError:
+        pass
+    return "set VALKKA_RUNTIME_DIR to a folder of your own"
 
 
 def _owned(path: Path, st: os.stat_result) -> str:
@@ -77,7 +85,7 @@ def _can_be_made(path: Path) -> bool:
 
 
 def running() -> Iterator[Check]:
-    """Servers and services: how many there are, which do not answer, which were killed."""
+    """Servers and services: how many there are, which of them do not answer, which were killed."""
     try:
         path = runtime_dir()
         names = [("server", name) for name in servers()] + [("service", name) for name in services()]
@@ -99,10 +107,10 @@ def running() -> Iterator[Check]:
             pid = _holder(path / f"{_stem(kind, name)}.lock")
             silent.setdefault((kind, pid), []).append(name)
     for (kind, pid), those in silent.items():
-        who = f"process {pid}" if pid else "a process that has not said its number"
-        fix = f"look what {who} does" + (f"; kill {pid} if it hangs" if pid else "")
+        holder = f"process {pid}" if pid else "an unknown process"
+        fix = f"look what {holder} does" + (f"; kill {pid} if it hangs" if pid else "")
         one = "does not answer" if len(those) == 1 else "do not answer"
-        yield Check(f"{kind}s", WARNING, f"{', '.join(those)} {one} ({who})", fix)
+        yield Check(f"{kind}s", WARNING, f"{', '.join(those)} {one} ({holder})", fix)
     dead = [one for one, state in zip(names, states, strict=True) if state == _DEAD]
     if dead:
         was = "a process that was killed has" if len(dead) == 1 else "processes that were killed have"
@@ -110,7 +118,7 @@ def running() -> Iterator[Check]:
             "servers",
             WARNING,
             f"{was} left {', '.join(name for _, name in dead)}",
-            "start it again, by the same name: it takes over what was left",
+            "start it again under the same name: it takes over what was left",
         )
 
 
@@ -128,12 +136,12 @@ def _state(kind: str, name: str) -> str:
     except TimeoutError:
         return _SILENT
     except (ValkkaError, OSError, ValueError):
-        return _ANSWERS  # it refuses us, so it lives
+        return _ANSWERS  # it refuses us, so it is alive
     return _DEAD if answer is None else _ANSWERS
 
 
 def _holder(lock: Path) -> int | None:
-    """The process that holds a name, by what it wrote into the lock."""
+    """The process that holds a name, as it wrote into the lock."""
     try:
         text = lock.read_text().strip()
     except (OSError, ValueError):

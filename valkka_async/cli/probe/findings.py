@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What there is to know of a source, as data, and what follows from it."""
+"""What was found out about a source, as data, and what follows from it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 _PLACE = "***"  # where Address.shown hides a secret
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./:@?&=%$*{}+,;~()-]*")  # what YAML reads as it stands
-_LONG_INTERVAL = 4.0  # s between key frames that a viewer who has just come notices
+_LONG_INTERVAL = 4.0  # s between key frames, long enough for a new viewer to notice
 # Profiles that browsers decode. The others have more than 8 bits, or more colour than 4:2:0.
 _BROWSERS = {"Baseline", "Constrained Baseline", "Main", "High", "Constrained High"}
 
 
 @dataclass(slots=True)
 class OtherWay:
-    """What became of trying the other transport."""
+    """The result of trying the other transport."""
 
     transport: str
     works: bool
@@ -52,8 +52,8 @@ class Findings:
     decoded: int = 0  # key frames
     errors: int = 0  # key frames that could not be decoded
     audio: list[str] | None = None  # its codecs
-    browser_codec: str = ""  # for Media Source Extensions; "": shown as JPEG pictures
-    page: str = ""  # "video", "some" (browsers play it, the others get pictures), or "pictures"
+    browser_codec: str = ""  # for Media Source Extensions; "": shown as JPEGs
+    page: str = ""  # "video", "some" (browsers play it, the others get JPEGs), or "jpeg"
     times: list[str] = field(default_factory=list)  # what is wrong with the timestamps
     clock_offset: float | None = None  # of the camera's clock to ours; None: it does not tell the time
     advice: list[str] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Findings:
             return "video"
         if self.codec == "hevc" and self.browser_codec:
             return "some"
-        return "pictures" if self.packets else ""
+        return "jpeg" if self.packets else ""
 
     def _advice(self) -> list[str]:
         said = []
@@ -84,25 +84,25 @@ class Findings:
         if not self.packets:
             return said
         if self.errors and not self.decoded:
-            said.append("not one picture could be decoded: check the camera's codec settings")
+            said.append("no frame could be decoded: check the camera's codec settings")
         elif self.errors:
             lost = " (over UDP packets get lost: try --transport tcp)" if self.transport == "udp" else ""
             said.append(f"{self.errors} of {self.key_frames} key frames could not be decoded{lost}")
         if self.live and self.key_gap > _LONG_INTERVAL:
             said.append(
-                f"there was no key frame for {self.key_gap:.0f} s, so long may a viewer wait for a picture: "
-                "set the camera's key-frame interval (I-frame, GOP) to 1 or 2 s"
+                f"there was no key frame for {self.key_gap:.0f} s, so a viewer may wait that long: set the "
+                " camera's key-frame interval (I-frame, GOP) to 1 or 2 s"
             )
         if self.page == "some":
-            said.append("set the camera to H.264 if every browser is to play it")
+            said.append("set the camera to H.264 if every browser should play it")
         if self.live and self.silent > max(2.0, 5 / self.fps if self.fps else 0.0):
             said.append(
                 f"nothing has come for the last {self.silent:.1f} s: the camera or the network stalls"
             )
         if self.live and self.fps_promised and self.fps and self.fps < 0.7 * self.fps_promised:
             said.append(
-                f"{self.fps:.1f} frames per second come where {self.fps_promised:g} were promised: the "
-                "network or the camera is too slow, or it takes fewer in the dark"
+                f"{self.fps:.1f} frames per second arrive, and {self.fps_promised:g} were promised: the "
+                "network or the camera is too slow, or it captures fewer in the dark"
             )
         return said
 

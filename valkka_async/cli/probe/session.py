@@ -25,8 +25,8 @@ from valkka_async.errors import CameraEndedError, CameraError, CameraFormatError
 
 _RTSP = ("rtsp", "rtsps")
 _TCP = ("http", "https", "tcp", "rtmp", "rtmps")
-_PICTURES_APART = 0.5  # s between pictures that are decoded to see whether they can be
-_MOST_FPS = 1000  # a larger one is the clock's rate, and not the pictures'
+_FRAMES_APART = 0.5  # s between key frames that are decoded to see whether they can be
+_MOST_FPS = 1000  # a larger one is the clock's rate, and not the frames'
 _SOUND_SECONDS = 5.0
 _SILENT = 2.0  # s without a frame: such a camera would not open again either
 _NOT_ENCODED = "wrapped_avframe"
@@ -128,9 +128,9 @@ class Session:
     def _listen(self, source: Source, seconds: float) -> None:
         found, meter, stream = self.findings, self._meter, source.stream
         base, context = stream.time_base, stream.codec_context
-        # Where each is a picture for itself: of lavfi they are not even encoded, nor called key frames.
+        # Each frame stands for itself; those of lavfi are not even encoded, nor called key frames.
         intra = context.codec.intra_only or context.name == _NOT_ENCODED
-        clock, times, pictures = LiveClock(), Times(source.live), _Pictures(source)
+        clock, times, key_frames = LiveClock(), Times(source.live), _KeyFrames(source)
         offsets: list[int] = []
         last = key = 0.0
         try:
@@ -152,7 +152,7 @@ class Session:
                     if packet.is_keyframe or intra:
                         self._keys = (self._keys[0] or found.packets, found.packets)
                         found.key_frames, key = found.key_frames + 1, last
-                        pictures.take(packet, last)
+                        key_frames.take(packet, last)
                     if (sent := sender_time_ns(packet)) is not None:
                         offsets.append(sent - arrival)
                     if (last - self._first if source.live else times.span) >= seconds:
@@ -165,16 +165,20 @@ class Session:
                 found.times = times.problems()
                 if offsets:
                     found.clock_offset = round(sorted(offsets)[len(offsets) // 2] / 1e9, 3)
-                self._conclude(times, pictures)
+                self._conclude(times, key_frames)
                 found.fps_promised = _promised(stream, context)
 
-    def _conclude(self, times: Times, pictures: _Pictures) -> None:
+    def _conclude(self, times: Times, key_frames: _KeyFrames) -> None:
         found, meter = self.findings, self._meter
-        found.codec = pictures.codec
-        found.profile, found.level, found.pixel_format = pictures.profile, pictures.level, pictures.pixels
-        found.width, found.height = pictures.size
-        found.decoded, found.errors = pictures.decoded, pictures.errors
-        found.browser_codec = pictures.browser_codec
+        found.codec = key_frames.codec
+        found.profile, found.level, found.pixel_format = (
+            key_frames.profile,
+            key_frames.level,
+            key_frames.pixels,
+        )
+        found.width, found.height = key_frames.size
+        found.decoded, found.errors = key_frames.decoded, key_frames.errors
+        found.browser_codec = key_frames.browser_codec
         # By the stream's own clock, which is even. By ours where that one is of no use, and a file has none.
         fps = times.rate if not found.times else meter.fps if found.live else 0.0
         found.fps = round(fps, 2)
@@ -187,7 +191,7 @@ class Session:
             found.bit_rate = round(self._bytes * 8 * fps / meter.packets)
 
     def _sound(self) -> list[str] | None:
-        """What else an RTSP camera offers. It takes another connection, with all of it."""
+        """The sound that an RTSP camera offers, which takes another connection with all of it."""
         source = self._source = self._make(
             _SOUND_SECONDS, {"allowed_media_types": "video+audio", "probesize": "32"}
         )
@@ -202,8 +206,8 @@ class Session:
             source.dispose()
 
 
-class _Pictures:
-    """What the key frames are: whether they can be decoded, and by whom."""
+class _KeyFrames:
+    """The key frames: what is in them, and whether they can be decoded, here and by browsers."""
 
     def __init__(self, source: Source) -> None:
         self._context = source.stream.codec_context
@@ -240,7 +244,7 @@ class _Pictures:
                     self.browser_codec = codec_string(self._muxer.init_segment)
         if now < self._next:
             return
-        self._next = now + _PICTURES_APART
+        self._next = now + _FRAMES_APART
         self.tried += 1
         frames = [frame for frame, _ in self._decoder.decode_alone(packet, None)]
         if frames:

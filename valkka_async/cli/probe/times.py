@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whether a stream's timestamps can be believed."""
+"""Whether a stream's timestamps can be trusted."""
 
 from __future__ import annotations
 

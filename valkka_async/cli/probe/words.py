@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What was found of a source, for people."""
+"""What was found out about a source, for people."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from valkka_async.cli.probe.findings import Findings
 
 _CODECS = {
     "h264": "H.264", "hevc": "H.265", "mjpeg": "Motion JPEG", "av1": "AV1", "libdav1d": "AV1",
-    "mpeg4": "MPEG-4", "wrapped_avframe": "pictures, not encoded", "rawvideo": "pictures, not encoded",
+    "mpeg4": "MPEG-4", "wrapped_avframe": "raw video", "rawvideo": "raw video",
 }  # fmt: skip
 _PAGE = {
     "video": "plays as it is",
-    "some": "plays in browsers that have H.265 (Safari, others on some machines); elsewhere JPEG pictures",
-    "pictures": "as JPEG pictures, which are made here, as browsers do not play this",
+    "some": "plays in browsers that have H.265 (Safari, others on some machines); the others get JPEGs",
+    "jpeg": "as JPEGs, which are made here, since browsers do not play this",
 }
 _CLOCK = 1.0  # s by which a camera's clock may be off without a word
 

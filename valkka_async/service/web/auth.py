@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""Who may ask for what.
+"""Which requests are answered.
 
-Without a token the page is for this machine alone, which listening on a loopback address ensures, but for
-browsers of this machine that show the page of somebody else. Against those:
+Without a token the page is for this machine alone. A loopback address ensures that, except against browsers
+of this machine that show another site's page. Against those:
 
-- The Host header must name a loopback address: a name of theirs that they let point here (DNS rebinding)
-  does not.
-- What changes something needs a header that only scripts of our own origin can send, and an Origin of ours;
-  WebSockets, which browsers open to anybody, need an Origin of ours.
+- The Host header must name a loopback address. A name of their own that points here (DNS rebinding) does not.
+- Requests that change something need a header that only scripts of our own origin can send, and an Origin
+  of ours. WebSockets, which browsers open to any host, need an Origin of ours.
 
 A program sends no Origin, and a browser always does.
 
-With a token, everything needs it: as ``Authorization: Bearer TOKEN``, or by way of a form, once, for a
-cookie. The cookie is not the token: it is a signature under a key that this process has made for itself, so
-that it is worth nothing elsewhere, or after a restart.
+With a token, everything needs it: as ``Authorization: Bearer TOKEN``, or once, in a form, for a cookie. The
+cookie is not the token: it is a signature under a key that this process has made for itself, so it is worth
+nothing elsewhere, or after a restart.
 
-We do not listen with TLS. Who puts a proxy with TLS before us must let the Host header through. Whether the
-browser uses TLS then is what its own Origin says; no X-Forwarded header is believed.
+A right token is accepted at once, whatever else comes from the same address, which may be a proxy's. Guessing
+is hopeless because a token has 16 characters or more; wrong ones are answered late and counted so that they
+cost little.
+
+The service does not speak TLS. A proxy that does must pass the Host header on. Whether the browser uses TLS
+is then what its own Origin says; no X-Forwarded header is believed.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from urllib.parse import parse_qs, urlsplit
 
 from aiohttp import hdrs, web
@@ -37,6 +41,7 @@ from aiohttp import hdrs, web
 from valkka_async.service.web import login
 from valkka_async.service.web.contract import Secret
 from valkka_async.service.web.headers import problem
+from valkka_async.service.web.listen import Connection, client_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -45,7 +50,7 @@ _PORTS = {"http": 80, "https": 443}
 _BUTTON = ("X-Requested-With", "valkka-async")
 _SESSION_SECONDS = 7 * 24 * 3600
 _BODY_SECONDS = 5.0
-# A wrong token is answered so late, and so many from one address are answered at once.
+# A wrong token is answered so late, and so many of one client wait for their answers at the same time.
 _WRONG_SECONDS = 1.0
 _WRONG_AT_ONCE = 4
 
@@ -53,19 +58,24 @@ log = logging.getLogger("valkka_async.service.web")
 
 
 class Guard:
-    """Looks at each request before anybody else does. `name` tells services apart that share a host, and so
+    """Looks at each request before anything else does. `name` tells services apart that share a host, and so
     a browser's cookies."""
 
     def __init__(self, token: Secret | None, name: str) -> None:
         self._key = secrets.token_bytes(32)
         self._token = self._digest(token.get_secret_value().encode()) if token is not None else None
         self._cookie = f"valkka-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-        self._wrong: Counter[str] = Counter()  # wrong tokens that have not been answered yet, by address
+        self._wrong: Counter[str] = Counter()  # wrong tokens that have not been answered yet, by client
 
     # ---------------------------------------------------------------------------------- requests
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The middleware."""
+        connection = request.protocol
+        with connection.busy() if isinstance(connection, Connection) else nullcontext():
+            return await self._answer(request, handler)
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         refusal = await self._refusal(request)
         if refusal is not None:
             return refusal
@@ -114,26 +124,26 @@ class Guard:
     # ------------------------------------------------------------------------------------ tokens
 
     async def _check(self, request: web.Request, given: str) -> bool | None:
-        """Is it the token? Says no late; None: it was not even looked at, as too many wrong ones come from
-        that address."""
+        """Is it the token? Yes comes at once, no late; None, at once: no, and too many wrong ones of this
+        client have not been answered yet."""
         assert self._token is not None
-        peer = request.remote or ""
-        if self._wrong[peer] >= _WRONG_AT_ONCE:
-            return None
         if hmac.compare_digest(self._digest(given.encode("utf-8", "surrogateescape")), self._token):
             return True
-        log.warning("a wrong token was given, from %s", peer or "nobody knows where")
-        self._wrong[peer] += 1
+        client = client_of(request.remote)
+        if self._wrong[client] >= _WRONG_AT_ONCE:
+            return None
+        log.warning("a wrong token was given, from %s", client, extra={"client": client})
+        self._wrong[client] += 1
         try:
             await asyncio.sleep(_WRONG_SECONDS)
         finally:
-            self._wrong[peer] -= 1
-            if not self._wrong[peer]:
-                del self._wrong[peer]
+            self._wrong[client] -= 1
+            if not self._wrong[client]:
+                del self._wrong[client]
         return False
 
     def _digest(self, data: bytes) -> bytes:
-        """All of one length, which so tells nothing."""
+        """All digests have one length, so it says nothing."""
         return hmac.digest(self._key, data, "sha256")
 
     # ---------------------------------------------------------------------------------- sessions

@@ -12,6 +12,7 @@ from valkka_async.camera.status import CameraState
 from valkka_async.errors import ConnectError, ConnectionClosed
 from valkka_async.ring.client import Client, connect
 from valkka_async.ring.frame import Frame
+from valkka_async.ring.policy import Policy
 from valkka_async.service.status import CameraReport
 from valkka_async.service.web.contract import Find
 from valkka_async.service.web.viewer import DELTA, INIT, JPEG, KEY, Ending, Init, Media, Notice, Viewer, pack
@@ -101,7 +102,7 @@ class Hub:
             if camera.state != CameraState.LIVE:
                 self._tell(camera)
             # Lossless would make the camera wait for us; a JPEG needs none but the newest.
-            policy = "latest" if self.format == "jpeg" else "ordered"
+            policy: Policy = "latest" if self.format == "jpeg" else "ordered"
             try:
                 async with connect(ring, policy=policy, open_timeout=_QUIET) as client:
                     await self._follow(client, ring)

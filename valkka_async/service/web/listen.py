@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Addresses and connections: limits on their number and duration, which aiohttp does not have."""
+"""Addresses and connections: where the page listens, and how many connections there may be, of whom, and for
+how long."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import logging
 import os
 import socket
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from aiohttp import web
@@ -35,7 +39,7 @@ async def listen(host: str, port: int) -> list[socket.socket]:
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as e:
+    except (OSError, ValueError) as e:  # ValueError: what no name can have, as a NUL
         reason = e.strerror if isinstance(e, OSError) else "not a name"
         raise ValkkaError(f"web.host: {host!r} cannot be looked up ({reason})") from None
     sockets: list[socket.socket] = []
@@ -93,8 +97,21 @@ def url(host: str, sockets: list[socket.socket]) -> str:
     return f"http://{f'[{name}]' if ':' in name else name}:{sockets[0].getsockname()[1]}/"
 
 
+def client_of(host: str | None) -> str:
+    """The client at an address, for limits: of IPv6 the network, of which one client has 2**64 addresses."""
+    try:
+        address = ipaddress.ip_address((host or "").partition("%")[0])
+    except ValueError:
+        return host or "an unknown address"
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(address) if address.is_loopback else str(ipaddress.ip_network((address, 64), strict=False))
+
+
 class Connection(web.RequestHandler):
-    """One TCP connection."""
+    """One TCP connection. `client`: as of client_of(). `idle_since`: the loop's time."""
 
     def __init__(self, door: Door, server: web.Server) -> None:
         super().__init__(
@@ -105,12 +122,18 @@ class Connection(web.RequestHandler):
             access_log=None,  # type: ignore[arg-type]
             logger=log,
         )
+        self.client = ""
+        self.idle_since = 0.0
+        self._busy = 0  # requests that are being answered
         self._door = door
         self._waiting = 0  # unsent bytes, and since when none of them has left
         self._since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        self.client = client_of(peer[0] if isinstance(peer, tuple) else None)
+        self.idle_since = asyncio.get_running_loop().time()
         self._door.enter(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -121,8 +144,23 @@ class Connection(web.RequestHandler):
         self._since = 0.0
         super().resume_writing()
 
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """While in it, a request of this connection is being answered."""
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            self.idle_since = asyncio.get_running_loop().time()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing has been asked for, or all was answered."""
+        return not self._busy and self.transport is not None and not self.transport.get_write_buffer_size()
+
     def look(self, now: float) -> None:
-        """End it if the unsent data does not leave: a browser that does not read would hold it for ever."""
+        """End it if nothing of what is to be sent leaves, as a client that does not read would keep it."""
         transport = self.transport
         if transport is None:
             return
@@ -140,7 +178,11 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """A response that shows nothing of our code or of the request."""
+        """An answer without anything of ours or theirs in it."""
+        if isinstance(exc, ConnectionError) and (self.transport is None or self.transport.is_closing()):
+            raise exc  # the client has left in the middle of its request, which is its own business
+        if isinstance(exc, web.RequestPayloadError):  # its body is not what its headers say
+            status = 400
         if status >= 500:
             log.error("%s %s failed", request.method, request.path, exc_info=exc)
         if request.writer.output_size > 0:
@@ -151,14 +193,26 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """For what aiohttp notices by itself, such as the rest of a body that is not what its headers say."""
+        if not isinstance(kwargs.get("exc_info"), (ConnectionError, web.RequestPayloadError)):
+            super().log_exception(*args, **kwargs)
+
 
 class Door:
-    """Lets connections in, up to a number, and looks after them."""
+    """Lets connections in, up to a number in all and a share of it for each client, and looks after them.
+
+    Where it is full, the connection that has been idle for longest makes room for a new one: of the client
+    itself if that has its share, else of the client with the most. So connections that say nothing cost
+    nobody else anything, however many there are.
+    """
 
     def __init__(self, server: web.Server, limit: int) -> None:
         self._server = server
         self._limit = limit
-        self._inside: set[Connection] = set()
+        self._share = limit - limit // 4
+        self._inside: dict[Connection, None] = {}  # in the order in which they came
+        self._clients: Counter[str] = Counter()
         self._warn = Seldom()
         self._task = asyncio.create_task(self._watch(), name="web connections")
 
@@ -166,14 +220,38 @@ class Door:
         return Connection(self, self._server)
 
     def enter(self, connection: Connection) -> None:
-        self._inside.add(connection)
-        if len(self._inside) > self._limit and connection.transport is not None:
-            if self._warn():
-                log.warning("too many connections: more than %d at once", self._limit)
-            connection.transport.abort()
+        """Raises nothing: a connection that cannot stay is aborted."""
+        self._inside[connection] = None
+        self._clients[connection.client] += 1
+        if self._clients[connection.client] > self._share:
+            self._make_room(connection, connection.client)
+        elif len(self._inside) > self._limit:
+            self._make_room(connection, max(self._clients, key=self._clients.__getitem__))
 
     def leave(self, connection: Connection) -> None:
-        self._inside.discard(connection)
+        """Idempotent."""
+        if connection in self._inside:
+            del self._inside[connection]
+            self._clients[connection.client] -= 1
+            if not self._clients[connection.client]:
+                del self._clients[connection.client]
+
+    def _make_room(self, newcomer: Connection, client: str) -> None:
+        if self._warn():
+            log.warning(
+                "too many connections: more than %d at once, or %d of one client; most are of %s",
+                self._limit,
+                self._share,
+                client,
+                extra={"client": client},
+            )
+        leaving = _longest_idle(c for c in self._inside if c.client == client and c is not newcomer)
+        if leaving is None and client != newcomer.client:
+            leaving = _longest_idle(c for c in self._inside if c is not newcomer)
+        leaving = leaving or newcomer
+        self.leave(leaving)  # now, and not when its end has been noticed
+        if leaving.transport is not None:
+            leaving.transport.abort()
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -188,3 +266,7 @@ class Door:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+
+
+def _longest_idle(connections: Iterable[Connection]) -> Connection | None:
+    return min((c for c in connections if c.idle), key=lambda c: c.idle_since, default=None)

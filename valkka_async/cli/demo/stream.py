@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The pictures of a synthetic camera as a stream: H.264 in MPEG-TS, as it goes over the wire. No I/O.
+"""The stream of a synthetic camera: H.264 in MPEG-TS, as it goes over the wire. No I/O.
 
-MPEG-TS, because a viewer can join at any key frame, a new picture size needs no new header, and everything
-plays it. Its price is that a receiver knows the end of a picture only when the next one begins.
+MPEG-TS, because a viewer can join at any key frame, a new frame size needs no new header, and everything
+plays it. Its price is that a receiver knows the end of a frame only when the next one begins.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 
-from valkka_async.cli.demo.picture import Picture, Plane
+from valkka_async.cli.demo.pattern import Pattern, Plane
 from valkka_async.errors import ValkkaError
 
 _TICKS = 90_000  # a second of MPEG-TS
@@ -22,10 +22,10 @@ _KEY_SECONDS = 1.0  # between key frames
 _ENCODER = "libx264"
 
 
-class Film:
+class Stream:
     """Draws and encodes the frames of one camera. Raises ValkkaError where PyAV has no encoder for it.
 
-    `size` is (width, height), both even. It can be set anew: from the next frame on, which is a key frame.
+    `size` is (width, height), both even. A new size applies from the next frame on, which is a key frame.
     """
 
     def __init__(self, name: str, size: tuple[int, int], fps: float, hue: float) -> None:
@@ -45,34 +45,34 @@ class Film:
                 "flush_packets": "1",
             },
         )
-        self._stream = self._muxer.add_mux_stream("h264", rate=self._rate)
-        self._stream.time_base = Fraction(1, _TICKS)
+        self._track = self._muxer.add_mux_stream("h264", rate=self._rate)
+        self._track.time_base = Fraction(1, _TICKS)
         self.size = size
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the pictures."""
+        """Width and height of the frames."""
         return self._frame.width, self._frame.height
 
     @size.setter
     def size(self, size: tuple[int, int]) -> None:
-        self._picture = Picture(self._name, size, self._hue)
+        self._pattern = Pattern(self._name, size, self._hue)
         self._frame = VideoFrame(*size, "yuv420p")
         self._planes = _planes(self._frame)
         self._encoder = _encoder(size, self._rate)
 
     def take(self, time_ns: int, monotonic_ns: int, *, key: bool = False) -> tuple[bytes, bool]:
-        """The next frame, taken at a time: what to send, and whether it is a key frame, at which a viewer
-        can join; `key` makes it one. Takes a millisecond or a few."""
+        """The next frame, captured at this time: what to send, and whether it is a key frame, at which a
+        viewer can join; `key` makes it one. Takes a few milliseconds."""
         self._number += 1
         frame = self._frame
-        self._picture.draw(self._planes, self._number, time_ns)
+        self._pattern.draw(self._planes, self._number, time_ns)
         frame.pts = monotonic_ns * _TICKS // 1_000_000_000
-        frame.time_base = self._stream.time_base
+        frame.time_base = self._track.time_base
         frame.pict_type = PictureType.I if key else PictureType.NONE
         for packet in self._encoder.encode(frame):
             key = packet.is_keyframe
-            packet.stream = self._stream
+            packet.stream = self._track
             self._muxer.mux(packet)
         data = b"".join(self._parts)
         self._parts.clear()
@@ -109,7 +109,7 @@ def _encoder(size: tuple[int, int], rate: Fraction) -> VideoCodecContext:
     parameters = {
         "keyint": round(max(1, _KEY_SECONDS * rate)),
         "scenecut": 0,
-        "sliced-threads": 0,  # one slice per picture
+        "sliced-threads": 0,  # one slice per frame
         "repeat-headers": 1,  # parameter sets at each key frame
         "aud": 1,
         "colorprim": "bt709",

@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_alive: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyDictionary()
 
 
-class Inherited(Protocol):
-    def _after_fork(self) -> None: ...
-
-
-_alive: weakref.WeakSet[Inherited] = weakref.WeakSet()
-
-
-def register(thing: Inherited) -> None:
-    """Have ``thing._after_fork()`` called in forked children, while it lives."""
-    _alive.add(thing)
+def in_child(thing: T, forget: Callable[[T], None]) -> None:
+    """Have ``forget(thing)`` called in forked children, as long as the thing lives."""
+    _alive[thing] = forget
 
 
 def _in_child() -> None:
-    things = list(_alive)
+    inherited = list(_alive.items())
     _alive.clear()
-    for thing in things:
-        thing._after_fork()
+    for thing, forget in inherited:
+        forget(thing)
 
 
 os.register_at_fork(after_in_child=_in_child)

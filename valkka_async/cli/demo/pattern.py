@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The picture of a synthetic camera: moving stripes, its name, a clock and a frame counter.
+"""The test pattern of a synthetic camera: moving stripes, its name, a clock and a frame counter.
 
-Drawn at every frame, so it is made of copies: the background is computed once and only rolled, and the
-glyphs are ready-made blocks of pixels. It is drawn in the encoder's own pixels (yuv420p: luma, and two
-planes of colour at half the size), whose conversion from RGB would cost more than the encoder. (FFmpeg's
+It is drawn for every frame, so it is made of copies: the background is computed once and only rolled, and
+the glyphs are ready-made blocks of pixels. It is drawn in the encoder's own format (yuv420p: luma, and two
+planes of colour at half the size), since a conversion from RGB would cost more than the encoder. (FFmpeg's
 drawtext would do, but PyAV's wheels lack it.)
 """
 
@@ -44,7 +44,7 @@ _CELL = (9, 6)  # a glyph and the space around it, in its own pixels
 _RED, _BLUE = 0.2126, 0.0722  # in luma (BT.709)
 
 
-class Picture:
+class Pattern:
     """Draws the frames of one camera. `size` is (width, height), both even; `hue` is from 0 to 1."""
 
     def __init__(self, name: str, size: tuple[int, int], hue: float) -> None:
@@ -59,7 +59,7 @@ class Picture:
         self._second = (0, "")
 
     def draw(self, planes: tuple[Plane, Plane, Plane], number: int, time_ns: int) -> None:
-        """Fill the planes of an image with frame `number`, taken at a Unix time. Every pixel is written."""
+        """Write frame `number`, captured at a Unix time, into the planes of an image: every pixel of it."""
         top = -number * self._step % self._height
         for plane, background, offset in zip(
             planes, self._background, (top, top // 2, top // 2), strict=True

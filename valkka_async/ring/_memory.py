@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: MIT
+"""Anonymous shared memory: memfds, and the seals that make them safe to map.
+
+Nobody can truncate what is sealed, under us or under a reader; and nobody can write a ring but the server,
+which mapped it before it was sealed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from valkka_async.errors import RingMemoryError
+
+# linux/fcntl.h; Python 3.11 does not name the last
+_FIXED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_FUTURE_WRITE = 0x0010
+
+
+def make(name: str, size: int) -> int:
+    """A memfd of that size, to be sealed. Raises RingMemoryError, OSError."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+    except OSError as e:
+        os.close(fd)
+        if e.errno in (errno.EFBIG, errno.ENOMEM, errno.EINVAL):
+            raise RingMemoryError(
+                f"no memory for a ring of {size} bytes ({e.strerror}): use fewer slots or smaller frames, "
+                "or raise the limit (ulimit -f)"
+            ) from None
+        raise
+    return fd
+
+
+def seal(fd: int, *, writable: bool) -> None:
+    """Fix its size; unless `writable`, maps made from now on are read-only."""
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FIXED if writable else _FIXED | _FUTURE_WRITE)
+
+
+def is_sealed(fd: int, size: int, *, writable: bool) -> bool:
+    """Is memory that a server sent of this size for ever and, unless `writable`, written by it alone?"""
+    try:
+        held = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:  # not a memfd
+        return False
+    needed = fcntl.F_SEAL_SHRINK if writable else fcntl.F_SEAL_SHRINK | _FUTURE_WRITE
+    return os.fstat(fd).st_size == size and held & needed == needed

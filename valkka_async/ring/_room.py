@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""Waiting for a free slot, in threads and in tasks of any loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+
+class RoomWaiters:
+    """Those who wait: ``notify()`` wakes them when there may be room, and they ask ``has_room`` again."""
+
+    def __init__(self) -> None:
+        self._waiters: list[Callable[[], object]] = []
+
+    def notify(self) -> None:
+        """From any thread."""
+        for wake in list(self._waiters):
+            wake()
+
+    async def wait(self, has_room: Callable[[], bool]) -> None:
+        """Until there is room. May be cancelled. Raises what has_room() raises."""
+        loop = asyncio.get_running_loop()
+        while True:
+            room = loop.create_future()
+            wake = partial(_call_in, loop, room)
+            self._waiters.append(wake)  # before looking: what comes after the look wakes us
+            try:
+                if has_room():
+                    return
+                await room
+            finally:
+                self._waiters.remove(wake)
+
+    def wait_for(self, has_room: Callable[[], bool], timeout: float | None) -> bool:
+        """The same for threads. False: there is none after ``timeout`` seconds (None: wait for ever)."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        room = threading.Event()
+        self._waiters.append(room.set)
+        try:
+            while not has_room():
+                if not room.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                    return False
+                room.clear()
+            return True
+        finally:
+            self._waiters.remove(room.set)
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, room: asyncio.Future[None]) -> None:
+    """Wake a task of any loop from any thread."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(_fulfil, room)
+
+
+def _fulfil(room: asyncio.Future[None]) -> None:
+    if not room.done():
+        room.set_result(None)

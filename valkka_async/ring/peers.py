@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: MIT
+"""The readers as their server sees them: accepted, greeted, sent each new ring, and reported on."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from threading import RLock
+from typing import Any
+
+from valkka_async.errors import ProtocolError
+from valkka_async.ring import _memory, _shm
+from valkka_async.ring._room import RoomWaiters
+from valkka_async.ring._watch import Watcher
+from valkka_async.ring._weak import weakly
+from valkka_async.ring.handshake import (
+    MAX_BYTES,
+    Ack,
+    Bye,
+    Hello,
+    Message,
+    Refused,
+    Report,
+    Ring,
+    Room,
+    Stats,
+    Welcome,
+    decode,
+    encode,
+)
+from valkka_async.ring.policy import NAMES, Policy
+
+log = logging.getLogger("valkka_async")
+
+HELLO_SECONDS = 5.0  # a connection that has said nothing by then is closed
+_NO_DESCRIPTORS_SECONDS = 0.5
+_STRANGERS = 16  # connections beyond the readers that are allowed: those that have yet to say what they want
+# A reader that does not look at its socket costs so many messages and descriptors in its queue, no more.
+_RINGS_ON_THEIR_WAY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStats:
+    """A reader as its server sees it: its number ``id`` (no other reader of this server ever has it),
+    process ``pid`` of user ``uid`` (0 and 65534 if it lives in another namespace), its ``policy``, and what
+    it says of itself: frames ``received`` and ``dropped`` (published but missed) and ``leases`` it holds now.
+    A broken reader may say anything: show these numbers, and decide nothing by them."""
+
+    id: int
+    pid: int
+    uid: int
+    policy: Policy
+    received: int
+    dropped: int
+    leases: int
+
+
+class _Peer:
+    """A connection, from accept to its end."""
+
+    def __init__(self, sock: socket.socket, id: int, pid: int, uid: int) -> None:
+        self.sock = sock
+        self.id = id
+        self.pid = pid
+        self.uid = uid
+        self.policy: Policy = "latest"
+        self.bell = -1  # we write here
+        self.bell_out = -1  # the reader reads there; ours stays open, lest a dead reader mean SIGPIPE
+        self.place: object | None = None  # the writer's; None: has not said hello yet
+        self.sent = 0  # generation of the last RING sent
+        self.acked = 0
+        self.on_their_way: list[int] = []  # generations sent and not yet acknowledged
+
+    @property
+    def lossless(self) -> bool:
+        return self.place is not None and self.policy == "lossless"
+
+    def close(self) -> None:
+        self.sock.close()
+        for fd in (self.bell, self.bell_out):
+            if fd >= 0:
+                os.close(fd)
+        self.bell = self.bell_out = -1
+
+
+class Peers:
+    """All connections of a server. ``lock`` is the server's: it orders connections and new rings, which may
+    meet when one thread publishes while another accepts."""
+
+    def __init__(
+        self,
+        name: str,
+        listener: socket.socket,
+        writer: _shm.Writer,
+        lock: RLock,
+        room: RoomWaiters,
+        values: Callable[[], dict[str, Any] | None],
+        *,
+        max_readers: int,
+        private: bool,
+    ) -> None:
+        self._name = name
+        self._listener = listener
+        self._writer = writer
+        self._lock = lock
+        self._room = room
+        self._values = values  # what the server says of itself
+        self._max_readers = max_readers
+        self._private = private  # for the server's own user alone
+        self._peers: dict[int, _Peer] = {}  # by the socket's descriptor
+        self._ids = itertools.count(1)
+        self._ring_fd = -1  # the newest ring, for readers to come
+        self._ring_size = 0
+        self._closed = False
+
+    def listen(self, watcher: Watcher) -> None:
+        """Accept readers from now on."""
+        self._watcher = watcher
+        watcher.add(self._listener.fileno(), weakly(self._accept))
+
+    @property
+    def readers(self) -> int:
+        """Readers connected now."""
+        return sum(p.place is not None for p in list(self._peers.values()))
+
+    @property
+    def lossless(self) -> bool:
+        """Is one of them "lossless"?"""
+        return any(p.lossless for p in list(self._peers.values()))
+
+    def stats(self) -> list[PeerStats]:
+        """Of each reader; those that drop most come first."""
+        with self._lock:
+            stats = [
+                PeerStats(p.id, p.pid, p.uid, p.policy, *self._writer.tally(p.place))
+                for p in self._peers.values()
+                if p.place is not None
+            ]
+        return sorted(stats, key=lambda one: -one.dropped)
+
+    # ------------------------------------------------------------------------------------ rings
+
+    def offer(self, fd: int, size: int) -> None:
+        """Send a ring to all readers, and to those that come until there is another. Takes the descriptor."""
+        if self._ring_fd >= 0:
+            os.close(self._ring_fd)
+        self._ring_fd, self._ring_size = fd, size
+        for peer in list(self._peers.values()):
+            self._offer(peer)
+
+    def settled(self) -> bool:
+        """Have all "lossless" readers acknowledged the ring in use? One that has not would miss it if another
+        took its place now."""
+        newest = self._writer.generation
+        return not any(
+            p.lossless and p.acked < newest and self._writer.wants_more(p.place) for p in self._peers.values()
+        )
+
+    def _offer(self, peer: _Peer) -> None:
+        """Send the newest ring to a reader that lacks it, unless it has left too many where they are."""
+        newest = self._writer.generation
+        if peer.place is not None and peer.sent < newest and len(peer.on_their_way) < _RINGS_ON_THEIR_WAY:
+            if self._send(peer, Ring(newest, self._ring_size), self._ring_fd):
+                peer.sent = newest
+                peer.on_their_way.append(newest)
+
+    # ------------------------------------------------------------------------------ connections
+
+    def _accept(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as e:
+                # No descriptor left, most likely. The connection stays in the queue and the listener
+                # readable: look away for a while instead of spinning.
+                log.warning("%s: cannot accept a reader: %s", self._name, e.strerror)
+                self._watcher.pause(self._listener.fileno(), _NO_DESCRIPTORS_SECONDS)
+                return
+            sock.setblocking(False)
+            pid, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            peer = _Peer(sock, next(self._ids), pid, uid)
+            if self._private and uid not in (0, os.geteuid()):
+                self._send(peer, Refused(f"{self._name} serves its own user alone; see mode and group"))
+                sock.close()
+            elif len(self._peers) >= self._max_readers + _STRANGERS:
+                self._send(peer, Refused(f"{self._name} has too many connections"))
+                sock.close()
+            else:
+                fd = sock.fileno()
+                self._peers[fd] = peer
+                self._watcher.add(fd, weakly(self._receive, peer))
+                self._watcher.later(HELLO_SECONDS, weakly(self._hello_is_late, peer))
+
+    def _hello_is_late(self, peer: _Peer) -> None:
+        with self._lock:
+            if peer.place is None:
+                self._drop(peer)
+
+    def _receive(self, peer: _Peer) -> None:
+        with self._lock:
+            if self._closed or peer.sock.fileno() < 0:
+                return
+            try:
+                # recv() and not recvmsg(): descriptors that a peer sends unasked are never received
+                data = peer.sock.recv(MAX_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._drop(peer)
+                return
+            try:
+                self._answer(peer, decode(data))
+            except ProtocolError as e:
+                log.info("%s: dropped a connection: %s", self._name, e)
+                self._send(peer, Refused(str(e)))
+                self._drop(peer)
+            except OSError as e:
+                log.warning("%s: dropped a reader: %s", self._name, e)
+                self._send(peer, Refused(f"{self._name} cannot take another reader: {e.strerror or e}"))
+                self._drop(peer)
+
+    def _answer(self, peer: _Peer, message: Message) -> None:
+        match message:
+            case Hello() if peer.place is None:
+                self._welcome(peer, message)
+            case Ack(generation) if peer.place is not None:
+                peer.acked = max(peer.acked, min(generation, peer.sent))
+                peer.on_their_way = [g for g in peer.on_their_way if g > generation]
+                self._offer(peer)
+                self._room.notify()
+            case Room() if peer.place is not None:
+                self._room.notify()
+            case Stats():
+                self._send(peer, self._report())
+            case _:
+                raise ProtocolError(f"{type(message).__name__} was not expected here")
+
+    def _welcome(self, peer: _Peer, hello: Hello) -> None:
+        if hello.policy not in NAMES:
+            raise ProtocolError(f"there is no policy {hello.policy}")
+        if self.readers >= self._max_readers:
+            self._send(peer, Refused(f"{self._name} has {self._max_readers} readers and takes no more"))
+            self._drop(peer)
+            return
+        leases = max(1, min(hello.max_leases, _shm.MAX_LEASES))
+        page = _memory.make("valkka:leases", _shm.LEASE_PAGE_BYTES)
+        try:
+            _memory.seal(page, writable=True)
+            # A pipe and not an eventfd: the ends are files of their own, so whatever the reader does to
+            # its end (an eventfd it could make blocking, and fill), writing to ours never blocks.
+            peer.bell_out, peer.bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            peer.policy = NAMES[hello.policy]
+            peer.place, start = self._writer.add_peer(page, peer.bell, leases, hello.policy)
+            welcome = Welcome(os.getpid(), start, self._writer.generation)
+            if self._send(peer, welcome, page, peer.bell_out):
+                self._offer(peer)
+        finally:
+            os.close(page)
+
+    def _report(self) -> Report:
+        """What the server says of itself, and as many of its readers as fit, those that drop most first."""
+        values = self._values() or {}
+        clients = [
+            {key: value for key, value in asdict(reader).items() if key != "uid"} for reader in self.stats()
+        ]
+        while clients and not fits(values | {"clients": clients}):
+            del clients[len(clients) // 2 :]
+        return Report(values | {"clients": clients} if fits(values | {"clients": clients}) else values)
+
+    def _send(self, peer: _Peer, message: Message, *fds: int) -> bool:
+        try:
+            socket.send_fds(peer.sock, [encode(message)], fds, socket.MSG_NOSIGNAL)
+        except OSError:
+            return False  # gone, or drowned in its own requests: its end of the socket will tell
+        return True
+
+    def _drop(self, peer: _Peer) -> None:
+        """Forget a connection; its leases end here."""
+        if self._peers.pop(peer.sock.fileno(), None) is None:
+            return
+        if peer.place is not None:
+            self._writer.remove_peer(peer.place)
+            self._room.notify()
+        self._hang_up(peer)
+
+    def _hang_up(self, peer: _Peer) -> None:
+        self._watcher.remove(peer.sock.fileno())
+        peer.close()
+        peer.place = None  # and with it the map of the lease page, whoever still refers to the peer
+
+    # -------------------------------------------------------------------------------------- end
+
+    def stop(self) -> None:
+        """Answer nobody any more. Under the lock, and then close()."""
+        self._closed = True
+
+    def close(self) -> None:
+        """Say goodbye to all. They may finish reading what is there. The lock must not be held: the watcher
+        may wait for its thread to end, and that for the lock."""
+        for peer in list(self._peers.values()):
+            self._send(peer, Bye())
+            self._hang_up(peer)
+        self._peers.clear()
+        self._watcher.remove(self._listener.fileno())
+        if self._ring_fd >= 0:
+            os.close(self._ring_fd)
+            self._ring_fd = -1
+
+    def after_fork(self) -> None:
+        """In a forked child: close the descriptors and tell nobody."""
+        self._closed = True
+        for peer in self._peers.values():
+            peer.close()
+        self._peers.clear()
+        if self._ring_fd >= 0:
+            os.close(self._ring_fd)
+            self._ring_fd = -1
+
+
+def fits(values: dict[str, Any]) -> bool:
+    """Is there room for them in a REPORT?"""
+    return len(encode(Report(values))) <= MAX_BYTES

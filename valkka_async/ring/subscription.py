@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""One server's frames in an event loop, through all lives of the server. Client and Merge use it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from valkka_async.backoff import Backoff
+from valkka_async.errors import ConnectError, ConnectionClosedOK
+from valkka_async.ring._shm import drain
+from valkka_async.ring._waiter import Waiter
+from valkka_async.ring.connection import (
+    REFUSED_SECONDS,
+    WELCOME_SECONDS,
+    Connection,
+    ReaderStats,
+    new_pauses,
+    waited_too_long,
+)
+from valkka_async.ring.policy import Policy, check_policy
+from valkka_async.ring.rendezvous import check_name
+
+log = logging.getLogger("valkka_async")
+
+
+class Link:
+    """A connection whose descriptors are registered with the running loop.
+
+    When there may be frames to claim (after ``arm``), and at the end, it wakes ``waiter`` if there is one,
+    else calls ``notify`` if there is one; both in a callback of the loop.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.waiter: Waiter | None = None
+        self.notify: Callable[[], None] | None = None
+        self.loop = asyncio.get_running_loop()
+        self.since = time.monotonic()
+        self._bell = connection.bell
+        self._socket = connection.sock.fileno()
+        self.loop.add_reader(self._bell, self._on_bell)
+        self.loop.add_reader(self._socket, self._on_message)
+
+    def _on_bell(self) -> None:
+        drain(self._bell)
+        waiter = self.waiter
+        if waiter is not None:
+            waiter.wake()
+        elif self.notify is not None:
+            self.notify()
+
+    def _on_message(self) -> None:
+        self.connection.pump()
+        if self.connection.ended:
+            self.loop.remove_reader(self._socket)  # readable for ever after
+            self._socket = -1
+        if self.waiter is not None:
+            self.waiter.wake()
+        elif self.notify is not None:
+            self.notify()
+
+    def close(self) -> None:
+        # The descriptors leave the loop before they are closed: the server holds the other ends, so a
+        # closed number alone would stay in the epoll set and wake the loop for ever.
+        if not self.loop.is_closed():
+            self.loop.remove_reader(self._bell)
+            if self._socket >= 0:
+                self.loop.remove_reader(self._socket)
+            if self.waiter is not None:
+                self.waiter.wake_soon()  # closed by another task: this one goes on in its turn
+        self.connection.close()
+
+
+class Subscription:
+    """Connects, and again when the server is back; sums up what all its connections received."""
+
+    def __init__(self, name: str, policy: Policy, max_leases: int, pauses: Backoff | None = None) -> None:
+        self.name = check_name(name)
+        self.link: Link | None = None  # None: not connected
+        self.closed = False
+        self._policy = check_policy(policy, max_leases)
+        self._max_leases = max_leases
+        self._pauses = pauses or new_pauses()
+        self.opened = False  # it was connected once
+        self._pause = 0.0  # before the next dial
+        self._failure: ConnectError | None = None  # of the last connection
+        self._before = ReaderStats(0, 0, 0, 0)  # of connections that are over
+        self._sleepers: set[asyncio.Future[None]] = set()
+
+    async def connect(self, seconds: float | None, *, patient: bool = False) -> Link:
+        """Connect, if not connected; wait for the server as long as that takes, or for so many seconds.
+
+        ``patient``: what a server says that cannot take us now is logged, and it is asked again. Raises
+        TimeoutError, ConnectionClosedOK when it is closed meanwhile, ConnectError unless ``patient``. May be
+        cancelled.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        was_there = False
+        said = ""
+        failure, self._failure = self._failure, None
+        while True:
+            if failure is not None:
+                if not patient:
+                    raise failure
+                if str(failure) != said:
+                    said = str(failure)
+                    log.warning("%s: %s; trying again", self.name, failure)
+                self._pause = REFUSED_SECONDS
+            if self._pause:
+                await self._sleep(self._pause if deadline is None else min(self._pause, _left(deadline)))
+            if self.closed:
+                raise ConnectionClosedOK(f"this reader of {self.name!r} was closed")
+            if self.link is not None:  # connected by another task
+                return self.link
+            failure, self._pause = None, self._pauses.next()
+            try:
+                connection = Connection.dial(self.name, self._policy, self._max_leases)
+                if connection is not None:
+                    was_there = True
+                    await self._welcome(connection, WELCOME_SECONDS if deadline is None else _left(deadline))
+            except ConnectError as e:
+                failure = e
+            if self.link is not None or self.closed:
+                self._pause = 0.0
+            elif failure is None and deadline is not None and not _left(deadline):
+                raise waited_too_long(self.name, seconds, was_there)
+
+    async def _welcome(self, connection: Connection, seconds: float) -> None:
+        """Wait for the server's answer, and link up if it is a good one. Raises ConnectError."""
+        deadline = time.monotonic() + seconds
+        try:
+            while not (connection.ready or connection.ended or self.closed) and _left(deadline):
+                await self._sleep(_left(deadline), connection.sock.fileno())
+                connection.pump()
+            if connection.failure is not None:
+                raise connection.failure
+            if connection.ready and not self.closed and self.link is None:
+                self.link = Link(connection)
+                self.opened = True
+        finally:
+            if self.link is None or self.link.connection is not connection:
+                connection.close()
+
+    async def _sleep(self, seconds: float, fd: int = -1) -> None:
+        """Until wake(), for so many seconds at most, or until fd is readable."""
+        loop = asyncio.get_running_loop()
+        sleeper: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(seconds, _fulfil, sleeper)
+        if fd >= 0:
+            loop.add_reader(fd, _fulfil, sleeper)
+        self._sleepers.add(sleeper)
+        try:
+            await sleeper
+        finally:
+            self._sleepers.discard(sleeper)
+            timer.cancel()
+            if fd >= 0:
+                loop.remove_reader(fd)
+
+    def wake(self) -> None:
+        """Dial now, and soon again: the server may be there."""
+        self._pauses.lived(math.inf)
+        for sleeper in self._sleepers:
+            _fulfil(sleeper)
+
+    def unlink(self) -> None:
+        """Leave the connection there is; connect() makes another."""
+        link, self.link = self.link, None
+        if link is not None:
+            self._pauses.lived(time.monotonic() - link.since)
+            self._pause = self._pauses.next()
+            self._failure = link.connection.failure
+            link.close()
+            # frames still held are counted by nobody from here on: their connection is over
+            self._before = replace(self._before.plus(link.connection.stats()), leases=0)
+
+    def stats(self) -> ReaderStats:
+        """Counters over all connections."""
+        return self._before if self.link is None else self._before.plus(self.link.connection.stats())
+
+    def close(self) -> None:
+        """Leave for good. A task in connect() gets ConnectionClosedOK."""
+        self.closed = True
+        self.unlink()
+        self.wake()
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
+def _fulfil(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
