@@ -1,10 +1,9 @@
 # cython: language_level=3, boundscheck=False, initializedcheck=False
 # SPDX-License-Identifier: MIT
-"""Lifetimes around ring.h: who holds which memory, and when the GIL is let go.
+"""Lifetimes around ring.h: which object holds which memory, and where the GIL is released.
 
 Descriptors, sockets and the event loop belong to the Python modules above; this module maps what it
-is given and calls the protocol. All of it relies on the GIL for its private state; the shared state
-is ring.h's business.
+is given and calls the protocol. Its private state relies on the GIL; the shared state is ring.h's business.
 """
 
 cimport cython
@@ -98,7 +97,7 @@ _learn_dtypes()
 
 cdef uint64_t PAGE = <uint64_t>sysconf(_SC_PAGESIZE)
 
-# Below this a copy is shorter than what letting the GIL go and taking it back may cost.
+# Below this a copy takes less time than releasing and acquiring the GIL may.
 cdef uint64_t NOGIL_BYTES = 128 * 1024
 
 # From Linux 5.14 (uapi/asm-generic/mman-common.h); older kernels answer EINVAL and fault the pages in
@@ -163,7 +162,7 @@ cdef int _lend_buffer(Py_buffer *buffer, int flags, obj, const va_info *info, vo
 
 @cython.no_gc
 cdef class _Mapping:
-    """A shared mapping; unmapped when nobody refers to it any more."""
+    """A shared mapping; unmapped with the last reference."""
     cdef char *base
     cdef uint64_t size
 

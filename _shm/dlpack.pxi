@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # A frame as a DLPack tensor (https://dmlc.github.io/dlpack/latest/): the structs of version 1.0 and of those
-# before, and who frees them. Part of _shm.pyx.
+# before, and what frees them. Part of _shm.pyx.
 
 cdef enum:
     DL_CPU = 1                # DLDeviceType
@@ -59,7 +59,7 @@ cdef const char *VERSIONED = "dltensor_versioned"
 
 
 cdef object _capsule(Frame frame, bint versioned, uint64_t flags):
-    """A capsule with the frame in it, whose memory stays as it is until the consumer calls the deleter."""
+    """A capsule with the frame in it; the memory stays as it is until the consumer calls the deleter."""
     cdef _View view = frame.view()
     cdef _Lent *lent = <_Lent *>PyMem_RawMalloc(sizeof(_Lent))
     cdef DLTensor *tensor
@@ -98,7 +98,7 @@ cdef object _capsule(Frame frame, bint versioned, uint64_t flags):
 
 
 cdef void _forget(capsule) noexcept:
-    """A capsule goes. A consumer would have renamed it, so nobody else frees what is in this one."""
+    """The capsule goes. A consumer would have renamed it, so the tensor in this one is ours to free."""
     if PyCapsule_IsValid(capsule, VERSIONED):
         _give_back((<DLManagedTensorVersioned *>PyCapsule_GetPointer(capsule, VERSIONED)).manager)
     elif PyCapsule_IsValid(capsule, PLAIN):
@@ -114,7 +114,7 @@ cdef void _delete_plain(DLManagedTensor *tensor) noexcept nogil:
 
 
 cdef void _delete(void *lent) noexcept nogil:
-    """The consumer's, in whatever thread it lets go; after the interpreter's end there is nothing to give back."""
+    """Called by the consumer, in any thread; after the interpreter's end there is nothing to give back."""
     if Py_IsInitialized():
         with gil:
             _give_back(lent)

@@ -90,7 +90,7 @@ cdef class Frame:
 
     @property
     def __array_interface__(self):
-        # The memory as an object and not as an address, so that release() waits for whoever uses it.
+        # The memory as an object and not as an address, so that release() waits for its users.
         return {
             "version": 3,
             "shape": self.shape,
@@ -111,7 +111,7 @@ cdef class Frame:
         return DL_CPU, 0
 
     def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
-        """The frame for another library's ``from_dlpack()``; the slot is given back when that lets go of it.
+        """The frame for another library's ``from_dlpack()``. The slot is given back when the library is done with it.
 
         Shared memory is read-only, so a library has to say that it knows read-only tensors (DLPack 1.0 or
         newer); for others, and with ``copy=True``, there is ``copy()``, which may be written. Raises BufferError.

@@ -8,7 +8,7 @@
  *                    The server writes it; a reader maps it read-only and the seals keep it so.
  *   a lease page     one per reader, shared by that reader and the server alone.
  *
- * The comment above a field says who writes it. Sizes are part of the handshake (VA_LAYOUT), so two
+ * The comment above a field names its writer. Sizes are part of the handshake (VA_LAYOUT), so two
  * builds that disagree refuse each other instead of misreading.
  */
 #ifndef VA_LAYOUT_H

@@ -271,7 +271,7 @@ cdef class Reader:
 
 
 def drain(int fd):
-    """Make a bell (a non-blocking pipe) unreadable until it is rung again. False: it was not rung."""
+    """Make a doorbell (a non-blocking pipe) unreadable until it rings again. False: it had not rung."""
     cdef char sink[64]
     cdef bint rung = read(fd, sink, sizeof(sink)) > 0
     return rung

@@ -4,8 +4,8 @@
  *
  * The rule that everything serves: while a reader holds a lease on a slot, nobody writes that slot.
  * A reader announces the slot it is about to read and then checks that the slot still holds the frame
- * it wanted; the writer takes the frame's number away and then looks for announcements. Whoever comes
- * second sees the other. Each ordering below is one half of a named pair:
+ * it wanted; the writer takes the frame's number away and then looks for announcements. The second
+ * of the two sees the first. Each ordering below is one half of a named pair:
  *
  *   LEASE    reader: store lease[k], load slot.seq      writer: store slot.seq = 0, load lease[k]
  *            All four sequentially consistent, so at least one side sees the other (store buffering,
@@ -173,7 +173,7 @@ static inline bool va_info_ok(const va_info *i, uint64_t slot_bytes)
 
 enum { VA_LATEST = 0, VA_ORDERED = 1, VA_LOSSLESS = 2 };
 
-/* A reader as the writer knows it. What the reader may ask for (leases, policy) is kept here and not
+/* A reader as the writer knows it. What the reader may ask for (leases, policy) stands here and not
  * in the lease page, which the reader can spoil. */
 typedef struct va_peer {
     va_lease_page *page;
@@ -237,7 +237,7 @@ static inline void va_scan(va_writer *w, uint64_t *ordered, uint64_t *lossless)
     }
 }
 
-/* The slot to write next, as far as the last scan knows, or -1 when every slot is leased or kept.
+/* The slot to write next, as far as the last scan knows, or -1 when every slot is leased or still to be read.
  *
  * Of the slots that nobody wants, the one used last: it is still in the cache. Then one that was never
  * used. Then, where unread frames of "ordered" readers fill the ring, the oldest of those. Never the
@@ -319,7 +319,7 @@ static inline bool va_has_room(va_writer *w)
 }
 
 /* Publishes the slot that va_begin gave, described by `info`; returns the frame's number.
- * Ring the bells (va_must_ring) afterwards. */
+ * Ring the doorbells (va_must_ring) afterwards. */
 static inline uint64_t va_commit(va_writer *w, int s, const va_info *info)
 {
     va_ring *r = va_ring_of(&w->view);
@@ -338,7 +338,7 @@ static inline uint64_t va_commit(va_writer *w, int s, const va_info *info)
 /* Gives back a slot that va_begin gave, unpublished. */
 static inline void va_abort(va_writer *w, int s) { w->note[s].writing = false; }
 
-/* After va_commit, for each peer: true if it sleeps and its bell must be rung. */
+/* After va_commit, for each peer: true if it sleeps and its doorbell must be rung. */
 static inline bool va_must_ring(const va_peer *p)
 {
     return atomic_load_explicit(&p->page->armed, memory_order_seq_cst) == 1              /* BELL */
@@ -488,7 +488,7 @@ static inline int va_claim(va_cursor *c, const va_view *v, va_lease_page *page, 
     return VA_CORRUPT;
 }
 
-/* Before sleeping: true when it is safe to sleep on the bell, false when a frame is there already. */
+/* Before sleeping: true when it is safe to sleep on the doorbell, false when a frame is there already. */
 static inline bool va_arm(const va_cursor *c, const va_view *v, va_lease_page *page)
 {
     atomic_store_explicit(&page->armed, 1, memory_order_seq_cst);                        /* BELL */

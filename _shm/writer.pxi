@@ -10,7 +10,7 @@ def ring_bytes(uint32_t slots, uint64_t slot_bytes, uint64_t header_bytes):
 
 @cython.no_gc
 cdef class _Peer:
-    """The server's side of a reader: its lease page and its bell."""
+    """The server's side of a reader: the map of its lease page."""
     cdef _Mapping map
 
 
@@ -71,7 +71,7 @@ cdef class Kind:
 
 
 cdef class Writer:
-    """Publishes into the newest ring and rings the readers' bells. No I/O but the bells."""
+    """Publishes into the newest ring and rings the readers' doorbells. No other I/O."""
     cdef va_writer *w
     cdef _Mapping map
     cdef _Mapping previous
@@ -315,7 +315,7 @@ cdef class Slot:
     cdef int index
     cdef int exports
     cdef bint open           # may be written and published
-    cdef bint reserved       # nobody else may have the slot
+    cdef bint reserved       # the slot is not for others
     cdef va_info info
     cdef bytes meta
     cdef char *data_ptr

@@ -87,7 +87,7 @@ class NotOpenError(ValkkaError, RuntimeError):
 
 
 class NoFreeSlotError(ValkkaError):
-    """Every slot is in use: leased by readers, or kept for them."""
+    """Every slot is in use: readers hold it, or have still to read it."""
 
 
 class LeaseLimitError(ValkkaError):

@@ -337,17 +337,32 @@ def ring(size: int, fd: int) -> tuple[bytes, list[int]]:
     return handshake.encode(handshake.Ring(1, size)), [fd]
 
 
+def real_ring(seals: int) -> Script:
+    """Nothing is wrong with it but its seals."""
+    with va.serve("real", slots=3) as server:
+        server.publish(b"x")
+        size = server._peers._ring_size
+        data = os.pread(server._peers._ring_fd, size, 0)
+    return [welcome(memory(PAGE, SHRINK)), ring(size, memory(size, seals, data))]
+
+
+def test_a_ring_with_the_right_seals_is_taken(runtime_dir: Path) -> None:
+    liar = Liar(runtime_dir / "s.sock", real_ring(SHRINK | WRITE))
+    try:
+        with va.attach("s", open_timeout=5) as reader:
+            assert bytes(reader.recv(5).data) == b"x"
+    finally:
+        liar.close()
+
+
 LIES: dict[str, Callable[[], Script]] = {
     "a lease page that can shrink": lambda: [welcome(memory(PAGE, 0), 0)],
     "a lease page of another size": lambda: [welcome(memory(10, SHRINK), 0)],
     "a file for a lease page": lambda: [welcome(nowhere(), 0)],
     "a bell that is no pipe": lambda: [welcome(memory(PAGE, SHRINK), 0, nowhere)],
-    "a ring without seals": lambda: [welcome(memory(PAGE, SHRINK)), ring(1 << 16, memory(1 << 16, 0))],
-    "a ring that can shrink": lambda: [welcome(memory(PAGE, SHRINK)), ring(1 << 16, memory(1 << 16, WRITE))],
-    "a ring that others write": lambda: [
-        welcome(memory(PAGE, SHRINK)),
-        ring(1 << 16, memory(1 << 16, SHRINK)),
-    ],
+    "a ring without seals": lambda: real_ring(0),
+    "a ring that can shrink": lambda: real_ring(WRITE),
+    "a ring that others write": lambda: real_ring(SHRINK),
     "a ring smaller than it says": lambda: [welcome(memory(PAGE, SHRINK)), ring(1 << 16, memory(1 << 12))],
     "an empty ring": lambda: [welcome(memory(PAGE, SHRINK)), ring(0, memory(0))],
     "a ring of zeros": lambda: [welcome(memory(PAGE, SHRINK)), ring(1 << 16, memory(1 << 16))],

@@ -11,6 +11,7 @@ import pytest
 
 import valkka_async as va
 from support.until import until
+from valkka_async.ring.connection import Connection
 
 
 @pytest.fixture
@@ -113,6 +114,26 @@ async def test_cancelling_a_batch_loses_no_frame(cameras: Cameras) -> None:
         note([frame])
     assert counted == {s.name: s.stats().published for s in servers if s.stats().published}
     assert merged.stats().leases == 0
+
+
+async def test_a_frame_that_comes_while_a_list_turns_out_empty_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with va.serve("a") as a, va.merge("a") as merged:
+        a.publish(b"of no use without its key frame", key=False)
+        await until(lambda: a.readers)
+        arm = Connection.arm
+
+        def late(connection: Connection) -> bool:
+            monkeypatch.undo()
+            a.publish(b"key")
+            return arm(connection)
+
+        batches = merged.batches(4, 0)
+        await until(lambda: None not in merged.stats().sources.values())
+        monkeypatch.setattr(Connection, "arm", late)
+        async with asyncio.timeout(10):
+            assert [bytes(f.data) for f in await anext(batches)] == [b"key"]
 
 
 async def test_it_ends_with_the_last_camera() -> None:

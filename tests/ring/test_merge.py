@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import os
 import random
 import socket
 import time
@@ -16,6 +17,7 @@ import pytest
 import valkka_async as va
 from support.child import Child
 from support.until import until
+from valkka_async import backoff
 from valkka_async.ring import _kernel, directory
 
 
@@ -265,14 +267,14 @@ async def test_names_alone_need_no_look_at_the_directory(monkeypatch: pytest.Mon
 
 async def test_a_quiet_directory_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = 0
-    servers = directory.servers
+    runtime_dir = directory.runtime_dir
 
-    def look() -> list[str]:
+    def look() -> Path:
         nonlocal looks
         looks += 1
-        return servers()
+        return runtime_dir()
 
-    monkeypatch.setattr(directory, "servers", look)
+    monkeypatch.setattr(directory, "runtime_dir", look)
     async with va.merge("cam*") as merged, va.serve("cam1"):
         await until(lambda: merged.sources)
         await asyncio.sleep(0.1)
@@ -281,13 +283,14 @@ async def test_a_quiet_directory_is_not_looked_at(monkeypatch: pytest.MonkeyPatc
         assert looks == before
 
 
+def no_inotify() -> int:
+    raise OSError(errno.EMFILE, "no inotify instance left")
+
+
 async def test_without_inotify_the_directory_is_followed_by_its_time(
     monkeypatch: pytest.MonkeyPatch, runtime_dir: Path
 ) -> None:
-    def none_left() -> int:
-        raise OSError(errno.EMFILE, "no inotify instance left")
-
-    monkeypatch.setattr(_kernel, "inotify", none_left)
+    monkeypatch.setattr(_kernel, "inotify", no_inotify)
     async with va.merge("cam*") as merged:
         for life in range(5):
             async with va.serve("cam1") as server:
@@ -337,6 +340,40 @@ async def test_sockets_of_killed_servers_cost_a_merge_next_to_nothing(runtime_di
     finally:
         for path in dead:
             path.unlink(missing_ok=True)
+
+
+async def test_a_server_in_the_place_of_a_killed_one_is_noticed_however_long_the_pause(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff.random, "uniform", lambda shortest, longest: 3600.0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.bind(str(runtime_dir / "cam1.sock"))
+    async with va.merge("cam*") as merged:
+        await until(lambda: merged.sources)
+        await asyncio.sleep(0.05)  # it was dialled
+        async with va.serve("cam1") as server:
+            server.publish(b"x")
+            async with asyncio.timeout(10):
+                assert (await merged.recv()).source == "cam1"
+
+
+async def test_a_change_that_leaves_the_directorys_time_as_it_was_is_seen(
+    monkeypatch: pytest.MonkeyPatch, runtime_dir: Path
+) -> None:
+    """The clock of a file system has ticks of milliseconds."""
+    monkeypatch.setattr(_kernel, "inotify", no_inotify)
+    looker = directory.Directory()
+    (runtime_dir / "cam1.sock").touch()
+    before = runtime_dir.stat().st_mtime_ns
+    assert looker.look() == ["cam1"]
+    (runtime_dir / "cam2.sock").touch()
+    os.utime(runtime_dir, ns=(before, before))
+    async with asyncio.timeout(5):
+        assert await looker.changed() is None
+    assert looker.look() == ["cam1", "cam2"]
+    for path in runtime_dir.iterdir():
+        path.unlink()
+    looker.close()
 
 
 async def test_a_merge_that_is_forgotten_warns_and_cleans_up() -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Anonymous shared memory: memfds, and the seals that make them safe to map.
 
-Nobody can truncate what is sealed, under us or under a reader; and nobody can write a ring but the server,
-which mapped it before it was sealed.
+No process can truncate sealed memory under another, and only the server can write a ring: it mapped the ring
+before sealing it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FUTURE_WRITE = 0x0010
 
 
 def make(name: str, size: int) -> int:
-    """A memfd of that size, to be sealed. Raises RingMemoryError, OSError."""
+    """A memfd of this size, not yet sealed. Raises RingMemoryError, OSError."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
@@ -35,12 +35,12 @@ def make(name: str, size: int) -> int:
 
 
 def seal(fd: int, *, writable: bool) -> None:
-    """Fix its size; unless `writable`, maps made from now on are read-only."""
+    """Fix its size. Unless `writable`, all maps made from now on are read-only."""
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _FIXED if writable else _FIXED | _FUTURE_WRITE)
 
 
 def is_sealed(fd: int, size: int, *, writable: bool) -> bool:
-    """Is memory that a server sent of this size for ever and, unless `writable`, written by it alone?"""
+    """Check memory of a server: its size is fixed and, unless `writable`, only the server writes it."""
     try:
         held = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError:  # not a memfd

@@ -13,10 +13,7 @@ from typing import TypeVar
 from valkka_async.errors import ConcurrencyError, ConnectError
 from valkka_async.ring._shm import Frame
 from valkka_async.ring._waiter import Waiter
-from valkka_async.ring.subscription import Link, Subscription
-
-# How long a task may take frames that are ready without letting other tasks run.
-TURN_SECONDS = 0.001
+from valkka_async.ring.subscription import TURN_SECONDS, Link, Subscription
 
 T = TypeVar("T")
 
@@ -35,10 +32,10 @@ class Member:
 
 
 class Ready:
-    """A queue of members, in which each is once at most. Those that are not in it have their bells armed.
+    """A queue of members that may have frames. The doorbells of all others are armed.
 
-    ``over`` is called with a member whose connection has ended and whose ring is read to the end; ``check``
-    raises what there is to raise when nothing is left to claim.
+    ``over`` is called with a member whose connection has ended and whose ring is read to the end. ``check``
+    is called when nothing is left to claim, and raises if that is final.
     """
 
     def __init__(self, over: Callable[[Member], None], check: Callable[[], None]) -> None:
@@ -87,7 +84,7 @@ class Ready:
     # ---------------------------------------------------------------------------------- claiming
 
     def claim(self) -> Frame | None:
-        """The next frame of the members that are ready; when None, all their bells are armed."""
+        """The next frame of the members that are ready. None: there is none, and all doorbells are armed."""
         while self._queue:
             frame = self._claim_from(self._queue.popleft())
             if frame is not None:
@@ -104,7 +101,7 @@ class Ready:
         return frame
 
     def _claim_from(self, member: Member) -> Frame | None:
-        """A frame of a member that was taken from the queue; back it goes if there may be more."""
+        """A frame of a member that was taken from the queue; the member goes back if there may be more."""
         member.queued = False
         link = member.link
         if link is None:
@@ -126,7 +123,7 @@ class Ready:
         return frame
 
     def count(self) -> int:
-        """How many members have something to claim; the bells of the others are armed."""
+        """How many members have something to claim. The doorbells of the others are armed."""
         ready: deque[Member] = deque()
         while self._queue:
             member = self._queue.popleft()
@@ -142,7 +139,7 @@ class Ready:
 
     def claim_each(self, most: int) -> list[Frame]:
         """One frame of each member that is ready; at most so many, of those that have waited longest."""
-        if len(self._queue) > most:  # the order of their bells says nothing about that
+        if len(self._queue) > most:  # the order in the queue is that of their doorbells
             self._queue = deque(sorted(self._queue, key=lambda member: member.turn))
         frames: list[Frame] = []
         for _ in range(len(self._queue)):

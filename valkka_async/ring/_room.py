@@ -11,18 +11,18 @@ from functools import partial
 
 
 class RoomWaiters:
-    """Those who wait: ``notify()`` wakes them when there may be room, and they ask ``has_room`` again."""
+    """Threads and tasks that wait. ``notify()`` wakes them, and they ask ``has_room`` again."""
 
     def __init__(self) -> None:
         self._waiters: list[Callable[[], object]] = []
 
     def notify(self) -> None:
-        """From any thread."""
+        """Wake all. From any thread."""
         for wake in list(self._waiters):
             wake()
 
     async def wait(self, has_room: Callable[[], bool]) -> None:
-        """Until there is room. May be cancelled. Raises what has_room() raises."""
+        """Wait until there is room. May be cancelled. Raises what has_room() raises."""
         loop = asyncio.get_running_loop()
         while True:
             room = loop.create_future()
@@ -36,7 +36,7 @@ class RoomWaiters:
                 self._waiters.remove(wake)
 
     def wait_for(self, has_room: Callable[[], bool], timeout: float | None) -> bool:
-        """The same for threads. False: there is none after ``timeout`` seconds (None: wait for ever)."""
+        """The same for threads. False: no room within ``timeout`` seconds (None: wait for ever)."""
         deadline = None if timeout is None else time.monotonic() + timeout
         room = threading.Event()
         self._waiters.append(room.set)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who looks after a server's descriptors: the running event loop, or else one daemon thread.
+"""What looks after a server's descriptors: the running event loop, or else one daemon thread.
 
 Both offer ``add``, ``remove``, ``pause`` and ``later``. The thread is one for all servers of the process; it
 starts with the first descriptor and ends with the last.
@@ -120,7 +120,7 @@ class ThreadWatcher:
     def later(self, seconds: float, callback: Callback) -> None:
         with self._lock:
             if self._epoll is None:
-                return  # nothing is being watched, so nobody is interested
+                return  # nothing is watched, so the timer has no owner
             heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._tie), callback))
             os.eventfd_write(self._wake, 1)
 

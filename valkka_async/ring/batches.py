@@ -11,9 +11,9 @@ from valkka_async.ring.sources import Sources
 
 
 class Batches:
-    """Made by :meth:`Merge.batches`. A class, not an async generator: nothing to finalise when it is dropped.
+    """Made by :meth:`Merge.batches`. A class, not an async generator, so there is nothing to finalise.
 
-    ``owner`` is what must not be forgotten while this is in use.
+    ``owner`` stays alive as long as this does.
     """
 
     def __init__(self, owner: object, sources: Sources, max_frames: int, max_wait: float) -> None:
@@ -26,16 +26,16 @@ class Batches:
         self._ready = sources.ready
         self._max_frames = max_frames
         self._max_wait = max_wait
-        self._deadline: float | None = None  # of the list in the making; None: no source has a frame yet
-        self._heard = False  # sources whose bells rang at the same moment were heard
-        self._soon = False  # _take() wants to be called again after the other tasks had their turn
+        self._deadline: float | None = None  # of the next list; None: no source has a frame yet
+        self._heard = False  # the sources whose doorbells rang at the same moment were heard
+        self._soon = False  # call _take() again after the other tasks had their turn
 
     def __aiter__(self) -> Batches:
         return self
 
     async def __anext__(self) -> list[Frame]:
         self._sources.run()
-        self._deadline, self._heard = None, False  # a list that was cancelled begins again
+        self._deadline, self._heard = None, False  # a cancelled list begins again
         try:
             return await self._ready.receive(self._take, self._until)
         except ConnectionClosedOK:
@@ -52,7 +52,7 @@ class Batches:
         if ready < min(self._max_frames, connected) and time.monotonic() < self._deadline:
             return None
         if ready < connected and not self._heard:
-            self._heard = self._soon = True  # who is heard first must not matter
+            self._heard = self._soon = True  # the order of the callbacks must not matter
             return None
         self._deadline, self._heard = None, False
         frames = self._ready.claim_each(self._max_frames)

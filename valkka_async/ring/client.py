@@ -14,10 +14,7 @@ from valkka_async.ring._shm import Frame
 from valkka_async.ring._waiter import Waiter
 from valkka_async.ring.connection import ReaderStats
 from valkka_async.ring.policy import Policy
-from valkka_async.ring.subscription import Link, Subscription
-
-# How long a task may take frames that are ready without letting other tasks run.
-_TURN_SECONDS = 0.001
+from valkka_async.ring.subscription import TURN_SECONDS, Link, Subscription
 
 
 def connect(
@@ -89,7 +86,7 @@ class Client:
                 link = self.subscription.link
                 if link is None:
                     link = await self._relink()
-                if time.monotonic() - self._turn > _TURN_SECONDS:
+                if time.monotonic() - self._turn > TURN_SECONDS:
                     await asyncio.sleep(0)
                     self._turn = time.monotonic()
                     if link is not self.subscription.link:

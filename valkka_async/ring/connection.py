@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A reader's connection to one server: the socket, the bell and the rings. It never waits.
+"""A reader's connection to one server: the socket, the doorbell and the rings. It never waits.
 
-``dial`` and ``pump`` do what can be done now; who wants more waits for ``sock`` (messages, the end)
-and ``bell`` (frames) to become readable, in whatever way its world waits: poll() in reader.py, the
-event loop in client.py.
+``dial`` and ``pump`` do what can be done now. The caller waits for ``sock`` (messages, the end) and ``bell``
+(frames) to become readable: in an epoll set in reader.py, in the event loop in subscription.py.
 """
 
 from __future__ import annotations
@@ -50,10 +49,10 @@ REFUSED_SECONDS = 1.0  # until a server that refused us is asked again
 
 _CRASHED = "crashed"
 _MAX_FDS = 4
-# Rings that a slow reader may have before it (the frames of all but the last are old, and take memory).
-# With more it does not acknowledge, and the server sends it no other until it has caught up.
+# Rings that a slow reader may have mapped and not read. With more it does not acknowledge, and the server
+# sends it no other until it has caught up.
 _MAX_RINGS = 4
-# Not there, not listening, or with a full queue: worth another try.
+# Not there, not listening, or its queue is full: try again.
 _NOT_YET = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN)
 
 
@@ -85,9 +84,9 @@ class Connection:
         self.sock = sock
         self.bell = -1
         self.pid = 0
-        self.ended = False  # no message and no new frame will come; what is in the ring may still be claimed
+        self.ended = False  # no message or frame will come; frames in the ring may still be claimed
         self._end = ""  # how it ended
-        self.failure: ConnectError | None = None  # what made us give it up
+        self.failure: ConnectError | None = None  # why we gave it up
         self._policy = policy
         self._max_leases = max_leases
         self._generation = 0  # of the newest ring when we were welcomed
@@ -97,7 +96,7 @@ class Connection:
 
     @classmethod
     def dial(cls, name: str, policy: int, max_leases: int) -> Connection | None:
-        """Connect and say hello. None: nobody listens there yet. Raises ConnectError."""
+        """Connect and say hello. None: no server listens there yet. Raises ConnectError."""
         sock = dial(name)
         if sock is None:
             return None
@@ -110,11 +109,11 @@ class Connection:
 
     @property
     def ready(self) -> bool:
-        """Welcomed, and in possession of the ring if there is one."""
+        """Welcomed, and in possession of the ring, if there is one."""
         return self._reader is not None and (not self._generation or self._reader.generation > 0)
 
     def error(self) -> ConnectionClosed | ConnectError:
-        """The exception that tells how it ended."""
+        """The exception that says how it ended."""
         if self.failure is not None:
             return self.failure
         if self._end != _CRASHED:
@@ -128,7 +127,7 @@ class Connection:
         )
 
     def pump(self) -> None:
-        """Take in the messages that have arrived. What goes wrong is told by ``ended`` and ``error``."""
+        """Read the messages that have arrived. ``ended`` and ``error`` say what went wrong."""
         try:
             while not self.ended and self.sock.fileno() >= 0 and self._receive():
                 pass
@@ -147,7 +146,7 @@ class Connection:
         self.ended, self._end = True, how
 
     def _receive(self) -> bool:
-        """Take in one message. False: there is none now."""
+        """Read one message. False: there is none now."""
         try:
             data, fds, flags, _ = socket.recv_fds(
                 self.sock, MAX_BYTES, _MAX_FDS, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
@@ -155,7 +154,7 @@ class Connection:
         except BlockingIOError:
             return False
         except ConnectionResetError:
-            # The server closed before it had read our last ACK. Said once; what it sent before follows.
+            # The server closed before it read our last ACK. Reported once; what it sent before follows.
             return True
         try:
             if not data:
@@ -184,7 +183,7 @@ class Connection:
             case Welcome(pid, start_seq, generation) if self._reader is None and len(fds) == 2:
                 self._check_memory(fds[0], _shm.LEASE_PAGE_BYTES, writable=True)
                 if not stat.S_ISFIFO(os.fstat(fds[1]).st_mode):
-                    raise ProtocolError(f"server {self.name!r} sent a bell that is no pipe")
+                    raise ProtocolError(f"server {self.name!r} sent a doorbell that is not a pipe")
                 self._reader = _shm.Reader(self.name, fds[0], self._policy, self._max_leases, start_seq)
                 self._reader.connect(self.sock.fileno(), encode(Room()), weakly(self.pump))
                 self.pid, self._generation = pid, generation
@@ -209,7 +208,7 @@ class Connection:
             try:
                 self.sock.send(encode(Ack(self._unacknowledged)), socket.MSG_NOSIGNAL)
             except OSError:
-                pass  # the server is gone, which the next message tells
+                pass  # the server is gone; the next recv tells
             self._unacknowledged = 0
 
     def _check_memory(self, fd: int, size: int, *, writable: bool) -> None:
@@ -233,7 +232,7 @@ class Connection:
         return self._reader is not None and self._reader.pending()
 
     def arm(self) -> bool:
-        """Make the server ring the bell for the next frame. False: one is there already."""
+        """Have the server ring the doorbell for the next frame. False: a frame is there already."""
         return self._reader is None or self._reader.arm()
 
     @property
@@ -247,8 +246,8 @@ class Connection:
         return ReaderStats(r.received, r.dropped, r.leases, r.last_received_ns)
 
     def close(self) -> None:
-        """Leave. Frames that are still held stay valid; the server counts their slots as taken until the
-        last of them is released, and only then sees the connection end."""
+        """Leave. Frames that are still held stay valid: the server sees the connection end, and takes the
+        slots back, when the last of them is released."""
         if self.sock.fileno() < 0:
             return
         if not self.ended:
@@ -287,7 +286,7 @@ def waited_too_long(name: str, seconds: float | None, was_there: bool) -> Timeou
 
 
 def dial(name: str) -> socket.socket | None:
-    """A socket connected to a server; None: nobody listens there yet. Raises ConnectError."""
+    """A socket connected to a server. None: no server listens there yet. Raises ConnectError."""
     path = socket_path(runtime_dir(), check_name(name))
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)

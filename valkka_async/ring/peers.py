@@ -40,7 +40,7 @@ log = logging.getLogger("valkka_async")
 HELLO_SECONDS = 5.0  # a connection that has said nothing by then is closed
 _NO_DESCRIPTORS_SECONDS = 0.5
 _STRANGERS = 16  # connections beyond the readers that are allowed: those that have yet to say what they want
-# A reader that does not look at its socket costs so many messages and descriptors in its queue, no more.
+# A reader that does not read its socket costs no more messages and descriptors than these.
 _RINGS_ON_THEIR_WAY = 4
 
 
@@ -70,7 +70,7 @@ class _Peer:
         self.uid = uid
         self.policy: Policy = "latest"
         self.bell = -1  # we write here
-        self.bell_out = -1  # the reader reads there; ours stays open, lest a dead reader mean SIGPIPE
+        self.bell_out = -1  # the reader reads there; ours stays open, so that a dead reader raises no SIGPIPE
         self.place: object | None = None  # the writer's; None: has not said hello yet
         self.sent = 0  # generation of the last RING sent
         self.acked = 0
@@ -89,8 +89,8 @@ class _Peer:
 
 
 class Peers:
-    """All connections of a server. ``lock`` is the server's: it orders connections and new rings, which may
-    meet when one thread publishes while another accepts."""
+    """All connections of a server. ``lock`` is the server's: it orders connections and new rings, which meet
+    when one thread publishes while another accepts."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Peers:
     # ------------------------------------------------------------------------------------ rings
 
     def offer(self, fd: int, size: int) -> None:
-        """Send a ring to all readers, and to those that come until there is another. Takes the descriptor."""
+        """Send a ring to all readers, and to those that come until the next offer(). Owns the descriptor."""
         if self._ring_fd >= 0:
             os.close(self._ring_fd)
         self._ring_fd, self._ring_size = fd, size
@@ -154,15 +154,15 @@ class Peers:
             self._offer(peer)
 
     def settled(self) -> bool:
-        """Have all "lossless" readers acknowledged the ring in use? One that has not would miss it if another
-        took its place now."""
+        """Have all "lossless" readers acknowledged the ring in use? The others would miss it if another took
+        its place now."""
         newest = self._writer.generation
         return not any(
             p.lossless and p.acked < newest and self._writer.wants_more(p.place) for p in self._peers.values()
         )
 
     def _offer(self, peer: _Peer) -> None:
-        """Send the newest ring to a reader that lacks it, unless it has left too many where they are."""
+        """Send the newest ring to a reader that lacks it, unless too many are on their way to it."""
         newest = self._writer.generation
         if peer.place is not None and peer.sent < newest and len(peer.on_their_way) < _RINGS_ON_THEIR_WAY:
             if self._send(peer, Ring(newest, self._ring_size), self._ring_fd):
@@ -297,17 +297,17 @@ class Peers:
     def _hang_up(self, peer: _Peer) -> None:
         self._watcher.remove(peer.sock.fileno())
         peer.close()
-        peer.place = None  # and with it the map of the lease page, whoever still refers to the peer
+        peer.place = None  # unmaps the lease page, whatever still refers to the peer
 
     # -------------------------------------------------------------------------------------- end
 
     def stop(self) -> None:
-        """Answer nobody any more. Under the lock, and then close()."""
+        """Answer no more messages. Call it under the lock, then close()."""
         self._closed = True
 
     def close(self) -> None:
-        """Say goodbye to all. They may finish reading what is there. The lock must not be held: the watcher
-        may wait for its thread to end, and that for the lock."""
+        """Say goodbye to all; they may finish reading the ring. The lock must not be held: the watcher may
+        wait for its thread to end, and the thread for the lock."""
         for peer in list(self._peers.values()):
             self._send(peer, Bye())
             self._hang_up(peer)
@@ -318,7 +318,7 @@ class Peers:
             self._ring_fd = -1
 
     def after_fork(self) -> None:
-        """In a forked child: close the descriptors and tell nobody."""
+        """In a forked child: close the descriptors without a word."""
         self._closed = True
         for peer in self._peers.values():
             peer.close()

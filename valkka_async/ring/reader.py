@@ -29,7 +29,7 @@ from valkka_async.ring.rendezvous import check_name
 
 log = logging.getLogger("valkka_async")
 
-_DESCRIPTORS = 4  # in the set: socket, bell, nudge, timer
+_DESCRIPTORS = 4  # in the set: socket, doorbell, nudge, timer
 _LOOP_STANDS_STILL = (
     "; attach() holds up the event loop of this thread, and with it any server made there: in a coroutine, "
     "use `async with va.connect(name)`"
@@ -76,12 +76,12 @@ def _loop_runs_here() -> bool:
 class Reader:
     """Made by :func:`attach`. A context manager and an iterator; usable from one thread at a time."""
 
-    _epoll: select.epoll | None = None  # what we wait for, the same in all lives of the server; None: closed
+    _epoll: select.epoll | None = None  # all that we wait for; None: closed
     _connection: Connection | None = None  # None: the server is away
     _dialled: Connection | None = None  # has not been welcomed yet
-    _selected = False  # somebody has our descriptor
+    _selected = False  # fileno() was called
     _nudge = -1  # makes it readable until the first recv_nowait() that returns None
-    _timer = -1  # makes it readable when it is time to look for the server
+    _timer = -1  # makes it readable when it is time to dial
 
     def __init__(
         self, name: str, *, policy: Policy, max_leases: int, open_timeout: float | None, reconnect: bool
@@ -92,7 +92,7 @@ class Reader:
         self._reconnect = reconnect
         self._before = ReaderStats(0, 0, 0, 0)  # of connections that are over
         self._pauses = new_pauses()
-        self._due = 0.0  # when to dial again, or to give up what was dialled
+        self._due = 0.0  # when to dial again, or to give up the connection that was dialled
         self._since = 0.0  # when it was connected
         self._was_there = False
         self._said = ""
@@ -115,14 +115,12 @@ class Reader:
     # ------------------------------------------------------------------------------- connecting
 
     def _step(self) -> bool:
-        """Do what can be done now to get connected. False: wait until something happens or it is due.
+        """One step towards a connection, without waiting. False: wait until something happens or it is due.
 
         Raises ConnectError.
         """
         if self._dialled is None:
-            left = self._due - time.monotonic()
-            if left > 0:
-                self._pause(left)
+            if time.monotonic() < self._due:
                 return False
             self._dialled = Connection.dial(self._name, self._policy, self._max_leases)
             if self._dialled is None:
@@ -140,7 +138,7 @@ class Reader:
             self._said = ""
             self._pause(0)
             if self._selected:
-                self._make_nudge()  # nobody rings for the frames that are there already
+                self._make_nudge()  # no doorbell rings for frames that are there already
             return True
         if connection.ended or time.monotonic() >= self._due:
             self._hang_up(connection)
@@ -151,7 +149,7 @@ class Reader:
         return False
 
     def _step_again(self) -> bool:
-        """_step() towards a server that was there before: one that cannot take us now is asked again."""
+        """_step() towards a server that was there before. One that refuses is asked again."""
         if self._timer >= 0:
             drain(self._timer)
         try:
@@ -187,7 +185,7 @@ class Reader:
         """The server is gone and its ring read to the end: look for the next."""
         self._hang_up(connection)
         self._connection = None
-        # frames still held are counted by nobody from here on: their connection is over
+        # their connection is over, so frames that are still held are not counted any more
         self._before = replace(self._before.plus(connection.stats()), leases=0)
         self._pauses.lived(time.monotonic() - self._since)
         self._pause(self._pauses.next())
@@ -222,7 +220,7 @@ class Reader:
         return epoll.fileno()
 
     def _make_nudge(self) -> None:
-        """Be readable, although nobody has rung."""
+        """Be readable although no doorbell has rung."""
         if self._nudge < 0:
             self._nudge = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._watch(self._nudge)
@@ -255,7 +253,7 @@ class Reader:
                 frame = None  # the connection knows
             if frame is not None:
                 if drained and self._selected:
-                    self._make_nudge()  # there may be more, for which the bell has rung already
+                    self._make_nudge()  # there may be more frames, and their doorbell was drained
                 return frame
             if connection.ended:
                 if not self._reconnect:

@@ -165,7 +165,7 @@ class Claim:
             os.close(fd)
 
     def _listen(self, mode: int, group: int, backlog: int) -> socket.socket:
-        # Bound aside and renamed, so that nobody meets it before it has its mode and listens.
+        # Bound aside and renamed, so that it is never seen before it has its mode and listens.
         aside = self._aside
         listener = socket.socket(socket.AF_UNIX, self._type | socket.SOCK_NONBLOCK)
         try:

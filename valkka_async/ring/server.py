@@ -94,8 +94,8 @@ class Server:
         self._header_serial = 0
         self._room = RoomWaiters()
         self._more: Callable[[], dict[str, Any]] | None = None
-        # Publishing takes no lock. This one orders new rings and connections, which may meet when a
-        # thread publishes while the loop accepts.
+        # Publishing takes no lock. This one orders new rings and connections, which meet when a thread
+        # publishes while the loop accepts.
         self._lock = threading.RLock()
         self._claim = Claim(self._name, mode=mode, group=gid, backlog=min(max_clients, 128))
         self._peers = Peers(
@@ -252,8 +252,8 @@ class Server:
                 self._new_ring(self._writer.slot_bytes or _HEADER_SLOT_BYTES)
 
     def expire(self) -> None:
-        """The stream pauses here: who connects from now on gets the next frame, and not the newest one,
-        which will be old by then. Readers that are there keep what they may still read."""
+        """The stream pauses here. Readers that connect from now on get the next frame and not the newest one,
+        which will be old by then; readers that are connected may still read what they have not read."""
         self._writer.expire()
 
     def describe(self, more: Callable[[], dict[str, Any]] | None) -> None:
@@ -278,10 +278,10 @@ class Server:
         )
 
     def reader_stats(self) -> list[PeerStats]:
-        """The readers connected now, and how each of them keeps up: who drops most comes first.
+        """The readers connected now, and how each keeps up. Those that drop most come first.
 
-        From any thread. A reader counts its drops when it gets its next frame; one that has stopped reading
-        is known by ``received``, which rises no more.
+        From any thread. A reader counts its drops when it gets its next frame: one that has stopped reading
+        shows in ``received``, which does not rise.
         """
         return self._peers.stats()
 

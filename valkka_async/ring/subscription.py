@@ -27,6 +27,8 @@ from valkka_async.ring.rendezvous import check_name
 
 log = logging.getLogger("valkka_async")
 
+TURN_SECONDS = 0.001  # how long a task may take frames that are ready before other tasks have a turn
+
 
 class Link:
     """A connection whose descriptors are registered with the running loop.
@@ -65,19 +67,19 @@ class Link:
             self.notify()
 
     def close(self) -> None:
-        # The descriptors leave the loop before they are closed: the server holds the other ends, so a
-        # closed number alone would stay in the epoll set and wake the loop for ever.
+        # Descriptors leave the loop before they are closed: the server holds the other ends, so one that is
+        # only closed would stay in the epoll set and wake the loop for ever.
         if not self.loop.is_closed():
             self.loop.remove_reader(self._bell)
             if self._socket >= 0:
                 self.loop.remove_reader(self._socket)
             if self.waiter is not None:
-                self.waiter.wake_soon()  # closed by another task: this one goes on in its turn
+                self.waiter.wake_soon()  # closed by another task: let it go on
         self.connection.close()
 
 
 class Subscription:
-    """Connects, and again when the server is back; sums up what all its connections received."""
+    """Connects, and connects again when the server is back; sums up the counters of all connections."""
 
     def __init__(self, name: str, policy: Policy, max_leases: int, pauses: Backoff | None = None) -> None:
         self.name = check_name(name)
@@ -93,11 +95,10 @@ class Subscription:
         self._sleepers: set[asyncio.Future[None]] = set()
 
     async def connect(self, seconds: float | None, *, patient: bool = False) -> Link:
-        """Connect, if not connected; wait for the server as long as that takes, or for so many seconds.
+        """Connect, unless connected. Waits for the server for so many seconds; None: for ever.
 
-        ``patient``: what a server says that cannot take us now is logged, and it is asked again. Raises
-        TimeoutError, ConnectionClosedOK when it is closed meanwhile, ConnectError unless ``patient``. May be
-        cancelled.
+        ``patient``: a server that refuses is logged and asked again. Raises TimeoutError, ConnectionClosedOK
+        when it is closed meanwhile, and ConnectError unless ``patient``. May be cancelled.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         was_there = False
@@ -131,7 +132,7 @@ class Subscription:
                 raise waited_too_long(self.name, seconds, was_there)
 
     async def _welcome(self, connection: Connection, seconds: float) -> None:
-        """Wait for the server's answer, and link up if it is a good one. Raises ConnectError."""
+        """Wait for the server's answer. Raises ConnectError if it refuses."""
         deadline = time.monotonic() + seconds
         try:
             while not (connection.ready or connection.ended or self.closed) and _left(deadline):
@@ -147,7 +148,7 @@ class Subscription:
                 connection.close()
 
     async def _sleep(self, seconds: float, fd: int = -1) -> None:
-        """Until wake(), for so many seconds at most, or until fd is readable."""
+        """Sleep until wake(), until fd is readable, or for so many seconds."""
         loop = asyncio.get_running_loop()
         sleeper: asyncio.Future[None] = loop.create_future()
         timer = loop.call_later(seconds, _fulfil, sleeper)
@@ -169,14 +170,14 @@ class Subscription:
             _fulfil(sleeper)
 
     def unlink(self) -> None:
-        """Leave the connection there is; connect() makes another."""
+        """Close the connection; connect() makes another."""
         link, self.link = self.link, None
         if link is not None:
             self._pauses.lived(time.monotonic() - link.since)
             self._pause = self._pauses.next()
             self._failure = link.connection.failure
             link.close()
-            # frames still held are counted by nobody from here on: their connection is over
+            # their connection is over, so frames that are still held are not counted any more
             self._before = replace(self._before.plus(link.connection.stats()), leases=0)
 
     def stats(self) -> ReaderStats:
