@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import valkka_async as va
+from support.child import Child
 
 
 @pytest.mark.parametrize(
@@ -332,3 +333,23 @@ def test_memory_that_cannot_be_had_is_an_error_at_the_call() -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert server.publish(np.zeros((1000, 1000, 3), np.uint8))
+
+
+def test_asking_a_released_frame_for_its_memory_harms_nothing_else() -> None:
+    """It did: what could not be lent was given back all the same, in memory that is not a frame's."""
+    program = """
+    with va.serve("s") as server, va.attach("s") as reader:
+        server.publish(np.zeros((4, 4), np.uint8))
+        frame = reader.recv(5)
+        frame.release()
+        for ask in (lambda: frame.array, lambda: frame.__dlpack__(), lambda: frame.__array_interface__):
+            try:
+                ask()
+                say("was lent")
+            except va.FrameReleasedError:
+                pass
+    say(f"{None} {None!r}")
+    """
+    with Child(program) as child:
+        assert child.line() == "None None"
+        assert child.wait() == 0
