@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 # In the text; here a file is played in their place.
 CAMERA = "rtsp://user:password@192.168.0.10/stream"
-FILM = "film.mp4"
+VIDEO = "video.mp4"
 
 # A comment before a block says what it needs beyond its own lines: "% fragment: cam1 cam1.mp4". Without one
 # the block is a whole program.
@@ -124,7 +124,7 @@ def run(block: Block, clip: Path) -> str:
     if block.given is not None:
         exec("import asyncio, time\nimport numpy as np\nimport valkka_async as va", names)
         names |= tools()
-    code = "\n" * (block.line - 1) + block.code.replace(CAMERA, str(clip)).replace(FILM, str(clip))
+    code = "\n" * (block.line - 1) + block.code.replace(CAMERA, str(clip)).replace(VIDEO, str(clip))
     printed = io.StringIO()
     with contextlib.ExitStack() as stack:
         for name in block.given or ():
@@ -226,8 +226,8 @@ def test_every_example_is_shown(site: Path) -> None:
 
 def frame_of(footage: Path, picture: np.ndarray) -> np.ndarray:
     """The frame that was drawn on: the one most like it, below the dark bar at its top."""
-    with av.open(str(footage)) as film:
-        frames = [frame.to_ndarray(format="bgr24") for frame in itertools.islice(film.decode(video=0), 400)]
+    with av.open(str(footage)) as video:
+        frames = [frame.to_ndarray(format="bgr24") for frame in itertools.islice(video.decode(video=0), 400)]
     thumbnail = picture[48::8, ::8].astype(np.int16)
     return min(frames, key=lambda frame: int(abs(thumbnail - frame[48::8, ::8]).sum()))
 
@@ -270,7 +270,7 @@ def test_without_footage_the_page_says_how_to_come_by_the_picture(
     people = importlib.import_module("people")
     assert people.picture(tmp_path / "vtest.avi", tmp_path / "people.jpg") is None
     assert "make test docs" in people.WITHOUT
-    (tmp_path / "vtest.avi").write_bytes(b"not a film")
+    (tmp_path / "vtest.avi").write_bytes(b"not a video")
     monkeypatch.setattr(people, "SECONDS", 1.0)
     assert people.picture(tmp_path / "vtest.avi", tmp_path / "people.jpg") is None
     assert [file.name for file in tmp_path.iterdir()] == ["vtest.avi"]
