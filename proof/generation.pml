@@ -37,7 +37,7 @@
 #define FRAMES 2
 #endif
 #ifndef WINDOW
-#define WINDOW 2                /* the server's; in server.py it is 4 */
+#define WINDOW 2                /* the server's; in peers.py it is 4 */
 #endif
 #ifndef KEPT
 #define KEPT WINDOW             /* with more rings a reader does not acknowledge; in connection.py it is 4 */
