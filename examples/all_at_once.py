@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""One camera, opened and decoded once: shown, analysed and recorded, at the same time.
+"""One camera, opened and decoded once: shown, analysed and recorded at the same time.
 
-One connection feeds three rings. Brightness and motion are printed, films go into rec/, and a window shows it
-until q is pressed there; without a display or OpenCV, shown.jpg is written each second.
+One connection feeds three rings. The program prints brightness and motion, records files into rec/, and shows
+a window until you press q in it. Without a display or OpenCV, it writes shown.jpg each second.
 
-What libValkka's version could not do: its lesson says that all this is possible, and has no program for it.
+What libValkka's version could not do: its lesson says that all this is possible, but has no program for it.
 
     .venv/bin/python examples/all_at_once.py [URL or file, of H.264 or H.265]
 
-Goes with synthetic.py (its default), window.py, blur.py, client.py and fmp4_web.py, the parts one by one.
+See also synthetic.py (its default source), and its parts: window.py, blur.py, client.py and fmp4_web.py.
 """
 
 import asyncio
@@ -41,11 +41,11 @@ async def analyse() -> None:
 async def main(url: str) -> None:
     view = va.Output("all.view", "bgr24") if WINDOW else va.Output("all.view", "jpeg", fps=1)
     outputs = [view, va.Output("all.gray", "gray8", size=(320, 180), fps=1), va.Output("all.mp4", "fmp4")]
-    async with va.Camera("all", url, outputs), va.Recorder("all.mp4", "rec/%H%M%S.mp4", seconds=10) as films:
+    async with va.Camera("all", url, outputs), va.Recorder("all.mp4", "rec/%H%M%S.mp4", seconds=10) as files:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(look())
             tasks.create_task(analyse())
-            async for path in films:
+            async for path in files:
                 print("recorded", path, flush=True)
 
 

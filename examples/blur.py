@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""OpenCV as a client: every frame blurred, and shown in a window.
+"""OpenCV as a client: every frame is blurred and shown in a window.
 
-Close it, or press q in it, to end. Where there is no window (no display, or opencv-python-headless, which has
-none) the newest blurred frame is written to blurred.jpg, and its path printed.
+Close the window, or press q in it, to end. Without a window (no display, or opencv-python-headless, which has
+none) the program writes the newest blurred frame to blurred.jpg and prints its path.
 
 What libValkka's version could not do: OpenCV worked on memory that the next frame could overwrite. Here the
-frame stays as it is until it is given back, and nothing is copied for that.
+frame does not change until it is released, and nothing is copied for that.
 
     .venv/bin/pip install "opencv-python<5"
     .venv/bin/python examples/blur.py [URL, file, or the name of a ring]
 
-Goes with window.py (the window), camera.py, whose ring is named "camera", and publish.py ("publish").
+See also window.py (the window), camera.py (the ring "camera") and publish.py (the ring "publish").
 """
 
 import contextlib
@@ -33,7 +33,7 @@ def main(ring: str) -> None:
         for frame in reader:
             with frame:
                 image = cv2.GaussianBlur(frame.array, (21, 21), 0)
-                if frame.format == "rgb24":  # OpenCV's own order is bgr24, which a ring may have too
+                if frame.format == "rgb24":  # OpenCV's own order is bgr24; a ring may have that too
                     image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
             if WINDOW:
                 show("blurred", image)

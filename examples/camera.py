@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""A camera in 10 lines: opened, decoded, one frame per second, a quarter of full HD, into shared memory.
+"""A camera in 10 lines: opened, decoded, scaled to a quarter of full HD, one frame per second.
 
-Each second it prints how the camera is, and who reads. A camera that goes is tried again for ever; one that
-nobody reads is not decoded. Readers may come before it, after it, and as many as like to.
+Each second it prints the camera's state and the number of readers. A lost camera is tried again for ever, and
+a camera without readers is not decoded. Any number of readers may start before it or after it.
 
-What libValkka's version could not do: have two readers of one ring, or tell them its pictures' size: they had
-to repeat it. It decoded for nobody, too.
+What libValkka's version could not do: serve two readers from one ring, or tell them the size of its frames,
+which they had to repeat. And it decoded without readers, too.
 
     .venv/bin/python examples/camera.py [URL or file]
 
-Goes with client.py, plain.py, blur.py and publish.py, which read its ring if they are told its name:
+See also client.py, plain.py, blur.py and publish.py, which read its ring if you give them its name:
 `.venv/bin/python examples/client.py camera` in another terminal.
 """
 
@@ -30,7 +30,7 @@ def main() -> None:
             ring = now.outputs[0]
             print(f"{now.state}{now.reason and f' ({now.reason})'}, {now.width}x{now.height}:", end=" ")
             print(
-                f"{ring.readers} readers, {now.decoded} pictures decoded, {ring.published} published",
+                f"{ring.readers} readers, {now.decoded} frames decoded, {ring.published} published",
                 flush=True,
             )
 

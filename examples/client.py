@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
 """A client in asyncio: `async for frame in client`.
 
-It prints each frame's number, shape, capture time and age. A time-out is asyncio's, around whatever waits:
-here around the first frame. A server that goes and comes back costs a gap and nothing else.
+It prints each frame's number, shape, capture time and age. asyncio's timeout works around everything that
+waits, here around the first frame. A server that restarts costs a gap and nothing else.
 
-What libValkka's version could not do: know the picture's size and the number of slots by itself, wait without
-blocking the program, or keep a frame from being overwritten while you look at it.
+What libValkka's version could not do: know the size of frames and the number of slots by itself, wait without
+blocking the program, or protect a frame from being overwritten while you use it.
 
     .venv/bin/python examples/client.py [URL, file, or the name of a ring]
 
-Goes with camera.py, whose ring is named "camera", and publish.py ("publish"): start them in whatever order.
+See also camera.py (the ring "camera") and publish.py (the ring "publish"); start them in any order.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ async def first_frame(client: va.Client) -> va.Frame:
     while True:
         try:
             async with asyncio.timeout(2):
-                return await client.recv()  # may be cancelled at any moment, and loses nothing by it
+                return await client.recv()  # may be cancelled at any moment, and loses nothing
         except TimeoutError:
-            print(f"no frame from {client.name!r} within 2 s; waiting on", flush=True)
+            print(f"no frame from {client.name!r} within 2 s; still waiting", flush=True)
 
 
 async def main(ring: str) -> None:
@@ -41,7 +41,7 @@ async def main(ring: str) -> None:
     async with va.connect(ring, open_timeout=None, reconnect=True) as client:
         show(await first_frame(client))
         async for frame in client:
-            with frame:  # given back here; without `with`, when the next one has come
+            with frame:  # released here; without `with`, when the next one has come
                 show(frame)
 
 

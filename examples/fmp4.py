@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Fragmented MP4, received box by box and written into a file that any player opens.
+"""Fragmented MP4, received fragment by fragment and written into a file that any player opens.
 
-The camera's own H.264 or H.265, never decoded and never encoded again. It prints the boxes of the stream's
-header (ftyp, moov) and of each fragment (moof, mdat: one picture). A camera whose header changes, as with its
-resolution, gets a new file. `va.Recorder` does all this for you, with a thread for the disk.
+This is the camera's own H.264 or H.265, neither decoded nor encoded again. The program prints the boxes of
+the init segment (ftyp, moov) and of each fragment (moof, mdat: one frame). When the init segment changes, for
+example with the resolution, it begins a new file. `va.Recorder` does all this for you, with a thread for the
+disk.
 
-What libValkka's version could not do: have two readers, or one that comes late and finds the header there;
-and a reader that had lost a fragment went on in the middle of a group of pictures.
+What libValkka's version could not do: serve two readers, give a late reader the init segment, or resume at a
+key frame after a lost fragment.
 
     .venv/bin/python examples/fmp4.py [URL or file, of H.264 or H.265]
 
-Goes with fmp4_web.py, which sends the same to a browser.
+See also fmp4_web.py, which sends the same to a browser.
 """
 
 import contextlib
@@ -33,19 +34,19 @@ def boxes(data: memoryview | bytes) -> str:
 
 
 def main(url: str) -> None:
-    header, number = b"", 0
+    init, number = b"", 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(va.Camera("fmp4", url, [va.Output("fmp4", "fmp4")]))
         reader = stack.enter_context(va.attach("fmp4", policy="ordered"))
         for fragment in reader:  # the first is a key frame, as is the first after a loss
             with fragment:
-                if reader.header != header:
-                    header, number = reader.header, number + 1
+                if reader.header != init:
+                    init, number = reader.header, number + 1
                     file = stack.enter_context(open(f"fmp4-{number}.mp4", "wb", buffering=0))
-                    file.write(header)
-                    print(f"{os.path.abspath(file.name)}: {boxes(header)}", flush=True)
+                    file.write(init)
+                    print(f"{os.path.abspath(file.name)}: {boxes(init)}", flush=True)
                 file.write(fragment.data)
-                what = "key frame" if fragment.key else "picture"
+                what = "key frame" if fragment.key else "frame"
                 print(f"{what} {fragment.seq}: {boxes(fragment.data)}; {fragment.dropped} lost", flush=True)
 
 

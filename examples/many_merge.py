@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Many cameras in one task of an asyncio program, while they come and go.
 
-`va.merge("merge*")` follows every ring of such a name, those too that do not exist yet. Here each camera is
-switched off and on again for as long as this runs; each second a line tells which are there, and how many
-frames came from each.
+`va.merge("merge*")` follows every ring with such a name, including rings that do not exist yet. This program
+switches each camera off and on again; each second it prints which cameras are there, and how many frames came
+from each.
 
 What libValkka's version could not do: all servers and clients had to be known, and made in the right order,
-before the first frame; a camera that went had to be unregistered by hand, and none could be added.
+before the first frame. A lost camera had to be unregistered by hand, and none could be added.
 
     .venv/bin/python examples/many_merge.py [URL or file ...]
 
-Goes with many_select.py, which is the same without asyncio.
+See also many_select.py, the same without asyncio.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ SOURCES = sys.argv[1:] or ["lavfi:testsrc2=size=1280x720:rate=25", "lavfi:testsr
 
 
 async def come_and_go(number: int, url: str) -> None:
-    """A camera that is there for some seconds, and then is not."""
+    """A camera that is on for some seconds, and then off."""
     name = f"merge{number}"
     while True:
         async with va.Camera(name, url, [va.Output(name, size=(480, 270))]):
@@ -36,7 +36,7 @@ async def report(cameras: va.Merge, counts: collections.Counter[str]) -> None:
     while True:
         await asyncio.sleep(1)
         each = "  ".join(f"{name} {counts[name]}" for name in sorted(cameras.sources))
-        print(f"frames: {each or 'nobody is there'}", flush=True)
+        print(f"frames: {each or 'no cameras'}", flush=True)
         counts.clear()
 
 
@@ -46,7 +46,7 @@ async def main() -> None:
         for number, url in enumerate(SOURCES, 1):
             tasks.create_task(come_and_go(number, url))
         tasks.create_task(report(cameras, counts))
-        async for frame in cameras:  # cameras take turns; one that hangs holds up nobody
+        async for frame in cameras:  # cameras take turns; one that hangs delays no other
             with frame:
                 counts[frame.source] += 1
 

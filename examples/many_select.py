@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Many cameras in one plain program: one `select` waits for all of them.
 
-A reader is a descriptor, as a socket is, and goes into the same selector; there is no event loop, and no
-thread of yours. Each second a line tells how many frames each camera gave, and how old they were at most.
+A reader is a descriptor, like a socket, and goes into the same selector: no event loop, and no threads of
+yours. Each second it prints the number of frames of each camera, and the age of the oldest one.
 
-What libValkka's version could not do: a client had to repeat its server's picture size, number of slots and
-event descriptor, a server had one client, and nobody noticed that a server had died.
+What libValkka's version could not do: a client had to repeat its server's frame size, number of slots and
+event descriptor, a server had one client, and a server's death went unnoticed.
 
     .venv/bin/python examples/many_select.py [URL, file or ring ...]
 
-Goes with camera.py: what is neither a URL nor a file is the name of a ring that another program serves."""
+See also camera.py: anything but a URL or a file is the name of a ring that another program serves."""
 
 import collections
 import contextlib
@@ -24,7 +24,7 @@ SOURCES = sys.argv[1:] or ["lavfi:testsrc2=size=1280x720:rate=25", "lavfi:testsr
 
 
 def name_of(stack: contextlib.ExitStack, number: int, source: str) -> str:
-    """The ring to read; of a URL or a file, that of a camera which runs in a thread from now on."""
+    """The ring to read. For a URL or a file, starts a camera that serves it."""
     if ":" not in source and not os.path.exists(source):
         print(f"waiting for {source!r}", flush=True)
         return source
@@ -43,7 +43,7 @@ def main() -> None:
             for key, _ in selector.select(timeout=max(0.0, due - time.monotonic())):
                 try:
                     while (frame := key.data.recv_nowait()) is not None:
-                        with frame:  # given back at the end of the block
+                        with frame:  # released at the end of the block
                             counts[frame.source] += 1
                             oldest = max(oldest, frame.age)
                 except va.ConnectionClosed as end:  # the server was closed, or its process died

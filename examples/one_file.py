@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Server and clients in one file, one process and one event loop.
 
-A camera, a task that looks at every picture, and one that takes its time over some. The camera is a thread of
-which you see nothing; the tasks share its ring, and the slow one holds up neither the other nor the camera.
+There is a camera, a task that reads every frame, and a slow task that reads some. The camera has a thread of
+its own. The tasks share its ring, and the slow one delays neither the other task nor the camera.
 
-What libValkka's version could not do: its client blocked the program in which it was, or wanted a thread of
-yours; and a second client wanted a second branch of filters and a second ring.
+What libValkka's version could not do: its client blocked the program, or needed a thread of yours; and a
+second client needed a second branch of filters and a second ring.
 
     .venv/bin/python examples/one_file.py [URL or file]
 
-Goes with processes.py, where the clients are processes; camera.py and client.py are two programs.
+See also processes.py, where the clients are processes; camera.py and client.py are two programs.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ async def quick() -> None:
 
 
 async def slow() -> None:
-    """The newest frame, whenever there is time for one."""
+    """The newest frame, whenever there is time."""
     async with va.connect("one_file") as client:
         async for frame in client:
             with frame:
@@ -43,7 +43,7 @@ async def slow() -> None:
                     f"slow: frame {frame.seq}, {frame.age * 1000:.0f} ms old, {frame.dropped} left out",
                     flush=True,
                 )
-            await asyncio.sleep(1)  # as if it did something that takes so long
+            await asyncio.sleep(1)  # stands for work that takes so long
 
 
 async def main() -> None:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The plain reader, without an event loop: a descriptor to wait for, a frame's header, its array, its lease.
+"""The plain reader, without an event loop: its descriptor, a frame's header, array and lease.
 
-It waits with poll(), prints all that a frame says of itself, and gives the frame back by hand. `select`,
-`selectors` and `epoll` take a reader as well, beside sockets and pipes (many_select.py).
+It waits with poll(), prints everything that a frame says of itself, and releases the frame explicitly.
+`select`, `selectors` and `epoll` take a reader too, beside sockets and pipes (many_select.py).
 
 What libValkka's version could not do: it gave the number of a slot, which could be overwritten while you read
-it, and did not count the frames that you had missed.
+it, and did not count the frames that you missed.
 
     .venv/bin/python examples/plain.py [URL, file, or the name of a ring]
 
-Goes with camera.py, whose ring is named "camera"; client.py is the same in asyncio."""
+See also camera.py (the ring "camera"); client.py is the same in asyncio."""
 
 import contextlib
 import os

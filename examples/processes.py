@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: MIT
 """Server and clients in processes of their own, from one file, by `multiprocessing`: spawned or forked.
 
-Here is done what is said to be dangerous: workers are forked when there is a camera (threads) and a reader.
-Nothing of ours breaks: what a child inherited is inert and says so, and the child opens its own by name. What
-still holds for fork: the parent's threads are not in the child, and a lock that one of them held stays so;
-leave the parent's PyAV, OpenCV and logging alone there. "spawn", the default here, has no such rule.
+This does what is considered dangerous: it forks workers while there are a camera (with its thread) and a
+reader. That is safe: what a child inherits is inert and says so, and the child opens its own by name. The
+usual rule for fork still holds: the child has none of the parent's threads, and a lock that one of them held
+stays locked, so do not use the parent's PyAV, OpenCV or logging there. "spawn", the default here, has no such
+rule.
 
-What libValkka's version could not do: "fork must go before threading": all processes had to be made before
-the first object of the library, and then to be told in which order to begin.
+What libValkka's version could not do: "fork must go before threading". All processes had to be made before
+the first object of the library, and then told in which order to begin.
 
     .venv/bin/python examples/processes.py [spawn or fork] [URL or file]
 
-Goes with one_file.py, which does without processes.
+See also one_file.py, which needs no processes.
 """
 
 import contextlib
@@ -43,12 +44,12 @@ def main(url: str) -> None:
     output = va.Output("processes", size=(480, 270), fps=2)
     with va.Camera("processes", url, [output]), va.attach("processes") as inherited:
         print(f"parent: frame {inherited.recv().seq}, and now {METHOD}", flush=True)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is not for workers, they end with us
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers ignore Ctrl-C, and end with the parent
         multiprocessing.set_start_method(METHOD)
         for number in (1, 2):
             multiprocessing.Process(target=work, args=(number,), daemon=True).start()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for frame in inherited:  # which still is the parent's, beside theirs
+        for frame in inherited:  # still the parent's own
             with frame:
                 print(f"parent: frame {frame.seq}, brightness {frame.array.mean():.0f}", flush=True)
 

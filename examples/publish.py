@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""A server in Python: frames are read, changed, and published onwards with metadata of their own.
+"""A server in Python: frames are read, changed, and published again with metadata.
 
-The time at which each frame was taken is drawn into the picture, in the memory where others will read it:
-the ring "publish". Its brightness and where it came from go into `frame.meta`.
+The program draws each frame's capture time into the image, in the memory where readers will look: the ring
+"publish". Its brightness and source go into `frame.meta`.
 
-What libValkka's version could not do: have more than one client, let you draw where it will be read, or carry
-anything of yours beside the picture.
+What libValkka's version could not do: serve more than one client, let you draw in place, or carry your data
+beside the frame.
 
     .venv/bin/pip install "opencv-python<5"
     .venv/bin/python examples/publish.py [URL, file, or the name of a ring]
 
-Goes with client.py and blur.py, which read it if told "publish", and camera.py (the ring "camera").
+See also client.py and blur.py, which read it with the argument "publish", and camera.py (the ring "camera").
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def main(ring: str) -> None:
                 "frame": frame.seq,
                 "brightness": round(float(frame.array.mean()), 1),
             }
-            # Who is too slow must not stop us: with every slot in use this frame is left out, and counted.
+            # A slow reader must not stop us: with every slot in use, this frame is dropped and counted.
             with contextlib.suppress(va.NoFreeSlotError), frame:
                 with server.loan(frame.shape, frame.format, timestamp_ns=taken, meta=meta) as slot:
                     slot.array[:] = frame.array

@@ -2,18 +2,18 @@
 """Surveillance: a process for each camera, an OpenCV process for each camera, one detector for all of them.
 
     camera -> motion --+
-    camera -> motion --+--> batches of the newest frames -> people -> people.jpg, anew with each batch
+    camera -> motion --+--> batches of the newest frames -> people -> people.jpg, new with each batch
     camera -> motion --+
 
-Each of the processes on the left may be killed: it is started again, and its camera alone has a gap. (Without
-cameras the pictures are synthetic, and nobody walks there.)
+You may kill any process on the left: it is restarted, and only its camera has a gap. (Without cameras the
+images are synthetic, and have no people in them.)
 What libValkka's version could not do: start a process at any time (all had to be forked first, with slots and
 sizes agreed), or notice that one had died.
 
     .venv/bin/pip install "opencv-python<5"
     .venv/bin/python examples/surveillance.py [--picture people.jpg] [--seconds N] [URL or file ...]
 
-Goes with surveillance_motion.py and surveillance_people.py, its parts."""
+See also surveillance_motion.py and surveillance_people.py, its parts."""
 
 import argparse
 import asyncio
@@ -34,13 +34,13 @@ parser.add_argument("sources", nargs="*", default=SYNTHETIC, metavar="URL or fil
 
 
 async def keep_running(*command: str | Path) -> None:
-    """A program of its own, and another when it ends."""
+    """Run a program, and again whenever it ends."""
     while True:
         process = await asyncio.create_subprocess_exec(sys.executable, *command, process_group=0)
         try:
             await process.wait()
         finally:
-            if process.returncode is None:  # so it is we who end
+            if process.returncode is None:  # this task is cancelled
                 process.terminate()
                 await process.wait()
         await asyncio.sleep(1)

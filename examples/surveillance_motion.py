@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The OpenCV process of one camera: finds what moves, and shares frames and boxes by a server of its own.
+"""The OpenCV process of one camera: detects motion, and serves frames with boxes in a ring of its own.
 
-Reads the ring NAME, serves NAME.motion: the same frames with `frame.meta["boxes"]`, a list of [x, y, width,
-height]. It may be started before its camera, and survives it: it waits a minute for another.
+It reads the ring NAME and serves NAME.motion: the same frames with `frame.meta["boxes"]`, a list of [x, y,
+width, height]. It may start before its camera, and outlives it: it waits a minute for the next one.
 
 What libValkka's version could not do: boxes had no place beside a frame, each process had to be forked before
 the first thread was started, and the slots and sizes of all servers agreed by hand.
 
     .venv/bin/python examples/surveillance_motion.py [NAME]
 
-Goes with surveillance.py, which runs one of these for each camera, and camera.py, which serves "camera"."""
+See also surveillance.py, which runs one of these for each camera, and camera.py, which serves "camera"."""
 
 import signal
 import sys
@@ -22,7 +22,7 @@ try:
     import cv2
 except ImportError as error:
     sys.exit(f'needs OpenCV: .venv/bin/pip install "opencv-python<5" ({error})')
-WIDTH = 320  # of the picture in which motion is looked for
+WIDTH = 320  # of the image in which motion is detected
 
 
 def moving(background: cv2.BackgroundSubtractor, picture: np.ndarray) -> list[list[int]]:
@@ -37,7 +37,7 @@ def moving(background: cv2.BackgroundSubtractor, picture: np.ndarray) -> list[li
 
 
 def main(name: str) -> None:
-    cv2.setNumThreads(1)  # there is a process for each camera: that is enough of them for the cores
+    cv2.setNumThreads(1)  # the processes of all cameras keep the cores busy
     background = cv2.createBackgroundSubtractorMOG2(history=200, varThreshold=25, detectShadows=False)
     with va.serve(f"{name}.motion") as server:
         while True:

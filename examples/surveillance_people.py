@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The common detector of many cameras: batches of newest frames, people found in them, one picture of all.
+"""One detector for many cameras: it finds people in batches of the newest frames, and draws one image of all.
 
-Reads every ring called *.motion, as they come and go. OpenCV's HOG looks for people when `frame.meta` says
-that something moves. It is slow, and yet makes no queue: a batch has the newest frame of each camera.
+It reads every ring called *.motion, as they come and go. OpenCV's HOG looks for people when `frame.meta` says
+that something moves. HOG is slow, but no queue grows: a batch has the newest frame of each camera.
 What libValkka's version could not do: no metadata came with a frame, so each client needed a second channel.
 
     .venv/bin/python examples/surveillance_people.py [people.jpg]
 
-Goes with surveillance.py, which runs all of it, and surveillance_motion.py, which serves such rings."""
+See also surveillance.py, which runs all of it, and surveillance_motion.py, which serves such rings."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ HOG.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
 
 
 def find(frame: va.Frame) -> tuple[str, tuple[np.ndarray, str]]:
-    """Whose frame it was; its picture, made 576 pixels high, with all boxes; and what to say of it."""
+    """The frame's source; its image with all boxes, 576 pixels high; and a line of text."""
     with frame:
         scale = 576 / frame.shape[0]
         picture = cv2.resize(frame.array, None, fx=scale, fy=scale)
@@ -38,7 +38,7 @@ def find(frame: va.Frame) -> tuple[str, tuple[np.ndarray, str]]:
     for boxes, colour, width in ((moving, (220, 220, 220), 1), (people, (0, 140, 255), 3)):
         for box in boxes:
             cv2.rectangle(picture, box, colour, width)
-    picture[:48] = picture[:48] // 3  # dark enough to read what is written there
+    picture[:48] = picture[:48] // 3  # dark enough to read the text on it
     cv2.putText(picture, said, (12, 36), cv2.FONT_HERSHEY_SIMPLEX, 1, (0, 140, 255), 2)
     return frame.source, (picture, said)
 
@@ -52,7 +52,7 @@ async def watch(path: str) -> None:
             found = {name: found[name] for name in sorted(found) if name in cameras.sources}
             print("; ".join(said for _, said in found.values()), flush=True)
             cv2.imwrite(f"{path}.new.jpg", np.hstack([picture for picture, _ in found.values()]))
-            os.replace(f"{path}.new.jpg", path)  # whoever looks at it sees a whole picture
+            os.replace(f"{path}.new.jpg", path)  # a viewer never sees half an image
 
 
 if __name__ == "__main__":

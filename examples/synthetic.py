@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Ten seconds of H.264, for examples that want what a camera sends when there is no camera.
+"""Ten seconds of H.264, for examples that need encoded video when there is no camera.
 
-MP4 is made of the camera's own packets, and nothing is encoded for it; FFmpeg's synthetic pictures
-("lavfi:testsrc2") are not encoded, so they will not do.
+Fragmented MP4 is made of the camera's own packets, and nothing is encoded for it. FFmpeg's test patterns
+("lavfi:testsrc2") are not encoded, so they are no source for it.
 
     .venv/bin/python examples/synthetic.py [FILE.mp4]
 
-Goes with all_at_once.py, fmp4.py and fmp4_web.py, which have it made into a file that is gone afterwards.
+See also all_at_once.py, fmp4.py and fmp4_web.py, which use it as a temporary file.
 """
 
 import contextlib
@@ -16,22 +16,22 @@ from collections.abc import Iterator
 
 
 def encode(path: str) -> None:
-    """A moving test picture, 1280x720, 25 per second, each 25th a key frame."""
-    import av  # not sooner: who imports this may want OpenCV's windows, which hang if PyAV was loaded first
+    """A moving test pattern, 1280x720, 25 frames per second, each 25th a key frame."""
+    import av  # not at the top: OpenCV's windows hang if PyAV is loaded first
 
-    pictures = av.open("testsrc2=size=1280x720:rate=25:duration=10", format="lavfi")
-    with pictures, av.open(path, "w") as file:
+    pattern = av.open("testsrc2=size=1280x720:rate=25:duration=10", format="lavfi")
+    with pattern, av.open(path, "w") as file:
         options = {"preset": "ultrafast", "g": "25"}
         stream = file.add_stream("libx264", 25, width=1280, height=720, pix_fmt="yuv420p", options=options)
-        for picture in pictures.decode(video=0):
-            picture.pict_type = 0  # "I" of each would make all of them key frames
-            file.mux(stream.encode(picture))
+        for frame in pattern.decode(video=0):
+            frame.pict_type = 0  # else all of them would be key frames
+            file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
 
 
 @contextlib.contextmanager
 def source() -> Iterator[str]:
-    """What the command line names: the URL or file of a camera; else a synthetic file."""
+    """The URL or file on the command line; otherwise a synthetic file."""
     if sys.argv[1:]:
         yield sys.argv[1]
     else:

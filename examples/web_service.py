@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""A web service of your own, with FastAPI and two workers: newest pictures as JPEG, and counts.
+"""A web service of your own, with FastAPI and two workers: newest frames as JPEG, and counts.
 
-    http://127.0.0.1:8000/        what each camera gave to the worker that answers
-    http://127.0.0.1:8000/web1    the newest picture of the ring web1.jpg; 504 if none comes for 5 s
+    http://127.0.0.1:8000/        how many frames of each camera the answering worker has received
+    http://127.0.0.1:8000/web1    the newest frame of the ring web1.jpg; 504 if none comes for 5 s
 
-Cameras run once, in the first process; each worker has its own readers, closed when it is told to stop.
-What libValkka's version could not do: feed two workers from one camera, or wait in an event loop.
+Cameras run once, in the first process. Each worker has readers of its own, and closes them when it is
+stopped. What libValkka's version could not do: feed two workers from one camera, or wait in an event loop.
 
     .venv/bin/pip install fastapi uvicorn; PORT=8000 .venv/bin/python examples/web_service.py [URL ...]
 
-Goes with web_service_live.py. Without cameras of its own: `uvicorn --app-dir examples web_service:app`."""
+See also web_service_live.py. Without cameras of its own: `uvicorn --app-dir examples web_service:app`."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ import valkka_async as va
 
 
 async def count(cameras: va.Merge) -> None:
-    async for frame in cameras:  # a camera that nobody reads is not decoded, so a picture is at hand
+    async for frame in cameras:  # with this reader cameras are decoded, so that a frame is at hand
         frame.release()
 
 
@@ -45,12 +45,12 @@ async def counts() -> dict:
 
 
 @app.get("/{name}")
-async def picture(name: str) -> Response:
-    try:  # a reader for each request: it leaves in every case, also when the request is cancelled
+async def newest(name: str) -> Response:
+    try:  # a reader for each request, closed in every case, also when the request is cancelled
         async with asyncio.timeout(5), va.connect(f"{name}.jpg") as camera:
             return Response(bytes((await camera.recv()).data), media_type="image/jpeg")
     except (TimeoutError, va.ConnectionClosed, va.InvalidNameError) as error:
-        raise HTTPException(504, f"no picture of this name: {error}") from None
+        raise HTTPException(504, f"no frame of this name: {error}") from None
 
 
 if __name__ == "__main__":

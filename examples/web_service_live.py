@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""A live picture in a web page of your own: FastAPI streams a camera's JPEGs to <img>, no script needed.
+"""Live video in a web page of your own: FastAPI streams a camera's JPEGs to <img>, no script needed.
 
-Each client has a reader of its own, so a slow one gets fewer pictures and holds up nobody. It is closed when
-the client leaves, and when the service is told to stop: uvicorn would wait for endless streams for ever.
-What libValkka's version could not do: more than one client of a camera.
+Each client has a reader of its own, so a slow client gets fewer frames and delays no other. The reader is
+closed when the client leaves and when the service is stopped: uvicorn would wait for endless streams for
+ever. What libValkka's version could not do: serve more than one client of a camera.
 
     .venv/bin/pip install fastapi uvicorn
     PORT=8000 .venv/bin/python examples/web_service_live.py [URL or file]      then http://127.0.0.1:8000
 
-Goes with web_service.py (workers, counts) and fmp4_web.py (video: a tenth of the bytes)."""
+See also web_service.py (workers, counts) and fmp4_web.py (video: a tenth of the bytes)."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ app = FastAPI()
 readers: set[va.Client] = set()
 
 
-async def pictures() -> AsyncIterator[bytes]:
+async def frames() -> AsyncIterator[bytes]:
     async with va.connect("live.jpg") as camera:
         readers.add(camera)
         try:
@@ -42,13 +42,13 @@ async def page() -> HTMLResponse:
 
 @app.get("/live")
 async def live() -> StreamingResponse:
-    return StreamingResponse(pictures(), media_type="multipart/x-mixed-replace; boundary=next")
+    return StreamingResponse(frames(), media_type="multipart/x-mixed-replace; boundary=next")
 
 
 class Service(uvicorn.Server):
     async def shutdown(self, sockets=None) -> None:
         for camera in list(readers):
-            camera.close()  # the stream that waits for it ends
+            camera.close()  # ends the stream that waits for it
         await super().shutdown(sockets)
 
 
@@ -56,5 +56,5 @@ if __name__ == "__main__":
     url = sys.argv[1] if sys.argv[1:] else "lavfi:testsrc2=size=1280x720:rate=25"
     service = Service(uvicorn.Config(app, port=int(os.environ.get("PORT", 8000)), lifespan="off"))
     with va.Camera("live", url, [va.Output("live.jpg", "jpeg", fps=10)]):
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it once more when all is done
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again at its end
             service.run()

@@ -27,15 +27,15 @@ def test_a_camera_and_its_client_are_started_in_whatever_order(street: RtspServe
                     r"^frame \d+: rgb24 \(270, 480, 3\), taken \S+, (-?\d+) ms old, \d+ missed"
                 )
                 assert -1000 < int(seen[1]) < 20_000
-                camera.match(r"^live, 640x272: 1 readers, [1-9]\d* pictures decoded, [1-9]\d* published$")
+                camera.match(r"^live, 640x272: 1 readers, [1-9]\d* frames decoded, [1-9]\d* published$")
                 assert camera.interrupt() == ""
             client.skip()
         assert client.interrupt() == ""
 
 
-def test_a_camera_that_nobody_reads_is_not_decoded(street: RtspServer, tmp_path: Path) -> None:
+def test_a_camera_without_readers_is_not_decoded(street: RtspServer, tmp_path: Path) -> None:
     with Example("camera.py", street.url("/bikes"), folder=tmp_path) as camera:
-        camera.match(r"^live, 640x272: 0 readers, 0 pictures decoded, 0 published$")
+        camera.match(r"^live, 640x272: 0 readers, 0 frames decoded, 0 published$")
         with va.attach("camera") as reader:
             first = reader.recv(20).pts
             second = reader.recv(20).pts
@@ -50,7 +50,7 @@ def test_the_client_says_that_it_waits_for_a_camera_that_sends_nothing(
     street.pause("/bikes")
     try:
         with Example("client.py", street.url("/bikes"), folder=tmp_path) as client:
-            client.match("^no frame from 'client' within 2 s; waiting on$")
+            client.match("^no frame from 'client' within 2 s; still waiting$")
             street.resume("/bikes")
             client.match(r"^frame 1: rgb24 \(270, 480, 3\)")
             assert client.interrupt() == ""
@@ -185,7 +185,7 @@ def test_a_ring_of_frames_made_in_python_is_read_like_any_other(street: RtspServ
 def test_without_a_camera_and_all_at_the_same_time(tmp_path: Path) -> None:
     """Each with its own synthetic picture: their names do not get into each other's way."""
     promises = {
-        "camera.py": r"^live, 1920x1080: 0 readers, 0 pictures decoded",
+        "camera.py": r"^live, 1920x1080: 0 readers, 0 frames decoded",
         "client.py": r"^frame \d+: rgb24 \(270, 480, 3\), taken",
         "plain.py": r"leases 1, then 0",
         "blur.py": r"wrote .*blurred\.jpg",

@@ -50,7 +50,7 @@ def test_boxes_are_told_and_written_into_a_file_that_plays(street: RtspServer, t
         assert example.match(r"^(.*): ftyp \d+, moov \d+$")[1] == str(file)
         example.match(r"^key frame 1: moof 104, mdat \d+; 0 lost$")
         for number in range(2, 31):
-            example.match(rf"^(picture|key frame) {number}: moof 104, mdat \d+; 0 lost$")
+            example.match(rf"^(frame|key frame) {number}: moof 104, mdat \d+; 0 lost$")
         assert example.interrupt() == ""
     shown = pictures(file)
     assert len(shown) >= 30 and set(shown) == {(640, 272)}
@@ -62,11 +62,11 @@ def test_another_resolution_begins_another_file(
 ) -> None:
     url, large = changing
     with Example("fmp4.py", url, folder=tmp_path) as example:
-        example.match("^picture 5: ")
+        example.match("^frame 5: ")
         street.switch("/changing", large)
         example.match(r"fmp4-2\.mp4: ftyp \d+, moov \d+$")
         example.match(r"^key frame \d+: .* 0 lost$")
-        example.match(r"^picture \d+: .* 0 lost$")
+        example.match(r"^frame \d+: .* 0 lost$")
         assert example.interrupt() == ""
     assert set(pictures(tmp_path / "fmp4-1.mp4")) == {(320, 192)}
     assert set(pictures(tmp_path / "fmp4-2.mp4")) == {(480, 272)}

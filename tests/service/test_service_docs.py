@@ -106,9 +106,7 @@ def test_the_readme_shows_the_config_of_the_documentation() -> None:
 
 
 def test_commands_in_the_readme_exist() -> None:
-    commands = re.findall(
-        r"^    valkka-async (\w+)", (DOCS.parent / "README.md").read_text(), re.M
-    )
+    commands = re.findall(r"^    valkka-async (\w+)", (DOCS.parent / "README.md").read_text(), re.M)
     assert {"probe", "run", "top", "snap", "reload", "doctor"} <= set(commands)
     known = {command.name for command in app.registered_commands}
     assert set(commands) <= known
