@@ -280,7 +280,7 @@ def waited_too_long(name: str, seconds: float | None, was_there: bool) -> Timeou
     if was_there:
         return TimeoutError(f"the server {name!r} is there but did not answer within {seconds:g} s")
     return TimeoutError(
-        f"no server called {name!r} within {seconds:g} s: start it, or look with `valkka-async ls` "
+        f"no server called {name!r} within {seconds:g} s: start it, or look with `valkka-async top` "
         "(both sides must have the same VALKKA_RUNTIME_DIR)"
     )
 
