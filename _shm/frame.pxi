@@ -66,8 +66,9 @@ cdef class Frame:
 
     cdef _View view(self):
         """Something that keeps the memory as it is while it lives."""
-        cdef _View view = _View.__new__(_View)
+        cdef _View view
         self.check()
+        view = _View.__new__(_View)
         view.frame = self
         self.exports += 1
         return view
@@ -248,6 +249,8 @@ cdef class _View:
 
     def __dealloc__(self):
         cdef Frame frame = self.frame
+        if frame is None:  # it never got one; without this, memory behind None would be counted down
+            return
         frame.exports -= 1
         if frame.gone and not frame.exports:
             frame.let_go()

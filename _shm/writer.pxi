@@ -77,6 +77,7 @@ cdef class Writer:
     cdef _Mapping previous
     cdef list peers          # _Peer, in the order of w.peers
     cdef Kind known          # of the last frame that was published
+    cdef Kind newest         # of the last frame for which there was a slot
     cdef readonly uint64_t dropped
     cdef readonly uint64_t bytes
     cdef readonly int64_t last_published_ns
@@ -223,6 +224,7 @@ cdef class Writer:
             if slot is None:
                 return False
             slot.describe(kind, timestamp_ns, pts, dts, duration, time_base, key, meta)
+            self.newest = kind
             if not PyBuffer_IsContiguous(&b, b"C"):
                 np.copyto(slot.array, image)
             else:
@@ -243,6 +245,7 @@ cdef class Writer:
         cdef Slot slot = self.begin(kind.info.nbytes)
         if slot is not None:
             slot.describe(kind, timestamp_ns, pts, dts, duration, time_base, key, meta)
+            self.newest = kind
         return slot
 
     def wants_more(self, _Peer peer not None):
@@ -280,6 +283,15 @@ cdef class Writer:
     def published(self):
         """Number of the newest frame."""
         return self.w.head
+
+    @property
+    def made_of(self):
+        """What the newest frame is made of: (format, shape). ("", ()) before the first."""
+        cdef Kind kind = self.newest
+        if kind is None:
+            return "", ()
+        code = (<const char *>kind.info.format)[:VA_FORMAT_BYTES].rstrip(b"\0").decode("ascii", "replace")
+        return code, tuple([kind.dims[d] for d in range(<int>kind.info.ndim)])
 
     @property
     def generation(self):

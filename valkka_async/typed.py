@@ -256,16 +256,24 @@ def _mapping(kind: Any) -> _Codec:
 def _record(kind: Any) -> _Codec:
     schema: int | None = getattr(kind, "SCHEMA", None)
     hints = typing.get_type_hints(kind)
-    # Looked up when used: a record may contain others of its own kind.
     kinds = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
     assert "schema" not in kinds or schema is None, kind
+
+    @functools.cache
+    def codecs() -> list[tuple[str, _Codec]]:
+        """Of the fields. Not looked up before use: a record may contain others of its own kind."""
+        return [(name, _codec(one)) for name, one in kinds.items()]
 
     def pack(record: Any) -> dict[str, Data]:
         if type(record) is not kind:
             raise _not(kind.__name__, record)
         data: dict[str, Data] = {} if schema is None else {"schema": schema}
-        for name, one in kinds.items():
-            data[name] = _part(f".{name}", _codec(one).encode, getattr(record, name))
+        name = ""
+        try:
+            for name, codec in codecs():
+                data[name] = codec.encode(getattr(record, name))
+        except _Wrong as e:
+            raise e.within(f".{name}") from None
         return data
 
     def unpack(data: Any) -> Any:
@@ -276,10 +284,14 @@ def _record(kind: Any) -> _Codec:
             version = f"schema {there}" if type(there) is int else "no schema"
             raise _Wrong(f"it has {version} and not {schema}: use the same valkka-async on both sides")
         values = {}
-        for name, one in kinds.items():
-            if name not in data:
-                raise _Wrong("missing", (f".{name}",))
-            values[name] = _part(f".{name}", _codec(one).decode, data[name])
+        name = ""
+        try:
+            for name, codec in codecs():
+                if name not in data:
+                    raise _Wrong("missing")
+                values[name] = codec.decode(data[name])
+        except _Wrong as e:
+            raise e.within(f".{name}") from None
         for name in data:
             if name not in kinds and not (name == "schema" and schema is not None):
                 raise _Wrong("there is no such field", (f".{name[:_NAME]}",))

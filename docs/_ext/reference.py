@@ -74,6 +74,8 @@ def _fields(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[
         return
     lines += ["", "**Fields**", ""]
     for field, kind, comment in fields:
+        if kind.startswith("ClassVar"):
+            continue
         lines += [f"``{field}: {kind}``", f"    {comment}" if comment else r"    \ ", ""]
 
 

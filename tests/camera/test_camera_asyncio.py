@@ -5,21 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
 import valkka_async as va
+from support.until import until
 from valkka_async.camera.play import play
 
 SHORT = "lavfi:testsrc=size=64x48:rate=25:duration=0.4"
 ENDLESS = "lavfi:testsrc=size=64x48:rate=25"
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.005)
 
 
 async def test_await_returns_at_the_end_of_a_file() -> None:

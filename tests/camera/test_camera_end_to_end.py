@@ -11,8 +11,8 @@ import pytest
 
 import valkka_async as va
 from support import footage
-from support.child import Child
 from support.netns import in_netns
+from support.program import Child
 from support.require import missing
 from support.rtsp import RtspServer, rtsp_available
 

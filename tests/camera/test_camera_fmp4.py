@@ -20,8 +20,8 @@ from proxy import Proxy
 
 import valkka_async as va
 from support import footage
-from support.child import Child
 from support.playback import ffmpeg_finds_no_fault, packets, play
+from support.program import Child
 from support.require import missing
 from support.rtsp import RtspServer
 from valkka_async.camera.mp4 import boxes, nal

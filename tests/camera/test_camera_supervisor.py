@@ -14,7 +14,7 @@ import pytest
 from camera_tools import Clips
 
 import valkka_async as va
-from support.child import Child
+from support.program import Child
 from support.rtsp import RtspServer
 from support.until import until
 from valkka_async.camera.workers.supervisor import Supervisor

@@ -15,7 +15,7 @@ import valkka_async as va
 output = va.Output("x", "gray8", size=(640, None), fps=5)
 spec = va.CameraSpec("x", "rtsp://h/x", (output,), transport="udp")
 with va.Camera("x", "rtsp://h/x", output, transport="tcp", hwaccel="cuda:1") as camera:
-    print(camera.status().state == "live", camera.closed)
+    print(camera.status().state == va.CameraState.LIVE, camera.closed)
 with va.Camera("x", "rtsp://h/x", [output]), va.serve("y") as server:
     with va.play("x.mp4", server, format="nv12", size=(640, None), transport="udp") as player:
         player.join()
@@ -25,7 +25,7 @@ async def supervise() -> None:
     await supervisor.add(spec)
     await supervisor.change("x", "rtsp://h/x", [output], retry_max=1)
     status = supervisor.status()["x"]
-    print(status.state == "live", status.cause is va.Cause.AUTH, status.camera.codec)
+    print(status.state == va.CameraState.LIVE, status.cause is va.Cause.AUTH, status.camera.codec)
     print([worker.state == "running" for worker in supervisor.workers()])
 """
 WRONG = """
@@ -37,10 +37,13 @@ va.Output("x", slots="16")
 va.play("x.mp4", server, format="rgb42")
 va.play("x.mp4", server, format="fmp4")
 va.play("x.mp4", server, transport="tpc")
+camera.status().state == "lvie"
 async def add() -> None: await supervisor.add("x", "rtsp://h/x", tranport="tcp")
 async def misspelt() -> None: await supervisor.add("x", "rtsp://h/x", transport="tpc")
 async def change() -> None: await supervisor.change("x", "rtsp://h/x", retry_maximum=1)
 async def both() -> None: await supervisor.add(spec, transport="tcp")
+supervisor.status()["x"].state == "lvie"
+camera.status().state == "lvie"
 """
 
 

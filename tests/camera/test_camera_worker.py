@@ -52,7 +52,7 @@ class End:
 
 
 def log(number: int, text: str = "") -> Log:
-    return Log("name", number, 0.0, "thread", text)
+    return Log("name", number, 0.0, "thread", "", text)
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ ALL = [
     Applied("one", 2, before_start(SPEC)),
     Applied("one", 3, None),
     Status(1.5, 30_000_000, (before_start(SPEC),), ("one",)),
-    Log("name", 20, 1.5, "thread", "text"),
+    Log("name", 20, 1.5, "thread", "one", "text"),
 ]
 
 
@@ -237,7 +237,7 @@ async def test_workers_log_into_the_supervisors_log(
         (pid,) = (worker.pid for worker in supervisor.workers())
     (record,) = (record for record in caplog.records if "no such" in record.message)
     assert (record.name, record.levelname, record.process) == ("valkka_async.camera", "WARNING", pid)
-    assert record.threadName == "valkka-camera one"
+    assert (record.threadName, record.camera) == ("valkka-camera one", "one")  # type: ignore[attr-defined]
     assert abs(record.created - Path(tmp_path).stat().st_mtime) < 60
     assert capfd.readouterr().err == ""  # once is enough
 

@@ -42,7 +42,7 @@ def test_play_is_seen_by_top(runtime_dir: Path) -> None:
         row = listed("cam*")["cam1"]
         assert (row["state"], row["pid"], row["readers"]) == ("live", player.pid, 0)
         assert row["published"] > 0 and row["fps"] > 0 and row["age"] >= 0
-        assert re.search(r"^ *cam1 +live ", run("top", "--once").stdout, re.M)
+        assert re.search(r"^ *cam1 +live +160x90 rgb24 ", run("top", "--once").stdout, re.M)
         assert player.end(signal.SIGTERM) == (0, "")
 
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import re
 import signal
 import socket
@@ -25,6 +27,8 @@ from support.netns import in_netns
 from support.program import SECONDS, Program, one_line, run
 from support.rtsp import RtspServer
 from support.terminal import Terminal
+from valkka_async.camera.source.secrets import parse
+from valkka_async.cli.probe import Probe
 from valkka_async.cli.probe.findings import Findings
 from valkka_async.cli.probe.session import level
 from valkka_async.cli.probe.times import Times
@@ -174,17 +178,25 @@ class NoUdp:
 
 
 @in_netns
-def test_udp_and_what_to_do_where_it_does_not_work(rtsp: RtspServer, clip: Path) -> None:
+def test_udp_and_what_to_do_where_it_does_not_work(
+    rtsp: RtspServer, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rtsp.mount("/cam", clip)
     found = probed(rtsp.url("/cam"), "--transport", "udp", "--seconds", "1")
     assert (found["transport"], found["codec"], found["audio"]) == ("udp", "h264", [])
     assert found["config"][-1] == "    transport: udp"
 
     proxy = NoUdp(rtsp.port)
+    view = Probe(parse(f"rtsp://127.0.0.1:{proxy.port}/cam"), "udp", 0.5, patience=2.0)
+    log = logging.getLogger("valkka_async.camera")
+    level_before = log.level  # a command sets it for its process
     try:
-        found = probed(f"rtsp://127.0.0.1:{proxy.port}/cam", "--transport", "udp", "--seconds", "1")
+        asyncio.run(view.run())
     finally:
         proxy.close()
+        log.setLevel(level_before)
+    assert view.tell(as_json=True)
+    found = json.loads(capsys.readouterr().out)
     assert not found["ok"] and found["other_way"] == {"transport": "tcp", "works": True, "error": ""}
     assert "--transport tcp" in found["advice"][0]
 

@@ -107,7 +107,7 @@ def test_nothing_recorded_is_status_1_and_says_why(here: Path) -> None:
         wait_for(lambda: camera.status().reason, SECONDS)
         done = run("rec", "gone", "--for", "500ms")
         with Program("rec", "gone") as program:
-            program.running()
+            program.catches(signal.SIGTERM)
             status, errors = program.end()
     assert time.monotonic() - began < SECONDS
     for code, text in ((done.returncode, done.stderr), (status, errors)):

@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ import pytest
 import valkka_async as va
 import valkka_async.cli.run as service
 from support.footage import encode
-from support.program import SECONDS, Program, eventually, one_line, processes, run
+from support.program import SECONDS, Program, one_line, processes, run
 from support.rtsp import RtspServer
+from support.until import wait_for
 from valkka_async.ring.rendezvous import servers
 from valkka_async.service.config.config import Config
 from valkka_async.service.control import ask, services
@@ -55,10 +56,6 @@ def config(*lines: str) -> str:
     return "web: {port: 0}\nlog: {format: json}\ncameras:\n" + "".join(f"  {line}\n" for line in lines)
 
 
-def happens(condition: Callable[[], object]) -> None:
-    assert eventually(condition)
-
-
 @pytest.mark.timeout(150)
 def test_a_service_runs_is_reloaded_and_ends_without_a_trace(
     rtsp: RtspServer, clip: Path, tmp_path: Path, runtime_dir: Path
@@ -72,13 +69,13 @@ def test_a_service_runs_is_reloaded_and_ends_without_a_trace(
     with Program("run", str(path)) as program:
         url = program.line()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
-        happens(lambda: cameras() == {"one": "live"})
+        wait_for(lambda: cameras() == {"one": "live"})
         worker = get(url + "api/status")["cameras"][0]["worker"]["pid"]
 
         write(path, "secrets: s.env\n" + config(one, two))
         reloaded = run("reload")
         assert (reloaded.returncode, reloaded.stdout, reloaded.stderr) == (0, "added two\n", "")
-        happens(lambda: cameras() == {"one": "live", "two": "live"})
+        wait_for(lambda: cameras() == {"one": "live", "two": "live"})
 
         # A file with errors changes nothing, and each is told.
         write(path, config(one, "two: {url: 1, trnsport: tcp}", "'bad name': {url: x}"))
@@ -86,12 +83,12 @@ def test_a_service_runs_is_reloaded_and_ends_without_a_trace(
         assert refused.returncode == 1 and "cameras.yaml:5" in refused.stderr
         assert "transport" in refused.stderr and "Traceback" not in refused.stderr
         assert cameras() == {"one": "live", "two": "live"}
-        program.process.send_signal(signal.SIGHUP)  # the same, into the log
+        program.signal(signal.SIGHUP)  # the same, into the log
 
         time.sleep(0.2)
         write(path, config("three: {url: '" + rtsp.url("/a") + "'}", one))
-        program.process.send_signal(signal.SIGHUP)
-        happens(lambda: set(cameras()) == {"one", "three"})
+        program.signal(signal.SIGHUP)
+        wait_for(lambda: set(cameras()) == {"one", "three"})
         now = {c["name"]: c for c in get(url + "api/status")["cameras"]}
         assert now["one"]["worker"]["pid"] == worker and now["one"]["camera"]["attempts"] == 1
 
@@ -117,14 +114,14 @@ def test_a_service_that_is_killed_takes_its_cameras_with_it(
     path = write(tmp_path / "cameras.yaml", config(f"one: {{url: '{rtsp.url('/a')}'}}"))
     with Program("run", str(path)) as program:
         program.line()
-        happens(lambda: cameras() == {"one": "live"})
+        wait_for(lambda: cameras() == {"one": "live"})
         program.end(signal.SIGKILL)
-        happens(lambda: processes(runtime_dir) == [])
+        wait_for(lambda: processes(runtime_dir) == [])
         with Program("run", str(path)) as again:  # what it left is in nobody's way
             again.line()
-            happens(lambda: cameras() == {"one": "live"})
+            wait_for(lambda: cameras() == {"one": "live"})
             assert again.end()[0] == 0
-    happens(lambda: servers() == [])
+    wait_for(lambda: servers() == [])
 
 
 def test_what_is_wrong_with_a_file_is_said_before_anything_starts(tmp_path: Path) -> None:
@@ -160,9 +157,9 @@ def test_a_second_service_of_the_name_and_a_port_that_is_taken_are_refused(tmp_p
         port = program.line().rstrip("/").rpartition(":")[2]
         second = run("run", str(path))  # which logs JSON
         assert second.returncode == 1
-        assert f"process {program.process.pid}" in json.loads(second.stderr)["message"]
+        assert f"process {program.pid}" in json.loads(second.stderr)["message"]
         path.write_text(path.read_text().replace("json", "text"))
-        assert f"process {program.process.pid}" in one_line(run("run", str(path)).stderr)
+        assert f"process {program.pid}" in one_line(run("run", str(path)).stderr)
         other = write(tmp_path / "b.yaml", "name: other\n" + config().replace("port: 0", f"port: {port}"))
         other.write_text(other.read_text() + "  " + camera.replace("one", "two") + "\n")
         third = run("run", str(other))
@@ -181,16 +178,6 @@ NOWHERE = "{url: 'rtsp://127.0.0.1:9/x'}"
 MOMENTS = int(os.environ.get("VALKKA_EXAMPLES", "60")) // 6
 
 
-def catches(pid: int, number: int) -> bool:
-    """Does the process have a handler for this signal?"""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
-    caught = re.search(r"^SigCgt:\s*(\w+)", status, re.M)
-    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
-
-
 def messages(errors: str) -> list[str]:
     """All that was logged, each line of which is JSON."""
     return [json.loads(line)["message"] for line in errors.split("\n")[:-1]]
@@ -202,7 +189,7 @@ def test_whatever_is_in_the_file_a_reload_that_fails_changes_nothing(tmp_path: P
     good = path.read_text()
     with Program("run", str(path)) as program:
         url = program.line()
-        happens(lambda: set(cameras()) == {"one"})
+        wait_for(lambda: set(cameras()) == {"one"})
         pid = get(url + "api/status")["cameras"][0]["worker"]["pid"]
         seen = 0
         for bad in (
@@ -214,7 +201,7 @@ def test_whatever_is_in_the_file_a_reload_that_fails_changes_nothing(tmp_path: P
             b"[" * 100_000,
         ):
             path.write_bytes(bad)
-            program.process.send_signal(signal.SIGHUP)
+            program.signal(signal.SIGHUP)
             seen += 1
             with pytest.raises(va.ValkkaError, match=r"cameras\.yaml"):
                 ask("service", "reload", SECONDS)  # done after the one that the signal asked for
@@ -238,11 +225,11 @@ def test_whatever_is_in_the_file_a_reload_that_fails_changes_nothing(tmp_path: P
 def test_a_reload_that_is_asked_for_while_the_service_starts_is_done_after(tmp_path: Path) -> None:
     path = write(tmp_path / "cameras.yaml", config(f"one: {NOWHERE}"))
     with Program("run", str(path)) as program:
-        assert eventually(lambda: catches(program.process.pid, signal.SIGHUP))
+        program.catches(signal.SIGHUP)
         for _ in range(200):  # from before its modules are loaded until its cameras have been started
             if program.process.poll() is not None:
                 break
-            program.process.send_signal(signal.SIGHUP)
+            program.signal(signal.SIGHUP)
             time.sleep(0.01)
         program.line()
         assert ask("service", "reload", SECONDS)["text"] == "nothing has changed"  # after or with them
@@ -259,7 +246,7 @@ def test_a_signal_to_end_at_any_moment_of_the_start_leaves_nothing(tmp_path: Pat
         number = (signal.SIGTERM, signal.SIGINT)[step % 2]
         with Program("run", str(path)) as program:
             # (Python catches SIGINT from its first moment on.)
-            assert eventually(lambda: catches(program.process.pid, signal.SIGTERM))  # noqa: B023
+            program.catches(signal.SIGTERM)
             time.sleep(2.0 * step / MOMENTS)
             status, errors = program.end(number)
         assert (status, "Traceback" in errors, processes(runtime_dir)) == (0, False, []), (step, errors)
@@ -272,7 +259,7 @@ def test_a_service_runs_without_standard_output(tmp_path: Path) -> None:
     path = write(tmp_path / "cameras.yaml", config(f"one: {NOWHERE}"))
     with Program("run", str(path)) as program:
         program.hang_up()
-        happens(lambda: set(cameras()) == {"one"})
+        wait_for(lambda: set(cameras()) == {"one"})
         status, errors = program.end(signal.SIGTERM)
     assert status == 0 and "BrokenPipe" not in errors
 
@@ -290,8 +277,8 @@ def test_systemd_is_told_in_the_order_that_it_asks_for(
         manager.settimeout(SECONDS)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         with Program("run", str(path)) as program:
-            assert eventually(lambda: catches(program.process.pid, signal.SIGHUP))
-            program.process.send_signal(signal.SIGHUP)  # an early reload
+            program.catches(signal.SIGHUP)
+            program.signal(signal.SIGHUP)  # an early reload
             told = [manager.recv(1000).decode() for _ in range(3)]
             before = time.monotonic_ns() // 1000
             path.write_text("cameras: x\n")

@@ -93,7 +93,7 @@ def test_top_and_metrics_tell_the_truth_under_faults(
     config.write_text("\n".join(lines) + "\n")
     with Program("run", str(config)) as program:
         street = Street(program.line())
-        wait_for(lambda: Counter(street.states().values()) == {"live": COUNT - 1, "failed": 1})
+        wait_for(lambda: Counter(street.states().values()) == {"live": COUNT - 1, "failed": 1}, 90)
         before = street.metrics()
         assert all(before["valkka_camera_width_pixels", n] == 320 for n in names if n != LOCKED)
         worker = street.top()[CRASHED]["pid"]
@@ -113,7 +113,7 @@ def test_top_and_metrics_tell_the_truth_under_faults(
                     and street.metrics()["valkka_camera_width_pixels", RESIZED] == 480
                 )
 
-            wait_for(come_true)
+            wait_for(come_true, 60)
             for reader in (slow, quick):
                 for _ in range(4):
                     reader.line()
@@ -137,7 +137,7 @@ def test_top_and_metrics_tell_the_truth_under_faults(
                 assert row["width"] == (480 if name == RESIZED else 320)
         assert "password" in top[LOCKED]["reason"] or "refuse" in top[LOCKED]["reason"]
 
-        # Nobody but the readers of one camera has had anything decoded.
+        # Only the camera that has readers of pixels is decoded.
         decoding = {n for n in names if metrics["valkka_camera_decoded_total", n] > 0}
         assert decoding == {SLOW}
         ring = next(ring for ring in top[SLOW]["rings"] if ring["name"] == SLOW)

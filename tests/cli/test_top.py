@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import valkka_async as va
@@ -280,6 +281,26 @@ async def test_an_answer_that_makes_no_sense_is_one_row_and_no_end(runtime_dir: 
                 )
         finally:
             (runtime_dir / "odd.sock").unlink()
+
+
+async def test_what_the_frames_of_a_server_are_is_shown() -> None:
+    """Although it is no camera's, and although nothing is read from it."""
+    async with Top() as top:
+        with va.serve("plain") as server:
+
+            async def made_of() -> tuple[str, tuple[int, ...]]:
+                (ring,) = (await top.figures(SECONDS)).servers
+                return ring.format, ring.shape
+
+            assert await made_of() == ("", ())
+            server.publish(np.zeros((90, 160, 3), np.uint8))
+            assert await made_of() == ("rgb24", (90, 160, 3))
+            with server.loan((40, 50), "gray8"):
+                pass
+            assert await made_of() == ("gray8", (40, 50))
+            assert server.publish(b"x" * 7, format="h264", key=True)
+            assert await made_of() == ("h264", (7,))
+            assert server.stats().readers == 0
 
 
 async def test_a_name_that_is_not_there_is_waited_for() -> None:

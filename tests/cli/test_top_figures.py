@@ -62,9 +62,9 @@ def camera(name: str, rings: list[str], **more: Any) -> CameraStatus:
 def ring(at: float, published: int, **more: Any) -> ServerReport:
     """A server's answer, given at that second."""
     now_ns = int(at * 1e9)
-    report = ServerReport(
-        50, now_ns, now_ns if published else 0, published, 0, published * 1000, 0, 16, 3, (), None
-    )
+    last_ns = now_ns if published else 0
+    frame = ("rgb24", (192, 320, 3)) if published else ("", ())
+    report = ServerReport(50, now_ns, last_ns, published, 0, published * 1000, 0, 16, 3, *frame, (), None)
     return replace(report, **more)
 
 
@@ -126,9 +126,17 @@ def test_rates_are_counts_over_the_time_that_the_servers_tell() -> None:
     first = collector.take(look({"a": ring(10, 100, clients=(client(1, 90, 10),))}))
     assert (one_server(first).fps, one_server(first).clients[0].fps) == (None, None)  # nobody can know yet
     row = one_server(collector.take(look({"a": ring(12, 150, dropped=4, clients=(client(1, 110, 40),))})))
-    assert (row.fps, row.drop_rate, row.bit_rate) == (25.0, 2.0, 200_000.0)
+    assert (row.fps, row.drop_rate, row.bit_rate) == (25.0, 2.0, None)  # a bit rate of pixels says nothing
     (reader,) = row.clients
     assert (reader.fps, reader.drop_rate, reader.process, reader.pid) == (10.0, 15.0, "detect.py", 71)
+
+
+def test_a_stream_has_a_bit_rate() -> None:
+    collector = Collector()
+    collector.take(look({"a": ring(10, 100, format="h264", shape=(1000,))}))
+    figures = collector.take(look({"a": ring(12, 150, format="h264", shape=(1000,))}))
+    assert one_server(figures).bit_rate == 200_000.0
+    assert any("h264 0.2 Mb/s" in line for line in shown(figures))
 
 
 def test_rates_are_those_of_the_last_seconds() -> None:

@@ -1,13 +1,16 @@
-"""What the linters and type checkers say."""
+"""What the linters and type checkers say, also of a user's program."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import valkka_async as va
 
 ROOT = Path(__file__).parents[2]
 CHECKS = {
@@ -33,3 +36,49 @@ def test_nothing_to_complain(check: str) -> None:
         CHECKS[check], cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+USER = Path(__file__).with_name("user_program.py")
+# What a user may misspell: the line, as it is and as it becomes, and mypy's code for it.
+TYPOS = [
+    ('policy="latest", reconnect', 'policy="newest", reconnect', "arg-type"),
+    ('merge("cam*", policy="latest"', 'merge("cam*", policy="newest"', "arg-type"),
+    ('"ordered"', '"orderd"', "assignment"),
+    ("transport=transport", 'transport="tpc"', "arg-type"),
+    ('add("cam2", URL, [va.Output("cam2")], transport=', 'add("cam2", URL, tranport=', "call-overload"),
+    ('"transport": "tcp"', '"transport": "tpc"', "typeddict-item"),
+    ('[va.Output("cam2")], transport="udp"', '[va.Output("cam2")], transport="upd"', "call-overload"),
+    ("pixels, size=", '"gray9", size=', "arg-type"),
+    ('format="bgr24"', 'format="bgr42"', "arg-type"),
+    ('server, format="rgb24"', 'server, format="jpeg"', "arg-type"),
+    ("state is va.CameraState.LIVE", 'state == "lvie"', "comparison-overlap"),
+    ("supervised.state == va.CameraState.WAITING", 'supervised.state == "wating"', "comparison-overlap"),
+    ("va.connect", "va.conect", "attr-defined"),
+    ("slots=8", "slot=8", "call-arg"),
+]
+
+
+def mypy(*programs: Path) -> list[str]:
+    """What it says of programs, a line for each error."""
+    command = [sys.executable, "-m", "mypy", "--config-file=", "--strict", "--no-pretty", *map(str, programs)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode in (0, 1) and done.stderr == "", done.stdout + done.stderr
+    return [line for line in done.stdout.splitlines() if ": error: " in line]
+
+
+def test_every_public_name_is_used_in_a_user_s_program() -> None:
+    used = set(re.findall(r"\bva\.(\w+)", USER.read_text()))
+    assert set(va.__all__) - used == set()
+
+
+@pytest.mark.timeout(300)
+def test_a_type_checker_finds_a_user_s_typos_and_nothing_else(tmp_path: Path) -> None:
+    text = USER.read_text()
+    for number, (right, wrong, _) in enumerate(TYPOS):
+        assert text.count(right) == 1, right
+        (tmp_path / f"typo{number}.py").write_text(text.replace(right, wrong))
+    errors = mypy(USER, *sorted(tmp_path.iterdir()))
+    assert [line for line in errors if USER.name in line] == []
+    for number, (_, wrong, code) in enumerate(TYPOS):
+        mine = [line for line in errors if f"typo{number}.py:" in line]
+        assert mine and all(line.endswith(f"[{code}]") for line in mine), (wrong, mine)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.program import eventually
+from support.until import wait_for
 from valkka_async.record.disk import Disk
 
 
@@ -21,17 +21,17 @@ def disk() -> Iterator[Disk]:
     one = Disk(1, lambda: None)
     yield one
     one.stop()
-    assert eventually(lambda: one.ended)
+    wait_for(lambda: one.ended)
 
 
 def done(disk: Disk) -> None:
     """All that it was given is written, or refused."""
-    assert eventually(lambda: not disk.pending)
+    wait_for(lambda: not disk.pending)
 
 
 def closed(disk: Disk) -> None:
     disk.stop()
-    assert eventually(lambda: disk.ended)
+    wait_for(lambda: disk.ended)
 
 
 def open_files(folder: Path) -> list[str]:
@@ -100,7 +100,7 @@ def test_a_descriptor_is_closed_whatever_fails_before(
             patch.setattr(os, call, failing(errno.EPERM))
         disk.begin(tmp_path / "a.mp4", b"first piece")
         done(disk)
-        assert eventually(lambda: disk.path is None)
+        wait_for(lambda: disk.path is None)
         closed(disk)
     assert open_files(tmp_path) == []
     assert disk.error is not None and disk.error.errno == errno.ENOSPC
@@ -240,5 +240,5 @@ def test_a_callback_that_fails_does_not_keep_the_end_from_being_told(
 
     disk = Disk(1, fail)
     disk.begin(tmp_path / "a.mp4", b"xyz")
-    assert eventually(lambda: disk.ended)
-    assert eventually(lambda: failures)
+    wait_for(lambda: disk.ended)
+    wait_for(lambda: failures)

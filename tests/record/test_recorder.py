@@ -21,8 +21,8 @@ import pytest
 
 import valkka_async as va
 from support import footage
-from support.child import Child
 from support.playback import ffmpeg_finds_no_fault, packets, play, whole_fragments
+from support.program import Child
 from support.require import missing
 from support.rtsp import RtspServer, rtsp_available
 from support.until import until, wait_for

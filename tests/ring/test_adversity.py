@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import valkka_async as va
-from support.child import Child
+from support.program import Child
 from valkka_async.ring import _shm, handshake
 
 SOME_SECONDS = float(os.environ.get("VALKKA_STRESS_SECONDS", "4"))

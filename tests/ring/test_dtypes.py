@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 import valkka_async as va
-from support.child import Child
+from support.program import Child
 from support.require import missing
 
 DTYPES = (

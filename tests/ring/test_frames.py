@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import valkka_async as va
+from support.program import Child
 
 
 @pytest.mark.parametrize(
@@ -218,6 +219,26 @@ def test_a_released_frame_is_inert_and_says_so() -> None:
                 look()
         assert "[released]" in repr(frame)
         assert frame.seq == 1
+
+
+def test_a_look_at_a_released_frame_writes_to_no_memory() -> None:
+    # It did: what had no frame yet counted down beside the object None, whose type then was no more.
+    with Child(
+        """
+        with va.serve("s") as server, va.attach("s") as reader:
+            server.publish(np.zeros((4, 4), np.uint8))
+            frame = reader.recv(5)
+            frame.release()
+            for look in (lambda: frame.array, frame.copy, lambda: frame.__dlpack__(max_version=(1, 0))):
+                for _ in range(1000):
+                    try:
+                        look()
+                    except va.FrameReleasedError:
+                        pass
+        say(str(None), type(None))
+        """
+    ) as child:
+        assert child.line() == "None <class 'NoneType'>"
 
 
 def test_frames_are_read_only_and_copies_are_not() -> None:

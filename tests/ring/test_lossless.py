@@ -13,7 +13,7 @@ import pytest
 
 import valkka_async as va
 from support import footage
-from support.child import Child
+from support.program import Child
 
 
 def test_publish_refuses_rather_than_lose_a_frame() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import valkka_async as va
-from support.child import Child
+from support.program import Child
 from support.until import until
 from valkka_async import backoff
 from valkka_async.ring import _kernel, directory

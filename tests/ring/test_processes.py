@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import valkka_async as va
-from support.child import Child
+from support.program import Child
 
 # Publishes as fast as it can; each frame is full of its own number.
 FULL_SPEED = """

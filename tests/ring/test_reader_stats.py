@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 import valkka_async as va
-from support.child import Child
+from support.program import Child
 from support.until import wait_for
 from valkka_async.ring import _shm
 from valkka_async.ring.connection import dial, report

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import valkka_async as va
-from support.child import Child
+from support.program import Child
 from support.until import until, wait_for
 
 LIFE = 's = va.serve("s")\nwhile True: s.publish(sys.argv[1].encode()); time.sleep(0.005)'

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import valkka_async as va
-from support.child import Child
+from support.program import Child
 from valkka_async.ring import handshake, peers
 from valkka_async.ring.connection import report
 from valkka_async.ring.rendezvous import servers

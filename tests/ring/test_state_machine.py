@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import valkka_async as va
+from support.until import wait_for
 
 SIZES = (10, 5000, 20_000, 60_000)  # bytes; each needs a larger ring than the one before
 MAX_LEASES = 2
@@ -27,10 +27,7 @@ MAX_LEASES = 2
 
 def until(condition: Callable[[], bool]) -> None:
     """The server's thread takes in what readers say a little later than they say it."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.0002)
+    wait_for(condition, 5, pause=0.0002)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,6 @@ async def mounted(rtsp: RtspServer, path: str, *args: Any, **settings: Any) -> s
     return rtsp.url(path)
 
 
-async def eventually(condition: Callable[[], object]) -> None:
-    await until(condition, SECONDS)
-
-
 @pytest.mark.timeout(120)
 async def test_status_tells_what_cameras_do(rtsp: RtspServer, clip: Path, tmp_path: Path) -> None:
     url = await mounted(rtsp, "/a", clip)
@@ -94,7 +90,7 @@ async def test_status_tells_what_cameras_do(rtsp: RtspServer, clip: Path, tmp_pa
     }
     async with Service(config(cameras, tmp_path)) as service:
         assert list(states(service)) == ["front", "gone"]  # at once, in the order of the file
-        await eventually(lambda: states(service) == {"front": "live", "gone": "waiting"} and service.ready)
+        await until(lambda: states(service) == {"front": "live", "gone": "waiting"} and service.ready)
         front, gone = service.status().cameras
         assert (front.title, front.live, front.still) == ("<Front>", "front.fmp4", "front.jpeg")
         assert (gone.live, gone.still, gone.age) == (None, None, None)
@@ -103,7 +99,7 @@ async def test_status_tells_what_cameras_do(rtsp: RtspServer, clip: Path, tmp_pa
         assert typed.loads(ServiceStatus, typed.dumps(service.status())).camera("gone") is not None
         assert front.camera.decoded == 0  # it has no readers
         async with reading("front"):
-            await eventually(lambda: _fps(service, "front", "front") > 5)
+            await until(lambda: _fps(service, "front", "front") > 5)
         assert _fps(service, "front", "front.jpeg") == 0
         front = camera(service, "front")
         assert front.age is not None and front.age < 10 and 0 < front.cpu < 2
@@ -119,7 +115,7 @@ async def test_another_config_touches_only_what_differs(rtsp: RtspServer, clip: 
     url = await mounted(rtsp, "/a", clip)
     cameras: dict[str, Any] = {"one": {"url": url}, "two": {"url": url}, "three": {"url": url}}
     async with Service(config(cameras, tmp_path)) as service:
-        await eventually(lambda: set(states(service).values()) == {"live"})
+        await until(lambda: set(states(service).values()) == {"live"})
         before = {name: camera(service, name) for name in cameras}
         assert not await service.apply(config(cameras, tmp_path))
 
@@ -131,7 +127,7 @@ async def test_another_config_touches_only_what_differs(rtsp: RtspServer, clip: 
             "four", "four.fmp4", "four.jpeg", "one", "one.fmp4", "one.jpeg", "two.fmp4", "two.jpeg",
             "two.small",
         ]  # fmt: skip
-        await eventually(lambda: list(states(service).values()) == ["live"] * 3)
+        await until(lambda: list(states(service).values()) == ["live"] * 3)
         after = camera(service, "one")
         assert after.worker.pid == before["one"].worker.pid and after.camera.attempts == 1
         assert after.camera.packets >= before["one"].camera.packets
@@ -162,7 +158,7 @@ async def test_what_a_cancelled_change_left_undone_is_done_by_the_next(
         y={"outputs": [{"name": "x.a"}]},
     )
     async with Service(first) as service:
-        await eventually(lambda: service.ready)
+        await until(lambda: service.ready)
         applying = asyncio.create_task(service.apply(other))
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -170,7 +166,7 @@ async def test_what_a_cancelled_change_left_undone_is_done_by_the_next(
         await asyncio.wait([applying])
         changes = await service.apply(other)
         assert "two" in changes.changed and "one" not in changes.changed  # and not that nothing has changed
-        await eventually(lambda: states(service) == dict.fromkeys(("one", "two", "new", "x", "y"), "live"))
+        await until(lambda: states(service) == dict.fromkeys(("one", "two", "new", "x", "y"), "live"))
         rings = {c.name: [o.name for o in c.camera.outputs] for c in service.status().cameras}
         assert (rings["x"][0], rings["y"][0]) == ("y.a", "x.a")
         assert camera(service, "two").title == "Two"
@@ -192,7 +188,7 @@ async def test_cameras_are_changed_side_by_side(tmp_path: Path, monkeypatch: pyt
         return config({name: {"url": f"rtsp://127.0.0.1:{port}/x"} for name in names}, tmp_path)
 
     async with Service(cameras(9)) as service:
-        await eventually(lambda: service.ready)
+        await until(lambda: service.ready)
         assert (await service.apply(cameras(7))).changed == tuple(names)
 
 
@@ -205,7 +201,7 @@ async def test_a_config_that_cannot_be_applied_changes_nothing(tmp_path: Path) -
         update={"recordings": "{name}/{nonsense}.mp4"}
     )
     async with Service(good) as service:
-        await eventually(lambda: service.ready)
+        await until(lambda: service.ready)
         before = [report.worker.pid for report in service.status().cameras]
         with pytest.raises(va.ValkkaError, match="recordings of one"):
             await service.apply(broken)
@@ -236,9 +232,9 @@ async def test_two_cameras_exchange_a_ring(rtsp: RtspServer, clip: Path, tmp_pat
         )
 
     async with Service(cameras("x", "y")) as service:
-        await eventually(lambda: states(service) == {"one": "live", "two": "live"})
+        await until(lambda: states(service) == {"one": "live", "two": "live"})
         await service.apply(cameras("y", "x"))
-        await eventually(lambda: states(service) == {"one": "live", "two": "live"})
+        await until(lambda: states(service) == {"one": "live", "two": "live"})
         assert [o.name for c in service.status().cameras for o in c.camera.outputs] == ["y", "x"]
 
 
@@ -249,7 +245,7 @@ async def test_a_recording_on_demand_plays(rtsp: RtspServer, clip: Path, tmp_pat
         assert camera(service, "front").recording is None
         assert await service.set_recording("front", True) is not None
         await service.set_recording("front", True)  # which is no second one
-        await eventually(lambda: recording(service, "front").duration > 0.5)
+        await until(lambda: recording(service, "front").duration > 0.5)
         path = recording(service, "front").path
         assert recording(service, "front").state is RecordingState.WRITING
         assert path is not None and path.startswith(str(tmp_path / "front"))
@@ -275,7 +271,7 @@ async def test_what_cannot_be_recorded_is_refused(rtsp: RtspServer, tmp_path: Pa
         "always": {"url": url, "record": True},
     }
     async with Service(config(cameras, tmp_path)) as service:
-        await eventually(lambda: states(service)["stills"] == "live")
+        await until(lambda: states(service)["stills"] == "live")
         with pytest.raises(va.ValkkaError, match="mjpeg"):
             await service.set_recording("stills", True)
         with pytest.raises(va.ValkkaError, match="live"):
@@ -291,12 +287,12 @@ async def test_what_is_always_recorded_goes_on_after_a_crash(
     url = await mounted(rtsp, "/a", clip)
     cameras = {"front": {"url": url, "record": True}}
     async with Service(config(cameras, tmp_path)) as service:
-        await eventually(lambda: recording(service, "front").duration > 0.3)
+        await until(lambda: recording(service, "front").duration > 0.3)
         pid = camera(service, "front").worker.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        await eventually(lambda: len(list((tmp_path / "front").glob("*.mp4"))) == 2)
-        await eventually(lambda: recording(service, "front").duration > 0.3)
+        await until(lambda: len(list((tmp_path / "front").glob("*.mp4"))) == 2)
+        await until(lambda: recording(service, "front").duration > 0.3)
         assert camera(service, "front").worker.restarts == 1
         await service.apply(config({"front": {"url": url}}, tmp_path))
         assert camera(service, "front").recording is None
@@ -325,21 +321,21 @@ async def test_a_recording_has_failed_until_it_is_written_again(
 
     async with Service(config({"front": {"url": url, "record": True}}, tmp_path)) as service:
         assert recording(service, "front").state is RecordingState.WAITING
-        await eventually(lambda: recording(service, "front").error)
+        await until(lambda: recording(service, "front").error)
         seen = []
 
         def attempts() -> bool:
             seen.append(recording(service, "front"))
             return said(logging.INFO) > 4
 
-        await eventually(attempts)
+        await until(attempts)
         assert {(one.state, one.active, one.always) for one in seen} == {(RecordingState.FAILED, True, True)}
         assert {one.error.cause for one in seen if one.error} == {RecordingCause.DISK}
         text = seen[-1].error.text if seen[-1].error else ""
         assert text.count(str(tmp_path)) == 1 and "Errno" not in text
         assert 3 <= said(logging.ERROR) <= said(logging.INFO)  # each of them once
         (tmp_path / "front").unlink()
-        await eventually(lambda: recording(service, "front").state is RecordingState.WRITING)
+        await until(lambda: recording(service, "front").state is RecordingState.WRITING)
         assert recording(service, "front").error is None
 
 
@@ -351,12 +347,12 @@ async def test_a_disk_that_refuses_is_told_and_tried_again(
     (tmp_path / "front").write_text("a file where the folder should be")
     async with Service(config({"front": {"url": url}}, tmp_path)) as service:
         await service.set_recording("front", True)
-        await eventually(lambda: recording(service, "front").state is RecordingState.FAILED)
+        await until(lambda: recording(service, "front").state is RecordingState.FAILED)
         failed = recording(service, "front")
         assert failed.error is not None and failed.error.cause is RecordingCause.DISK and not failed.active
         (tmp_path / "front").unlink()
         await service.set_recording("front", True)
-        await eventually(lambda: recording(service, "front").duration > 0.3)
+        await until(lambda: recording(service, "front").duration > 0.3)
 
 
 def test_rings_of_the_page_are_those_of_the_config(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ import pytest
 
 from support.chromium import Chromium, Page, chromium
 from support.footage import encode
-from support.program import Program, eventually, run
+from support.program import Program, run
 from support.rtsp import RtspServer
+from support.until import wait_for
 from valkka_async.service.control import ask
 
 SECONDS = float(os.environ.get("VALKKA_STRESS_SECONDS", "6"))
@@ -155,7 +156,7 @@ def test_a_picture_comes_back_by_itself(
         assert "owned" not in page.value("document.title")
 
         os.kill(stand.camera("a")["worker"]["pid"], signal.SIGKILL)
-        assert eventually(lambda: stand.camera("a")["worker"]["restarts"] == 1)
+        wait_for(lambda: stand.camera("a")["worker"]["restarts"] == 1)
         plays(page, "a")
 
         rtsp.switch("/a", clips["large"])
@@ -216,7 +217,7 @@ def test_buttons_keys_and_what_the_browser_cannot_play(
 
         page.value(f"{tile('a', 'record')}.click()")
         page.until(f"!{tile('a', 'rec')}.hidden")
-        assert eventually(lambda: (stand.camera("a")["recording"] or {}).get("duration", 0) > 0.5)
+        wait_for(lambda: (stand.camera("a")["recording"] or {}).get("duration", 0) > 0.5)
         path = stand.camera("a")["recording"]["path"]
         page.value(f"{tile('a', 'record')}.click()")
         page.until(f"{tile('a', 'rec')}.hidden")

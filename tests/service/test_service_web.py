@@ -179,15 +179,15 @@ async def test_a_snapshot_is_the_newest_picture_and_one_reader_serves_all() -> N
 
 @once
 async def test_a_snapshot_that_is_not_to_be_had_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_PICTURE_SECONDS", 0.2)
-    monkeypatch.setattr(api, "_PICTURES", 3)
+    monkeypatch.setattr(api, "_SNAPSHOT_SECONDS", 0.2)
+    monkeypatch.setattr(api, "_SNAPSHOTS", 3)
     stand = Stand()
     stand.change("front", state=CameraState.FAILED, cause=Cause.AUTH, reason="401 Unauthorized")
     stand.cameras["plain"] = camera("plain", still=None)
     async with served(stand) as client:
         for name, status, text in (
-            ("front", 503, "no picture of front within 0.2 s (failed: 401 Unauthorized)"),
-            ("plain", 404, "plain has no pictures for the page: set `live` in the config"),
+            ("front", 503, "no frame of front within 0.2 s (failed: 401 Unauthorized)"),
+            ("plain", 404, "plain has no ring for the page: set `live` in the config"),
             ("nobody", 404, "there is no camera nobody"),
         ):
             async with client.get(f"/api/cameras/{name}/snapshot.jpg") as answer:

@@ -12,9 +12,9 @@ import pytest
 from web_tools import Browser
 
 from support import footage
-from support.child import Child
 from support.chromium import chromium
 from support.playback import play
+from support.program import Child
 from support.rtsp import RtspServer
 from support.until import until
 from valkka_async.service.config.config import Config

@@ -150,6 +150,17 @@ async def test_trouble_is_told_and_old_pictures_are_not_shown_for_new(folder: Pa
                 assert (await browser.media()).kind == 1  # without another header: the stream goes on
 
 
+async def test_a_live_camera_without_frames_is_another_code(
+    folder: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "_SILENT", 0.2)
+    with va.serve(LIVE, slots=64) as server:
+        async with served(Stand()) as client, looking(client) as browser:
+            await read(server)
+            text = await browser.text()
+            assert (text["type"], text["code"]) == ("waiting", "no_frames")  # which the page can see itself
+
+
 async def test_a_server_that_is_not_there_is_waited_for(folder: Path, impatient: None) -> None:
     film = Film(folder)
     stand = Stand({"front": camera(state=CameraState.CONNECTING)})

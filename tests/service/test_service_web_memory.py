@@ -16,8 +16,8 @@ from web_tools import publish as publish_fragment
 
 import valkka_async as va
 from support import footage
-from support.child import Child
 from support.playback import packets
+from support.program import Child
 from support.until import until
 from valkka_async.camera.mp4.fragments import Fragment, Muxer
 

@@ -15,9 +15,9 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from signal import SIGCONT, SIGINT, SIGTERM
+from signal import SIGCONT, SIGINT
 from types import TracebackType
 from typing import Self
 
@@ -157,10 +157,10 @@ class Process:
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
 
-    def running(self) -> None:
-        """Wait until it handles SIGTERM: it is past its start, and in its event loop."""
+    def catches(self, number: int) -> None:
+        """Wait until it has a handler for this signal. (For SIGINT Python has one from the beginning.)"""
         status = Path(f"/proc/{self.pid}/status")
-        bit = 1 << (SIGTERM - 1)
+        bit = 1 << (number - 1)
         wait_for(lambda: int(re.findall(r"SigCgt:\s*(\w+)", status.read_text())[0], 16) & bit)
 
     def signal(self, number: int) -> None:
@@ -264,11 +264,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*_COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS
     )
-
-
-def eventually(condition: Callable[[], object]) -> bool:
-    wait_for(condition)
-    return True
 
 
 def processes(runtime_dir: Path) -> list[int]:

@@ -24,12 +24,12 @@ async def until(condition: Callable[[], T], seconds: float = SECONDS) -> T:
     return found
 
 
-def wait_for(condition: Callable[[], T], seconds: float = SECONDS) -> T:
-    """Wait until it holds, in a thread. Raises TimeoutError."""
+def wait_for(condition: Callable[[], T], seconds: float = SECONDS, *, pause: float = _PAUSE) -> T:
+    """Wait until it holds, outside of coroutines. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         _check(condition, deadline, seconds)
-        time.sleep(_PAUSE)
+        time.sleep(pause)
     return found
 
 

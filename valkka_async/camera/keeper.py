@@ -141,7 +141,8 @@ class Keeper:
             delay, refused = soon.next(), False
         text = str(error)
         if text != self._reason:
-            log.warning("%s: %s; trying again in %.1f s", self.spec.name, text, delay)
+            extra = {"camera": self.spec.name}
+            log.warning("%s: %s; trying again in %.1f s", self.spec.name, text, delay, extra=extra)
         self._retry_at = time.monotonic() + delay
         self._alive(delay)
         self._become(CameraState.FAILED if refused else CameraState.WAITING, cause_of(error), text)

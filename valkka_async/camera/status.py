@@ -110,12 +110,12 @@ class CameraStatus:
     reconnects: int  # attempts that gave frames, after the first
     retry_in: float | None  # seconds to the next attempt, if it waits for one
     codec: str  # as FFmpeg calls it, "h264", "hevc", "mjpeg"; "raw video"; "": not known yet
-    width: int  # of the camera's pictures, in pixels; 0: not known yet
+    width: int  # of the camera's frames, in pixels; 0: not known yet
     height: int  # the same
     fps: float  # of the last seconds, as received
     key_interval: float  # seconds between the last key frames; 0: not known yet
     packets: int  # received
-    decoded: int  # pictures
+    decoded: int  # frames
     errors: int  # packets that could not be decoded or muxed
     last_packet_ns: int  # when it came
     cpu_s: float  # CPU seconds of the camera's thread

@@ -27,7 +27,7 @@ OTHER = "?"  # it answers, but not what we understand
 
 _WINDOW = 3.0  # s over which rates are measured
 _IDLE = 2.0  # s without a frame; slow ones get three times their own interval
-_STREAMS = ("fmp4", "packets", "jpeg")  # formats that have a bit rate worth the name
+_STREAMS = ("fmp4", "packets", "jpeg", "h264", "h265", "bytes")  # formats whose bit rate says something
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,8 @@ class RingFigures:
     state: str  # "live", "idle" or what keeps it from answering
     reason: str = ""
     pid: int | None = None
-    format: str = ""  # "": not known, as of a server that is no camera's
+    format: str = ""  # "": not known, as there was no frame
+    shape: tuple[int, ...] = ()  # of the newest frame
     fps: float | None = None  # published
     age: float | None = None  # of the newest frame, since it was published
     published: int | None = None
@@ -210,18 +211,19 @@ class Collector:
         age = max(0.0, (reply.now_ns - last_ns) / 1e9) if last_ns else None
         idle = age is None or age > max(_IDLE, 3 / fps if fps else 0.0)
         outputs = () if reply.camera is None else reply.camera.outputs
-        format = next((output.format for output in outputs if output.name == name), "")
+        format = next((output.format for output in outputs if output.name == name), reply.format)
         return RingFigures(
             name=name,
             state=IDLE if idle else CameraState.LIVE,
             pid=reply.pid,
             format=format,
+            shape=reply.shape,
             fps=fps,
             age=age,
             published=reply.published,
             dropped=reply.dropped,
             drop_rate=rates.rate("dropped"),
-            bit_rate=byte_rate * 8 if byte_rate is not None and format in ("", *_STREAMS) else None,
+            bit_rate=byte_rate * 8 if byte_rate is not None and format in _STREAMS else None,
             readers=reply.readers,
             slots=reply.slots,
             slots_used=reply.slots_used,

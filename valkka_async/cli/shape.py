@@ -5,7 +5,9 @@ from __future__ import annotations
 
 
 def describe(shape: tuple[int, ...], format: str) -> str:
-    """ "1280x720 rgb24"; of a stream, whose frames are bytes, "48.8 kB h264"."""
+    """ "1280x720 rgb24"; of a stream, whose frames are bytes, "48.8 kB h264"; of arrays "2x3x4 array"."""
+    if format == "array":
+        return f"{'x'.join(map(str, shape))} {format}"
     if len(shape) == 1:
         return f"{shape[0] / 1000:.1f} kB {format}"
     height, width = shape[:2]

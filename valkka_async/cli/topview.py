@@ -25,7 +25,7 @@ from valkka_async.cli.figures import (
     ReaderFigures,
     RingFigures,
 )
-from valkka_async.cli.shape import seconds
+from valkka_async.cli.shape import describe, seconds
 
 _COLOURS = {
     CameraState.LIVE: "green",
@@ -490,11 +490,10 @@ def _number(value: int | None) -> str:
 
 
 def _format(ring: RingFigures) -> str:
-    """ "rgb24", "fmp4 2.1 Mb/s"; of a server that is no camera's "18.4 MB/s", as most have pixels."""
-    rate = ring.bit_rate or 0.0
-    if not ring.format:
-        return f"{rate / 8e6:.1f} MB/s" if rate else ""
-    return f"{ring.format} {rate / 1e6:.1f} Mb/s" if rate else ring.format
+    """ "640x360 rgb24", "fmp4 2.1 Mb/s"; "rgb24" before the first frame."""
+    if ring.bit_rate:
+        return f"{ring.format} {ring.bit_rate / 1e6:.1f} Mb/s"
+    return describe(ring.shape, ring.format) if len(ring.shape) > 1 else ring.format
 
 
 def _soon(value: float) -> str:

@@ -287,7 +287,9 @@ class Server:
 
     def _values(self) -> dict[str, Any]:
         """What it answers when it is asked for its state."""
-        values = asdict(self.stats()) | {"pid": os.getpid(), "now_ns": time.monotonic_ns()}
+        format, shape = self._writer.made_of
+        values: dict[str, Any] = asdict(self.stats())
+        values |= {"pid": os.getpid(), "now_ns": time.monotonic_ns(), "format": format, "shape": shape}
         if self._more is not None:
             more = self._more() | values
             if fits(more):

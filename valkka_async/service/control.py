@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""How other programs of this user talk to a running service: ``NAME.control`` in the runtime directory.
+"""The socket on which other programs of this user talk to a service: ``NAME.control`` in the runtime
+directory.
 
 A stream socket that only this user may open. A request is a JSON object on a line, {"op": "status"}; so is
 the answer: {"ok": ...}, or {"error": "text"}. One connection may make several requests.
@@ -99,11 +100,11 @@ class Control:
             return {"error": str(e)}
         except Exception:
             log.exception("control: %s failed", op)
-            return {"error": "that failed; the service's log says how"}
+            return {"error": "that failed; the service's log says why"}
 
 
 def services() -> list[str]:
-    """Names of services that have a socket. One that was killed may be among them. Raises ConnectError."""
+    """Names of services that have a socket, even if they were killed. Raises ConnectError."""
     return servers(_KIND)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a service records: always, because its config says so, or because somebody has asked for it."""
+"""The recordings of a service: permanent ones, by its config, and those on demand."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ log = logging.getLogger("valkka_async.service")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a camera is recorded. `pattern` and the rest as for :class:`Recorder`; `always`: from the
-    beginning, and again when it has failed."""
+    """How a camera is recorded. `pattern` and the rest are as for :class:`Recorder`; `always`: from the start
+    of the service, and again after a failure."""
 
     ring: str
     pattern: str
@@ -129,13 +129,13 @@ class Recordings:
             await asyncio.wait([recording.task])
 
     async def follow(self, plans: dict[str, Plan]) -> None:
-        """Make it so that what is to be recorded always is, as these plans say. A recording that somebody has
-        asked for goes on as long as its camera has such a plan."""
+        """Record what these plans say is always recorded, and stop other permanent recordings. One on demand
+        goes on as long as its camera has a plan."""
         other = [
             camera
             for camera, recording in self._running.items()
             if (plan := plans.get(camera)) is None
-            # One that was asked for ends its file here, and the next one begins by the plan.
+            # One on demand ends its file here, and the permanent one begins the next.
             or (plan != recording.plan and (plan.always or recording.plan.always))
         ]
         await asyncio.gather(*(self.stop(camera) for camera in other))

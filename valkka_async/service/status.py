@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a service knows of itself: one record, from the workers to the page, /api/status, /metrics and `top`.
+"""The status of a service: one record for the page, /api/status, /metrics, the control socket and `top`.
 
 `typed.encode` makes JSON of it at the edges, `typed.decode(ServiceStatus, data)` reads that again. Times are
 Unix nanoseconds, durations and ages seconds. Programs decide by states and causes; texts are for people.
@@ -18,7 +18,7 @@ from valkka_async.record.cause import RecordingCause
 
 
 class RecordingState(StrEnum):
-    """What becomes of a recording that is asked for."""
+    """What a recording is doing."""
 
     WAITING = "waiting"  # for frames: no file is open
     WRITING = "writing"  # a file is open
@@ -79,7 +79,7 @@ class CameraReport:
 
 @dataclass(frozen=True, slots=True)
 class PageStatus:
-    """Who looks at the page."""
+    """The page's load."""
 
     viewers: int  # of live video
     connections: int  # WebSockets

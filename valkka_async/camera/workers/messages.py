@@ -75,6 +75,7 @@ class Log:
     level: int
     created: float  # Unix seconds
     thread: str
+    camera: str  # which camera it is about; "": none
     text: str
 
 

@@ -243,6 +243,8 @@ class Place:
         record.process = None if self._process is None else self._process.pid
         record.processName = "valkka-worker"
         record.threadName = message.thread
+        if message.camera:
+            record.camera = message.camera
         logger.handle(record)
 
     def _on_turn(self) -> None:
@@ -269,7 +271,8 @@ class Place:
                 pid = self._process.pid if self._process is not None else None
                 names = ", ".join(self._entries) or "no camera"
                 which = f"{names}: worker process {pid or ''}".rstrip()
-                log.warning("%s %s; starting another one in %.1f s", which, how.text, delay)
+                extra = {"camera": names} if self._entries else None
+                log.warning("%s %s; starting another one in %.1f s", which, how.text, delay, extra=extra)
                 self._restarts += 1
                 self._last, self._retry_at = how, time.monotonic() + delay
                 self._vacate()

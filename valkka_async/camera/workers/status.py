@@ -23,7 +23,7 @@ class WorkerEnd(StrEnum):
     """How a worker's process ended, unasked."""
 
     EXITED = "exited"  # by itself
-    KILLED = "killed"  # by a signal: a crash, the kernel's memory killer, somebody
+    KILLED = "killed"  # by a signal: a crash, the kernel's memory killer, a user
     SILENT = "silent"  # no sign of life for `hang_timeout`; killed
     OVERDUE = "overdue"  # it did not do in time what it was told; killed
     STUCK = "stuck"  # a camera did not come back from a library; killed

@@ -67,8 +67,8 @@ class Worker:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._slots: dict[str, _Slot] = {}
-        # All that ever came: old credentials are as secret as new ones. Replaced and never changed, because
-        # other threads go through it.
+        # Of all cameras that were ever here: old credentials are as secret as new ones. Replaced and never
+        # changed, because other threads iterate over it.
         self._addresses: frozenset[Address] = frozenset()
         self._begun = asyncio.Event()
         self._stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -192,8 +192,8 @@ class Worker:
 
 
 class _Slot:
-    """The place of one camera: closes what is there, starts what is wanted, tries again if that fails.
-    `task` ends when nothing is wanted any more and nothing is there."""
+    """Runs one camera by its newest settings: closes the old one, starts the new one, tries again if that
+    fails. `task` ends when the camera is to go and is closed."""
 
     def __init__(self, worker: Worker, name: str, spec: CameraSpec | None, version: int) -> None:
         self.name = name
@@ -212,7 +212,7 @@ class _Slot:
         self._changed.set()
 
     def is_stuck(self) -> bool:
-        """Asked once each heartbeat."""
+        """Has it been stuck for some heartbeats? To be called once in each."""
         self._stuck = self._stuck + 1 if self.camera is not None and self.camera.stuck() else 0
         return self._stuck >= _STUCK_BEATS
 
@@ -254,7 +254,7 @@ class _Slot:
             reason = self._worker.scrub(str(e)) or type(e).__name__
             repeated = before is not None and before.reason == reason
             if not repeated:
-                log.warning("%s: %s; trying again", self.name, reason)
+                log.warning("%s: %s; trying again", self.name, reason, extra={"camera": self.name})
             self._failed = before_start(
                 spec,
                 CameraState.FAILED,
@@ -270,7 +270,8 @@ class _Slot:
         camera, self.camera = self.camera, None
         if camera is not None:
             try:
-                # Then its rings are closed all the same, and a thread that hangs in a library is left alone.
+                # After that its rings are closed all the same, and a thread that hangs in a library is left
+                # alone.
                 async with asyncio.timeout(self._worker.stop_timeout * _STOPPING):
                     await camera.aclose()
             except TimeoutError:
@@ -278,7 +279,7 @@ class _Slot:
 
 
 class _Forward(logging.Handler):
-    """Log records, of any thread, to the supervisor; without credentials, and never an unbounded number."""
+    """Sends log records of any thread to the supervisor, without credentials and in bounded number."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, channel: Channel, scrub: Callable[[str], str]
@@ -300,7 +301,8 @@ class _Forward(logging.Handler):
             text = str(record.msg)
         text = self._scrub(text)[:_TEXT]
         thread = record.threadName or ""
-        self._records.append(Log(record.name, record.levelno, record.created, thread, text))
+        camera = str(getattr(record, "camera", ""))
+        self._records.append(Log(record.name, record.levelno, record.created, thread, camera, text))
         try:
             self._loop.call_soon_threadsafe(self.flush)
         except RuntimeError:  # the loop is closed: the process is as good as gone
@@ -314,7 +316,7 @@ class _Forward(logging.Handler):
         if self._lost:
             text = f"{self._lost} log records were left out"
             if self._channel.send(
-                Log(log.name, logging.WARNING, time.time(), "MainThread", text), optional=True
+                Log(log.name, logging.WARNING, time.time(), "MainThread", "", text), optional=True
             ):
                 self._lost = 0
 

@@ -3,29 +3,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import shlex
 import stat
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
+from valkka_async.cli.figures import GONE, SILENT, Look, Silence
 from valkka_async.cli.program import explain
-from valkka_async.errors import ConnectError, ValkkaError
-from valkka_async.ring.connection import report
-from valkka_async.ring.rendezvous import runtime_dir, servers
-from valkka_async.service.control import ask, services
+from valkka_async.cli.survey import Survey
+from valkka_async.errors import ConnectError
+from valkka_async.ring.rendezvous import runtime_dir
 
-_ANSWER_SECONDS = 1.0
-_AT_ONCE = 32
 _SOCKET_PATH = 107  # bytes, as in rendezvous.py
 _LONGEST = len(".control")
 _NAME = 64
 _SHORT = 16  # characters that a name should be able to have
 _SHOWN = 6
-_ANSWERS, _SILENT, _DEAD = "answers", "silent", "dead"
 
 
 def directory() -> Iterator[Check]:
@@ -87,57 +84,35 @@ def _can_be_made(path: Path) -> bool:
 def running() -> Iterator[Check]:
     """Servers and services: how many there are, which of them do not answer, which were killed."""
     try:
-        path = runtime_dir()
-        names = [("server", name) for name in servers()] + [("service", name) for name in services()]
+        path, look = runtime_dir(), asyncio.run(_look())
     except ConnectError:
         return  # said of the directory
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        states = list(pool.map(lambda one: _state(*one), names))
-    for kind in ("server", "service"):
-        alive = [name for (k, name), state in zip(names, states, strict=True) if k == kind and state != _DEAD]
-        more = f" and {len(alive) - _SHOWN} more" if len(alive) > _SHOWN else ""
-        yield Check(
-            f"{kind}s",
-            OK,
-            f"{len(alive)} running" + (f": {', '.join(alive[:_SHOWN])}{more}" if alive else ""),
-        )
+    dead: list[str] = []
     silent: dict[tuple[str, int | None], list[str]] = {}
-    for (kind, name), state in zip(names, states, strict=True):
-        if state == _SILENT:
-            pid = _holder(path / f"{_stem(kind, name)}.lock")
+    for kind, answers in (("server", look.servers), ("service", look.services)):
+        states = {name: a.state if isinstance(a, Silence) else "" for name, a in answers.items()}
+        alive = sorted(name for name, state in states.items() if state != GONE)
+        dead += sorted(name for name, state in states.items() if state == GONE)
+        more = f" and {len(alive) - _SHOWN} more" if len(alive) > _SHOWN else ""
+        names = f": {', '.join(alive[:_SHOWN])}{more}" if alive else ""
+        yield Check(f"{kind}s", OK, f"{len(alive)} running{names}")
+        for name in (name for name in alive if states[name] == SILENT):
+            pid = _holder(path / (f"{name}.lock" if kind == "server" else f"{name}.control.lock"))
             silent.setdefault((kind, pid), []).append(name)
     for (kind, pid), those in silent.items():
         holder = f"process {pid}" if pid else "an unknown process"
         fix = f"look what {holder} does" + (f"; kill {pid} if it hangs" if pid else "")
         one = "does not answer" if len(those) == 1 else "do not answer"
         yield Check(f"{kind}s", WARNING, f"{', '.join(those)} {one} ({holder})", fix)
-    dead = [one for one, state in zip(names, states, strict=True) if state == _DEAD]
     if dead:
         was = "a process that was killed has" if len(dead) == 1 else "processes that were killed have"
-        yield Check(
-            "servers",
-            WARNING,
-            f"{was} left {', '.join(name for _, name in dead)}",
-            "start it again under the same name: it takes over what was left",
-        )
+        fix = "start it again under the same name: it takes over what was left"
+        yield Check("servers", WARNING, f"{was} left {', '.join(dead)}", fix)
 
 
-def _stem(kind: str, name: str) -> str:
-    """What the names of its files begin with."""
-    return name if kind == "server" else f"{name}.control"
-
-
-def _state(kind: str, name: str) -> str:
-    try:
-        if kind == "server":
-            answer = report(name, _ANSWER_SECONDS)
-        else:
-            answer = ask(name, "status", _ANSWER_SECONDS)
-    except TimeoutError:
-        return _SILENT
-    except (ValkkaError, OSError, ValueError):
-        return _ANSWERS  # it refuses us, so it is alive
-    return _DEAD if answer is None else _ANSWERS
+async def _look() -> Look:
+    async with Survey() as survey:
+        return await survey.look()
 
 
 def _holder(lock: Path) -> int | None:

@@ -26,22 +26,26 @@ _OTHER_SECONDS = 5.0  # that the other transport gets to open, and to send a fra
 
 
 class Probe:
-    """One look at a source: `run()` it, then `tell()`."""
+    """One look at a source: `run()` it, then `tell()`. The source has `patience` seconds to open, and as many
+    to send the next frame."""
 
-    def __init__(self, address: Address, transport: Transport, seconds: float) -> None:
+    def __init__(
+        self, address: Address, transport: Transport, seconds: float, *, patience: float = 10.0
+    ) -> None:
         self._address = address
         self._transport = transport
         self._seconds = seconds
+        self._patience = patience
         self._console = Console(stderr=True, highlight=False)
         self._terminal = sys.stderr.isatty() and not self._console.is_dumb_terminal
         self._findings: Findings | None = None
 
     async def run(self) -> None:
-        """Look. What is wrong with the source tell() says. Cancelling it ends the listening, and what has
-        come by then counts."""
+        """Look; tell() says what is wrong with the source. Cancelling ends the listening, and what has come
+        by then counts."""
         # What goes wrong with a source is logged too, and once is enough.
         logging.getLogger("valkka_async.camera").setLevel(logging.CRITICAL)
-        session = Session(self._address, self._transport)
+        session = Session(self._address, self._transport, self._patience)
         await self._follow(session, self._seconds, "opening")
         self._findings = found = session.findings
         # No other way gets past a wrong password or path, and cameras lock accounts.
@@ -52,7 +56,7 @@ class Probe:
 
     async def _try_other(self) -> OtherWay:
         other: Transport = "udp" if self._transport == "tcp" else "tcp"
-        session = Session(self._address, other, open_timeout=_OTHER_SECONDS, read_timeout=_OTHER_SECONDS)
+        session = Session(self._address, other, min(self._patience, _OTHER_SECONDS))
         await self._follow(session, _TICK, f"trying {other.upper()} at")
         return OtherWay(other, session.findings.packets > 0, session.findings.error)
 

@@ -35,21 +35,13 @@ _NOT_ENCODED = "wrapped_avframe"
 class Session:
     """One connection. `run()` is a thread's work; all else may be called from another."""
 
-    def __init__(
-        self,
-        address: Address,
-        transport: Transport,
-        *,
-        open_timeout: float = 10.0,
-        read_timeout: float = 10.0,
-    ) -> None:
+    def __init__(self, address: Address, transport: Transport, patience: float) -> None:
         used = "tcp" if address.scheme in _TCP else "udp" if address.scheme == "udp" else None
         self.findings = Findings(address.shown, transport if address.scheme in _RTSP else used)
         self.error: CameraError | None = None
         self._address = address
         self._transport = transport
-        self._open_timeout = open_timeout
-        self._read_timeout = read_timeout
+        self._patience = patience
         self._stopped = False
         self._source: Source | None = None  # what is open
         self._listening: Source | None = None  # the same, while packets are read
@@ -100,14 +92,14 @@ class Session:
             self._address,
             transport=self._transport,
             open_timeout=timeout,
-            read_timeout=self._read_timeout,
+            read_timeout=self._patience,
             options=options,
         )
 
     def _look(self, seconds: float) -> None:
         found = self.findings
         began = time.monotonic()
-        source = self._source = self._make(self._open_timeout)
+        source = self._source = self._make(self._patience)
         try:
             # stop() sets its flag and then looks for the source; here it is the other way round.
             if self._stopped or not source.open():

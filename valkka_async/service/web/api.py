@@ -19,13 +19,13 @@ from valkka_async.service.web.hub import NO_CAMERA
 from valkka_async.service.web.live import Hubs
 from valkka_async.service.web.viewer import Ending, unpack
 
-_PICTURE_SECONDS = 5.0
-_PICTURES = 32  # requests that may wait for one at once
-_BODY_SECONDS = 5.0  # for a browser to send what it has to say
+_SNAPSHOT_SECONDS = 5.0
+_SNAPSHOTS = 32  # requests that may wait for one at once
+_BODY_SECONDS = 5.0  # for a browser to send its request
 
 
 class Api:
-    """Handlers of /api and of the two questions of orchestrators."""
+    """Handlers of /api, and of the two health checks."""
 
     def __init__(self, service: Service, status: Callable[[], ServiceStatus], find: Find, hubs: Hubs) -> None:
         self._service = service
@@ -45,17 +45,17 @@ class Api:
         if camera is None:
             return _text(404, f"there is no camera {name}")
         if camera.still is None:
-            return _text(404, f"{name} has no pictures for the page: set `live` in the config")
-        if self._waiting >= _PICTURES:
-            return _text(429, "too many pictures are being waited for; try again", Retry_After="1")
+            return _text(404, f"{name} has no ring for the page: set `live` in the config")
+        if self._waiting >= _SNAPSHOTS:
+            return _text(429, "too many requests wait for a snapshot; try again", Retry_After="1")
         self._waiting += 1
         try:
-            async with asyncio.timeout(_PICTURE_SECONDS):
-                taken_ns, jpeg = unpack(await self._picture(name))
+            async with asyncio.timeout(_SNAPSHOT_SECONDS):
+                taken_ns, jpeg = unpack(await self._newest(name))
         except TimeoutError:
             camera = self._find(name) or camera
             why = f"{camera.state}: {camera.reason}" if camera.reason else camera.state
-            return _text(503, f"no picture of {name} within {_PICTURE_SECONDS:g} s ({why})", Retry_After="5")
+            return _text(503, f"no frame of {name} within {_SNAPSHOT_SECONDS:g} s ({why})", Retry_After="5")
         except Ending as e:
             return _text(404 if e.code == NO_CAMERA else 503, e.reason)
         finally:
@@ -67,7 +67,7 @@ class Api:
             headers={"Content-Disposition": f'inline; filename="{name}-{when}.jpg"'},
         )
 
-    async def _picture(self, camera: str) -> bytes:
+    async def _newest(self, camera: str) -> bytes:
         with self._hubs.viewing(camera, "jpeg") as viewer:
             while True:
                 for message in await viewer.next():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The page and all else that is answered over HTTP: make_app(), serve()."""
+"""The page and the rest of the HTTP interface: make_app(), serve()."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def serve(service: Service, settings: Settings) -> AsyncIterator[Page]:
             print(page.url)
 
     Raises ValkkaError, which says what to do, when it cannot listen there. Leaving tells browsers that the
-    service stops, and takes about 2 seconds at most, whatever they do. Cancelling it leaves nothing behind.
+    service stops, and takes about 2 seconds at most, whatever they do. Cancelling leaves nothing behind.
     """
     _check(settings)
     files = await asyncio.to_thread(assets.load)
@@ -61,7 +61,7 @@ async def serve(service: Service, settings: Settings) -> AsyncIterator[Page]:
         # A page takes a WebSocket for each camera and one more, and some requests beside them.
         door = Door(runner.server, 2 * settings.max_connections + 64)
         stack.push_async_callback(door.aclose)
-        # Before aiohttp's own clean-up, which lets nothing of what browsers still say through.
+        # Before aiohttp's own clean-up, which reads nothing more from browsers.
         stack.push_async_callback(app[_SOCKETS].aclose)
         loop = asyncio.get_running_loop()
         for sock in listening:
@@ -73,7 +73,7 @@ async def serve(service: Service, settings: Settings) -> AsyncIterator[Page]:
 def make_app(
     service: Service, settings: Settings, files: list[assets.Asset] | None = None
 ) -> web.Application:
-    """The application, for whoever serves it by other means than serve(), which also bounds connections.
+    """The application, to serve it by other means than serve(), which also limits connections.
 
     Reads the page's files, unless they are given. Raises ValkkaError for an address that others reach and no
     token.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The files of the page: few and small, read once and kept in memory, each with a route of its own."""
+"""The files of the page: few and small, read into memory once, each with a route of its own."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Asset:
     tag: str
 
     async def handle(self, request: web.Request) -> web.Response:
-        """The browser asks each time and is told if it has the file already: an update of the service shows
-        at once."""
+        """Answer 304 to a browser that has the file already. It asks each time, so an update of the service
+        shows at once."""
         if any(tag.value in (self.tag, "*") for tag in request.if_none_match or ()):
             response = web.Response(status=304)
         else:
@@ -47,7 +47,7 @@ class Asset:
 
 
 def asset(name: str, body: bytes) -> Asset:
-    """What is served of a file with this name."""
+    """The asset for a file with this name."""
     suffix = Path(name).suffix
     return Asset(
         name=name,

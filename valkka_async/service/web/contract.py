@@ -10,7 +10,7 @@ from typing import Protocol
 
 from valkka_async.service.status import CameraReport, RecordingStatus, ServiceStatus
 
-_FRESH = 0.2  # s for which one look at the service is shared by all who ask
+_FRESH = 0.2  # s for which requests share one look at the service
 
 
 class Secret(Protocol):
@@ -20,7 +20,7 @@ class Secret(Protocol):
 
 
 class Settings(Protocol):
-    """Where the page listens, and to whom."""
+    """Where the page listens, and which browsers may use it."""
 
     @property
     def host(self) -> str: ...
@@ -33,7 +33,7 @@ class Settings(Protocol):
 
 
 class Service(Protocol):
-    """Cameras, and what is recorded of them."""
+    """Cameras and their recordings."""
 
     @property
     def name(self) -> str: ...

@@ -20,7 +20,7 @@ log = logging.getLogger("valkka_async.service.web")
 
 
 class _Newest:
-    """A place for one text: a slow browser gets the newest."""
+    """Holds one text: a slow browser gets the newest."""
 
     def __init__(self) -> None:
         self._text = ""
@@ -37,8 +37,8 @@ class _Newest:
 
 
 class Events:
-    """GET /api/events. The status is looked at and put into words once for all, and only while somebody
-    listens."""
+    """GET /api/events. The status is looked up and encoded once for all listeners, and only while there are
+    any."""
 
     def __init__(self, status: Callable[[], ServiceStatus], sockets: Sockets) -> None:
         self._status = status
@@ -75,8 +75,8 @@ class Events:
             await asyncio.sleep(min(_LOOK, max(0.0, due - loop.time())))
             try:
                 status = self._status()
-            except Exception:  # of the service: the page is to go on telling what can be told
-                log.exception("the status of the service cannot be told")
+            except Exception:  # of the service: the page goes on
+                log.exception("the status of the service is not available")
                 due = loop.time() + _EVERY
                 continue
             gist = _gist(status.cameras)
@@ -88,7 +88,7 @@ class Events:
                 listener.put(text)
 
     async def aclose(self) -> None:
-        """No more is told. Idempotent."""
+        """Send no more. Idempotent."""
         if self._task is not None:
             self._task.cancel()
             self._task = None

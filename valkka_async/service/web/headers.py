@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What every answer says to the browser that gets it."""
+"""The headers of every response, and error responses."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
-# Only our own files run and style the page; nothing inline, nothing from elsewhere, and nobody frames it.
-# blob: is what Media Source Extensions and pictures that came over a WebSocket are called.
+# Only our own files run and style the page: nothing inline, nothing from elsewhere; and no other page frames
+# it. Media Source Extensions and JPEGs from a WebSocket have blob: URLs.
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -36,7 +36,7 @@ _DEFAULTS = {
 
 
 def secure(response: web.StreamResponse) -> None:
-    """Add the headers. An answer may have set its own Cache-Control and Referrer-Policy."""
+    """Add the headers. A response may have set its own Cache-Control and Referrer-Policy."""
     for name, value in SECURITY.items():
         response.headers[name] = value
     for name, value in _DEFAULTS.items():
@@ -49,6 +49,6 @@ async def on_prepare(request: web.Request, response: web.StreamResponse) -> None
 
 
 def problem(status: int, text: str, **headers: str) -> web.Response:
-    """An answer that says what is wrong, to a program."""
+    """An error response for programs."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return web.json_response({"error": text}, status=status, headers=named)

@@ -23,10 +23,10 @@ from valkka_async.service.web.headers import secure
 from valkka_async.service.web.sockets import Seldom
 
 _IDLE_SECONDS = 20.0  # without a whole request; also for the first one
-_LINGER_SECONDS = 2.0  # for a request's body that nobody wants
+_LINGER_SECONDS = 2.0  # for the rest of a refused request's body
 _BACKLOG = 128
 _LOOK = 5.0
-_STUCK = 30.0  # s in which nothing of what waits to be sent has left
+_STUCK = 30.0  # s in which nothing of the unsent data has left
 
 log = logging.getLogger("valkka_async.service.web")
 
@@ -92,7 +92,7 @@ def _why(error: OSError, host: str, port: int) -> str:
 
 
 def url(host: str, sockets: list[socket.socket]) -> str:
-    """Where a browser on this machine finds the page."""
+    """The page's address for a browser on this machine."""
     name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{name}]' if ':' in name else name}:{sockets[0].getsockname()[1]}/"
 
@@ -126,7 +126,7 @@ class Connection(web.RequestHandler):
         self.idle_since = 0.0
         self._busy = 0  # requests that are being answered
         self._door = door
-        self._waiting = 0  # bytes that waited to be sent, and since when nothing of that has left
+        self._waiting = 0  # unsent bytes, and since when none of them has left
         self._since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -262,7 +262,7 @@ class Door:
                 connection.look(now)
 
     async def aclose(self) -> None:
-        """Look after them no more."""
+        """Stop looking after them."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task

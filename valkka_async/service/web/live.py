@@ -40,14 +40,14 @@ class Hubs:
         return self._skipped + sum(v.skipped for hub in self._tasks for v in hub.viewers)
 
     def viewers(self) -> dict[str, int]:
-        """How many there are of each format."""
+        """The number of viewers of each format."""
         return {
             format: sum(len(hub.viewers) for hub in self._tasks if hub.format == format) for format in FORMATS
         }
 
     @contextlib.contextmanager
     def viewing(self, camera: str, format: str) -> Iterator[Viewer]:
-        """A viewer of a camera, as long as it is wanted."""
+        """A viewer of a camera, until the block ends."""
         hub = self._hubs.get((camera, format))
         if hub is None or self._tasks[hub].done():
             hub = self._begin(camera, format)

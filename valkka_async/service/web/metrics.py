@@ -100,7 +100,8 @@ class Metrics:
         self._scrapes = asyncio.Semaphore(_SCRAPES)
 
     async def handle(self, request: web.Request) -> web.Response:
-        # Looked at here, in the loop; put into words elsewhere, where the process's own figures may be read.
+        # Collected here, in the loop; rendered in a thread, where reading the process's own figures may
+        # block.
         families = [*service_families(self._service.status()), *self._page()]
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Ready(families))
@@ -115,7 +116,7 @@ class Metrics:
         for format, count in self._hubs.viewers().items():
             viewers.add_metric([format], count)
         yield viewers
-        yield GaugeMetricFamily("valkka_page_listeners", "Browsers that are told events.", len(self._events))
+        yield GaugeMetricFamily("valkka_page_listeners", "Browsers that receive events.", len(self._events))
         yield GaugeMetricFamily("valkka_page_connections", "WebSockets that are open.", len(self._sockets))
         yield GaugeMetricFamily(
             "valkka_page_connections_limit", "WebSockets that may be open.", self._sockets.limit
@@ -124,7 +125,9 @@ class Metrics:
             "valkka_page_refused_connections", "WebSockets beyond the limit.", self._sockets.refused
         )
         yield CounterMetricFamily(
-            "valkka_page_skipped_frames", "Frames that browsers were too slow for.", self._hubs.skipped
+            "valkka_page_skipped_frames",
+            "Frames left out for browsers that are too slow.",
+            self._hubs.skipped,
         )
 
 

@@ -21,11 +21,11 @@ TOO_MANY = 4429
 STOPS = Ending(1001, "the service stops")
 
 _GOODBYE = 1.0  # s that a browser has to answer the close
-_PING = 30.0  # s without a sign of life after which it is asked for one, and has half as long to answer
-_LARGEST = 1024  # bytes of a message from a browser, which has nothing to say
+_PING = 30.0  # s without a sign of life after which a browser is pinged, and has half as long to answer
+_LARGEST = 1024  # bytes of a message from a browser, which needs to send none
 _WRITER = 64 << 10  # bytes after which a send waits for the transport, which may hold as much again
-# Bytes that the kernel may hold before they are on their way. By default it takes megabytes, which a slow
-# browser would get too late.
+# Bytes that the kernel may hold unsent. By default it takes megabytes, which a slow browser would get too
+# late.
 _UNSENT = 128 << 10
 
 Talk = Callable[[web.WebSocketResponse], Coroutine[object, None, None]]
@@ -34,7 +34,7 @@ log = logging.getLogger("valkka_async.service.web")
 
 
 class Seldom:
-    """True once a minute at most: for the log, of what others can make happen as often as they like."""
+    """True once a minute at most: for log messages that others can cause as often as they like."""
 
     def __init__(self, seconds: float = 60.0) -> None:
         self._seconds = seconds
@@ -64,8 +64,8 @@ class Sockets:
 
     async def serve(self, request: web.Request, talk: Talk) -> web.StreamResponse:
         """Upgrade a request and run `talk`, which sends, until the browser leaves, it raises Ending, or the
-        service stops. Beyond the limit the browser is told so, with the code 4429, which it would not see if
-        the upgrade itself was refused."""
+        service stops. Beyond the limit the WebSocket is closed with the code 4429: a browser would not see
+        why an upgrade was refused."""
         ws = web.WebSocketResponse(
             timeout=_GOODBYE,
             heartbeat=_PING,
@@ -102,7 +102,7 @@ class Sockets:
         return ws
 
     async def _attend(self, ws: web.WebSocketResponse, talk: Talk) -> Ending:
-        """How it is to end."""
+        """Run one connection. Returns how to close it."""
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_future()
         sender = asyncio.create_task(talk(ws))
@@ -122,7 +122,7 @@ class Sockets:
         return STOPS if self._stopped else Ending(1000, "")
 
     async def aclose(self) -> None:
-        """Say goodbye to all, which takes a second at most, and take no more. Idempotent."""
+        """Close all, which takes a second at most, and accept no more. Idempotent."""
         self._stopped = True
         if self._stopping is not None and not self._stopping.done():
             self._stopping.set_result(None)
@@ -131,7 +131,7 @@ class Sockets:
 
 
 async def _listen(ws: web.WebSocketResponse) -> None:
-    """Take what comes, so that pings are answered and the end is seen."""
+    """Read, so that pings are answered and the end is noticed."""
     while True:
         message = await ws.receive()
         if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
@@ -149,6 +149,6 @@ async def _close(ws: web.WebSocketResponse, transport: asyncio.Transport | None,
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_GOODBYE):
             await ws.close(code=ending.code, message=ending.reason.encode())
-    # What waits for a browser that does not read would keep the connection for as long as TCP is patient.
+    # Unsent data for a browser that does not read would keep the connection until TCP gives up.
     if transport is not None and transport.get_write_buffer_size():
         transport.abort()
