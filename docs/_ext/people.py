@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """``{people}``: what examples/surveillance.py makes of real footage.
 
-No footage is kept with the sources. Where the tests have fetched some, and there is OpenCV, the example is
-run on it, and its picture is kept beside it for the next time. Elsewhere the page says how to come by it:
+There is no footage with the sources. Where the tests have fetched some, and there is OpenCV, the example is
+run on it, and its image is left beside it for the next time. Elsewhere the page says how to come by it:
 nothing is fetched for the documentation.
 """
 
@@ -56,7 +56,7 @@ def picture(footage: Path = FOOTAGE, kept: Path = CACHE / "people.jpg") -> Path 
 
 
 def _run(footage: Path, made: Path) -> bool:
-    """Run the example until it has found enough people. False: it cannot, or has not in time."""
+    """Run the example until it finds enough people. False: it cannot, or did not in time."""
     process = subprocess.Popen(
         [sys.executable, EXAMPLE, "--picture", made, footage],
         stdout=subprocess.PIPE,
@@ -65,12 +65,12 @@ def _run(footage: Path, made: Path) -> bool:
         env=os.environ | {"VALKKA_RUNTIME_DIR": str(made.parent), "PYTHONPATH": str(ROOT)},
     )
     try:
-        enough = False
+        in_a_row = 0
         for line in _lines(process, time.monotonic() + SECONDS):
-            if enough:
-                return True  # it writes the picture after the line that tells of it
             found = re.match(r"site1: (\d+) people", line)
-            enough = found is not None and int(found[1]) >= PEOPLE
+            in_a_row = in_a_row + 1 if found is not None and int(found[1]) >= PEOPLE else 0
+            if in_a_row == 3:  # it writes each image after its line, and we may read that late
+                return True
         return False
     finally:
         process.send_signal(signal.SIGINT)

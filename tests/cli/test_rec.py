@@ -34,13 +34,13 @@ def frames(file: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-def film(name: str, clip: Path) -> va.Camera:
+def camera(name: str, clip: Path) -> va.Camera:
     """A camera that plays a file, with a ring of fragmented MP4."""
     return va.Camera(name, clip, [va.Output(f"{name}.fmp4", "fmp4")])
 
 
 def test_a_recording_plays(here: Path, clip: Path) -> None:
-    with film("front", clip):
+    with camera("front", clip):
         done = run("rec", "front", "--for", "1.2s")
     assert (done.returncode, done.stderr) == (0, "")
     (file,) = here.iterdir()
@@ -57,7 +57,7 @@ def test_a_recording_plays(here: Path, clip: Path) -> None:
 
 
 def test_segments_and_patterns(here: Path, clip: Path) -> None:
-    with film("front", clip):
+    with camera("front", clip):
         done = run("rec", "front", "films/{name}-{n}.mp4", "--for", "1.3s", "--segment", "400ms")
         assert (done.returncode, done.stderr) == (0, "")
         small = run("rec", "front.fmp4", "small-{n}.mp4", "--for", "0.9", "--max-bytes", "1k")
@@ -70,7 +70,7 @@ def test_segments_and_patterns(here: Path, clip: Path) -> None:
 
 
 def test_ctrl_c_completes_the_file(here: Path, clip: Path) -> None:
-    with film("front", clip), Program("rec", "front") as program:
+    with camera("front", clip), Program("rec", "front") as program:
         wait_for(lambda: any(path.stat().st_size > 5000 for path in here.iterdir()), SECONDS)
         program.signal(signal.SIGINT)
         program.until("recorded .* in 1 file")
@@ -118,7 +118,7 @@ def test_nothing_recorded_is_status_1_and_says_why(here: Path) -> None:
 
 
 def test_what_cannot_be_recorded(here: Path, clip: Path) -> None:
-    with va.Camera("yard", clip), film("front", clip):
+    with va.Camera("yard", clip), camera("front", clip):
         pixels, absent = run("rec", "yard", "--for", "1s"), run("rec", "frnt", "--for", "1s")
         (here / "file").touch()
         nowhere = run("rec", "front", "file/x.mp4", "--for", "10s")
@@ -138,7 +138,7 @@ def test_bad_usage(args: tuple[str, ...], clip: Path) -> None:
 
 
 def test_on_a_terminal_a_bar_shows_how_far_it_is(here: Path, clip: Path) -> None:
-    with film("front", clip), Terminal("rec", "front", "--for", "1m") as terminal:
+    with camera("front", clip), Terminal("rec", "front", "--for", "1m") as terminal:
         terminal.until(r"front .*━.* 0:01 of 1:00 .*kB  0 dropped")
         terminal.press("\x03")
         assert terminal.wait() == 0, terminal.shown

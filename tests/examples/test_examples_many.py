@@ -38,16 +38,16 @@ def tidy_up(name: str) -> None:
 
 
 def size_of(jpeg: Path) -> tuple[int, int]:
-    """Raises where it is no whole picture."""
+    """Raises where it is no whole image."""
     with av.open(str(jpeg)) as file:
-        picture = next(file.decode(video=0))
-        assert not picture.is_corrupt
-        return picture.width, picture.height
+        image = next(file.decode(video=0))
+        assert not image.is_corrupt
+        return image.width, image.height
 
 
-def frames_of(film: Path) -> int:
-    with av.open(str(film)) as file:
-        return sum(1 for _ in file.decode(video=0))
+def frames_of(file: Path) -> int:
+    with av.open(str(file)) as video:
+        return sum(1 for _ in video.decode(video=0))
 
 
 def test_all_at_once_from_one_connection(street: RtspServer, tmp_path: Path) -> None:

@@ -224,17 +224,17 @@ def test_every_example_is_shown(site: Path) -> None:
         assert program.relative_to(ROOT / "examples").as_posix() in page
 
 
-def frame_of(footage: Path, picture: np.ndarray) -> np.ndarray:
+def frame_of(footage: Path, drawn: np.ndarray) -> np.ndarray:
     """The frame that was drawn on: the one most like it, below the dark bar at its top."""
     with av.open(str(footage)) as video:
         frames = [frame.to_ndarray(format="bgr24") for frame in itertools.islice(video.decode(video=0), 400)]
-    thumbnail = picture[48::8, ::8].astype(np.int16)
+    thumbnail = drawn[48::8, ::8].astype(np.int16)
     return min(frames, key=lambda frame: int(abs(thumbnail - frame[48::8, ::8]).sum()))
 
 
-def orange(picture: np.ndarray) -> np.ndarray:
+def orange(image: np.ndarray) -> np.ndarray:
     """Where it has the colour of a box, which is (0, 140, 255) before a JPEG makes it paler."""
-    blue, green, red = (picture[..., n].astype(np.int16) for n in range(3))
+    blue, green, red = (image[..., n].astype(np.int16) for n in range(3))
     return (red > 180) & (abs(green - 140) < 50) & (blue < 90)
 
 
@@ -247,16 +247,16 @@ def test_people_have_boxes_around_them_in_the_picture_of_surveillance(site: Path
         missing("the pedestrians could not be fetched")
     page = (site / "examples.html").read_text()
     assert re.search(r'<img alt="[^"]*people[^"]*" src="_images/people\.jpg"', page)
-    picture = cv2.imread(str(site / "_images" / "people.jpg"))
-    assert picture is not None and picture.shape == (576, 768, 3)
-    plain = frame_of(footage, picture)
+    image = cv2.imread(str(site / "_images" / "people.jpg"))
+    assert image is not None and image.shape == (576, 768, 3)
+    plain = frame_of(footage, image)
     hog = cv2.HOGDescriptor()
     hog.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
     boxes, _ = hog.detectMultiScale(plain, winStride=(8, 8), scale=1.1)
     assert len(boxes) >= 3
     boxed = 0
     for x, y, w, h in boxes:
-        for drawn, there in ((orange(picture), True), (orange(plain), False)):
+        for drawn, there in ((orange(image), True), (orange(plain), False)):
             sides = drawn[max(y, 50) : y + h, [x, min(x + w - 1, 767)]]
             boxed += there and sides.mean() > 0.8
             assert there or sides.mean() < 0.1

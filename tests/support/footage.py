@@ -2,7 +2,7 @@
 
 A numbered frame carries 16 bits in two rows of blocks at the top: the first row has the number, most
 significant bit first, white for 1; the second row has its complement. Comparing a block with the one
-below needs no threshold, so the number survives any codec, colour range and scaling, and a picture that
+below needs no threshold, so the number survives any codec, colour range and scaling, and a frame that
 carries none is told from one that does.
 """
 
@@ -43,24 +43,24 @@ class FootageUnavailable(Exception):
 
 
 def draw(index: int, size: tuple[int, int]) -> Image:
-    """One numbered RGB picture: a gradient that moves, a bar that sweeps, four still colour patches."""
+    """One numbered RGB frame: a gradient that moves, a bar that sweeps, four still colour patches."""
     width, height = size
     x = np.arange(width, dtype=np.int32)
     y = np.arange(height, dtype=np.int32)[:, None]
-    picture = np.empty((height, width, 3), np.uint8)
-    picture[..., 0] = (x + 3 * index) * 255 // width % 256
-    picture[..., 1] = (y + 2 * index) * 255 // height % 256
-    picture[..., 2] = (x + y + 5 * index) % 256
+    image = np.empty((height, width, 3), np.uint8)
+    image[..., 0] = (x + 3 * index) * 255 // width % 256
+    image[..., 1] = (y + 2 * index) * 255 // height % 256
+    image[..., 2] = (x + y + 5 * index) % 256
     bar = index * width // 37 % width
-    picture[:, bar : bar + max(2, width // 40)] = (250, 250, 240)
+    image[:, bar : bar + max(2, width // 40)] = (250, 250, 240)
     row = height // ROW
     columns = np.arange(width) * BITS // width
     bits = (index >> (BITS - 1 - columns)) & 1
-    picture[:row] = (bits * 255)[:, None]
-    picture[row : 2 * row] = ((1 - bits) * 255)[:, None]
+    image[:row] = (bits * 255)[:, None]
+    image[row : 2 * row] = ((1 - bits) * 255)[:, None]
     patches = np.asarray(PATCHES, np.uint8)
-    picture[-row:] = patches[np.arange(width) * len(PATCHES) // width]
-    return picture
+    image[-row:] = patches[np.arange(width) * len(PATCHES) // width]
+    return image
 
 
 def read_index(array: NDArray[Any], format: str = "rgb24") -> int:
@@ -119,9 +119,9 @@ def encode(
     are made with and what the stream says; None makes bt601 and says nothing. With `bframes` a file
     `path`.order beside it tells the RTSP server the display order.
     """
-    pictures = (draw(first + i, size) for i in _range(frames))
+    images = (draw(first + i, size) for i in _range(frames))
     return _once(
-        Path(path), lambda out: _encode(out, pictures, size, fps, codec, gop, colorspace, range, bframes)
+        Path(path), lambda out: _encode(out, images, size, fps, codec, gop, colorspace, range, bframes)
     )
 
 
@@ -137,13 +137,13 @@ def to_elementary(
     fps: int = 25,
     gop: int = 25,
 ) -> Path:
-    """Transcode the pictures of any video file into such a stream."""
+    """Transcode the images of any video file into such a stream."""
 
     def make(part: Path) -> None:
         with av.open(str(path)) as source:
             video = source.streams.video[0]
 
-            def pictures() -> Iterator[Image]:
+            def images() -> Iterator[Image]:
                 for n, frame in enumerate(source.decode(video)):
                     if n == frames:
                         return
@@ -151,14 +151,14 @@ def to_elementary(
                     yield cast(Image, frame.to_ndarray(format="rgb24", width=w, height=h))
 
             wanted = size or (video.width // 2 * 2, video.height // 2 * 2)
-            _encode(part, pictures(), wanted, fps, codec, gop, None, "limited", 0)
+            _encode(part, images(), wanted, fps, codec, gop, None, "limited", 0)
 
     return _once(Path(out), make)
 
 
 def _encode(
     out: Path,
-    pictures: Iterator[Image],
+    images: Iterator[Image],
     size: tuple[int, int],
     fps: int,
     codec: str,
@@ -197,7 +197,7 @@ def _encode(
             context.options = {"preset": "ultrafast", "x265-params": quiet}
     order = []
     with out.open("wb") as file:
-        for frame in _frames(pictures, context.pix_fmt, space, levels):
+        for frame in _frames(images, context.pix_fmt, space, levels):
             for packet in context.encode(frame):
                 file.write(bytes(packet))
                 order.append(packet.pts)
@@ -209,10 +209,10 @@ def _encode(
 
 
 def _frames(
-    pictures: Iterator[Image], format: str | None, space: Colorspace, levels: ColorRange
+    images: Iterator[Image], format: str | None, space: Colorspace, levels: ColorRange
 ) -> Iterator[av.VideoFrame]:
-    for n, picture in enumerate(pictures):
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+    for n, image in enumerate(images):
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
             format=format, dst_colorspace=space, dst_color_range=levels
         )
         frame.pts = n

@@ -1,7 +1,7 @@
 """Run a program, or a test, in a network namespace of its own: nothing but loopback.
 
 FFmpeg's RTSP client binds its UDP sockets to all interfaces. In a namespace without interfaces that
-reaches nobody.
+reaches nothing.
 
     @in_netns
     def test_udp(...): ...

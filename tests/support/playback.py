@@ -35,7 +35,7 @@ def packets(path: Path) -> Iterator[tuple[VideoStream, Any]]:
 
 
 class Shown(NamedTuple):
-    """One picture."""
+    """One frame."""
 
     number: int  # the one burnt into it
     seconds: float

@@ -33,7 +33,7 @@ class Push(NamedTuple):
     """One access unit that a mount gave to its watchers."""
 
     serial: int  # 1, 2, 3 ...: how many this mount has pushed
-    frame: int  # its place in the file in display order, which is the number burnt into its picture
+    frame: int  # its place in the file in display order, which is the number burnt into it
     time_ns: int  # wall clock, just before it was pushed
     generation: int  # how many times the mount had been switched
 
@@ -162,7 +162,8 @@ class RtspServer:
     def switch(
         self, path: str, stream: str | Path | Sequence[str | Path], *, fps: float | None = None
     ) -> None:
-        """Go on with another file of the same codec, for those who watch too: a camera reconfigured."""
+        """Go on with another file of the same codec, for present clients too: a camera that is
+        reconfigured."""
         self._ask("switch", path=path, stream=_files(stream), fps=fps)
         self._mounts[path] |= {"stream": _files(stream), "fps": fps or self._mounts[path]["fps"]}
 

@@ -5,8 +5,8 @@ imports nothing of this project. One request per line on stdin, {"id": 1, "op": 
 per line on stdout, {"id": 1, "ok": true, ...} or {"id": 1, "ok": false, "error": "..."}. It ends when
 stdin closes or the deadline passes.
 
-A mount is a live camera: one clock per mount, and whoever watches gets the access units of that clock.
-The first watcher makes it jump to the next key frame, as a camera does that is asked for a picture;
+A mount is a live camera: one clock per mount, and each client gets the access units of that clock.
+The first client makes it jump to the next key frame, as a camera does that is asked for one;
 otherwise opening would take up to a whole GOP.
 """
 
@@ -44,7 +44,7 @@ PAYLOADERS = {
     "mjpeg": "rtpjpegpay name=pay0 pt=26",
 }
 AUDIO = "audiotestsrc name=tone is-live=true ! audio/x-raw,rate=8000,channels=1 ! alawenc ! rtppcmapay pt=8"
-UDP_PORTS = (20000, 31999)  # below the range from which the kernel hands out ports to everybody
+UDP_PORTS = (20000, 31999)  # below the range from which the kernel hands out ports
 LOG = 256
 LATE_NS = 250_000_000
 
@@ -94,31 +94,31 @@ def split_annexb(data: bytes, codec: str) -> list[tuple[bytes, bool]]:
     """Cut an Annex-B stream into access units (H.264 7.4.1.2.3, H.265 7.4.2.4.4)."""
     starts = [m.start() for m in re.finditer(rb"\x00?\x00\x00\x01", data)]
     units: list[tuple[bytes, bool]] = []
-    begin, key, has_picture = 0, False, False
+    begin, key, has_frame = 0, False, False
     for at in starts:
         nal = data.index(b"\x01", at) + 1
         if codec == "h264":
             kind = data[nal] & 0x1F
-            picture, is_key = 1 <= kind <= 5, kind == 5
-            first = picture and bool(data[nal + 1] & 0x80)
+            slice_data, is_key = 1 <= kind <= 5, kind == 5
+            first = slice_data and bool(data[nal + 1] & 0x80)
             opens = kind in (6, 7, 8, 9) or 14 <= kind <= 18
         else:
             kind = (data[nal] >> 1) & 0x3F
-            picture, is_key = kind < 32, 16 <= kind <= 21
-            first = picture and bool(data[nal + 2] & 0x80)
+            slice_data, is_key = kind < 32, 16 <= kind <= 21
+            first = slice_data and bool(data[nal + 2] & 0x80)
             opens = 32 <= kind <= 35 or kind == 39 or 41 <= kind <= 44 or 48 <= kind <= 55
-        if has_picture and (first or opens):
+        if has_frame and (first or opens):
             units.append((data[begin:at], key))
-            begin, key, has_picture = at, False, False
-        has_picture |= picture
+            begin, key, has_frame = at, False, False
+        has_frame |= slice_data
         key |= is_key
-    if has_picture:
+    if has_frame:
         units.append((data[begin:], key))
     return units
 
 
 def split_jpegs(data: bytes) -> list[tuple[bytes, bool]]:
-    """Cut concatenated JPEGs. FF D8 FF occurs nowhere else in a picture without a thumbnail."""
+    """Cut concatenated JPEGs. FF D8 FF occurs nowhere else in an image without a thumbnail."""
     starts = [m.start() for m in re.finditer(rb"\xff\xd8\xff", data)]
     return [(data[a:b], True) for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
 
@@ -172,7 +172,7 @@ class Watcher:
 
 
 class Mount:
-    """A live stream. Its thread sleeps while nobody watches."""
+    """A live stream. Its thread sleeps while it has no clients."""
 
     def __init__(self, codec: str, files: list[str], fps: float) -> None:
         self.codec = codec
@@ -233,7 +233,7 @@ class Mount:
                 watchers = list(self.watchers.values())
                 unit, generation = units[self.position], self.generation
                 self.position = (self.position + 1) % len(units)
-            # After a freeze the stream goes on from now; it does not catch up with what nobody saw.
+            # After a freeze the stream goes on from now; it does not catch up with what was not sent.
             now = time.monotonic_ns()
             due = due + period if now - due - period < LATE_NS else now
             if due > now:
@@ -246,7 +246,7 @@ class Mount:
 
 
 class Auth(GstRtspServer.RTSPAuth):  # type: ignore[misc]
-    """Basic or Digest per mount, and 401 for whoever has not said who he is.
+    """Basic or Digest per mount, and 401 without credentials.
 
     Left alone, a server with open and protected mounts gives strangers the default token and answers
     404 for what that token may not see; and it offers Basic and Digest together, so that no client
@@ -361,7 +361,7 @@ class Server:
         media.set_rate_control(False)  # the mount keeps the time; a second clock would only add delay
         bin = media.get_element()
         if tone := bin.get_by_name("tone"):
-            # It says it can seek, the server therefore seeks at each PLAY, and with a live picture
+            # It says it can seek, the server therefore seeks at each PLAY, and with a live stream
             # beside it that fails.
             tone.get_static_pad("src").add_probe(Gst.PadProbeType.QUERY_UPSTREAM, refuse_seeking)
         if mount is not None:
@@ -410,7 +410,7 @@ class Server:
     def live(self, path: str) -> Mount:
         mount = self.mounts.get(path)
         if mount is None:
-            raise ValueError(f"{path}: no such mount with a picture")
+            raise ValueError(f"{path}: no such mount with video")
         return mount
 
     def op_switch(self, path: str, stream: list[str], fps: float | None = None) -> None:
@@ -425,7 +425,7 @@ class Server:
             playing = [self.sockets[client] for client, paths in self.clients.items() if path in paths]
         for socket in playing:
             # And not client.close(): if the client is leaving at this moment, its own thread then reads
-            # from a stream that is gone, for ever, and the server answers nobody any more.
+            # from a stream that is gone, for ever, and the server does not answer any more.
             with contextlib.suppress(GLib.Error):
                 socket.shutdown(True, True)
 

@@ -31,7 +31,7 @@ class Terminal:
             [sys.executable, "-c", _START, os.ttyname(theirs), *args],
             env=os.environ | {"TERM": "xterm", "COLUMNS": str(columns), "LINES": "30"},
         )
-        self._theirs = theirs  # kept: a terminal that nobody has open cannot be read
+        self._theirs = theirs  # open until the end: else the terminal cannot be read
 
     def until(self, pattern: str) -> None:
         """Read until it was shown. Raises AssertionError."""

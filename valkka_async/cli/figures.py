@@ -105,7 +105,7 @@ class CameraFigures:
     height: int
     fps: float | None  # received
     age: float | None  # of the newest packet
-    bit_rate: float | None  # known while somebody reads the stream
+    bit_rate: float | None  # known while the stream has readers
     key_interval: float | None
     attempts: int
     reconnects: int
@@ -183,7 +183,7 @@ class Collector:
         self._alive &= set(rings)
         self._alive |= {name for name, reply in look.servers.items() if not isinstance(reply, Silence)}
         self._rates.forget_others()
-        # The socket of a server that was killed before we came is nobody's.
+        # The socket of a server that was killed before we came belongs to nothing.
         servers = [
             ring
             for ring in rings.values()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from valkka_async.camera.spec import CameraSpec, Output
+from valkka_async.camera.spec import CameraSpec, Output, OutputFormat
 from valkka_async.ring.frame import MAX_SLOTS
 from valkka_async.service.config import addresses
 from valkka_async.service.config.fields import (
@@ -26,8 +26,6 @@ from valkka_async.service.config.fields import (
 PAGE_FPS = 10.0  # frames per second for a browser that cannot play what the camera sends
 _NOT_DECODED = ("fmp4", "packets")
 _HALVED = ("nv12", "yuv420p")  # colour at half the resolution
-
-Format = Literal["rgb24", "bgr24", "rgba", "bgra", "gray8", "nv12", "yuv420p", "jpeg", "fmp4", "packets"]
 
 
 class Record(Section):
@@ -50,7 +48,7 @@ class OutputConfig(Section):
         description="The ring's name, to which programs connect. By default the camera's name for its "
         "first output, CAMERA.FORMAT for the others.",
     )
-    format: Format = Field(
+    format: OutputFormat = Field(
         default="rgb24", description="Pixels, `jpeg`, or what the camera sends: `fmp4` or `packets`."
     )
     size: Size = Field(
