@@ -17,7 +17,7 @@ from support.require import missing
 from support.rtsp import RtspServer, rtsp_available
 
 CAMERA = """
-with va.serve("cam1", slots=16) as server, va.play(sys.argv[1], server, transport=sys.argv[2]) as player:
+with va.serve("cam1", slots=64) as server, va.play(sys.argv[1], server, transport=sys.argv[2]) as player:
     say("up")
     sys.stdin.readline()
 """
