@@ -53,7 +53,7 @@ def check_pictures(seen: list[Seen], path: Path) -> None:
 def check_capture_times(
     rtsp: RtspServer, path: str, seen: list[Seen], period_ms: float, early_ms: float = 0.0
 ) -> None:
-    """Not before the server pushed the frame, and less than a frame period after: mostly, on a busy machine."""
+    """Not before the server pushed the frame, and mostly less than a frame period after."""
     log = rtsp.stats()[path].log
     # The first frames arrive while the source is being opened. The clip is played in a loop.
     delays = [
