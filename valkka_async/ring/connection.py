@@ -39,7 +39,14 @@ from valkka_async.ring.handshake import (
     decode,
     encode,
 )
-from valkka_async.ring.rendezvous import check_name, runtime_dir, socket_path
+from valkka_async.ring.rendezvous import (
+    check_name,
+    check_server,
+    is_young,
+    refused,
+    runtime_dir,
+    socket_path,
+)
 
 _FIRST_RETRY_SECONDS = 0.01  # between looks for a server that is not there, at first,
 _LAST_RETRY_SECONDS = 0.2  # and after a while
@@ -287,20 +294,32 @@ def waited_too_long(name: str, seconds: float | None, was_there: bool) -> Timeou
 
 def dial(name: str) -> socket.socket | None:
     """A socket connected to a server. None: no server listens there yet. Raises ConnectError."""
-    path = socket_path(runtime_dir(), check_name(name))
+    directory = runtime_dir()
+    path = socket_path(directory, check_name(name))
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     except OSError as e:
-        raise ConnectError(e.errno, f"no socket to connect to {path}: {e.strerror}") from None
+        raise refused(e, f"no socket to connect to {path}", directory) from None
     try:
         sock.connect(path)
+        check_server(sock, path)
+    except ConnectError:
+        sock.close()
+        raise
     except OSError as e:
         sock.close()
-        if e.errno in _NOT_YET:
+        if e.errno in _NOT_YET or (e.errno == errno.EACCES and is_young(path)):
             return None
         if e.errno in (errno.EPROTOTYPE, errno.ENOTSOCK):
             raise ProtocolError(f"{path} is not a valkka-async server") from None
-        raise ConnectError(e.errno, f"cannot connect to {path}: {e.strerror}") from None
+        if e.errno == errno.EACCES:
+            raise ConnectError(
+                e.errno,
+                f"cannot connect to {path}: {e.strerror}; it serves other users: run as its "
+                f"user, or give serve() a "
+                "mode and a group that this user is in",
+            ) from None
+        raise refused(e, f"cannot connect to {path}", directory) from None
     return sock
 
 

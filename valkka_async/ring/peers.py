@@ -123,6 +123,12 @@ class Peers:
         self._watcher = watcher
         watcher.add(self._listener.fileno(), weakly(self._accept))
 
+    def listen_again(self, listener: socket.socket) -> None:
+        """Accept readers at this socket from now on; the one before may be closed then."""
+        self._watcher.add(listener.fileno(), weakly(self._accept))
+        self._watcher.remove(self._listener.fileno())
+        self._listener = listener
+
     @property
     def readers(self) -> int:
         """Readers connected now."""
