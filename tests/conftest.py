@@ -144,7 +144,7 @@ def nothing_blocks_the_loop(runtime_dir: Path) -> Iterator[None]:
                 )
                 bb.functions[name].can_block_in(
                     "valkka_async/ring/rendezvous.py",
-                    {"_listen", "_drop_lock", "_identity", "_checked", "close"},,
+                    {"_listen", "_drop_lock", "_identity", "_checked", "close"},
                 )
                 bb.functions[name].can_block_in("valkka_async/ring/directory.py", {"_modified"})
         # Until exec(): a millisecond or two, which asyncio's own subprocesses take as well.

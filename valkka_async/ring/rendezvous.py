@@ -120,7 +120,7 @@ def _foreign_base(base: Path) -> str:
 
 
 def _user(uid: int) -> str:
-    if uid == _UNMAPPED:
+    if _unmapped(uid):
         return "a user that this user namespace does not know"
     try:
         return f"user {pwd.getpwuid(uid).pw_name}"
@@ -128,9 +128,18 @@ def _user(uid: int) -> str:
         return f"user {uid}"
 
 
+def _unmapped(uid: int) -> bool:
+    """Is this what the kernel shows of users that our user namespace does not know? Elsewhere it is nobody."""
+    try:
+        whole = Path("/proc/self/uid_map").read_text().split() == ["0", "0", str(2**32 - 1)]
+    except OSError:
+        whole = True
+    return uid == _UNMAPPED and not whole
+
+
 def _way_out(owner: int) -> str:
     """What to do when a directory belongs to another user."""
-    if owner == _UNMAPPED:
+    if _unmapped(owner):
         return "map it into the container (--userns=keep-id), or set VALKKA_RUNTIME_DIR to a "
         "directory that is shared"
     if os.geteuid() == 0:
@@ -143,12 +152,9 @@ def refused(e: OSError, what: str, directory: Path) -> ConnectError:
     """The error of an operation that the system refused, with what to do about it."""
     match e.errno:
         case errno.EACCES | errno.EPERM:
-            hint = (
-                f"give user {os.geteuid()} {directory}, or set VALKKA_RUNTIME_DIR to a directory of your own"
-            )
+            hint = f"chown {os.geteuid()} {directory}, or set VALKKA_RUNTIME_DIR to a directory of your own"
         case errno.EROFS:
-            hint = f"{directory} is on a read-only file system: set VALKKA_RUNTIME_DIR to one "
-            f"that can be written"
+            hint = f"{directory} is read-only: set VALKKA_RUNTIME_DIR to a directory that can be written"
         case errno.ENOSPC | errno.EDQUOT:
             hint = f"{directory} is full: make room, or set VALKKA_RUNTIME_DIR to another file system"
         case errno.EMFILE:
