@@ -47,6 +47,7 @@ from valkka_async.ring.rendezvous import (
     runtime_dir,
     socket_path,
 )
+from valkka_async.ring.timeouts import ANSWER_SECONDS, check_timeout
 
 _FIRST_RETRY_SECONDS = 0.01  # between looks for a server that is not there, at first,
 _LAST_RETRY_SECONDS = 0.2  # and after a while
@@ -54,6 +55,7 @@ _STABLE_SECONDS = 1.0  # a connection that has lived so long was a good one
 WELCOME_SECONDS = 5.0  # until a server that does not answer is dialled again
 REFUSED_SECONDS = 1.0  # until a server that refused us is asked again
 
+_LONGEST_TIMEOUT_SECONDS = 2e6  # of a socket: milliseconds in an int
 _CRASHED = "crashed"
 _MAX_FDS = 4
 # Rings that a slow reader may have mapped and not read. With more it does not acknowledge, and the server
@@ -144,6 +146,9 @@ class Connection:
             self._fail(e)
         except OSError as e:
             self._fail(ConnectError(e.errno, f"server {self.name!r}: {e.strerror}"))
+        except MemoryError as e:  # RingMemoryError
+            text = str(e) or "no memory for its ring: raise the limit (ulimit -v, cgroup)"
+            self._fail(ConnectError(errno.ENOMEM, f"server {self.name!r}: {text}"))
 
     def _fail(self, error: ConnectError) -> None:
         self.failure = error
@@ -323,16 +328,20 @@ def dial(name: str) -> socket.socket | None:
     return sock
 
 
-def report(name: str, timeout: float) -> dict[str, object] | None:
+def report(name: str, timeout: float | None) -> dict[str, object] | None:
     """What a server says of itself (its ServerStats, ``pid``, ``now_ns``); None if it is not running.
 
-    Blocks for ``timeout`` seconds at most. Raises TimeoutError, ConnectError.
+    Blocks for ``timeout`` seconds at most (None: for ever; 0: a second, as it needs time to answer). Raises
+    TimeoutError, ConnectError, ValueError.
     """
+    timeout = check_timeout(timeout)
+    if timeout == 0:
+        timeout = ANSWER_SECONDS
     sock = dial(name)
     if sock is None:
         return None
     with sock:
-        sock.settimeout(timeout)
+        sock.settimeout(timeout if timeout is None else min(timeout, _LONGEST_TIMEOUT_SECONDS))
         try:
             sock.send(encode(Stats()), socket.MSG_NOSIGNAL)
             data = sock.recv(MAX_BYTES)

@@ -231,9 +231,10 @@ class Peers:
                 log.info("%s: dropped a connection: %s", self._name, e)
                 self._send(peer, Refused(str(e)))
                 self._drop(peer)
-            except OSError as e:
+            except (OSError, MemoryError) as e:
                 log.warning("%s: dropped a reader: %s", self._name, e)
-                self._send(peer, Refused(f"{self._name} cannot take another reader: {e.strerror or e}"))
+                why = e.strerror if isinstance(e, OSError) else str(e)
+                self._send(peer, Refused(f"{self._name} cannot take another reader: {why or e}"))
                 self._drop(peer)
 
     def _answer(self, peer: _Peer, message: Message) -> None:

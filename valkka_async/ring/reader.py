@@ -26,6 +26,7 @@ from valkka_async.ring.connection import (
 )
 from valkka_async.ring.policy import Policy, check_policy
 from valkka_async.ring.rendezvous import check_name
+from valkka_async.ring.timeouts import ANSWER_SECONDS, LONGEST_WAIT_SECONDS, check_timeout
 
 log = logging.getLogger("valkka_async")
 
@@ -54,7 +55,8 @@ def attach(
     max_leases
         How many frames may be held at once.
     open_timeout
-        Seconds to wait for the server to be there; None: for ever.
+        Seconds to wait for the server to be there; None: for ever; 0: it must be there now, and has a second
+        to answer.
     reconnect
         Whenever the server goes away, wait for it to come back instead of ending.
 
@@ -88,6 +90,7 @@ class Reader:
     ) -> None:
         self._name = check_name(name)
         self._policy = check_policy(policy, max_leases)
+        open_timeout = check_timeout(open_timeout, "open_timeout")
         self._max_leases = max_leases
         self._reconnect = reconnect
         self._before = ReaderStats(0, 0, 0, 0)  # of connections that are over
@@ -101,9 +104,13 @@ class Reader:
         except OSError as e:
             raise ConnectError(e.errno, f"no descriptor for a reader of {name!r}: {e.strerror}") from None
         fork.in_child(self, Reader._after_fork)
-        deadline = None if open_timeout is None else time.monotonic() + open_timeout
+        start = time.monotonic()
+        deadline = None if open_timeout is None else start + open_timeout
         try:
             while not self._step():
+                if open_timeout == 0 and self._was_there:
+                    open_timeout = ANSWER_SECONDS
+                    deadline = start + open_timeout
                 if deadline is not None and time.monotonic() >= deadline:
                     error = waited_too_long(name, open_timeout, self._was_there)
                     raise TimeoutError(f"{error}{_LOOP_STANDS_STILL}") if _loop_runs_here() else error
@@ -197,7 +204,10 @@ class Reader:
         assert self._epoll is not None
         if self._connection is None:
             deadline = self._due if deadline is None else min(deadline, self._due)
-        self._epoll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()), _DESCRIPTORS)
+        seconds = None if deadline is None else deadline - time.monotonic()
+        if seconds is not None:
+            seconds = min(max(0.0, seconds), LONGEST_WAIT_SECONDS)
+        self._epoll.poll(seconds, _DESCRIPTORS)
 
     # -------------------------------------------------------------------------------- receiving
 
@@ -273,6 +283,7 @@ class Reader:
 
         Raises TimeoutError, and what recv_nowait() raises.
         """
+        timeout = check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             frame = self.recv_nowait()

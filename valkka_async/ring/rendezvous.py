@@ -129,7 +129,7 @@ def _user(uid: int) -> str:
 
 
 def _unmapped(uid: int) -> bool:
-    """Is this what the kernel shows of users that our user namespace does not know? Elsewhere it is nobody."""
+    """Is this what the kernel shows of users unknown in our user namespace? Elsewhere it is nobody."""
     try:
         whole = Path("/proc/self/uid_map").read_text().split() == ["0", "0", str(2**32 - 1)]
     except OSError:
