@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import pwd
 import re
@@ -25,6 +26,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from valkka_async.errors import ConnectError, InvalidNameError, NameInUseError
+
+log = logging.getLogger("valkka_async")
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SOCKET_PATH_BYTES = 107  # sun_path less its end
@@ -58,7 +61,7 @@ def runtime_dir(*, create: bool = False) -> Path:
 
 def _checked(path: Path, *, explicit: bool, create: bool) -> Path:
     """The directory, made if need be and if that is wanted. Raises ConnectError if it cannot be trusted."""
-    if create and not path.exists():
+    if create and not os.path.exists(path):  # False, too, if we may not look
         if not explicit and (reason := _foreign_base(path.parent)):
             raise ConnectError(errno.EPERM, reason)
         try:
@@ -293,6 +296,8 @@ class Claim:
         self._socket_path = socket_path(directory, name, kind)
         self._lock_path = str(directory / f"{stem}.lock")
         self._lock = self._guard = -1
+        if group >= 0:
+            self._let_in(group)
         try:
             self._lock = self._take_lock()
             self._guard = _guard(directory, stem, name)
@@ -302,6 +307,27 @@ class Claim:
             if isinstance(e, OSError) and not isinstance(e, ConnectError):
                 raise refused(e, f"cannot serve {name!r}", directory) from None
             raise
+
+    def _let_in(self, group: int) -> None:
+        """Let a group into the directory if it may be shared and is only ours so far; else say what to do."""
+        directory = self._directory
+        st = os.stat(directory)
+        if st.st_mode & stat.S_IXOTH or (st.st_gid == group and st.st_mode & stat.S_IXGRP):
+            return
+        if self._explicit and st.st_uid == os.geteuid() and not st.st_mode & 0o070:
+            try:
+                os.chown(directory, -1, group)
+                os.chmod(directory, stat.S_IMODE(st.st_mode) | 0o050)
+                return
+            except OSError:  # not a group of ours
+                pass
+        log.warning(
+            "%s: group %d cannot enter %s: set VALKKA_RUNTIME_DIR on both sides to a directory of that "
+            "group with mode 2750",
+            self._name,
+            group,
+            directory,
+        )
 
     def _take_lock(self) -> int:
         while True:
