@@ -21,7 +21,7 @@ from valkka_async.errors import (
     ConnectionClosedOK,
     ProtocolError,
 )
-from valkka_async.ring import _memory, _shm, fork
+from valkka_async.ring import _memory, _shm, fork, patched
 from valkka_async.ring._shm import Frame
 from valkka_async.ring._weak import weakly
 from valkka_async.ring.handshake import (
@@ -299,6 +299,7 @@ def waited_too_long(name: str, seconds: float | None, was_there: bool) -> Timeou
 
 def dial(name: str) -> socket.socket | None:
     """A socket connected to a server. None: no server listens there yet. Raises ConnectError."""
+    patched.refuse()
     directory = runtime_dir()
     path = socket_path(directory, check_name(name))
     try:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from types import TracebackType
 
 from valkka_async.errors import ConnectError, ConnectionClosedOK, ProtocolError
-from valkka_async.ring import _kernel, fork
+from valkka_async.ring import _kernel, fork, patched
 from valkka_async.ring._shm import Frame, drain
 from valkka_async.ring.connection import (
     REFUSED_SECONDS,
@@ -99,6 +99,7 @@ class Reader:
         self._since = 0.0  # when it was connected
         self._was_there = False
         self._said = ""
+        patched.refuse()
         try:
             self._epoll = select.epoll()
         except OSError as e:

@@ -26,6 +26,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from valkka_async.errors import ConnectError, InvalidNameError, NameInUseError
+from valkka_async.ring import patched
 
 log = logging.getLogger("valkka_async")
 
@@ -283,6 +284,7 @@ class Claim:
         kind: str = "sock",
         type: socket.SocketKind = socket.SOCK_SEQPACKET,
     ) -> None:
+        patched.refuse()
         self._explicit = bool(os.environ.get("VALKKA_RUNTIME_DIR"))
         directory = runtime_dir(create=True)
         stem = name if kind == "sock" else f"{name}.{kind}"
