@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import grp
@@ -22,6 +23,7 @@ import pytest
 
 import valkka_async as va
 from support.program import Child
+from support.until import until
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
@@ -262,6 +264,15 @@ def test_no_descriptor_for_a_ring_is_our_error_and_passes() -> None:
         reader.recv(5).release()
 
 
+def test_no_descriptor_for_select_is_our_error_and_passes() -> None:
+    with va.serve("s") as server, va.attach("s", reconnect=True) as reader:
+        server.publish(b"x")
+        with limited(resource.RLIMIT_NOFILE, 3), pytest.raises(va.ConnectError, match="ulimit -n"):
+            reader.fileno()
+        assert reader.fileno() >= 0
+        reader.recv(5).release()
+
+
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
 def test_a_seccomp_filter_without_memfd_is_our_error(number: int) -> None:
     with Child(
@@ -290,3 +301,21 @@ def test_a_seccomp_filter_without_memfd_is_our_error(number: int) -> None:
         assert "seccomp" in child.line()
         assert "seccomp" in child.line()
         child.wait()
+
+
+@pytest.mark.parametrize("merged", [False, True], ids=["client", "merge"])
+async def test_no_descriptor_for_a_moment_ends_no_patient_reader(merged: bool) -> None:
+    """Neither one that connects again, nor the source of a merge."""
+    if merged:
+        readers: va.Merge | va.Client = va.merge("s")
+    else:
+        async with va.serve("s"):
+            readers = await va.connect("s", reconnect=True)
+    async with readers:
+        receiving = asyncio.create_task(readers.recv())
+        with limited(resource.RLIMIT_NOFILE, 3):
+            await asyncio.sleep(0.2)
+        async with va.serve("s") as server:
+            await until(lambda: server.readers)
+            server.publish(b"x")
+            assert bytes((await asyncio.wait_for(receiving, 10)).data) == b"x"

@@ -24,7 +24,7 @@ def reason() -> str:
         patcher = (getattr(thing, "__module__", None) or "").partition(".")[0]
         if patcher in _PATCHERS:
             return (
-                f"{patcher} has patched the standard library, and valkka-async needs real threads and sockets: "
+                f"{patcher} has patched the standard library, but valkka-async needs the real one: "
                 "use it in a process of its own, without monkey-patching"
             )
     return ""

@@ -124,9 +124,12 @@ class Peers:
         watcher.add(self._listener.fileno(), weakly(self._accept))
 
     def listen_again(self, listener: socket.socket) -> None:
-        """Accept readers at this socket from now on; the one before may be closed then."""
+        """Accept readers at this socket from now on, if it is another, and close the one before."""
+        if listener is self._listener:
+            return
         self._watcher.add(listener.fileno(), weakly(self._accept))
         self._watcher.remove(self._listener.fileno())
+        self._listener.close()
         self._listener = listener
 
     @property

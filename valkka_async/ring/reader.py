@@ -221,14 +221,22 @@ class Reader:
         """
         epoll = self._open()
         if not self._selected:
-            if self._reconnect:
-                self._timer = _kernel.timer()
-                self._watch(self._timer)
-                self._pause(max(0.0, self._due - time.monotonic()))
-            if self._connection is None or not self._connection.arm():
-                self._make_nudge()
-            self._selected = True
+            try:
+                self._select()
+            except OSError as e:
+                raise ConnectError(
+                    e.errno, f"no descriptor for fileno() of {self._name!r}: {e.strerror}; raise ulimit -n"
+                ) from None
         return epoll.fileno()
+
+    def _select(self) -> None:
+        if self._reconnect and self._timer < 0:
+            self._timer = _kernel.timer()
+            self._watch(self._timer)
+            self._pause(max(0.0, self._due - time.monotonic()))
+        if self._connection is None or not self._connection.arm():
+            self._make_nudge()
+        self._selected = True
 
     def _make_nudge(self) -> None:
         """Be readable although no doorbell has rung."""

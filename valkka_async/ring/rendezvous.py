@@ -403,20 +403,17 @@ class Claim:
         except OSError:  # no descriptor is needed for a look: the directory cannot be entered
             return False
 
-    def restore(self) -> socket.socket | None:
-        """Make again what is not whole(): ``listener`` may be another then, and the one before it is returned
-        for the caller to close. Raises NameInUseError if another server has the name by now, ConnectError."""
+    def restore(self) -> None:
+        """Make again what is not whole(): ``listener`` may be another then, and the caller closes the one
+        before. Raises NameInUseError if another server has the name by now, ConnectError."""
         try:
             self._restore_locks()
-            if self._socket_is_ours():
-                return None
-            before = self.listener
-            self.listener, self._socket = self._listen()
+            if not self._socket_is_ours():
+                self.listener, self._socket = self._listen()
         except ConnectError:
             raise
         except OSError as e:
             raise refused(e, f"cannot serve {self._name!r} again", self._directory) from None
-        return before
 
     def _restore_locks(self) -> None:
         _checked(self._directory, explicit=self._explicit, create=True)

@@ -366,12 +366,13 @@ class Server:
             try:
                 if not self._claim.whole():
                     self._restore()
+                self._peers.listen_again(self._claim.listener)
             finally:
                 self._watcher.later(LOOK_SECONDS, weakly(self._look))
 
     def _restore(self) -> None:
         try:
-            before = self._claim.restore()
+            self._claim.restore()
         except ConnectError as e:
             if str(e) != self._said:
                 self._said = str(e)
@@ -379,9 +380,6 @@ class Server:
             return
         self._said = ""
         log.warning("%s: its socket or lock was deleted; made again", self._name)
-        if before is not None:
-            self._peers.listen_again(self._claim.listener)
-            before.close()
 
     # -------------------------------------------------------------------------------------- end
 

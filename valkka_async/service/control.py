@@ -82,26 +82,29 @@ class Control:
 
     async def _look_for_ever(self) -> None:
         """Are its socket and lock still there? If not, make them again."""
-        said = ""
+        said, listening = "", self._claim.listener
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if self._claim.whole():
-                continue
             try:
-                before = self._claim.restore()
-                said = ""
-            except ConnectError as e:
+                if not self._claim.whole():
+                    self._claim.restore()
+                    log.warning("the control socket or its lock was deleted; made again")
+                    said = ""
+                if self._claim.listener is not listening:
+                    await self._listen_again()
+                    listening = self._claim.listener
+            except OSError as e:
                 if str(e) != said:
                     said = str(e)
                     log.warning("the control socket was deleted: %s; trying again", e)
-                continue
-            log.warning("the control socket or its lock was deleted; made again")
-            if before is not None:
-                assert self._server is not None
-                self._server.close()  # and with it the socket before
-                self._server = await asyncio.start_unix_server(
-                    self._connected, sock=self._claim.listener, limit=_LONGEST
-                )
+
+    async def _listen_again(self) -> None:
+        before = self._server
+        self._server = await asyncio.start_unix_server(
+            self._connected, sock=self._claim.listener, limit=_LONGEST
+        )
+        if before is not None:
+            before.close()  # and with it the socket before
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
