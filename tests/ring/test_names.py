@@ -68,8 +68,9 @@ def test_closing_leaves_alone_what_another_has_put_there(runtime_dir: Path) -> N
         (runtime_dir / name).unlink()
 
 
-def test_a_socket_that_answers_is_not_taken_over(runtime_dir: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+def test_a_socket_that_answers_is_not_taken_over(runtime_dir: Path, kind: socket.SocketKind) -> None:
+    with socket.socket(socket.AF_UNIX, kind) as other:
         other.bind(str(runtime_dir / "s.sock"))
         other.listen()
         with pytest.raises(va.NameInUseError):
@@ -137,8 +138,11 @@ def test_a_cleaner_of_tmp_does_not_part_a_server_from_its_readers(
     rules.write_text(f"e {tmp_path} - - - 1us\n")
     with va.serve("s") as server:
         (directory / "rubbish").touch()
+        lock = (directory / "s.lock").stat().st_ino
         subprocess.run(["systemd-tmpfiles", "--clean", str(rules)], check=True, timeout=60)
-        assert nested or not (directory / "rubbish").exists()
+        # A directory below the cleaned one is left alone as a whole: the server holds a lock on it.
+        assert (directory / "rubbish").exists() == nested
+        assert not nested or (directory / "s.lock").stat().st_ino == lock
         with va.attach("s", open_timeout=10) as reader:
             server.publish(b"x")
             assert bytes(reader.recv(5).data) == b"x"

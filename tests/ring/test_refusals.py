@@ -76,11 +76,20 @@ def test_a_directory_that_takes_nothing_says_so(
 ) -> None:
     said = in_namespace(
         f"mount -t tmpfs -o {options} none {runtime_dir}",
-        REFUSED + "print(os.listdir(sys.argv[0] and os.environ['VALKKA_RUNTIME_DIR']))",
+        REFUSED + "print(os.listdir(os.environ['VALKKA_RUNTIME_DIR']))",
     )
     first, left = said.splitlines()
     assert first.startswith(code) and hint in first
     assert left == "[]"
+
+
+def test_a_disk_without_room_for_a_byte_is_left_as_it_was(runtime_dir: Path) -> None:
+    said = in_namespace(
+        f"mount -t tmpfs -o size=4k none {runtime_dir}; head -c 4096 /dev/zero > {runtime_dir}/full",
+        REFUSED + "print(os.listdir(os.environ['VALKKA_RUNTIME_DIR']))",
+    )
+    first, left = said.splitlines()
+    assert first.startswith("ENOSPC") and left == "['full']"
 
 
 def test_a_directory_that_was_full_takes_a_server_later(runtime_dir: Path) -> None:
