@@ -30,9 +30,9 @@ cdef int64_t _time_of(value, str what) except? -1:
 
 cdef int64_t _stamp_of(timestamp_ns) except? -1:
     cdef int64_t ns = _time_of(timestamp_ns, "timestamp_ns")
-    # 2001 to 2096 in seconds, milliseconds or microseconds: as nanoseconds they are in 1970.
-    if 1_000_000_000 <= ns < 4_000_000_000_000_000 and (
-        ns < 4_000_000_000 or 1_000_000_000_000 <= ns < 4_000_000_000_000 or ns >= 1_000_000_000_000_000
+    # 2017 to 2096 in seconds, milliseconds or microseconds: as nanoseconds they are in 1970.
+    if 1_500_000_000 <= ns < 4_000_000_000_000_000 and (
+        ns < 4_000_000_000 or 1_500_000_000_000 <= ns < 4_000_000_000_000 or ns >= 1_500_000_000_000_000
     ):
         raise FrameError(f"timestamp_ns is in nanoseconds, and {ns} is not{_TIMES_HINT['timestamp_ns']}")
     return ns
