@@ -20,6 +20,7 @@ from cpython.buffer cimport (
 )
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_RawFree, PyMem_RawMalloc, PyMem_Realloc
+from cpython.number cimport PyNumber_Index
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EINVAL, errno
@@ -169,7 +170,10 @@ cdef class _Mapping:
     def __cinit__(self, int fd, uint64_t size, bint writable):
         cdef void *p = mmap(NULL, size, PROT_READ | PROT_WRITE if writable else PROT_READ, MAP_SHARED, fd, 0)
         if p == MAP_FAILED:
-            raise OSError(errno, f"mapping {size} bytes: {strerror(errno).decode()}")
+            raise RingMemoryError(
+                f"no memory to map {size} bytes ({strerror(errno).decode()}): use fewer slots or smaller frames, "
+                "or raise the limit (ulimit -v, vm.max_map_count)"
+            )
         self.base = <char *>p
         self.size = size
 

@@ -14,20 +14,40 @@ cdef class _Peer:
     cdef _Mapping map
 
 
+_TIMES_HINT = {"timestamp_ns": ": use time.time_ns(), or int(seconds * 1e9)"}
+
+
 cdef void _name_format(va_info *info, bytes code) noexcept:
     memcpy(info.format, <const char *>code, min(<uint32_t>len(code), VA_FORMAT_BYTES))
 
 
+cdef int64_t _time_of(value, str what) except? -1:
+    try:
+        return PyNumber_Index(value)
+    except (TypeError, OverflowError):
+        raise FrameError(f"{what} is an integer of 64 bits, not {value!r}{_TIMES_HINT.get(what, '')}") from None
+
+
+cdef int64_t _stamp_of(timestamp_ns) except? -1:
+    cdef int64_t ns = _time_of(timestamp_ns, "timestamp_ns")
+    # 2017 to 2096 in seconds, milliseconds or microseconds: as nanoseconds they are in 1970.
+    if 1_500_000_000 <= ns < 4_000_000_000_000_000 and (
+        ns < 4_000_000_000 or 1_500_000_000_000 <= ns < 4_000_000_000_000 or ns >= 1_500_000_000_000_000
+    ):
+        raise FrameError(f"timestamp_ns is in nanoseconds, and {ns} is not{_TIMES_HINT['timestamp_ns']}")
+    return ns
+
+
 cdef int _set_times(va_info *info, timestamp_ns, pts, dts, duration, time_base, bint key) except -1:
-    info.timestamp_ns = _now(CLOCK_REALTIME) if timestamp_ns is None else <int64_t>timestamp_ns
+    info.timestamp_ns = _now(CLOCK_REALTIME) if timestamp_ns is None else _stamp_of(timestamp_ns)
     if pts is not None:
-        info.pts = <int64_t>pts
+        info.pts = _time_of(pts, "pts")
         info.flags |= VA_HAS_PTS
     if dts is not None:
-        info.dts = <int64_t>dts
+        info.dts = _time_of(dts, "dts")
         info.flags |= VA_HAS_DTS
     if duration is not None:
-        info.duration = <int64_t>duration
+        info.duration = _time_of(duration, "duration")
         info.flags |= VA_HAS_DURATION
     if time_base is not None:
         info.time_base_num = time_base.numerator

@@ -143,7 +143,8 @@ def nothing_blocks_the_loop(runtime_dir: Path) -> Iterator[None]:
                     "valkka_async/ring/rendezvous.py", {"runtime_dir", "_take_lock", "servers", "sweep"}
                 )
                 bb.functions[name].can_block_in(
-                    "valkka_async/ring/rendezvous.py", {"_listen", "_drop_lock", "close"}
+                    "valkka_async/ring/rendezvous.py",
+                    {"_listen", "_drop_lock", "_identity", "_checked", "close"},
                 )
                 bb.functions[name].can_block_in("valkka_async/ring/directory.py", {"_modified"})
         # Until exec(): a millisecond or two, which asyncio's own subprocesses take as well.

@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING  # (mypy knows it by this name alone)
 if not _sys.platform.startswith("linux"):
     raise ImportError("valkka-async needs Linux 5.1 or newer: its rings are sealed memfds")
 
+from valkka_async.ring import patched as _patched
+
+if _reason := _patched.reason():
+    raise ImportError(_reason)
+
 from valkka_async.errors import (
     CameraAuthError,
     CameraEndedError,

@@ -19,7 +19,7 @@ from valkka_async.cli.program import explain
 from valkka_async.cli.reports import ServerReport
 from valkka_async.errors import ConnectError, ValkkaError
 from valkka_async.ring.handshake import MAX_BYTES, Refused, Report, Stats, decode, encode
-from valkka_async.ring.rendezvous import runtime_dir, servers, socket_path
+from valkka_async.ring.rendezvous import check_server, runtime_dir, servers, socket_path
 from valkka_async.service.control import ask_status, services
 from valkka_async.service.status import ServiceStatus
 
@@ -141,6 +141,7 @@ async def _ask_server(name: str) -> ServerReport | Silence:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as sock:
         try:
             sock.connect(path)
+            check_server(sock, path)
             sock.send(encode(Stats()), socket.MSG_NOSIGNAL)
             data = await asyncio.get_running_loop().sock_recv(sock, MAX_BYTES)
         except BlockingIOError:  # its queue is full: it has not looked for long

@@ -17,20 +17,29 @@ from valkka_async.errors import RingMemoryError
 _FIXED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _FUTURE_WRITE = 0x0010
 
+_SECCOMP = "a seccomp filter or the kernel forbids memfd_create: allow it in the container's profile"
+_HINTS = {
+    errno.EPERM: _SECCOMP,
+    errno.EACCES: _SECCOMP,
+    errno.ENOSYS: _SECCOMP,
+    errno.EMFILE: "this process has too many files open: raise the limit (ulimit -n)",
+    errno.ENFILE: "the system has too many files open: raise fs.file-max",
+}
+
 
 def make(name: str, size: int) -> int:
-    """A memfd of this size, not yet sealed. Raises RingMemoryError, OSError."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    """A memfd of this size, not yet sealed. Raises RingMemoryError."""
+    fd = -1
     try:
+        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, size)
     except OSError as e:
-        os.close(fd)
-        if e.errno in (errno.EFBIG, errno.ENOMEM, errno.EINVAL):
-            raise RingMemoryError(
-                f"no memory for a ring of {size} bytes ({e.strerror}): use fewer slots or smaller frames, "
-                "or raise the limit (ulimit -f)"
-            ) from None
-        raise
+        if fd >= 0:
+            os.close(fd)
+        hint = _HINTS.get(
+            e.errno or 0, "use fewer slots or smaller frames, or raise the limit (ulimit -f -v)"
+        )
+        raise RingMemoryError(f"no memory for a ring of {size} bytes ({e.strerror}): {hint}") from None
     return fd
 
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from valkka_async.ring.timeouts import check_timeout
+
 
 class RoomWaiters:
     """Threads and tasks that wait. ``notify()`` wakes them, and they ask ``has_room`` again."""
@@ -37,6 +39,7 @@ class RoomWaiters:
 
     def wait_for(self, has_room: Callable[[], bool], timeout: float | None) -> bool:
         """The same for threads. False: no room within ``timeout`` seconds (None: wait for ever)."""
+        timeout = check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         room = threading.Event()
         self._waiters.append(room.set)

@@ -80,16 +80,34 @@ class ThreadWatcher:
 
     def add(self, fd: int, callback: Callback) -> None:
         with self._lock:
-            if self._epoll is None:
-                self._epoll = select.epoll()
-                self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-                self._epoll.register(self._wake, select.EPOLLIN)
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._epoll, self._wake), name="valkka-async", daemon=True
-                )
-                self._thread.start()
+            if self._epoll is not None:
+                self._epoll.register(fd, select.EPOLLIN)
+                self._callbacks[fd] = callback
+            else:
+                self._start(fd, callback)
+
+    def _start(self, fd: int, callback: Callback) -> None:
+        """The thread, with its first descriptor; all or nothing, as there may be none left of either."""
+        epoll = select.epoll()
+        wake, thread = -1, None
+        try:
+            wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            epoll.register(wake, select.EPOLLIN)
+            epoll.register(fd, select.EPOLLIN)
+            thread = threading.Thread(target=self._run, args=(epoll, wake), name="valkka-async", daemon=True)
             self._callbacks[fd] = callback
-            self._epoll.register(fd, select.EPOLLIN)
+            self._epoll, self._wake, self._thread = epoll, wake, thread
+            thread.start()  # which waits for the lock
+        except BaseException:
+            self._callbacks.clear()
+            self._epoll, self._wake, self._thread = None, -1, None
+            if thread is not None and thread.ident is not None:  # it runs, and closes them as it ends
+                os.eventfd_write(wake, 1)
+                raise
+            epoll.close()
+            if wake >= 0:
+                os.close(wake)
+            raise
 
     def remove(self, fd: int) -> None:
         last = None

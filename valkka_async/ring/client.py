@@ -15,6 +15,7 @@ from valkka_async.ring._waiter import Waiter
 from valkka_async.ring.connection import ReaderStats
 from valkka_async.ring.policy import Policy
 from valkka_async.ring.subscription import TURN_SECONDS, Link, Subscription
+from valkka_async.ring.timeouts import check_timeout
 
 
 def connect(
@@ -59,7 +60,7 @@ class Client:
         self, name: str, *, policy: Policy, max_leases: int, open_timeout: float | None, reconnect: bool
     ) -> None:
         self.subscription = Subscription(name, policy, max_leases)
-        self._open_timeout = open_timeout
+        self._open_timeout = check_timeout(open_timeout, "open_timeout")
         self._reconnect = reconnect
         self._receiving = False
         self._turn = 0.0  # when other tasks last had a chance to run

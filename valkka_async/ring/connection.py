@@ -21,7 +21,7 @@ from valkka_async.errors import (
     ConnectionClosedOK,
     ProtocolError,
 )
-from valkka_async.ring import _memory, _shm, fork
+from valkka_async.ring import _memory, _shm, fork, patched
 from valkka_async.ring._shm import Frame
 from valkka_async.ring._weak import weakly
 from valkka_async.ring.handshake import (
@@ -39,7 +39,15 @@ from valkka_async.ring.handshake import (
     decode,
     encode,
 )
-from valkka_async.ring.rendezvous import check_name, runtime_dir, socket_path
+from valkka_async.ring.rendezvous import (
+    check_name,
+    check_server,
+    is_young,
+    refused,
+    runtime_dir,
+    socket_path,
+)
+from valkka_async.ring.timeouts import ANSWER_SECONDS, check_timeout
 
 _FIRST_RETRY_SECONDS = 0.01  # between looks for a server that is not there, at first,
 _LAST_RETRY_SECONDS = 0.2  # and after a while
@@ -47,6 +55,7 @@ _STABLE_SECONDS = 1.0  # a connection that has lived so long was a good one
 WELCOME_SECONDS = 5.0  # until a server that does not answer is dialled again
 REFUSED_SECONDS = 1.0  # until a server that refused us is asked again
 
+_LONGEST_TIMEOUT_SECONDS = 2e6  # of a socket: milliseconds in an int
 _CRASHED = "crashed"
 _MAX_FDS = 4
 # Rings that a slow reader may have mapped and not read. With more it does not acknowledge, and the server
@@ -137,6 +146,9 @@ class Connection:
             self._fail(e)
         except OSError as e:
             self._fail(ConnectError(e.errno, f"server {self.name!r}: {e.strerror}"))
+        except MemoryError as e:  # RingMemoryError
+            text = str(e) or "no memory for its ring: raise the limit (ulimit -v, cgroup)"
+            self._fail(ConnectError(errno.ENOMEM, f"server {self.name!r}: {text}"))
 
     def _fail(self, error: ConnectError) -> None:
         self.failure = error
@@ -287,33 +299,50 @@ def waited_too_long(name: str, seconds: float | None, was_there: bool) -> Timeou
 
 def dial(name: str) -> socket.socket | None:
     """A socket connected to a server. None: no server listens there yet. Raises ConnectError."""
-    path = socket_path(runtime_dir(), check_name(name))
+    patched.refuse()
+    directory = runtime_dir()
+    path = socket_path(directory, check_name(name))
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     except OSError as e:
-        raise ConnectError(e.errno, f"no socket to connect to {path}: {e.strerror}") from None
+        raise refused(e, f"no socket to connect to {path}", directory) from None
     try:
         sock.connect(path)
+        check_server(sock, path)
+    except ConnectError:
+        sock.close()
+        raise
     except OSError as e:
         sock.close()
-        if e.errno in _NOT_YET:
+        if e.errno in _NOT_YET or (e.errno == errno.EACCES and is_young(path)):
             return None
         if e.errno in (errno.EPROTOTYPE, errno.ENOTSOCK):
             raise ProtocolError(f"{path} is not a valkka-async server") from None
-        raise ConnectError(e.errno, f"cannot connect to {path}: {e.strerror}") from None
+        if e.errno == errno.EACCES:
+            raise ConnectError(
+                e.errno,
+                f"cannot connect to {path}: {e.strerror}; it serves other users: run as its "
+                f"user, or give serve() a "
+                "mode and a group that this user is in",
+            ) from None
+        raise refused(e, f"cannot connect to {path}", directory) from None
     return sock
 
 
-def report(name: str, timeout: float) -> dict[str, object] | None:
+def report(name: str, timeout: float | None) -> dict[str, object] | None:
     """What a server says of itself (its ServerStats, ``pid``, ``now_ns``); None if it is not running.
 
-    Blocks for ``timeout`` seconds at most. Raises TimeoutError, ConnectError.
+    Blocks for ``timeout`` seconds at most (None: for ever; 0: a second, as it needs time to answer). Raises
+    TimeoutError, ConnectError, ValueError.
     """
+    timeout = check_timeout(timeout)
+    if timeout == 0:
+        timeout = ANSWER_SECONDS
     sock = dial(name)
     if sock is None:
         return None
     with sock:
-        sock.settimeout(timeout)
+        sock.settimeout(timeout if timeout is None else min(timeout, _LONGEST_TIMEOUT_SECONDS))
         try:
             sock.send(encode(Stats()), socket.MSG_NOSIGNAL)
             data = sock.recv(MAX_BYTES)

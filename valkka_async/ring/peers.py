@@ -123,6 +123,15 @@ class Peers:
         self._watcher = watcher
         watcher.add(self._listener.fileno(), weakly(self._accept))
 
+    def listen_again(self, listener: socket.socket) -> None:
+        """Accept readers at this socket from now on, if it is another, and close the one before."""
+        if listener is self._listener:
+            return
+        self._watcher.add(listener.fileno(), weakly(self._accept))
+        self._watcher.remove(self._listener.fileno())
+        self._listener.close()
+        self._listener = listener
+
     @property
     def readers(self) -> int:
         """Readers connected now."""
@@ -225,9 +234,10 @@ class Peers:
                 log.info("%s: dropped a connection: %s", self._name, e)
                 self._send(peer, Refused(str(e)))
                 self._drop(peer)
-            except OSError as e:
+            except (OSError, MemoryError) as e:
                 log.warning("%s: dropped a reader: %s", self._name, e)
-                self._send(peer, Refused(f"{self._name} cannot take another reader: {e.strerror or e}"))
+                why = e.strerror if isinstance(e, OSError) else str(e)
+                self._send(peer, Refused(f"{self._name} cannot take another reader: {why or e}"))
                 self._drop(peer)
 
     def _answer(self, peer: _Peer, message: Message) -> None:

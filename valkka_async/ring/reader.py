@@ -14,7 +14,7 @@ from dataclasses import replace
 from types import TracebackType
 
 from valkka_async.errors import ConnectError, ConnectionClosedOK, ProtocolError
-from valkka_async.ring import _kernel, fork
+from valkka_async.ring import _kernel, fork, patched
 from valkka_async.ring._shm import Frame, drain
 from valkka_async.ring.connection import (
     REFUSED_SECONDS,
@@ -26,6 +26,7 @@ from valkka_async.ring.connection import (
 )
 from valkka_async.ring.policy import Policy, check_policy
 from valkka_async.ring.rendezvous import check_name
+from valkka_async.ring.timeouts import ANSWER_SECONDS, LONGEST_WAIT_SECONDS, check_timeout
 
 log = logging.getLogger("valkka_async")
 
@@ -54,7 +55,8 @@ def attach(
     max_leases
         How many frames may be held at once.
     open_timeout
-        Seconds to wait for the server to be there; None: for ever.
+        Seconds to wait for the server to be there; None: for ever; 0: it must be there now, and has a second
+        to answer.
     reconnect
         Whenever the server goes away, wait for it to come back instead of ending.
 
@@ -88,6 +90,7 @@ class Reader:
     ) -> None:
         self._name = check_name(name)
         self._policy = check_policy(policy, max_leases)
+        open_timeout = check_timeout(open_timeout, "open_timeout")
         self._max_leases = max_leases
         self._reconnect = reconnect
         self._before = ReaderStats(0, 0, 0, 0)  # of connections that are over
@@ -96,14 +99,19 @@ class Reader:
         self._since = 0.0  # when it was connected
         self._was_there = False
         self._said = ""
+        patched.refuse()
         try:
             self._epoll = select.epoll()
         except OSError as e:
             raise ConnectError(e.errno, f"no descriptor for a reader of {name!r}: {e.strerror}") from None
         fork.in_child(self, Reader._after_fork)
-        deadline = None if open_timeout is None else time.monotonic() + open_timeout
+        start = time.monotonic()
+        deadline = None if open_timeout is None else start + open_timeout
         try:
             while not self._step():
+                if open_timeout == 0 and self._was_there:
+                    open_timeout = ANSWER_SECONDS
+                    deadline = start + open_timeout
                 if deadline is not None and time.monotonic() >= deadline:
                     error = waited_too_long(name, open_timeout, self._was_there)
                     raise TimeoutError(f"{error}{_LOOP_STANDS_STILL}") if _loop_runs_here() else error
@@ -197,7 +205,10 @@ class Reader:
         assert self._epoll is not None
         if self._connection is None:
             deadline = self._due if deadline is None else min(deadline, self._due)
-        self._epoll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()), _DESCRIPTORS)
+        seconds = None if deadline is None else deadline - time.monotonic()
+        if seconds is not None:
+            seconds = min(max(0.0, seconds), LONGEST_WAIT_SECONDS)
+        self._epoll.poll(seconds, _DESCRIPTORS)
 
     # -------------------------------------------------------------------------------- receiving
 
@@ -210,14 +221,22 @@ class Reader:
         """
         epoll = self._open()
         if not self._selected:
-            if self._reconnect:
-                self._timer = _kernel.timer()
-                self._watch(self._timer)
-                self._pause(max(0.0, self._due - time.monotonic()))
-            if self._connection is None or not self._connection.arm():
-                self._make_nudge()
-            self._selected = True
+            try:
+                self._select()
+            except OSError as e:
+                raise ConnectError(
+                    e.errno, f"no descriptor for fileno() of {self._name!r}: {e.strerror}; raise ulimit -n"
+                ) from None
         return epoll.fileno()
+
+    def _select(self) -> None:
+        if self._reconnect and self._timer < 0:
+            self._timer = _kernel.timer()
+            self._watch(self._timer)
+            self._pause(max(0.0, self._due - time.monotonic()))
+        if self._connection is None or not self._connection.arm():
+            self._make_nudge()
+        self._selected = True
 
     def _make_nudge(self) -> None:
         """Be readable although no doorbell has rung."""
@@ -273,6 +292,7 @@ class Reader:
 
         Raises TimeoutError, and what recv_nowait() raises.
         """
+        timeout = check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             frame = self.recv_nowait()

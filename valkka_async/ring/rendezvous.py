@@ -4,22 +4,41 @@
 A server called NAME owns ``NAME.sock`` and holds a lock on ``NAME.lock``. The lock dies with the
 process, so what a killed server leaves behind never blocks the next one. A service called NAME (service/)
 owns ``NAME.control`` in the same way.
+
+Files can be deleted under a live server, by a cleaner of /tmp for one. So a server also locks a byte of the
+directory itself, which nobody can delete while it has entries; it looks for its files every
+``LOOK_SECONDS`` and makes them again; and it deletes nothing that is not its own.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
+import pwd
 import re
 import socket
 import stat
+import struct
+import time
+from hashlib import blake2b
 from pathlib import Path
 
 from valkka_async.errors import ConnectError, InvalidNameError, NameInUseError
+from valkka_async.ring import patched
+
+log = logging.getLogger("valkka_async")
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SOCKET_PATH_BYTES = 107  # sun_path less its end
+LOOK_SECONDS = 1.0  # between a server's looks for its socket and lock
+_YOUNG_SECONDS = 1.0  # a socket that may not have its permissions yet
+_UNMAPPED = 65534  # what the kernel shows for users of another user namespace
+_PEER = struct.Struct("iII")  # ucred: pid, uid, gid
+_FLOCK = struct.Struct("hhqqi0q")  # type, whence, start, length, pid
+
+_Identity = tuple[int, int]  # of a file: device and inode
 
 
 def check_name(name: str) -> str:
@@ -34,37 +53,170 @@ def runtime_dir(*, create: bool = False) -> Path:
 
     Raises ConnectError if what is there cannot be trusted.
     """
-    explicit = os.environ.get("VALKKA_RUNTIME_DIR")
-    if explicit:
-        path = Path(explicit)
-    elif base := os.environ.get("XDG_RUNTIME_DIR"):
-        path = Path(base, "valkka-async")
-    else:
-        path = Path(f"/tmp/valkka-async-{os.geteuid()}")
-    if create:
+    if path := os.environ.get("VALKKA_RUNTIME_DIR"):
+        return _checked(Path(path), explicit=True, create=create)
+    if base := os.environ.get("XDG_RUNTIME_DIR"):
+        return _checked(Path(base, "valkka-async"), explicit=False, create=create)
+    return _checked(Path(f"/tmp/valkka-async-{os.geteuid()}"), explicit=False, create=create)
+
+
+def _checked(path: Path, *, explicit: bool, create: bool) -> Path:
+    """The directory, made if need be and if that is wanted. Raises ConnectError if it cannot be trusted."""
+    if create and not os.path.exists(path):  # False, too, if we may not look
+        if not explicit and (reason := _foreign_base(path.parent)):
+            raise ConnectError(errno.EPERM, reason)
         try:
-            path.mkdir(mode=0o700, exist_ok=True, parents=bool(explicit))
+            path.mkdir(mode=0o700, exist_ok=True, parents=explicit)
         except FileExistsError:
             pass  # not a directory: said below
         except OSError as e:
-            raise ConnectError(e.errno, f"cannot make the runtime directory {path}: {e.strerror}") from None
+            raise refused(e, f"cannot make the runtime directory {path}", path.parent) from None
     try:
         # One that the user named may be a link; the default in a world-writable place may not.
         st = os.stat(path) if explicit else os.lstat(path)
     except FileNotFoundError:
         return path
     except OSError as e:
-        raise ConnectError(e.errno, f"cannot look at the runtime directory {path}: {e.strerror}") from None
+        if reason := "" if explicit else _foreign_base(path.parent):
+            raise ConnectError(errno.EPERM, reason) from None
+        raise refused(e, f"cannot look at the runtime directory {path}", path.parent) from None
     if not stat.S_ISDIR(st.st_mode):
         raise ConnectError(errno.ENOTDIR, f"{path} is not a directory: remove it, or set VALKKA_RUNTIME_DIR")
     if explicit:
         if st.st_mode & stat.S_IWOTH and not st.st_mode & stat.S_ISVTX:
             raise ConnectError(errno.EPERM, f"{path} may be written by anybody: chmod o-w {path}")
-    elif st.st_uid != os.geteuid() or st.st_mode & 0o077:
+    elif st.st_uid != os.geteuid():
         raise ConnectError(
-            errno.EPERM, f"{path} is not this user's alone: remove it, or set VALKKA_RUNTIME_DIR"
+            errno.EPERM,
+            f"{path} is not this user's alone: it belongs to {_user(st.st_uid)}; {_way_out(st.st_uid)}",
+        )
+    elif st.st_mode & 0o077:
+        raise ConnectError(
+            errno.EPERM,
+            f"{path} is not this user's alone: chmod 700 {path}, or set VALKKA_RUNTIME_DIR to a "
+            f"directory that "
+            "may be shared",
         )
     return path
+
+
+def _foreign_base(base: Path) -> str:
+    """Why nothing of ours may be made in XDG_RUNTIME_DIR: as root with the environment of a user (sudo -E) it
+    would keep that user from it for good. "" if all is well."""
+    if not os.environ.get("XDG_RUNTIME_DIR"):
+        return ""
+    try:
+        owner = os.stat(base).st_uid
+    except FileNotFoundError:
+        return (
+            f"XDG_RUNTIME_DIR is {base}, which is not there: unset it, or set "
+            f"VALKKA_RUNTIME_DIR to a directory of "
+            "your own"
+        )
+    except OSError as e:
+        return (
+            f"XDG_RUNTIME_DIR is {base}, which cannot be entered ({e.strerror}): unset it (it may be another "
+            "user's, after su or sudo -E), or set VALKKA_RUNTIME_DIR"
+        )
+    if owner == os.geteuid():
+        return ""
+    return f"XDG_RUNTIME_DIR is {base}, which belongs to {_user(owner)}; {_way_out(owner)}"
+
+
+def _user(uid: int) -> str:
+    if _unmapped(uid):
+        return "a user that this user namespace does not know"
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user {uid}"
+
+
+def _unmapped(uid: int) -> bool:
+    """Is this what the kernel shows of users unknown in our user namespace? Elsewhere it is nobody."""
+    try:
+        whole = Path("/proc/self/uid_map").read_text().split() == ["0", "0", str(2**32 - 1)]
+    except OSError:
+        whole = True
+    return uid == _UNMAPPED and not whole
+
+
+def _way_out(owner: int) -> str:
+    """What to do when a directory belongs to another user."""
+    if _unmapped(owner):
+        return "map it into the container (--userns=keep-id), or set VALKKA_RUNTIME_DIR to a "
+        "directory that is shared"
+    if os.geteuid() == 0:
+        return "run as that user, or without its environment (sudo without -E), or set "
+        "VALKKA_RUNTIME_DIR on both sides"
+    return f"run as that user (a container with --user {owner}), or set VALKKA_RUNTIME_DIR on both sides"
+
+
+def refused(e: OSError, what: str, directory: Path) -> ConnectError:
+    """The error of an operation that the system refused, with what to do about it."""
+    match e.errno:
+        case errno.EACCES | errno.EPERM:
+            hint = f"chown {os.geteuid()} {directory}, or set VALKKA_RUNTIME_DIR to a directory of your own"
+        case errno.EROFS:
+            hint = f"{directory} is read-only: set VALKKA_RUNTIME_DIR to a directory that can be written"
+        case errno.ENOSPC | errno.EDQUOT:
+            hint = f"{directory} is full: make room, or set VALKKA_RUNTIME_DIR to another file system"
+        case errno.EMFILE:
+            hint = "this process has too many files open: raise the limit (ulimit -n)"
+        case errno.ENFILE:
+            hint = "the system has too many files open: raise fs.file-max"
+        case errno.ENOMEM | errno.ENOBUFS:
+            hint = "the system or this process has no memory left: raise the limit (ulimit -v, cgroup)"
+        case errno.ENOENT | errno.ENOTDIR:
+            hint = f"make {directory}, or set VALKKA_RUNTIME_DIR to another directory"
+        case errno.ELOOP:
+            hint = "remove the link that is there"
+        case errno.ENOSYS:
+            hint = "the kernel or a seccomp filter lacks it: allow it in the container's profile"
+        case _:
+            hint = "look with `valkka-async doctor`"
+    return ConnectError(e.errno, f"{what}: {e.strerror}; {hint}")
+
+
+def _foreign_lock(e: OSError, path: str, name: str) -> ConnectError:
+    """A lock that may not be opened: of a server that ran as root, say."""
+    try:
+        owner = os.stat(path, follow_symlinks=False).st_uid
+    except OSError:
+        return refused(e, f"cannot open {path}", Path(path).parent)
+    if owner == os.geteuid():
+        return ConnectError(e.errno, f"cannot open {path}: {e.strerror}; chmod 600 {path}")
+    return ConnectError(
+        e.errno,
+        f"cannot serve {name!r}: {path} belongs to {_user(owner)}: stop the server that this "
+        f"user runs under the name; "
+        f"if there is none, remove what it left: sudo rm {path} {path.removesuffix('.lock')}.sock",
+    )
+
+
+def check_server(sock: socket.socket, path: str) -> None:
+    """Who serves there? This user or root; others only where the directory says that this is meant: they own
+    it, or it is a group's. Raises ConnectError."""
+    _, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    if uid in (0, os.geteuid()):
+        return
+    st = os.stat(os.path.dirname(path))
+    if not st.st_mode & stat.S_IWOTH and (uid == st.st_uid or st.st_mode & stat.S_IWGRP):
+        return
+    raise ConnectError(
+        errno.EPERM,
+        f"{path} is served by {_user(uid)}, and anybody may serve in its directory: to read it, "
+        f"share a directory that "
+        "this user owns or a group may write (VALKKA_RUNTIME_DIR)",
+    )
+
+
+def is_young(path: str) -> bool:
+    """Was it made just now? Then it may not have its permissions yet."""
+    try:
+        return abs(time.time() - os.stat(path, follow_symlinks=False).st_ctime) < _YOUNG_SECONDS
+    except OSError:
+        return True
 
 
 def socket_path(directory: Path, name: str, kind: str = "sock") -> str:
@@ -86,7 +238,7 @@ def servers(kind: str = "sock") -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as e:
-        raise ConnectError(e.errno, f"cannot look into {directory}: {e.strerror}") from None
+        raise refused(e, f"cannot look into {directory}", directory) from None
     return sorted(n for n in names if _NAME.fullmatch(n))
 
 
@@ -95,25 +247,31 @@ def sweep(name: str) -> None:
     that cannot be done."""
     try:
         directory = runtime_dir()
-        lock_path = directory / f"{name}.lock"
+        lock_path = str(directory / f"{name}.lock")
         fd = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(fd).st_ino == os.stat(lock_path).st_ino:  # else another has come and gone meanwhile
-            for path in (directory / f"{name}.sock", directory / f"{name}~", lock_path):
-                path.unlink(missing_ok=True)
-    except OSError:
+        # A lock of another inode: another server has come and gone meanwhile.
+        if _identity(lock_path) == _identity(fd):
+            guard = _guard(directory, name)
+            try:
+                _vacate(str(directory / f"{name}.sock"), name)
+                os.unlink(lock_path)
+            finally:
+                os.close(guard)
+    except OSError:  # NameInUseError among them
         pass
     finally:
         os.close(fd)
 
 
 class Claim:
-    """A server's hold on its name: the lock and the listening socket.
+    """A server's hold on its name: the locks and the listening socket.
 
-    Raises NameInUseError if a live server has it, ConnectError if the directory refuses.
+    Raises NameInUseError if a live server has it, ConnectError if the directory refuses. Nothing is left of
+    one that could not be made.
     """
 
     def __init__(
@@ -126,81 +284,244 @@ class Claim:
         kind: str = "sock",
         type: socket.SocketKind = socket.SOCK_SEQPACKET,
     ) -> None:
+        patched.refuse()
+        self._explicit = bool(os.environ.get("VALKKA_RUNTIME_DIR"))
         directory = runtime_dir(create=True)
         stem = name if kind == "sock" else f"{name}.{kind}"
+        self._name = name
+        self._stem = stem
+        self._directory = directory
         self._type = type
+        self._mode = mode
+        self._group = group
+        self._backlog = backlog
         self._socket_path = socket_path(directory, name, kind)
-        self._aside = str(directory / f"{stem}~")
         self._lock_path = str(directory / f"{stem}.lock")
+        self._lock = self._guard = -1
+        if group >= 0:
+            self._let_in(group)
         try:
-            self._lock = self._take_lock(name)
-        except PermissionError as e:
-            raise ConnectError(e.errno, f"cannot write to {directory}: {e.strerror}") from None
-        try:
-            self.listener = self._listen(mode, group, backlog)
-        except BaseException:
+            self._lock = self._take_lock()
+            self._guard = _guard(directory, stem, name)
+            self.listener, self._socket = self._listen()
+        except BaseException as e:
             self._drop_lock()
+            if isinstance(e, OSError) and not isinstance(e, ConnectError):
+                raise refused(e, f"cannot serve {name!r}", directory) from None
             raise
 
-    def _take_lock(self, name: str) -> int:
+    def _let_in(self, group: int) -> None:
+        """Let a group into the directory if it may be shared and is only ours so far; else say what to do."""
+        directory = self._directory
+        st = os.stat(directory)
+        if st.st_mode & stat.S_IXOTH or (st.st_gid == group and st.st_mode & stat.S_IXGRP):
+            return
+        if self._explicit and st.st_uid == os.geteuid() and not st.st_mode & 0o070:
+            try:
+                os.chown(directory, -1, group)
+                os.chmod(directory, stat.S_IMODE(st.st_mode) | 0o050)
+                return
+            except OSError:  # not a group of ours
+                pass
+        log.warning(
+            "%s: group %d cannot enter %s: set VALKKA_RUNTIME_DIR on both sides to a directory of that "
+            "group with mode 2750",
+            self._name,
+            group,
+            directory,
+        )
+
+    def _take_lock(self) -> int:
         while True:
-            fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = self._open_lock()
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The holder before us may have removed the file between our open and our lock.
+                if _identity(fd) == _identity(self._lock_path):
+                    try:
+                        os.ftruncate(fd, 0)
+                        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+                    except BaseException:  # the disk is full: no other may find a lock that nobody holds
+                        os.unlink(self._lock_path)
+                        raise
+                    return fd
             except BlockingIOError:
                 pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
                 os.close(fd)
-                by = f" by process {pid}" if pid else ""
-                raise NameInUseError(
-                    errno.EADDRINUSE, f"{name!r} is served already{by}: choose another name, or stop that one"
-                ) from None
-            try:
-                # The holder before us may have removed the file between our open and our lock.
-                if os.fstat(fd).st_ino == os.stat(self._lock_path).st_ino:
-                    os.ftruncate(fd, 0)
-                    os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-                    return fd
-            except FileNotFoundError:
-                pass
+                raise _in_use(self._name, f" by process {pid}" if pid else "") from None
+            except BaseException:
+                os.close(fd)
+                raise
             os.close(fd)
 
-    def _listen(self, mode: int, group: int, backlog: int) -> socket.socket:
-        # Bound aside and renamed, so that it is never seen before it has its mode and listens.
-        aside = self._aside
-        listener = socket.socket(socket.AF_UNIX, self._type | socket.SOCK_NONBLOCK)
-        try:
+    def _open_lock(self) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        while True:
+            # In two steps: in a sticky directory even root is refused O_CREAT for another user's file.
             try:
-                os.unlink(aside)
+                return os.open(self._lock_path, flags)
             except FileNotFoundError:
                 pass
-            listener.bind(aside)
-            os.chmod(aside, mode)
-            if group >= 0:
-                os.chown(aside, -1, group)
-            listener.listen(backlog)
-            os.rename(aside, self._socket_path)
+            except PermissionError as e:
+                raise _foreign_lock(e, self._lock_path, self._name) from None
+            try:
+                return os.open(self._lock_path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:  # another was quicker
+                if os.path.islink(self._lock_path):  # O_NOFOLLOW: one that leads nowhere
+                    raise ConnectError(errno.ELOOP, f"{self._lock_path} is a link: remove it") from None
+
+    def _listen(self) -> tuple[socket.socket, _Identity]:
+        """Bound under its final name: the kernel lists that, and cleaners of /tmp leave what is listed."""
+        path = self._socket_path
+        _vacate(path, self._name)
+        listener = socket.socket(socket.AF_UNIX, self._type | socket.SOCK_NONBLOCK)
+        identity: _Identity | None = None
+        try:
+            os.fchmod(listener.fileno(), self._mode if self._group < 0 else 0o600)  # never wider than asked
+            listener.bind(path)
+            identity = _identity(path)
+            if self._group >= 0:
+                os.chown(path, -1, self._group)
+            os.chmod(path, self._mode)
+            listener.listen(self._backlog)
         except BaseException:
+            if identity is not None:
+                _unlink(path, identity)
             listener.close()
             raise
-        return listener
+        assert identity is not None
+        return listener, identity
+
+    def whole(self) -> bool:
+        """Are the socket and the lock where readers and other servers look for them?"""
+        try:
+            return _identity(self._socket_path) == self._socket and _identity(self._lock_path) == _identity(
+                self._lock
+            )
+        except FileNotFoundError:
+            return False
+        except OSError:  # no descriptor is needed for a look: the directory cannot be entered
+            return False
+
+    def restore(self) -> None:
+        """Make again what is not whole(): ``listener`` may be another then, and the caller closes the one
+        before. Raises NameInUseError if another server has the name by now, ConnectError."""
+        try:
+            self._restore_locks()
+            if not self._socket_is_ours():
+                self.listener, self._socket = self._listen()
+        except ConnectError:
+            raise
+        except OSError as e:
+            raise refused(e, f"cannot serve {self._name!r} again", self._directory) from None
+
+    def _restore_locks(self) -> None:
+        _checked(self._directory, explicit=self._explicit, create=True)
+        try:
+            held = _identity(self._lock) == _identity(self._lock_path)
+        except FileNotFoundError:
+            held = False
+        if not held:
+            lock = self._take_lock()
+            os.close(self._lock)
+            self._lock = lock
+        if _identity(self._guard) != _identity(self._directory):
+            guard = _guard(self._directory, self._stem, self._name)
+            os.close(self._guard)
+            self._guard = guard
+
+    def _socket_is_ours(self) -> bool:
+        try:
+            return _identity(self._socket_path) == self._socket
+        except FileNotFoundError:
+            return False
 
     def _drop_lock(self) -> None:
-        try:
-            os.unlink(self._lock_path)
-        except OSError:
-            pass
-        os.close(self._lock)
+        if self._lock >= 0:
+            _unlink(self._lock_path, _identity(self._lock))
+            os.close(self._lock)
+        if self._guard >= 0:
+            os.close(self._guard)
+        self._lock = self._guard = -1
 
     def close(self) -> None:
         """Stop listening and give the name back."""
-        try:
-            os.unlink(self._socket_path)
-        except OSError:
-            pass
+        _unlink(self._socket_path, self._socket)
         self.listener.close()
         self._drop_lock()
 
     def after_fork(self) -> None:
         """In a forked child: the name is the parent's; close the descriptors and touch nothing else."""
         self.listener.close()
-        os.close(self._lock)
+        for fd in (self._lock, self._guard):
+            os.close(fd)
+
+
+# --------------------------------------------------------------------------------------- parts
+
+
+def _identity(file: int | str | Path) -> _Identity:
+    st = os.fstat(file) if isinstance(file, int) else os.stat(file, follow_symlinks=False)
+    return st.st_dev, st.st_ino
+
+
+def _unlink(path: str, identity: _Identity) -> None:
+    """Delete a file, if it is this one."""
+    try:
+        if _identity(path) == identity:
+            os.unlink(path)
+    except OSError:
+        pass
+
+
+def _vacate(path: str, name: str) -> None:
+    """Delete the socket that a killed server left. Raises NameInUseError if somebody listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as sock:
+        try:
+            sock.connect(path)
+        except FileNotFoundError:
+            return
+        except OSError as e:
+            # Neither dead, nor something that is no socket, nor another's: full, or of another type
+            if e.errno in (errno.EAGAIN, errno.EPROTOTYPE):
+                raise _in_use(name) from None
+        else:
+            raise _in_use(name)
+    os.unlink(path)
+
+
+def _in_use(name: str, by: str = "") -> NameInUseError:
+    return NameInUseError(
+        errno.EADDRINUSE, f"{name!r} is served already{by}: choose another name, or stop that one"
+    )
+
+
+def _guard(directory: Path, stem: str, name: str = "") -> int:
+    """A descriptor of the directory that holds one byte of it locked, for this name. Raises NameInUseError.
+
+    A directory cannot be opened for writing, so it cannot be locked for writing. But the kernel says whether
+    such a lock would meet another; two that come at once are ordered by ``NAME.lock``, which they hold. The
+    shared lock on the whole keeps systemd-tmpfiles out of the directory.
+    """
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # it may be entered and written, but not read: then not its names either
+        fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        return fd
+    try:
+        at = int.from_bytes(blake2b(os.fsencode(stem), digest_size=8).digest(), "little") >> 2
+        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0)
+        try:
+            answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, query)
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, at, 1, 0))
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as e:
+            if e.errno not in (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EAGAIN):
+                raise
+            return fd  # a file system without such locks: there remains NAME.lock
+        if _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK:
+            raise _in_use(name or stem)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

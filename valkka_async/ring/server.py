@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import grp
+import logging
 import os
 import threading
 import time
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from valkka_async.errors import ConnectionClosedOK, NoFreeSlotError
+from valkka_async.errors import ConnectError, ConnectionClosedOK, NoFreeSlotError
 from valkka_async.ring import _memory, _shm, fork
 from valkka_async.ring._room import RoomWaiters
 from valkka_async.ring._shm import MAX_SLOTS, Kind, RingTooSmall, Slot
@@ -25,7 +27,9 @@ from valkka_async.ring._watch import watcher
 from valkka_async.ring._weak import weakly
 from valkka_async.ring.formats import FrameFormat, as_frame, as_meta, as_time_base, dtype_of, kind_of
 from valkka_async.ring.peers import Peers, PeerStats, fits
-from valkka_async.ring.rendezvous import Claim, check_name
+from valkka_async.ring.rendezvous import LOOK_SECONDS, Claim, check_name
+
+log = logging.getLogger("valkka_async")
 
 _HEADER_SLOT_BYTES = 256 * 1024  # of a ring that is made for its header, before the first frame
 
@@ -79,6 +83,7 @@ class Server:
         self, name: str, *, slots: int, max_clients: int, mode: int, group: str | int | None
     ) -> None:
         self._closed = True  # until there is something to close
+        self._said = ""
         self._name = check_name(name)
         if not 2 <= slots <= MAX_SLOTS:
             raise ValueError(f"slots is a number from 2 to {MAX_SLOTS}, not {slots}")
@@ -109,9 +114,17 @@ class Server:
             private=not mode & 0o077,
         )
         try:
-            self._peers.listen(watcher())
-        except BaseException:
+            self._watcher = watcher()
+            self._peers.listen(self._watcher)
+            self._watcher.later(LOOK_SECONDS, weakly(self._look))
+        except BaseException as e:
+            self._peers.close()
             self._claim.close()
+            if isinstance(e, OSError | RuntimeError):  # no descriptor, or no thread
+                number = e.errno if isinstance(e, OSError) else errno.EAGAIN
+                raise ConnectError(
+                    number, f"cannot look after the server {name!r}: {e}; raise the limits (ulimit -n -u)"
+                ) from None
             raise
         self._closed = False
         fork.in_child(self, Server._after_fork)
@@ -342,6 +355,31 @@ class Server:
         it would block.
         """
         return self._room.wait_for(self._has_room, timeout)
+
+    # ------------------------------------------------------------------------------ its files
+
+    def _look(self) -> None:
+        """Are its socket and lock still there? If not, make them again."""
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                if not self._claim.whole():
+                    self._restore()
+                self._peers.listen_again(self._claim.listener)
+            finally:
+                self._watcher.later(LOOK_SECONDS, weakly(self._look))
+
+    def _restore(self) -> None:
+        try:
+            self._claim.restore()
+        except ConnectError as e:
+            if str(e) != self._said:
+                self._said = str(e)
+                log.warning("%s: its socket was deleted: %s; trying again", self._name, e)
+            return
+        self._said = ""
+        log.warning("%s: its socket or lock was deleted; made again", self._name)
 
     # -------------------------------------------------------------------------------------- end
 

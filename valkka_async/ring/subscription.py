@@ -24,6 +24,7 @@ from valkka_async.ring.connection import (
 )
 from valkka_async.ring.policy import Policy, check_policy
 from valkka_async.ring.rendezvous import check_name
+from valkka_async.ring.timeouts import ANSWER_SECONDS
 
 log = logging.getLogger("valkka_async")
 
@@ -100,7 +101,8 @@ class Subscription:
         ``patient``: a server that refuses is logged and asked again. Raises TimeoutError, ConnectionClosedOK
         when it is closed meanwhile, and ConnectError unless ``patient``. May be cancelled.
         """
-        deadline = None if seconds is None else time.monotonic() + seconds
+        start = time.monotonic()
+        deadline = None if seconds is None else start + seconds
         was_there = False
         said = ""
         failure, self._failure = self._failure, None
@@ -123,6 +125,9 @@ class Subscription:
                 connection = Connection.dial(self.name, self._policy, self._max_leases)
                 if connection is not None:
                     was_there = True
+                    if seconds == 0:
+                        seconds = ANSWER_SECONDS
+                        deadline = start + seconds
                     await self._welcome(connection, WELCOME_SECONDS if deadline is None else _left(deadline))
             except ConnectError as e:
                 failure = e

@@ -19,7 +19,15 @@ from typing import Any, Self
 
 from valkka_async import typed
 from valkka_async.errors import ConnectError, DataError, ValkkaError
-from valkka_async.ring.rendezvous import Claim, check_name, runtime_dir, servers, socket_path
+from valkka_async.ring.rendezvous import (
+    LOOK_SECONDS,
+    Claim,
+    check_name,
+    check_server,
+    runtime_dir,
+    servers,
+    socket_path,
+)
 from valkka_async.service.status import ServiceStatus
 
 _KIND = "control"
@@ -43,6 +51,7 @@ class Control:
         self._ops = dict(ops)
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._looker: asyncio.Task[None] | None = None
         self._claim = Claim(
             check_name(name), mode=0o600, group=-1, backlog=_CONNECTIONS, kind=_KIND, type=socket.SOCK_STREAM
         )
@@ -55,18 +64,47 @@ class Control:
         except BaseException:
             self._claim.close()
             raise
+        self._looker = asyncio.create_task(self._look_for_ever())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._server is not None
+        assert self._server is not None and self._looker is not None
+        self._looker.cancel()
+        await asyncio.wait([self._looker])
         self._server.close()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._claim.close()
+
+    async def _look_for_ever(self) -> None:
+        """Are its socket and lock still there? If not, make them again."""
+        said, listening = "", self._claim.listener
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                if not self._claim.whole():
+                    self._claim.restore()
+                    log.warning("the control socket or its lock was deleted; made again")
+                    said = ""
+                if self._claim.listener is not listening:
+                    await self._listen_again()
+                    listening = self._claim.listener
+            except OSError as e:
+                if str(e) != said:
+                    said = str(e)
+                    log.warning("the control socket was deleted: %s; trying again", e)
+
+    async def _listen_again(self) -> None:
+        before = self._server
+        self._server = await asyncio.start_unix_server(
+            self._connected, sock=self._claim.listener, limit=_LONGEST
+        )
+        if before is not None:
+            before.close()  # and with it the socket before
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -126,10 +164,13 @@ def ask(name: str, op: str, timeout: float) -> Any:
         sock.settimeout(timeout)
         try:
             sock.connect(path)
+            check_server(sock, path)
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         except TimeoutError:
             raise _silent(name, timeout) from None
+        except ConnectError:
+            raise
         except OSError as e:
             raise ConnectError(e.errno, f"cannot connect to {path}: {e.strerror}") from None
         try:
