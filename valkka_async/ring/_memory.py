@@ -12,19 +12,21 @@ import fcntl
 import os
 
 from valkka_async.errors import RingMemoryError
+from valkka_async.ring import _shm
 
 # linux/fcntl.h; Python 3.11 does not name the last
 _FIXED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _FUTURE_WRITE = 0x0010
 
 
-def make(name: str, size: int) -> int:
-    """A memfd of this size, not yet sealed. Raises RingMemoryError, OSError."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+def make(name: str, size: int, fds: list[int]) -> int:
+    """A memfd of this size, not yet sealed. It is noted in ``fds``, which the caller closes, also when this
+    raises RingMemoryError or OSError."""
+    _shm.note(fds, os.memfd_create, name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = fds[-1]
     try:
         os.ftruncate(fd, size)
     except OSError as e:
-        os.close(fd)
         if e.errno in (errno.EFBIG, errno.ENOMEM, errno.EINVAL):
             raise RingMemoryError(
                 f"no memory for a ring of {size} bytes ({e.strerror}): use fewer slots or smaller frames, "

@@ -86,6 +86,8 @@ class Client:
                 link = self.subscription.link
                 if link is None:
                     link = await self._relink()
+                elif asyncio.get_running_loop() is not link.loop:
+                    self.subscription.check()
                 if time.monotonic() - self._turn > TURN_SECONDS:
                     await asyncio.sleep(0)
                     self._turn = time.monotonic()
@@ -115,6 +117,7 @@ class Client:
         return await self.subscription.connect(None, patient=True)
 
     def _check_open(self) -> None:
+        self.subscription.check()
         if self.subscription.closed:
             raise ConnectionClosedOK(f"this client of {self.name!r} was closed")
         if not self.subscription.opened:
@@ -135,6 +138,7 @@ class Client:
         """
         if self._receiving:
             raise ConcurrencyError(f"another task receives from {self.name!r}: give each its own client")
+        self.subscription.check()
         link = self.subscription.link
         if link is None:
             self._check_open()
