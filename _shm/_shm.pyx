@@ -218,13 +218,13 @@ def after_fork():
         thing = thing.after
 
 
-def note(list fds not None, function, *args):
-    """``fds += function(*args)``, with no signal handler between the call and the note."""
-    result = function(*args)
-    if isinstance(result, int):
-        fds.append(result)
+def note(list things not None, function, *args, **options):
+    """Note what a function makes, a thing or a tuple of them, with no signal handler between the two."""
+    result = function(*args, **options)
+    if isinstance(result, tuple):
+        things.extend(result)
     else:
-        fds.extend(result)
+        things.append(result)
 
 
 def receive(sock, list fds not None, int nbytes, int ancillary_bytes, int flags):

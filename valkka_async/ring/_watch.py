@@ -71,19 +71,27 @@ class _Life:
     """One life of the thread: from the first descriptor to the last."""
 
     def __init__(self, run: Callable[[_Life], None]) -> None:
-        self.epoll = select.epoll()
         self._wake: list[int] = []
-        _shm.note(self._wake, os.eventfd, 0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.bell = self._wake[0]
-        self.epoll.register(self.bell, select.EPOLLIN)
-        self.thread = threading.Thread(target=run, args=(self,), name="valkka-async", daemon=True)
+        try:
+            self.epoll = select.epoll()
+            _shm.note(self._wake, os.eventfd, 0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self.bell = self._wake[0]
+            self.epoll.register(self.bell, select.EPOLLIN)
+            self.thread = threading.Thread(target=run, args=(self,), name="valkka-async", daemon=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def __del__(self) -> None:
+        self.close()  # one that nobody came to have
 
     def wake(self) -> None:
         os.eventfd_write(self.bell, 1)
 
     def close(self) -> None:
         # Closed, not unregistered: in a forked child the epoll set itself is shared with the parent.
-        self.epoll.close()
+        if hasattr(self, "epoll"):
+            self.epoll.close()
         _shm.close_all(self._wake)
 
 
@@ -114,9 +122,9 @@ class ThreadWatcher:
         life = self._life
         if life is None:
             life = _Life(self._run)
-            self._lives.add(life)
-            self._life = life
             try:
+                self._lives.add(life)
+                self._life = life
                 life.thread.start()
             except BaseException:
                 self._life = None

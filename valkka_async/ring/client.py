@@ -204,8 +204,10 @@ class Client:
     def __del__(self) -> None:
         subscription = getattr(self, "subscription", None)
         if subscription is not None and subscription.link is not None:
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
-            self.close()
+            try:
+                warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+            finally:  # the warning may be an error
+                self.close()
 
     def __repr__(self) -> str:
         connected = self.subscription.link is not None

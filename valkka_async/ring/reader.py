@@ -368,8 +368,10 @@ class Reader:
 
     def __del__(self) -> None:
         if not self.closed:
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
-            self.close()
+            try:
+                warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+            finally:  # the warning may be an error
+                self.close()
 
     def __repr__(self) -> str:
         state = " [closed]" if self.closed else " [not connected]" if self._connection is None else ""

@@ -75,7 +75,6 @@ def serve(
 class Server:
     """Made by :func:`serve`. A context manager, plain and async; closing is idempotent."""
 
-    _claim: Claim
     _peers: Peers
     _over = True  # nothing is left to close
 
@@ -101,10 +100,13 @@ class Server:
         # Publishing takes no lock. This one orders new rings and connections, which meet when a thread
         # publishes while the loop accepts.
         self._lock = threading.RLock()
+        self._claims: list[Claim] = []  # one, once it is served
+        self._given_back: list[None] = []  # one, once that was closed
         try:
             with fork.steady:
-                self._claim = Claim(self._name, mode=mode, group=gid, backlog=min(max_clients, 128))
                 fork.in_child(self, Server._after_fork)
+                backlog = min(max_clients, 128)
+                _shm.note(self._claims, Claim, self._name, mode=mode, group=gid, backlog=backlog)
             self._peers = Peers(
                 self._name,
                 self._claim.listener,
@@ -121,6 +123,10 @@ class Server:
             self._end()
             raise
         self._over = self._closed = False
+
+    @property
+    def _claim(self) -> Claim:
+        return self._claims[0]
 
     # ------------------------------------------------------------------------------- publishing
 
@@ -384,9 +390,10 @@ class Server:
                 self._writer.close()
             self._room.notify()
             self._peers.close()
-        if hasattr(self, "_claim"):
-            with fork.steady:
-                self._claim.close()
+        with fork.steady:
+            for claim in self._claims:
+                if not self._given_back:
+                    _shm.note(self._given_back, claim.close)
         self._over = True
 
     async def aclose(self) -> None:
@@ -410,9 +417,12 @@ class Server:
         self.close()
 
     def __del__(self) -> None:
-        if not self._over:
+        if self._over:
+            return
+        try:
             if not self._closed:
                 warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+        finally:  # the warning may be an error
             self._closed = True
             self._end()  # the collector may have come in the middle of anything: no waiting for threads here
 
@@ -422,8 +432,8 @@ class Server:
     def _after_fork(self) -> None:
         self._over = self._closed = True
         self._lock = threading.RLock()  # a thread that the child does not have may have held it
-        if hasattr(self, "_claim"):
-            fork.drop(self._claim.after_fork)
+        for claim in self._claims if not self._given_back else ():
+            fork.drop(claim.after_fork)
         if hasattr(self, "_peers"):
             fork.drop(self._peers.after_fork)
         fork.drop(self._writer.close)
