@@ -35,7 +35,18 @@ from numpy cimport (
     npy_intp,
     set_array_base,
 )
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, madvise, mmap, munmap
+from posix.mman cimport (
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_FIXED,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    PROT_READ,
+    PROT_WRITE,
+    madvise,
+    mmap,
+    munmap,
+)
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport _SC_PAGESIZE, close, read, sysconf, write
 
@@ -52,6 +63,7 @@ from valkka_async.errors import (
     ConnectionClosedOK,
     FrameError,
     FrameReleasedError,
+    InheritedError,
     LeaseLimitError,
     ProtocolError,
     RingMemoryError,
@@ -161,11 +173,87 @@ cdef int _lend_buffer(Py_buffer *buffer, int flags, obj, const va_info *info, vo
     return 0
 
 
+# What a forked child must not use: memory that it could write under its parent, and connections. A list and not
+# Python's weak references: it is whole whenever the GIL is free, and so in every fork.
+cdef struct _Inherited:
+    _Inherited *before
+    _Inherited *after
+    void *base           # NULL: no memory
+    uint64_t size
+    int *connection      # NULL: no connection
+
+cdef _Inherited EVERYTHING
+EVERYTHING.before = EVERYTHING.after = &EVERYTHING
+
+# How many forks lie between this process and the one that loaded this module. What was made under another number
+# belongs to the parent, whether or not anybody has said so.
+cdef uint64_t FORKS = 0
+
+
+cdef void _enlist(_Inherited *thing) noexcept:
+    thing.before = EVERYTHING.before
+    thing.after = &EVERYTHING
+    thing.before.after = thing
+    EVERYTHING.before = thing
+
+
+cdef void _delist(_Inherited *thing) noexcept:
+    if thing.after != NULL:
+        thing.before.after = thing.after
+        thing.after.before = thing.before
+        thing.before = thing.after = NULL
+
+
+def after_fork():
+    """In a forked child, before anything else: from here on nothing writes the parent's memory."""
+    global FORKS
+    cdef _Inherited *thing = EVERYTHING.after
+    FORKS += 1
+    while thing != &EVERYTHING:
+        if thing.base != NULL:
+            # Memory of the child's own in its place: arrays that look there go on to do so.
+            mmap(thing.base, thing.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0)
+        if thing.connection != NULL and thing.connection[0] >= 0:
+            close(thing.connection[0])
+            thing.connection[0] = -1
+        thing = thing.after
+
+
+def note(list things not None, function, *args, **options):
+    """Note what a function makes, a thing or a tuple of them, with no signal handler between the two."""
+    result = function(*args, **options)
+    if isinstance(result, tuple):
+        things.extend(result)
+    else:
+        things.append(result)
+
+
+def receive(sock, list fds not None, int nbytes, int ancillary_bytes, int flags):
+    """A message (data, flags) of a socket; the descriptors that came with it are noted in ``fds``."""
+    cdef bytes numbers
+    cdef int i
+    data, others, flags_back, _ = sock.recvmsg(nbytes, ancillary_bytes, flags)
+    for _, _, numbers in others:
+        for i in range(len(numbers) // 4):
+            fds.append((<const int *><const char *>numbers)[i])
+    return data, flags_back
+
+
+def close_all(list fds not None):
+    """Close descriptors, as far as they are open, and forget their numbers."""
+    cdef int fd
+    while fds:
+        fd = fds.pop()
+        if fd >= 0:
+            close(fd)
+
+
 @cython.no_gc
 cdef class _Mapping:
     """A shared mapping; unmapped with the last reference."""
     cdef char *base
     cdef uint64_t size
+    cdef _Inherited inherited
 
     def __cinit__(self, int fd, uint64_t size, bint writable):
         cdef void *p = mmap(NULL, size, PROT_READ | PROT_WRITE if writable else PROT_READ, MAP_SHARED, fd, 0)
@@ -176,8 +264,13 @@ cdef class _Mapping:
             )
         self.base = <char *>p
         self.size = size
+        if writable:
+            self.inherited.base = p
+            self.inherited.size = size
+            _enlist(&self.inherited)
 
     def __dealloc__(self):
+        _delist(&self.inherited)
         if self.base != NULL:
             munmap(self.base, self.size)
 

@@ -45,7 +45,7 @@ cdef class Frame:
             self.page.give_back(self.lease)
 
     cdef int check(self) except -1:
-        if self.gone or (self.page is not None and self.page.inert):
+        if self.gone or (self.page is not None and self.page.inert()):
             raise FrameReleasedError(
                 f"frame {self.seq} of {self.source} was released; use its array before release(), "
                 "or keep a copy()"

@@ -32,13 +32,21 @@ cdef class _LeasePage:
     cdef int signal_fd       # where the server learns that a slot came back; open as long as the connection
     cdef bytes signal
     cdef bint closing
-    cdef bint inert          # in a forked child: the leases are the parent's
+    cdef uint64_t born       # FORKS then
+    cdef _Inherited inherited
 
     def __cinit__(self, int fd):
         self.map = _Mapping(fd, VA_LEASE_PAGE_BYTES, True)
         self.page = <va_lease_page *>self.map.base
         self.connection = -1
         self.signal_fd = -1
+        self.born = FORKS
+        self.inherited.connection = &self.connection
+        _enlist(&self.inherited)
+
+    cdef inline bint inert(self) noexcept:
+        """In a forked child: the leases are the parent's."""
+        return self.born != FORKS
 
     cdef int take(self, uint32_t limit) noexcept:
         cdef uint32_t k
@@ -54,7 +62,7 @@ cdef class _LeasePage:
         self.live -= 1
 
     cdef void give_back(self, int k) noexcept:
-        if not self.inert:
+        if not self.inert():
             va_unpin(self.page, k)
             self.signal_room()
         self.untake(k)
@@ -77,6 +85,7 @@ cdef class _LeasePage:
             self.map = None
 
     def __dealloc__(self):
+        _delist(&self.inherited)
         self.hang_up()
 
 
@@ -127,6 +136,8 @@ cdef class Reader:
         cdef int k, s
         cdef uint64_t seq = 0
         cdef bint moved
+        if self.page.inert():
+            raise _not_ours("the reader of", self.source)
         if self.page.live >= self.max_leases:
             raise LeaseLimitError(
                 f"{self.source}: {self.max_leases} frames are held already; release() them or keep a "
@@ -198,7 +209,7 @@ cdef class Reader:
     cpdef bint arm(self):
         """Announce that the reader is about to sleep. False: there is something to claim already."""
         cdef _Ring ring
-        if self.closed:
+        if self.closed or self.page.inert():
             return True
         if not self.rings:
             return va_arm(&self.cursor, NULL, self.page.page)  # for the first frame of the first ring
@@ -244,14 +255,16 @@ cdef class Reader:
         """Frames held now."""
         return self.page.live
 
-    def close(self, int connection):
-        """Give the connection up: closed at once, or with the last frame that is still held."""
+    def close(self, sock):
+        """Give the connection up, and take the descriptor out of its socket, all at once: closed now, or with the
+        last frame that is still held. It may be called again."""
         if self.closed:
             return
+        cdef int connection = sock.detach()
         self.closed = True
         self.rings = []
         self.look = None
-        if not self.page.inert:
+        if not self.page.inert():
             va_pass(&self.cursor, self.page.page, UINT64_MAX)
             self.page.signal_room()  # what it had still to read is free
         self.page.connection = connection
@@ -260,14 +273,15 @@ cdef class Reader:
             self.page.hang_up()
 
     def after_fork(self):
-        """In a forked child: never touch the parent's leases."""
+        """In a forked child: let the parent's rings go."""
         self.closed = True
         self.rings = []
         self.look = None
-        self.page.inert = True
         self.page.signal_fd = -1
-        if self.page.closing:
-            self.page.hang_up()
+
+
+cdef object _not_ours(str what, str name):
+    return InheritedError(f"{what} {name!r} belongs to the parent process: open one of your own after the fork")
 
 
 def drain(int fd):

@@ -90,11 +90,18 @@ cdef class Kind:
         return True
 
 
+@cython.no_gc
+cdef class _Fresh:
+    """A ring that is ready to be gone on in."""
+    cdef va_view view
+    cdef _Mapping map
+
+
 cdef class Writer:
     """Publishes into the newest ring and rings the readers' doorbells. No other I/O."""
     cdef va_writer *w
     cdef _Mapping map
-    cdef _Mapping previous
+    cdef list previous       # _Mapping, of rings before that are not marked superseded
     cdef list peers          # _Peer, in the order of w.peers
     cdef Kind known          # of the last frame that was published
     cdef Kind newest         # of the last frame for which there was a slot
@@ -103,42 +110,75 @@ cdef class Writer:
     cdef readonly int64_t last_published_ns
     cdef uint64_t expired    # late readers start behind this frame at the earliest
     cdef readonly bint closed
+    cdef readonly bint announced  # have the readers been sent the ring in use?
+    cdef readonly int ring_fd     # of the ring in use; -1: none
+    cdef readonly uint64_t ring_size
+    cdef _Inherited inherited
+    cdef uint64_t born       # FORKS then
 
     def __cinit__(self):
+        self.born = FORKS
+        self.announced = True
+        self.ring_fd = -1
+        self.inherited.connection = &self.ring_fd
+        _enlist(&self.inherited)
         self.w = <va_writer *>PyMem_Calloc(1, sizeof(va_writer))
         if self.w == NULL:
             raise MemoryError
         self.peers = []
+        self.previous = []
 
     def __dealloc__(self):
+        _delist(&self.inherited)
+        self.close_ring()
         if self.w != NULL:
             PyMem_Free(self.w.peers)
             PyMem_Free(self.w)
 
-    def start_ring(self, int fd, uint32_t slots, uint64_t slot_bytes, bytes header, uint32_t header_serial):
-        """Map fresh memory of ring_bytes() and go on there. The ring before it is never written again.
-
-        Raises RingMemoryError, with the old ring still in use.
-        """
+    def map_ring(self, int fd, uint32_t slots, uint64_t slot_bytes, bytes header, uint32_t header_serial):
+        """Map fresh memory of ring_bytes(), for start_ring(). Raises RingMemoryError."""
         cdef va_view view
         cdef _Mapping map
+        cdef _Fresh fresh = _Fresh.__new__(_Fresh)
         va_plan(&view, slots, slot_bytes, len(header), self.w.view.generation + 1, header_serial, self.w.head, PAGE)
         map = _Mapping(fd, view.total_bytes, True)
         view.base = map.base
         _populate(map.base, view.data_offset, MADV_POPULATE_WRITE)
         va_init(&view, <const char *>header)
-        va_next_ring(self.w, &view)
-        self.previous = self.map
-        self.map = map
+        fresh.view = view
+        fresh.map = map
+        return fresh
 
-    def retire_ring(self):
-        """Mark the ring before superseded, now that its readers have been sent the next."""
-        if self.previous is not None:
-            va_supersede(self.previous.base)
-            self.previous = None
+    def start_ring(self, _Fresh fresh not None, list fds not None):
+        """Go on in a ring of map_ring(), and take its descriptor out of ``fds``: all at once. The ring before it
+        is never written again. publish() and loan() raise RingTooSmall until announce().
+        """
+        self.check()
+        self.close_ring()
+        self.ring_fd = fds.pop()
+        self.ring_size = fresh.map.size
+        self.announced = False
+        va_next_ring(self.w, &fresh.view)
+        if self.map is not None:
+            self.previous.append(self.map)
+        self.map = fresh.map
 
-    def add_peer(self, int page_fd, int bell, uint32_t leases, uint32_t policy):
-        """Count a reader in. Returns its peer and the number of the frame behind which it starts."""
+    cdef void close_ring(self) noexcept:
+        if self.ring_fd >= 0:
+            close(self.ring_fd)
+        self.ring_fd = -1
+
+    def announce(self):
+        """The readers have been sent the ring in use: publish there, and mark those before it superseded."""
+        cdef _Mapping old
+        self.announced = True
+        while self.previous:
+            old = self.previous.pop()
+            va_supersede(old.base)
+
+    def add_peer(self, owner, int page_fd, int bell, uint32_t leases, uint32_t policy):
+        """Count a reader in, and note it as ``owner.place``: both at once. Returns the number of the frame behind
+        which it starts."""
         cdef _Peer peer = _Peer.__new__(_Peer)
         cdef uint64_t head = self.w.head
         cdef uint64_t start = head - 1 if head > max(self.w.view.base_seq, self.expired) else head
@@ -156,32 +196,43 @@ cdef class Writer:
         p.policy = policy
         p.bell = bell
         va_pass(&cursor, p.page, start)
+        owner.place = peer
         self.peers.append(peer)
         self.w.npeers += 1
-        return peer, start
+        return start
 
     def expire(self):
         """Late readers are not to get the newest frame any more."""
         self.expired = self.w.head
 
     def remove_peer(self, _Peer peer not None):
-        """Count a reader out; its leases end here."""
-        cdef uint32_t i = self.peers.index(peer)
-        cdef uint32_t last = self.w.npeers - 1
+        """Count a reader out, unless that was done; its leases end here."""
+        cdef uint32_t i, last
+        if peer not in self.peers:
+            return
+        i = self.peers.index(peer)
+        last = self.w.npeers - 1
         self.w.peers[i] = self.w.peers[last]
         self.peers[i] = self.peers[last]
         self.w.npeers = last
         del self.peers[last]
 
-    cdef Slot begin(self, uint64_t nbytes):
-        """A slot with room for nbytes, its pages there; None when none is free (counted)."""
+    cdef int check(self) except -1:
+        if self.born != FORKS:
+            raise InheritedError("the server belongs to the parent process: serve() one of your own after the fork")
+        if self.closed:
+            raise ConnectionClosedOK("the server is closed; serve() again to publish")
+        return 0
+
+    cdef Slot begin(self, uint64_t nbytes, bint moving=False):
+        """A slot with room for nbytes, its pages there; None when none is free (counted). In a ring that was not
+        announced only for a frame that is ``moving`` there: the next one has it announced."""
         cdef Slot slot
         cdef va_note *note
         cdef uint64_t touched
         cdef int s
-        if self.closed:
-            raise ConnectionClosedOK("the server is closed; serve() again to publish")
-        if nbytes > self.w.view.slot_bytes:
+        self.check()
+        if nbytes > self.w.view.slot_bytes or not (self.announced or moving):
             raise RingTooSmall(nbytes)
         s = va_begin(self.w)
         if s < 0:
@@ -298,6 +349,8 @@ cdef class Writer:
         self.w.npeers = 0
         self.peers = []
         self.map = None
+        self.previous = []
+        self.close_ring()
 
     @property
     def published(self):
@@ -372,8 +425,7 @@ cdef class Slot:
         cdef Slot moved
         if not self.open:
             raise FrameReleasedError("this slot was published or discarded already; loan() another")
-        if writer.closed:
-            raise ConnectionClosedOK("the server was closed before the frame was published")
+        writer.check()
         self.open = False
         if self.generation == writer.w.view.generation:
             self.reserved = False
@@ -381,7 +433,7 @@ cdef class Slot:
             # The ring was replaced while this slot was being written, and nothing may be published in
             # a superseded ring: its readers have left it.
             self.reserved = False
-            moved = writer.begin(self.info.nbytes)
+            moved = writer.begin(self.info.nbytes, True)
             if moved is None:
                 return False
             memcpy(moved.data_ptr, self.data_ptr, self.info.nbytes)

@@ -14,6 +14,7 @@
      +-- FrameError (ValueError)            not a frame that can be published
      +-- FrameReleasedError                 the frame or slot was given back already
      +-- NotOpenError (RuntimeError)        the client was never opened
+     +-- InheritedError (RuntimeError)      it belongs to the parent process
      +-- NoFreeSlotError                    every slot is in use
      +-- LeaseLimitError                    the reader holds as many frames as it may
      +-- ConcurrencyError                   two waits at once where one is allowed
@@ -84,6 +85,10 @@ class FrameReleasedError(ValkkaError):
 
 class NotOpenError(ValkkaError, RuntimeError):
     """The client was never opened: ``async with`` or ``await`` it before it is read."""
+
+
+class InheritedError(ValkkaError, RuntimeError):
+    """A server, reader, client or merge belongs to the process that this one was forked from."""
 
 
 class NoFreeSlotError(ValkkaError):

@@ -341,8 +341,8 @@ def real_ring(seals: int) -> Script:
     """Nothing is wrong with it but its seals."""
     with va.serve("real", slots=3) as server:
         server.publish(b"x")
-        size = server._peers._ring_size
-        data = os.pread(server._peers._ring_fd, size, 0)
+        size = server._writer.ring_size
+        data = os.pread(server._writer.ring_fd, size, 0)
     return [welcome(memory(PAGE, SHRINK)), ring(size, memory(size, seals, data))]
 
 
@@ -388,7 +388,7 @@ def test_a_ring_with_random_bytes_in_it_is_refused_or_survived(runtime_dir: Path
     with va.serve("real", slots=3) as server:
         for n in range(3):
             server.publish(b"%d" % n, meta={"n": n})
-        size, source = server._peers._ring_size, server._peers._ring_fd
+        size, source = server._writer.ring_size, server._writer.ring_fd
         good = os.pread(source, size, 0)
     outcomes = set()
     for _ in range(50):

@@ -12,6 +12,7 @@ import fcntl
 import os
 
 from valkka_async.errors import RingMemoryError
+from valkka_async.ring import _shm
 
 # linux/fcntl.h; Python 3.11 does not name the last
 _FIXED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -27,15 +28,14 @@ _HINTS = {
 }
 
 
-def make(name: str, size: int) -> int:
-    """A memfd of this size, not yet sealed. Raises RingMemoryError."""
-    fd = -1
+def make(name: str, size: int, fds: list[int]) -> int:
+    """A memfd of this size, not yet sealed. It is noted in ``fds``, which the caller closes, also when this
+    raises RingMemoryError."""
     try:
-        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        _shm.note(fds, os.memfd_create, name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = fds[-1]
         os.ftruncate(fd, size)
     except OSError as e:
-        if fd >= 0:
-            os.close(fd)
         hint = _HINTS.get(
             e.errno or 0, "use fewer slots or smaller frames, or raise the limit (ulimit -f -v)"
         )

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from valkka_async.ring import fork
+from valkka_async.ring import _shm, fork
 
 log = logging.getLogger("valkka_async")
 
@@ -67,87 +67,124 @@ class LoopWatcher:
         self._loop.call_later(seconds, callback)
 
 
+class _Life:
+    """One life of the thread: from the first descriptor to the last."""
+
+    def __init__(self, run: Callable[[_Life], None]) -> None:
+        self._wake: list[int] = []
+        try:
+            self.epoll = select.epoll()
+            _shm.note(self._wake, os.eventfd, 0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self.bell = self._wake[0]
+            self.epoll.register(self.bell, select.EPOLLIN)
+            self.thread = threading.Thread(target=run, args=(self,), name="valkka-async", daemon=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def __del__(self) -> None:
+        self.close()  # one that nobody came to have
+
+    def wake(self) -> None:
+        os.eventfd_write(self.bell, 1)
+
+    def close(self) -> None:
+        # Closed, not unregistered: in a forked child the epoll set itself is shared with the parent.
+        if hasattr(self, "epoll"):
+            self.epoll.close()
+        _shm.close_all(self._wake)
+
+
 class ThreadWatcher:
+    """May be called again in the middle of any of its methods: by a signal's handler, or by the collector,
+    which runs the ``__del__`` of servers anywhere. Each step under the lock leaves a consistent state."""
+
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._callbacks: dict[int, Callback] = {}
         self._timers: list[tuple[float, int, Callback]] = []
         self._tie = itertools.count()
-        self._epoll: select.epoll | None = None
-        self._wake = -1
-        self._thread: threading.Thread | None = None
+        self._life: _Life | None = None
+        self._lives: set[_Life] = set()  # whose descriptors are open
+        self._last: threading.Thread | None = None  # that was told to end
         fork.in_child(self, ThreadWatcher._after_fork)
 
     def add(self, fd: int, callback: Callback) -> None:
-        with self._lock:
-            if self._epoll is not None:
-                self._epoll.register(fd, select.EPOLLIN)
-                self._callbacks[fd] = callback
-            else:
-                self._start(fd, callback)
-
-    def _start(self, fd: int, callback: Callback) -> None:
-        """The thread, with its first descriptor; all or nothing, as there may be none left of either."""
-        epoll = select.epoll()
-        wake, thread = -1, None
-        try:
-            wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            epoll.register(wake, select.EPOLLIN)
-            epoll.register(fd, select.EPOLLIN)
-            thread = threading.Thread(target=self._run, args=(epoll, wake), name="valkka-async", daemon=True)
-            self._callbacks[fd] = callback
-            self._epoll, self._wake, self._thread = epoll, wake, thread
-            thread.start()  # which waits for the lock
-        except BaseException:
-            self._callbacks.clear()
-            self._epoll, self._wake, self._thread = None, -1, None
-            if thread is not None and thread.ident is not None:  # it runs, and closes them as it ends
-                os.eventfd_write(wake, 1)
+        with fork.steady, self._lock:
+            try:
+                self._callbacks[fd] = callback  # from here on nobody ends the thread
+                self._begin().epoll.register(fd, select.EPOLLIN)
+            except BaseException:
+                self.remove(fd)
                 raise
-            epoll.close()
-            if wake >= 0:
-                os.close(wake)
-            raise
+
+    def _begin(self) -> _Life:
+        life = self._life
+        if life is None:
+            life = _Life(self._run)
+            try:
+                self._lives.add(life)
+                self._life = life
+                life.thread.start()
+            except BaseException:
+                self._life = None
+                life.wake()
+                if life.thread.ident is None:  # else it closes them
+                    life.close()
+                    self._lives.discard(life)
+                raise
+        return life
 
     def remove(self, fd: int) -> None:
-        last = None
         with self._lock:
-            if self._callbacks.pop(fd, None) is None or self._epoll is None:
-                return
-            self._epoll.unregister(fd)
-            if not self._callbacks:
-                # The thread owns these two now, and ends; the next add() starts another.
-                os.eventfd_write(self._wake, 1)
-                last, self._thread, self._epoll, self._wake = self._thread, None, None, -1
+            life = self._life
+            if life is not None and fd in self._callbacks:
+                try:
+                    life.epoll.unregister(fd)
+                except OSError:
+                    pass  # it had left, or never came there
+            self._callbacks.pop(fd, None)
+            if life is not None and life is self._life and not self._callbacks:
+                # The thread owns its descriptors now, and ends; the next add() starts another.
+                self._last = life.thread
+                life.wake()
                 self._timers.clear()
+                self._life = None
+
+    def join(self) -> None:
+        """Wait for the thread to end, if it was told to. Neither in it nor under a lock that it may want."""
+        last = self._last
         # At the interpreter's end a daemon thread never runs again, so there is no waiting for it.
         if last is not None and last is not threading.current_thread() and not sys.is_finalizing():
             last.join()
+            if self._last is last:
+                self._last = None
 
     def pause(self, fd: int, seconds: float) -> None:
         with self._lock:
-            if self._epoll is not None:
-                self._epoll.modify(fd, 0)
+            if self._life is not None and fd in self._callbacks:
+                self._life.epoll.modify(fd, 0)
         self.later(seconds, lambda: self._resume(fd))
 
     def _resume(self, fd: int) -> None:
         with self._lock:
-            if self._epoll is not None and fd in self._callbacks:
-                self._epoll.modify(fd, select.EPOLLIN)
+            if self._life is not None and fd in self._callbacks:
+                self._life.epoll.modify(fd, select.EPOLLIN)
 
     def later(self, seconds: float, callback: Callback) -> None:
         with self._lock:
-            if self._epoll is None:
+            life = self._life
+            if life is None:
                 return  # nothing is watched, so the timer has no owner
             heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._tie), callback))
-            os.eventfd_write(self._wake, 1)
+            life.wake()
 
-    def _run(self, epoll: select.epoll, wake: int) -> None:
-        with epoll:
+    def _run(self, life: _Life) -> None:
+        try:
             while True:
                 due: list[Callback] = []
                 with self._lock:
-                    if self._epoll is not epoll:
+                    if self._life is not life:
                         break
                     now = time.monotonic()
                     while self._timers and self._timers[0][0] <= now:
@@ -157,15 +194,18 @@ class ThreadWatcher:
                     self._call(callback)
                 if due:
                     continue
-                for fd, _ in epoll.poll(timeout):
-                    if fd == wake:
-                        os.eventfd_read(wake)
+                for fd, _ in life.epoll.poll(timeout):
+                    if fd == life.bell:
+                        os.eventfd_read(fd)
                         continue
                     with self._lock:
-                        ready = self._callbacks.get(fd) if self._epoll is epoll else None
+                        ready = self._callbacks.get(fd) if self._life is life else None
                     if ready is not None:
                         self._call(ready)
-        os.close(wake)
+        finally:
+            with fork.steady:
+                life.close()
+                self._lives.discard(life)
 
     @staticmethod
     def _call(callback: Callback) -> None:
@@ -175,10 +215,8 @@ class ThreadWatcher:
             log.exception("a server's connection handler failed")
 
     def _after_fork(self) -> None:
-        # Closed, not unregistered: the epoll set itself is shared with the parent.
-        if self._epoll is not None:
-            self._epoll.close()
-            os.close(self._wake)
+        for life in self._lives:
+            fork.drop(life.close)
         self.__init__()  # type: ignore[misc]
 
 
@@ -191,3 +229,8 @@ def watcher() -> Watcher:
         return LoopWatcher(asyncio.get_running_loop())
     except RuntimeError:
         return _thread_watcher
+
+
+def watcher_thread_ends() -> None:
+    """Wait for the thread, if it was told to end. No lock may be held that a server's callbacks take."""
+    _thread_watcher.join()

@@ -87,6 +87,8 @@ class Client:
                 link = self.subscription.link
                 if link is None:
                     link = await self._relink()
+                elif asyncio.get_running_loop() is not link.loop:
+                    self.subscription.check()
                 if time.monotonic() - self._turn > TURN_SECONDS:
                     await asyncio.sleep(0)
                     self._turn = time.monotonic()
@@ -116,6 +118,7 @@ class Client:
         return await self.subscription.connect(None, patient=True)
 
     def _check_open(self) -> None:
+        self.subscription.check()
         if self.subscription.closed:
             raise ConnectionClosedOK(f"this client of {self.name!r} was closed")
         if not self.subscription.opened:
@@ -136,6 +139,7 @@ class Client:
         """
         if self._receiving:
             raise ConcurrencyError(f"another task receives from {self.name!r}: give each its own client")
+        self.subscription.check()
         link = self.subscription.link
         if link is None:
             self._check_open()
@@ -201,8 +205,10 @@ class Client:
     def __del__(self) -> None:
         subscription = getattr(self, "subscription", None)
         if subscription is not None and subscription.link is not None:
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
-            self.close()
+            try:
+                warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+            finally:  # the warning may be an error
+                self.close()
 
     def __repr__(self) -> str:
         connected = self.subscription.link is not None

@@ -19,6 +19,7 @@ from valkka_async.errors import (
     ConnectionClosed,
     ConnectionClosedError,
     ConnectionClosedOK,
+    InheritedError,
     ProtocolError,
 )
 from valkka_async.ring import _memory, _shm, fork, patched
@@ -57,7 +58,7 @@ REFUSED_SECONDS = 1.0  # until a server that refused us is asked again
 
 _LONGEST_TIMEOUT_SECONDS = 2e6  # of a socket: milliseconds in an int
 _CRASHED = "crashed"
-_MAX_FDS = 4
+_FDS_BYTES = socket.CMSG_SPACE(4 * 4)  # room for four descriptors that come with a message
 # Rings that a slow reader may have mapped and not read. With more it does not acknowledge, and the server
 # sends it no other until it has caught up.
 _MAX_RINGS = 4
@@ -101,28 +102,32 @@ class Connection:
         self._generation = 0  # of the newest ring when we were welcomed
         self._unacknowledged = 0  # generation of a ring that we have
         self._reader: _shm.Reader | None = None
+        self._inherited = False
         fork.in_child(self, Connection._after_fork)
 
     @classmethod
     def dial(cls, name: str, policy: int, max_leases: int) -> Connection | None:
         """Connect and say hello. None: no server listens there yet. Raises ConnectError."""
-        sock = dial(name)
-        if sock is None:
-            return None
-        try:
-            sock.send(encode(Hello(policy, max_leases)), socket.MSG_NOSIGNAL)
-        except OSError:
-            sock.close()
-            return None
-        return cls(name, sock, policy, max_leases)
+        with fork.steady:
+            sock = dial(name)
+            if sock is None:
+                return None
+            try:
+                sock.send(encode(Hello(policy, max_leases)), socket.MSG_NOSIGNAL)
+            except OSError:
+                sock.close()
+                return None
+            return cls(name, sock, policy, max_leases)
 
     @property
     def ready(self) -> bool:
         """Welcomed, and in possession of the ring, if there is one."""
         return self._reader is not None and (not self._generation or self._reader.generation > 0)
 
-    def error(self) -> ConnectionClosed | ConnectError:
+    def error(self) -> ConnectionClosed | ConnectError | InheritedError:
         """The exception that says how it ended."""
+        if self._inherited:
+            return inherited(f"the reader of {self.name!r}")
         if self.failure is not None:
             return self.failure
         if self._end != _CRASHED:
@@ -138,8 +143,9 @@ class Connection:
     def pump(self) -> None:
         """Read the messages that have arrived. ``ended`` and ``error`` say what went wrong."""
         try:
-            while not self.ended and self.sock.fileno() >= 0 and self._receive():
-                pass
+            with fork.steady:
+                while not self.ended and self.sock.fileno() >= 0 and self._receive():
+                    pass
             if self._unacknowledged and self._reader is not None:
                 self._acknowledge(self._reader)
         except ConnectError as e:
@@ -159,16 +165,17 @@ class Connection:
 
     def _receive(self) -> bool:
         """Read one message. False: there is none now."""
+        fds: list[int] = []
         try:
-            data, fds, flags, _ = socket.recv_fds(
-                self.sock, MAX_BYTES, _MAX_FDS, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-            )
-        except BlockingIOError:
-            return False
-        except ConnectionResetError:
-            # The server closed before it read our last ACK. Reported once; what it sent before follows.
-            return True
-        try:
+            try:
+                data, flags = _shm.receive(
+                    self.sock, fds, MAX_BYTES, _FDS_BYTES, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                return False
+            except ConnectionResetError:
+                # The server closed before it read our last ACK. Reported once; what it sent before follows.
+                return True
             if not data:
                 self._over(_CRASHED)
                 return False
@@ -180,9 +187,13 @@ class Connection:
                 )
             self._take(message, fds)
             return True
+        except (ConnectError, OSError):
+            raise
+        except BaseException:  # by a signal's handler; the message is lost, and with it all that follows
+            self._fail(ConnectError(errno.EINTR, f"server {self.name!r}: interrupted while it was read"))
+            raise
         finally:
-            for fd in fds:
-                os.close(fd)
+            _shm.close_all(fds)
 
     def _decode(self, data: bytes) -> Message:
         try:
@@ -200,10 +211,12 @@ class Connection:
                 self._reader.connect(self.sock.fileno(), encode(Room()), weakly(self.pump))
                 self.pid, self._generation = pid, generation
                 os.set_blocking(fds[1], False)
-                self.bell = fds.pop(1)
+                self.bell = fds[1]
+                del fds[1]
             case Ring(generation, size) if self._reader is not None and len(fds) == 1:
                 self._check_memory(fds[0], size, writable=False)
-                self._reader.add_ring(fds[0], size)
+                if generation != self._reader.generation:  # else a server that was interrupted sent it again
+                    self._reader.add_ring(fds[0], size)
                 self._unacknowledged = generation
             case Bye():
                 self._over(f"the server {self.name!r} was closed")
@@ -260,26 +273,29 @@ class Connection:
     def close(self) -> None:
         """Leave. Frames that are still held stay valid: the server sees the connection end, and takes the
         slots back, when the last of them is released."""
-        if self.sock.fileno() < 0:
-            return
-        if not self.ended:
-            self._over(f"this reader of {self.name!r} was closed")
-        if self._reader is not None:
-            self._reader.close(self.sock.detach())
-        else:
+        with fork.steady:
+            if not self.ended:
+                self._over(f"this reader of {self.name!r} was closed")
+            if self._reader is not None:
+                self._reader.close(self.sock)
             self.sock.close()
-        if self.bell >= 0:
-            os.close(self.bell)
-            self.bell = -1
+            self._close_bell()
+
+    def _close_bell(self) -> None:
+        bell, self.bell = [self.bell], -1
+        _shm.close_all(bell)
 
     def _after_fork(self) -> None:
+        self._inherited = self.ended = True
         if self._reader is not None:
-            self._reader.after_fork()
-        self.sock.close()
-        if self.bell >= 0:
-            os.close(self.bell)
-            self.bell = -1
-        self._over(f"the reader of {self.name!r} belongs to the parent process")
+            fork.drop(self._reader.after_fork)
+        fork.drop(self.sock.close)
+        fork.drop(self._close_bell)
+
+
+def inherited(what: str) -> InheritedError:
+    """The error of a child that uses something of its parent's."""
+    return InheritedError(f"{what} belongs to the parent process: open one of your own after the fork")
 
 
 def new_pauses(longest: float = _LAST_RETRY_SECONDS) -> Backoff:

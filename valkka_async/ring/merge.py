@@ -171,8 +171,10 @@ class Merge:
     def __del__(self) -> None:
         sources = getattr(self, "_sources", None)
         if sources is not None and sources.running and not sources.closed:
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
-            sources.close()
+            try:
+                warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+            finally:  # the warning may be an error
+                sources.close()
 
     def __repr__(self) -> str:
         names = ", ".join([*self._sources.members, *sorted(self._sources.patterns)])

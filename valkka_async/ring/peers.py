@@ -14,7 +14,7 @@ from threading import RLock
 from typing import Any
 
 from valkka_async.errors import ProtocolError
-from valkka_async.ring import _memory, _shm
+from valkka_async.ring import _memory, _shm, fork
 from valkka_async.ring._room import RoomWaiters
 from valkka_async.ring._watch import Watcher
 from valkka_async.ring._weak import weakly
@@ -63,14 +63,13 @@ class PeerStats:
 class _Peer:
     """A connection, from accept to its end."""
 
-    def __init__(self, sock: socket.socket, id: int, pid: int, uid: int) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.id = id
-        self.pid = pid
-        self.uid = uid
+        self.id = self.pid = self.uid = 0
         self.policy: Policy = "latest"
-        self.bell = -1  # we write here
-        self.bell_out = -1  # the reader reads there; ours stays open, so that a dead reader raises no SIGPIPE
+        # We write to the second, and the reader reads from the first; ours stays open, so that a dead reader
+        # raises no SIGPIPE.
+        self.bells: list[int] = []
         self.place: object | None = None  # the writer's; None: has not said hello yet
         self.sent = 0  # generation of the last RING sent
         self.acked = 0
@@ -81,11 +80,9 @@ class _Peer:
         return self.place is not None and self.policy == "lossless"
 
     def close(self) -> None:
-        self.sock.close()
-        for fd in (self.bell, self.bell_out):
-            if fd >= 0:
-                os.close(fd)
-        self.bell = self.bell_out = -1
+        with fork.steady:
+            self.sock.close()
+            _shm.close_all(self.bells)
 
 
 class Peers:
@@ -113,9 +110,8 @@ class Peers:
         self._max_readers = max_readers
         self._private = private  # for the server's own user alone
         self._peers: dict[int, _Peer] = {}  # by the socket's descriptor
+        self._arrived: set[_Peer] = set()  # accepted, and on their way there
         self._ids = itertools.count(1)
-        self._ring_fd = -1  # the newest ring, for readers to come
-        self._ring_size = 0
         self._closed = False
 
     def listen(self, watcher: Watcher) -> None:
@@ -154,11 +150,8 @@ class Peers:
 
     # ------------------------------------------------------------------------------------ rings
 
-    def offer(self, fd: int, size: int) -> None:
-        """Send a ring to all readers, and to those that come until the next offer(). Owns the descriptor."""
-        if self._ring_fd >= 0:
-            os.close(self._ring_fd)
-        self._ring_fd, self._ring_size = fd, size
+    def offer(self) -> None:
+        """Send the writer's ring to all readers that lack it. Those that come later get it as they come."""
         for peer in list(self._peers.values()):
             self._offer(peer)
 
@@ -174,9 +167,10 @@ class Peers:
         """Send the newest ring to a reader that lacks it, unless too many are on their way to it."""
         newest = self._writer.generation
         if peer.place is not None and peer.sent < newest and len(peer.on_their_way) < _RINGS_ON_THEIR_WAY:
-            if self._send(peer, Ring(newest, self._ring_size), self._ring_fd):
-                peer.sent = newest
+            if self._send(peer, Ring(newest, self._writer.ring_size), self._writer.ring_fd):
+                # Interrupted here, it is sent once more, and the reader takes it once.
                 peer.on_their_way.append(newest)
+                peer.sent = newest
 
     # ------------------------------------------------------------------------------ connections
 
@@ -185,7 +179,10 @@ class Peers:
             if self._closed:
                 return
             try:
-                sock, _ = self._listener.accept()
+                with fork.steady:
+                    sock, _ = self._listener.accept()
+                    peer = _Peer(sock)
+                    self._arrived.add(peer)
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as e:
@@ -194,20 +191,35 @@ class Peers:
                 log.warning("%s: cannot accept a reader: %s", self._name, e.strerror)
                 self._watcher.pause(self._listener.fileno(), _NO_DESCRIPTORS_SECONDS)
                 return
-            sock.setblocking(False)
-            pid, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            peer = _Peer(sock, next(self._ids), pid, uid)
-            if self._private and uid not in (0, os.geteuid()):
-                self._send(peer, Refused(f"{self._name} serves its own user alone; see mode and group"))
-                sock.close()
-            elif len(self._peers) >= self._max_readers + _STRANGERS:
-                self._send(peer, Refused(f"{self._name} has too many connections"))
-                sock.close()
-            else:
-                fd = sock.fileno()
-                self._peers[fd] = peer
-                self._watcher.add(fd, weakly(self._receive, peer))
-                self._watcher.later(HELLO_SECONDS, weakly(self._hello_is_late, peer))
+            try:
+                taken = self._take(peer)
+            except BaseException:
+                self._drop(peer)
+                raise
+            finally:
+                self._arrived.discard(peer)
+            if not taken:
+                peer.close()
+
+    def _take(self, peer: _Peer) -> bool:
+        """Look after a connection; False if it was refused."""
+        sock = peer.sock
+        sock.setblocking(False)
+        peer.pid, peer.uid, _ = struct.unpack(
+            "iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        )
+        peer.id = next(self._ids)
+        if self._private and peer.uid not in (0, os.geteuid()):
+            self._send(peer, Refused(f"{self._name} serves its own user alone; see mode and group"))
+            return False
+        if len(self._peers) >= self._max_readers + _STRANGERS:
+            self._send(peer, Refused(f"{self._name} has too many connections"))
+            return False
+        fd = sock.fileno()
+        self._peers[fd] = peer
+        self._watcher.add(fd, weakly(self._receive, peer))
+        self._watcher.later(HELLO_SECONDS, weakly(self._hello_is_late, peer))
+        return True
 
     def _hello_is_late(self, peer: _Peer) -> None:
         with self._lock:
@@ -239,6 +251,9 @@ class Peers:
                 why = e.strerror if isinstance(e, OSError) else str(e)
                 self._send(peer, Refused(f"{self._name} cannot take another reader: {why or e}"))
                 self._drop(peer)
+            except BaseException:
+                self._drop(peer)  # interrupted; it comes again, and does not wait for what was lost
+                raise
 
     def _answer(self, peer: _Peer, message: Message) -> None:
         match message:
@@ -264,19 +279,22 @@ class Peers:
             self._drop(peer)
             return
         leases = max(1, min(hello.max_leases, _shm.MAX_LEASES))
-        page = _memory.make("valkka:leases", _shm.LEASE_PAGE_BYTES)
-        try:
-            _memory.seal(page, writable=True)
-            # A pipe and not an eventfd: the ends are files of their own, so whatever the reader does to
-            # its end (an eventfd it could make blocking, and fill), writing to ours never blocks.
-            peer.bell_out, peer.bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            peer.policy = NAMES[hello.policy]
-            peer.place, start = self._writer.add_peer(page, peer.bell, leases, hello.policy)
-            welcome = Welcome(os.getpid(), start, self._writer.generation)
-            if self._send(peer, welcome, page, peer.bell_out):
-                self._offer(peer)
-        finally:
-            os.close(page)
+        fds: list[int] = []
+        with fork.steady:
+            try:
+                page = _memory.make("valkka:leases", _shm.LEASE_PAGE_BYTES, fds)
+                _memory.seal(page, writable=True)
+                # A pipe and not an eventfd: the ends are files of their own, so whatever the reader does to
+                # its end (an eventfd it could make blocking, and fill), writing to ours never blocks.
+                _shm.note(peer.bells, os.pipe2, os.O_NONBLOCK | os.O_CLOEXEC)
+                bell_out, bell = peer.bells
+                peer.policy = NAMES[hello.policy]
+                start = self._writer.add_peer(peer, page, bell, leases, hello.policy)
+                welcome = Welcome(os.getpid(), start, self._writer.generation)
+                if self._send(peer, welcome, page, bell_out):
+                    self._offer(peer)
+            finally:
+                _shm.close_all(fds)
 
     def _report(self) -> Report:
         """What the server says of itself, and as many of its readers as fit, those that drop most first."""
@@ -297,17 +315,21 @@ class Peers:
 
     def _drop(self, peer: _Peer) -> None:
         """Forget a connection; its leases end here."""
-        if self._peers.pop(peer.sock.fileno(), None) is None:
-            return
         if peer.place is not None:
             self._writer.remove_peer(peer.place)
+            peer.place = None
             self._room.notify()
         self._hang_up(peer)
 
     def _hang_up(self, peer: _Peer) -> None:
-        self._watcher.remove(peer.sock.fileno())
+        """Each step may be done twice; the entry goes last."""
+        fd = peer.sock.fileno()
+        if fd >= 0 and self._peers.get(fd) is peer:
+            self._watcher.remove(fd)
         peer.close()
         peer.place = None  # unmaps the lease page, whatever still refers to the peer
+        for fd in [fd for fd, other in list(self._peers.items()) if other is peer]:
+            del self._peers[fd]
 
     # -------------------------------------------------------------------------------------- end
 
@@ -316,26 +338,22 @@ class Peers:
         self._closed = True
 
     def close(self) -> None:
-        """Say goodbye to all; they may finish reading the ring. The lock must not be held: the watcher may
-        wait for its thread to end, and the thread for the lock."""
-        for peer in list(self._peers.values()):
-            self._send(peer, Bye())
-            self._hang_up(peer)
-        self._peers.clear()
-        self._watcher.remove(self._listener.fileno())
-        if self._ring_fd >= 0:
-            os.close(self._ring_fd)
-            self._ring_fd = -1
+        """Say goodbye to all; they may finish reading the ring. It may be called again."""
+        with self._lock:
+            for peer in list(self._peers.values()):
+                if peer.sock.fileno() >= 0:
+                    self._send(peer, Bye())
+                self._hang_up(peer)
+            if hasattr(self, "_watcher") and self._listener.fileno() >= 0:
+                self._watcher.remove(self._listener.fileno())
 
     def after_fork(self) -> None:
         """In a forked child: close the descriptors without a word."""
         self._closed = True
-        for peer in self._peers.values():
-            peer.close()
+        self._lock = RLock()  # a thread that the child does not have may have held it
+        for peer in [*self._peers.values(), *self._arrived]:
+            fork.drop(peer.close)
         self._peers.clear()
-        if self._ring_fd >= 0:
-            os.close(self._ring_fd)
-            self._ring_fd = -1
 
 
 def fits(values: dict[str, Any]) -> bool:

@@ -14,13 +14,14 @@ from dataclasses import replace
 from types import TracebackType
 
 from valkka_async.errors import ConnectError, ConnectionClosedOK, ProtocolError
-from valkka_async.ring import _kernel, fork, patched
+from valkka_async.ring import _kernel, _shm, fork, patched
 from valkka_async.ring._shm import Frame, drain
 from valkka_async.ring.connection import (
     REFUSED_SECONDS,
     WELCOME_SECONDS,
     Connection,
     ReaderStats,
+    inherited,
     new_pauses,
     waited_too_long,
 )
@@ -82,6 +83,7 @@ class Reader:
     _connection: Connection | None = None  # None: the server is away
     _dialled: Connection | None = None  # has not been welcomed yet
     _selected = False  # fileno() was called
+    _inherited = False  # open in the parent process, of which this one is a fork
     _nudge = -1  # makes it readable until the first recv_nowait() that returns None
     _timer = -1  # makes it readable when it is time to dial
 
@@ -101,13 +103,16 @@ class Reader:
         self._said = ""
         patched.refuse()
         try:
-            self._epoll = select.epoll()
-        except OSError as e:
-            raise ConnectError(e.errno, f"no descriptor for a reader of {name!r}: {e.strerror}") from None
-        fork.in_child(self, Reader._after_fork)
-        start = time.monotonic()
-        deadline = None if open_timeout is None else start + open_timeout
-        try:
+            with fork.steady:
+                try:
+                    self._epoll = select.epoll()
+                except OSError as e:
+                    raise ConnectError(
+                        e.errno, f"no descriptor for a reader of {name!r}: {e.strerror}"
+                    ) from None
+                fork.in_child(self, Reader._after_fork)
+            start = time.monotonic()
+            deadline = None if open_timeout is None else start + open_timeout
             while not self._step():
                 if open_timeout == 0 and self._was_there:
                     open_timeout = ANSWER_SECONDS
@@ -182,11 +187,13 @@ class Reader:
         self._epoll.register(fd, select.EPOLLIN)
 
     def _hang_up(self, connection: Connection) -> None:
-        # Out of the set first: frames that are held keep the socket open.
-        if self._epoll is not None and connection.sock.fileno() >= 0:
-            self._epoll.unregister(connection.sock.fileno())
-            if connection is self._connection:
-                self._epoll.unregister(connection.bell)
+        # Out of the set first: frames that are held keep the socket open. Each step may be done twice.
+        for fd in (connection.sock.fileno(), connection.bell):
+            if self._epoll is not None and fd >= 0:
+                try:
+                    self._epoll.unregister(fd)
+                except FileNotFoundError:
+                    pass  # an interrupt came before it got there, or after it had left
         connection.close()
 
     def _lost(self, connection: Connection) -> None:
@@ -231,8 +238,9 @@ class Reader:
 
     def _select(self) -> None:
         if self._reconnect and self._timer < 0:
-            self._timer = _kernel.timer()
-            self._watch(self._timer)
+            with fork.steady:
+                self._timer = _kernel.timer()
+                self._watch(self._timer)
             self._pause(max(0.0, self._due - time.monotonic()))
         if self._connection is None or not self._connection.arm():
             self._make_nudge()
@@ -241,13 +249,21 @@ class Reader:
     def _make_nudge(self) -> None:
         """Be readable although no doorbell has rung."""
         if self._nudge < 0:
-            self._nudge = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._watch(self._nudge)
+            with fork.steady:
+                fds: list[int] = []
+                try:
+                    _shm.note(fds, os.eventfd, 1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                    self._watch(fds[0])
+                    self._nudge = fds[0]
+                    del fds[0]
+                finally:
+                    _shm.close_all(fds)
 
     def _close_nudge(self) -> None:
         if self._nudge >= 0:
-            os.close(self._nudge)
-            self._nudge = -1
+            with fork.steady:
+                fd, self._nudge = [self._nudge], -1
+                _shm.close_all(fd)
 
     def recv_nowait(self) -> Frame | None:
         """The next frame, or None if there is none now (or, with ``reconnect``, no server).
@@ -336,6 +352,8 @@ class Reader:
     def _open(self) -> select.epoll:
         if self._epoll is not None:
             return self._epoll
+        if self._inherited:
+            raise inherited(f"the reader of {self._name!r}")
         if self._connection is not None:
             raise self._connection.error()
         raise ConnectionClosedOK(f"this reader of {self._name!r} was closed")
@@ -344,20 +362,21 @@ class Reader:
         """Leave. Idempotent. Frames that are still held stay valid until they are released."""
         if self._epoll is None:
             return
-        for connection in (self._dialled, self._connection):
-            if connection is not None:
-                self._hang_up(connection)
-        self._close_descriptors()
+        with fork.steady:
+            for connection in (self._dialled, self._connection):
+                if connection is not None:
+                    self._hang_up(connection)
+            self._close_descriptors()
 
     def _close_descriptors(self) -> None:
-        # Closed, not unregistered: in a forked child the set itself is shared with the parent.
+        # Closed, not unregistered: in a forked child the set itself is shared with the parent. The set comes
+        # last: without it, this reader counts as closed.
+        self._close_nudge()
+        timer, self._timer = [self._timer], -1
+        _shm.close_all(timer)
         if self._epoll is not None:
             self._epoll.close()
             self._epoll = None
-        self._close_nudge()
-        if self._timer >= 0:
-            os.close(self._timer)
-            self._timer = -1
 
     def __enter__(self) -> Reader:
         return self
@@ -369,12 +388,15 @@ class Reader:
 
     def __del__(self) -> None:
         if not self.closed:
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
-            self.close()
+            try:
+                warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+            finally:  # the warning may be an error
+                self.close()
 
     def __repr__(self) -> str:
         state = " [closed]" if self.closed else " [not connected]" if self._connection is None else ""
         return f"<Reader of {self._name}{state}>"
 
     def _after_fork(self) -> None:
+        self._inherited = self._epoll is not None
         self._close_descriptors()

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from valkka_async.errors import ConnectError, ConnectionClosedOK, NoFreeSlotError
+from valkka_async.errors import ConnectError, ConnectionClosedOK, NoFreeSlotError, ValkkaError
 from valkka_async.ring import _memory, _shm, fork
 from valkka_async.ring._room import RoomWaiters
 from valkka_async.ring._shm import MAX_SLOTS, Kind, RingTooSmall, Slot
-from valkka_async.ring._watch import watcher
+from valkka_async.ring._watch import watcher, watcher_thread_ends
 from valkka_async.ring._weak import weakly
 from valkka_async.ring.formats import FrameFormat, as_frame, as_meta, as_time_base, dtype_of, kind_of
 from valkka_async.ring.peers import Peers, PeerStats, fits
@@ -79,6 +79,9 @@ def serve(
 class Server:
     """Made by :func:`serve`. A context manager, plain and async; closing is idempotent."""
 
+    _peers: Peers
+    _over = True  # nothing is left to close
+
     def __init__(
         self, name: str, *, slots: int, max_clients: int, mode: int, group: str | int | None
     ) -> None:
@@ -102,32 +105,41 @@ class Server:
         # Publishing takes no lock. This one orders new rings and connections, which meet when a thread
         # publishes while the loop accepts.
         self._lock = threading.RLock()
-        self._claim = Claim(self._name, mode=mode, group=gid, backlog=min(max_clients, 128))
-        self._peers = Peers(
-            self._name,
-            self._claim.listener,
-            self._writer,
-            self._lock,
-            self._room,
-            weakly(self._values),
-            max_readers=max_clients,
-            private=not mode & 0o077,
-        )
+        self._claims: list[Claim] = []  # one, once it is served
+        self._given_back: list[None] = []  # one, once that was closed
         try:
+            with fork.steady:
+                fork.in_child(self, Server._after_fork)
+                backlog = min(max_clients, 128)
+                _shm.note(self._claims, Claim, self._name, mode=mode, group=gid, backlog=backlog)
+            self._peers = Peers(
+                self._name,
+                self._claim.listener,
+                self._writer,
+                self._lock,
+                self._room,
+                weakly(self._values),
+                max_readers=max_clients,
+                private=not mode & 0o077,
+            )
             self._watcher = watcher()
             self._peers.listen(self._watcher)
             self._watcher.later(LOOK_SECONDS, weakly(self._look))
         except BaseException as e:
-            self._peers.close()
-            self._claim.close()
-            if isinstance(e, OSError | RuntimeError):  # no descriptor, or no thread
+            self._closed = True
+            self._end()
+            # no descriptor, or no thread
+            if isinstance(e, OSError | RuntimeError) and not isinstance(e, ValkkaError):
                 number = e.errno if isinstance(e, OSError) else errno.EAGAIN
                 raise ConnectError(
                     number, f"cannot look after the server {name!r}: {e}; raise the limits (ulimit -n -u)"
                 ) from None
             raise
-        self._closed = False
-        fork.in_child(self, Server._after_fork)
+        self._over = self._closed = False
+
+    @property
+    def _claim(self) -> Claim:
+        return self._claims[0]
 
     # ------------------------------------------------------------------------------- publishing
 
@@ -254,15 +266,17 @@ class Server:
         """
         with self._lock:
             if data == self._header:
+                self._announce()
                 return
             if not self._peers.settled():
                 raise NoFreeSlotError(
                     f"{self._name}: a lossless reader has not taken the ring in use yet; wait with writable()"
                 )
-            self._header = bytes(data)
-            self._header_serial += 1
+            header, serial = bytes(data), self._header_serial + 1
             if not self._closed:
-                self._new_ring(self._writer.slot_bytes or _HEADER_SLOT_BYTES)
+                self._new_ring(self._writer.slot_bytes or _HEADER_SLOT_BYTES, header, serial)
+            self._header, self._header_serial = header, serial
+            self._announce()
 
     def expire(self) -> None:
         """The stream pauses here. Readers that connect from now on get the next frame and not the newest one,
@@ -312,25 +326,40 @@ class Server:
     def _grow(self, nbytes: int, *, variable: bool) -> bool:
         """Go on in a ring with larger slots. False: not now, and the frame is counted as dropped."""
         with self._lock:
+            if self._closed:
+                return True  # publish() raises
             if self._writer.slot_bytes < nbytes:  # else another thread was quicker
                 if not self._peers.settled():
                     self._writer.drop()
                     return False
                 # Streams vary in length: room to spare costs address space only, a new ring costs time.
-                self._new_ring(max(2 * nbytes, _HEADER_SLOT_BYTES) if variable else nbytes)
+                self._new_ring(
+                    max(2 * nbytes, _HEADER_SLOT_BYTES) if variable else nbytes,
+                    self._header,
+                    self._header_serial,
+                )
+            self._announce()
             return True
 
-    def _new_ring(self, slot_bytes: int) -> None:
-        size = _shm.ring_bytes(self._slots, slot_bytes, len(self._header))
-        fd = _memory.make(f"valkka:{self._name}", size)
-        try:
-            self._writer.start_ring(fd, self._slots, slot_bytes, self._header, self._header_serial)
-            _memory.seal(fd, writable=False)  # after our own writable map of it
-        except BaseException:
-            os.close(fd)
-            raise
-        self._peers.offer(fd, size)
-        self._writer.retire_ring()
+    def _new_ring(self, slot_bytes: int, header: bytes, serial: int) -> None:
+        """Go on in a new ring, or, whatever it raises, in the one before. _announce() must follow."""
+        size = _shm.ring_bytes(self._slots, slot_bytes, len(header))
+        fds: list[int] = []
+        with fork.steady:
+            try:
+                fd = _memory.make(f"valkka:{self._name}", size, fds)
+                fresh = self._writer.map_ring(fd, self._slots, slot_bytes, header, serial)
+                _memory.seal(fd, writable=False)  # after our own writable map of it
+                self._writer.start_ring(fresh, fds)
+            finally:
+                _shm.close_all(fds)
+
+    def _announce(self) -> None:
+        """Offer the ring in use to the readers, unless that was done. If that is interrupted, the next frame
+        finds the ring too small, and so comes here again."""
+        if not self._writer.announced:
+            self._peers.offer()
+            self._writer.announce()
 
     # ------------------------------------------------------------------------------ backpressure
 
@@ -372,7 +401,8 @@ class Server:
 
     def _restore(self) -> None:
         try:
-            self._claim.restore()
+            with fork.steady:
+                self._claim.restore()
         except ConnectError as e:
             if str(e) != self._said:
                 self._said = str(e)
@@ -385,15 +415,25 @@ class Server:
 
     def close(self) -> None:
         """Say goodbye to the readers and give the name back. They may finish reading what is there."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._peers.stop()
-            self._writer.close()
-        self._room.notify()
-        self._peers.close()
-        self._claim.close()
+        if not self._over:
+            with self._lock:
+                self._closed = True
+            self._end()
+            watcher_thread_ends()
+
+    def _end(self) -> None:
+        """Close what there is. Each step may be done twice: after an interrupt, close() goes on here."""
+        if hasattr(self, "_peers"):
+            with self._lock:
+                self._peers.stop()
+                self._writer.close()
+            self._room.notify()
+            self._peers.close()
+        with fork.steady:
+            for claim in self._claims:
+                if not self._given_back:
+                    _shm.note(self._given_back, claim.close)
+        self._over = True
 
     async def aclose(self) -> None:
         """close(), for symmetry with the clients; it does not wait for anything."""
@@ -416,18 +456,23 @@ class Server:
         self.close()
 
     def __del__(self) -> None:
-        if not self._closed:
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
-            self.close()
+        if self._over:
+            return
+        try:
+            if not self._closed:
+                warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+        finally:  # the warning may be an error
+            self._closed = True
+            self._end()  # the collector may have come in the middle of anything: no waiting for threads here
 
     def __repr__(self) -> str:
         return f"<Server {self._name}{' [closed]' if self._closed else ''}>"
 
     def _after_fork(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
+        self._over = self._closed = True
         self._lock = threading.RLock()  # a thread that the child does not have may have held it
-        self._claim.after_fork()
-        self._peers.after_fork()
-        self._writer.close()
+        for claim in self._claims if not self._given_back else ():
+            fork.drop(claim.after_fork)
+        if hasattr(self, "_peers"):
+            fork.drop(self._peers.after_fork)
+        fork.drop(self._writer.close)

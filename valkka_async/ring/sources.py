@@ -8,13 +8,20 @@ import fnmatch
 import logging
 from collections import deque
 
-from valkka_async.errors import ConnectError, ConnectionClosedOK, ValkkaError
+from valkka_async.errors import (
+    ConcurrencyError,
+    ConnectError,
+    ConnectionClosedOK,
+    InheritedError,
+    ValkkaError,
+)
+from valkka_async.ring import fork
 from valkka_async.ring._ready import Member, Ready
-from valkka_async.ring.connection import ReaderStats, new_pauses
+from valkka_async.ring.connection import ReaderStats, inherited, new_pauses
 from valkka_async.ring.directory import Directory
 from valkka_async.ring.policy import Policy, check_policy
 from valkka_async.ring.rendezvous import check_name
-from valkka_async.ring.subscription import Subscription
+from valkka_async.ring.subscription import Home, Subscription
 
 log = logging.getLogger("valkka_async")
 
@@ -38,9 +45,26 @@ class Sources:
         self.before = ReaderStats(0, 0, 0, 0)  # of members that have left
         self.running = False
         self.closed = False
+        self._home = Home()
+        self._inherited = False  # in use in the parent process, of which this one is a fork
         self._there: set[str] = set()  # names in the directory, if there are patterns
         self._failures: deque[ValkkaError] = deque()
         self._follower: asyncio.Task[None] | None = None
+        fork.in_child(self, Sources._after_fork)
+
+    def _after_fork(self) -> None:
+        if self.running and not self.closed:
+            self._inherited = self.closed = True
+            self.members = {}  # their tasks and loop are the parent's
+            self._follower = None
+            self._home = Home()
+
+    def check(self) -> None:
+        """Raises ConcurrencyError in another loop or thread than the one it is used in, InheritedError in a
+        forked child."""
+        if self._inherited:
+            raise inherited("the merge")
+        self._home.check("the merge")
 
     # ---------------------------------------------------------------------------------- members
 
@@ -141,13 +165,15 @@ class Sources:
     # ------------------------------------------------------------------------------- connecting
 
     def run(self) -> None:
-        """Start connecting; the first call must come from a running loop."""
-        if self.running or self.closed:
-            return
-        self.running = True
-        for member in list(self.members.values()):
-            self._start(member)
-        self._follow()
+        """Start connecting; the first call must come from a running loop. Raises what check() raises."""
+        if self.running:
+            self.check()
+        elif not self.closed:
+            self._home.enter("the merge")
+            self.running = True
+            for member in list(self.members.values()):
+                self._start(member)
+            self._follow()
 
     def _start(self, member: Member) -> None:
         member.task = asyncio.get_running_loop().create_task(self._connect(member))
@@ -157,7 +183,7 @@ class Sources:
             link = await member.subscription.connect(None, patient=self._reconnect)
         except ConnectionClosedOK:  # a client that its owner closed
             self._leave(member)
-        except ConnectError as e:
+        except (ConnectError, ConcurrencyError, InheritedError) as e:
             self._fail(member, e)
         else:
             member.task = None
@@ -195,13 +221,18 @@ class Sources:
             raise ConnectionClosedOK("all servers were closed")
 
     def tasks(self) -> list[asyncio.Task[None]]:
-        """Those that run now."""
+        """Those that run now, in this loop."""
+        if not self.running or self._home.loop is not asyncio.get_running_loop():
+            return []
         tasks = [m.task for m in self.members.values() if m.task is not None]
         return tasks if self._follower is None else [*tasks, self._follower]
 
     def close(self) -> None:
-        """Leave all servers."""
+        """Leave all servers; from any thread."""
         self.closed = True
+        self._home.call(self._leave_all)
+
+    def _leave_all(self) -> None:
         if self._follower is not None and not self._follower.get_loop().is_closed():
             self._follower.cancel()
         self._follower = None

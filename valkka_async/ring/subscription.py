@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from valkka_async.backoff import Backoff
-from valkka_async.errors import ConnectError, ConnectionClosedOK
+from valkka_async.errors import ConcurrencyError, ConnectError, ConnectionClosedOK
+from valkka_async.ring import fork
 from valkka_async.ring._shm import drain
 from valkka_async.ring._waiter import Waiter
 from valkka_async.ring.connection import (
@@ -19,6 +21,7 @@ from valkka_async.ring.connection import (
     WELCOME_SECONDS,
     Connection,
     ReaderStats,
+    inherited,
     new_pauses,
     waited_too_long,
 )
@@ -29,6 +32,47 @@ from valkka_async.ring.timeouts import ANSWER_SECONDS
 log = logging.getLogger("valkka_async")
 
 TURN_SECONDS = 0.001  # how long a task may take frames that are ready before other tasks have a turn
+
+
+class Home:
+    """The loop and the thread that something belongs to, from its first use in a loop."""
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+
+    def enter(self, what: str) -> None:
+        """Belong to the running loop. Raises ConcurrencyError if it is at home elsewhere."""
+        if self.loop is None:
+            self.loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        else:
+            self.check(what)
+
+    def check(self, what: str) -> None:
+        """Raises ConcurrencyError in another loop, or in another thread."""
+        running = _running_loop()
+        if self.loop is None or running is self.loop:
+            return
+        if running is not None or threading.get_ident() != self._thread:
+            raise ConcurrencyError(f"{what} belongs to another event loop or thread: make one for each")
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call it where it belongs: now, or, in another thread's loop, as soon as that comes to it."""
+        loop = self.loop
+        if loop is not None and loop.is_running() and threading.get_ident() != self._thread:
+            try:
+                loop.call_soon_threadsafe(function)
+                return
+            except RuntimeError:
+                pass  # it was closed at this moment
+        function()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 class Link:
@@ -46,8 +90,12 @@ class Link:
         self.since = time.monotonic()
         self._bell = connection.bell
         self._socket = connection.sock.fileno()
-        self.loop.add_reader(self._bell, self._on_bell)
-        self.loop.add_reader(self._socket, self._on_message)
+        try:
+            self.loop.add_reader(self._bell, self._on_bell)
+            self.loop.add_reader(self._socket, self._on_message)
+        except BaseException:
+            self.close()
+            raise
 
     def _on_bell(self) -> None:
         drain(self._bell)
@@ -86,6 +134,8 @@ class Subscription:
         self.name = check_name(name)
         self.link: Link | None = None  # None: not connected
         self.closed = False
+        self.home = Home()
+        self.inherited = False  # in use in the parent process, of which this one is a fork
         self._policy = check_policy(policy, max_leases)
         self._max_leases = max_leases
         self._pauses = pauses or new_pauses()
@@ -94,13 +144,31 @@ class Subscription:
         self._failure: ConnectError | None = None  # of the last connection
         self._before = ReaderStats(0, 0, 0, 0)  # of connections that are over
         self._sleepers: set[asyncio.Future[None]] = set()
+        fork.in_child(self, Subscription._after_fork)
+
+    def _after_fork(self) -> None:
+        if self.home.loop is not None and not self.closed:
+            self.inherited = self.closed = True
+        self.link = None  # its loop is the parent's, and so stays alone
+        self.home = Home()
+        self._sleepers = set()
+
+    def check(self) -> None:
+        """Raises ConcurrencyError in another loop or thread than the one it is used in, InheritedError in a
+        forked child."""
+        if self.inherited:
+            raise inherited(f"the client of {self.name!r}")
+        self.home.check(f"the client of {self.name!r}")
 
     async def connect(self, seconds: float | None, *, patient: bool = False) -> Link:
         """Connect, unless connected. Waits for the server for so many seconds; None: for ever.
 
         ``patient``: a server that refuses is logged and asked again. Raises TimeoutError, ConnectionClosedOK
-        when it is closed meanwhile, and ConnectError unless ``patient``. May be cancelled.
+        when it is closed meanwhile, ConnectError unless ``patient``, and what check() raises. May be
+        cancelled.
         """
+        self.check()
+        self.home.enter(f"the client of {self.name!r}")
         start = time.monotonic()
         deadline = None if seconds is None else start + seconds
         was_there = False
@@ -176,12 +244,13 @@ class Subscription:
 
     def unlink(self) -> None:
         """Close the connection; connect() makes another."""
-        link, self.link = self.link, None
+        link = self.link
         if link is not None:
+            link.close()  # may be done twice
+            self.link = None
             self._pauses.lived(time.monotonic() - link.since)
             self._pause = self._pauses.next()
             self._failure = link.connection.failure
-            link.close()
             # their connection is over, so frames that are still held are not counted any more
             self._before = replace(self._before.plus(link.connection.stats()), leases=0)
 
@@ -190,8 +259,11 @@ class Subscription:
         return self._before if self.link is None else self._before.plus(self.link.connection.stats())
 
     def close(self) -> None:
-        """Leave for good. A task in connect() gets ConnectionClosedOK."""
+        """Leave for good; from any thread. A task in connect() gets ConnectionClosedOK."""
         self.closed = True
+        self.home.call(self._leave)
+
+    def _leave(self) -> None:
         self.unlink()
         self.wake()
 
