@@ -58,7 +58,7 @@ test: $(VENV)/installed-for-tests
 SECONDS ?= 60
 stress: $(VENV)/installed-for-tests
 	@VALKKA_STRESS_SECONDS=$(SECONDS) VALKKA_EXAMPLES=2000 $(BIN)/python -m pytest --timeout 3600 \
-	    tests/ring/test_adversity.py tests/ring/test_state_machine.py tests/proof/test_proof_c.py tests/service/test_service_page.py
+	    tests/ring/test_adversity.py tests/ring/test_fork.py tests/ring/test_state_machine.py tests/proof/test_proof_c.py tests/service/test_service_page.py
 
 # Fetches herd7 (40 MB, into .cache) unless it is installed.
 litmus: | $(VENV)/bin/python

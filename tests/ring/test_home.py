@@ -12,6 +12,7 @@ import pytest
 
 import valkka_async as va
 from valkka_async.ring import _watch
+from valkka_async.ring.connection import Connection
 
 MAKERS: list[Callable[[], va.Client | va.Merge]] = [
     lambda: va.connect("s"),
@@ -65,13 +66,20 @@ async def test_a_thread_that_is_not_its_own_is_told_so_and_no_task_runs_there(
 
 @pytest.mark.parametrize("make", MAKERS)
 async def test_close_in_another_thread_wakes_recv_in_its_own(
-    make: Callable[[], va.Client | va.Merge],
+    make: Callable[[], va.Client | va.Merge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    threads = []
+    close = Connection.close
+
+    def closed(connection: Connection) -> None:
+        threads.append(threading.get_ident())
+        close(connection)
+
+    monkeypatch.setattr(Connection, "close", closed)
     with va.serve("s") as server:
         async with make() as one:
             server.publish(b"1")
             (await one.recv()).release()
-            threads = []
 
             async def receive() -> None:
                 try:
@@ -81,10 +89,12 @@ async def test_close_in_another_thread_wakes_recv_in_its_own(
 
             task = asyncio.create_task(receive())
             await asyncio.sleep(0.01)
-            await asyncio.to_thread(one.close)
+            thread = threading.Thread(target=one.close)  # which alone would not wake the loop
+            thread.start()
             with pytest.raises(va.ConnectionClosedOK):
                 await asyncio.wait_for(task, 5)
-            assert threads == [threading.get_ident()]
+            thread.join()
+            assert set(threads) == {threading.get_ident()}
             assert one.closed
 
 

@@ -63,7 +63,7 @@ def attach(
 
     Raises TimeoutError, ConnectError (ProtocolError), InvalidNameError, ValueError. It blocks its thread
     meanwhile: a coroutine uses :func:`connect`, and a server of the same event loop could not even answer.
-    The reader belongs to the process that made it: after a fork it is inert in the child.
+    The reader belongs to the process that made it: in a forked child it raises InheritedError.
     """
     return Reader(name, policy=policy, max_leases=max_leases, open_timeout=open_timeout, reconnect=reconnect)
 

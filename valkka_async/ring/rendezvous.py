@@ -260,7 +260,7 @@ def sweep(name: str) -> None:
                 _vacate(str(directory / f"{name}.sock"), name)
                 os.unlink(lock_path)
             finally:
-                os.close(guard)
+                _unguard(guard)
     except OSError:  # NameInUseError among them
         pass
     finally:
@@ -427,7 +427,7 @@ class Claim:
             self._lock = lock
         if _identity(self._guard) != _identity(self._directory):
             guard = _guard(self._directory, self._stem, self._name)
-            os.close(self._guard)
+            _unguard(self._guard)
             self._guard = guard
 
     def _socket_is_ours(self) -> bool:
@@ -441,7 +441,7 @@ class Claim:
             _unlink(self._lock_path, _identity(self._lock))
             os.close(self._lock)
         if self._guard >= 0:
-            os.close(self._guard)
+            _unguard(self._guard)
         self._lock = self._guard = -1
 
     def close(self) -> None:
@@ -454,7 +454,8 @@ class Claim:
         """In a forked child: the name is the parent's; close the descriptors and touch nothing else."""
         self.listener.close()
         for fd in (self._lock, self._guard):
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
 
 # --------------------------------------------------------------------------------------- parts
@@ -525,3 +526,15 @@ def _guard(directory: Path, stem: str, name: str = "") -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _unguard(fd: int) -> None:
+    """Give the byte back and close. Closing alone is not enough: a process that was forked at this moment has the
+    same open file, and its locks, until it has dropped what it inherited."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    except OSError:
+        pass  # a file system without such locks
+    finally:
+        os.close(fd)
