@@ -529,8 +529,8 @@ def _guard(directory: Path, stem: str, name: str = "") -> int:
 
 
 def _unguard(fd: int) -> None:
-    """Give the byte back and close. Closing alone is not enough: a process that was forked at this moment has the
-    same open file, and its locks, until it has dropped what it inherited."""
+    """Give the byte back and close. Closing alone is not enough: a process that was forked at this moment has
+    the same open file, and its locks, until it has dropped what it inherited."""
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
         fcntl.flock(fd, fcntl.LOCK_UN)
