@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from valkka_async.ring._deadline import deadline_in
+
 
 class RoomWaiters:
     """Threads and tasks that wait. ``notify()`` wakes them, and they ask ``has_room`` again."""
@@ -37,7 +39,7 @@ class RoomWaiters:
 
     def wait_for(self, has_room: Callable[[], bool], timeout: float | None) -> bool:
         """The same for threads. False: no room within ``timeout`` seconds (None: wait for ever)."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_in(timeout)
         room = threading.Event()
         self._waiters.append(room.set)
         try:

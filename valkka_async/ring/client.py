@@ -10,6 +10,7 @@ from collections.abc import Generator
 from types import TracebackType
 
 from valkka_async.errors import ConcurrencyError, ConnectionClosedOK, NotOpenError, ProtocolError
+from valkka_async.ring._deadline import deadline_in
 from valkka_async.ring._shm import Frame
 from valkka_async.ring._waiter import Waiter
 from valkka_async.ring.connection import ReaderStats
@@ -58,6 +59,7 @@ class Client:
     def __init__(
         self, name: str, *, policy: Policy, max_leases: int, open_timeout: float | None, reconnect: bool
     ) -> None:
+        deadline_in(open_timeout)  # refused here, and not when it is opened
         self.subscription = Subscription(name, policy, max_leases)
         self._open_timeout = open_timeout
         self._reconnect = reconnect

@@ -15,6 +15,7 @@ from types import TracebackType
 
 from valkka_async.errors import ConnectError, ConnectionClosedOK, ProtocolError
 from valkka_async.ring import _kernel, fork
+from valkka_async.ring._deadline import deadline_in
 from valkka_async.ring._shm import Frame, drain
 from valkka_async.ring.connection import (
     REFUSED_SECONDS,
@@ -29,6 +30,7 @@ from valkka_async.ring.rendezvous import check_name
 
 log = logging.getLogger("valkka_async")
 
+_LONGEST_POLL = 86400.0  # seconds; epoll counts milliseconds in 32 bits
 _DESCRIPTORS = 4  # in the set: socket, doorbell, nudge, timer
 _LOOP_STANDS_STILL = (
     "; attach() holds up the event loop of this thread, and with it any server made there: in a coroutine, "
@@ -96,12 +98,12 @@ class Reader:
         self._since = 0.0  # when it was connected
         self._was_there = False
         self._said = ""
+        deadline = deadline_in(open_timeout)
         try:
             self._epoll = select.epoll()
         except OSError as e:
             raise ConnectError(e.errno, f"no descriptor for a reader of {name!r}: {e.strerror}") from None
         fork.in_child(self, Reader._after_fork)
-        deadline = None if open_timeout is None else time.monotonic() + open_timeout
         try:
             while not self._step():
                 if deadline is not None and time.monotonic() >= deadline:
@@ -197,7 +199,8 @@ class Reader:
         assert self._epoll is not None
         if self._connection is None:
             deadline = self._due if deadline is None else min(deadline, self._due)
-        self._epoll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()), _DESCRIPTORS)
+        left = None if deadline is None else min(max(0.0, deadline - time.monotonic()), _LONGEST_POLL)
+        self._epoll.poll(left, _DESCRIPTORS)
 
     # -------------------------------------------------------------------------------- receiving
 
@@ -273,7 +276,7 @@ class Reader:
 
         Raises TimeoutError, and what recv_nowait() raises.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_in(timeout)
         while True:
             frame = self.recv_nowait()
             if frame is not None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import grp
+import operator
 import os
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from valkka_async.errors import ConnectionClosedOK, NoFreeSlotError
+from valkka_async.errors import ConnectionClosedOK, FrameError, NoFreeSlotError
 from valkka_async.ring import _memory, _shm, fork
 from valkka_async.ring._room import RoomWaiters
 from valkka_async.ring._shm import MAX_SLOTS, Kind, RingTooSmall, Slot
@@ -27,7 +28,10 @@ from valkka_async.ring.formats import FrameFormat, as_frame, as_meta, as_time_ba
 from valkka_async.ring.peers import Peers, PeerStats, fits
 from valkka_async.ring.rendezvous import Claim, check_name
 
+_LAST_GID = (1 << 32) - 2  # the one after it stands for no group
 _HEADER_SLOT_BYTES = 256 * 1024  # of a ring that is made for its header, before the first frame
+
+_TOO_LARGE = "timestamp_ns, pts, dts and duration are integers of at most 64 bits, with the sign"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,8 @@ def serve(
         Permissions of the socket: by default this user (and root) alone may read. To share, give
         0o660 and a group, and a VALKKA_RUNTIME_DIR that the group may enter.
 
-    Raises NameInUseError, InvalidNameError, ConnectError.
+    Raises NameInUseError, InvalidNameError, ConnectError; ValueError and TypeError for other arguments
+    that make no sense.
 
     In asyncio the server's descriptors join the running loop and it must be closed there; in a plain
     program a daemon thread looks after them. ``publish`` and ``loan`` are the same plain calls in both,
@@ -75,19 +80,29 @@ def serve(
 class Server:
     """Made by :func:`serve`. A context manager, plain and async; closing is idempotent."""
 
+    _closed = True  # until there is something to close
+
     def __init__(
         self, name: str, *, slots: int, max_clients: int, mode: int, group: str | int | None
     ) -> None:
-        self._closed = True  # until there is something to close
         self._name = check_name(name)
+        slots, max_clients, mode = map(operator.index, (slots, max_clients, mode))
         if not 2 <= slots <= MAX_SLOTS:
             raise ValueError(f"slots is a number from 2 to {MAX_SLOTS}, not {slots}")
         if max_clients < 1:
             raise ValueError(f"max_clients is at least 1, not {max_clients}")
+        if not 0 <= mode <= 0o777:
+            raise ValueError(f"mode is a number from 0 to 0o777, not {mode:#o}")
         try:
-            gid = grp.getgrnam(group).gr_gid if isinstance(group, str) else -1 if group is None else group
+            gid = (
+                grp.getgrnam(group).gr_gid
+                if isinstance(group, str)
+                else operator.index(-1 if group is None else group)
+            )
         except KeyError:
             raise ValueError(f"there is no group {group!r} on this machine") from None
+        if not (group is None or 0 <= gid <= _LAST_GID):
+            raise ValueError(f"group is a name or a number from 0 to {_LAST_GID}, not {group!r}")
         self._slots = slots
         self._writer = _shm.Writer()
         self._header = b""
@@ -182,6 +197,8 @@ class Server:
                 done = publish(image, what, timestamp_ns, pts, dts, duration, base, key, data)
             except RingTooSmall as e:
                 needed: int = e.args[0]
+            except OverflowError:
+                raise FrameError(_TOO_LARGE) from None
             else:
                 if done is not None:
                     return done
@@ -224,6 +241,8 @@ class Server:
                 break
             except RingTooSmall as e:
                 needed: int = e.args[0]
+            except OverflowError:
+                raise FrameError(_TOO_LARGE) from None
             if not self._grow(needed, variable=len(shape) == 1):
                 break
         if slot is None:

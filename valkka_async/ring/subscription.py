@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from valkka_async.backoff import Backoff
 from valkka_async.errors import ConnectError, ConnectionClosedOK
+from valkka_async.ring._deadline import deadline_in
 from valkka_async.ring._shm import drain
 from valkka_async.ring._waiter import Waiter
 from valkka_async.ring.connection import (
@@ -100,7 +101,7 @@ class Subscription:
         ``patient``: a server that refuses is logged and asked again. Raises TimeoutError, ConnectionClosedOK
         when it is closed meanwhile, and ConnectError unless ``patient``. May be cancelled.
         """
-        deadline = None if seconds is None else time.monotonic() + seconds
+        deadline = deadline_in(seconds)
         was_there = False
         said = ""
         failure, self._failure = self._failure, None
