@@ -5,8 +5,8 @@
     status = typed.loads(CameraStatus, text)     # or decode(CameraStatus, data)
 
 Both directions are strict. Fields have the types str, int (64 bits), float (finite), bool, None, StrEnum,
-Literal, other records, and tuple, Mapping (keys are str) and unions of these. Data that is not exactly a record raises
-DataError, which names the field and never repeats a value: it might be a password.
+Literal, other records, and tuple, Mapping (keys are str) and unions of these. Data that is not exactly a
+record raises DataError, which names the field and never repeats a value: it might be a password.
 
 A record with a class variable ``SCHEMA`` is versioned. Its data has that number under "schema", and a reader
 with another number says so. Raise the number with each change of the record's fields.
