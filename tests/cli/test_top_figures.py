@@ -535,3 +535,15 @@ def test_a_report_with_numbers_that_no_counter_reaches_is_refused(field: str, va
     assert reports.decode(values).pid == 1
     with pytest.raises(DataError):
         reports.decode(values | {field: value})
+
+
+def test_what_others_say_of_themselves_does_not_reach_the_terminal_as_commands() -> None:
+    evil = "\x1b[31m\n"
+    cam = replace(camera("c", ["r"]), codec=evil, width=4, height=4)
+    servers: dict[str, Any] = {
+        "r": replace(ring(0, 1, clients=(client(1, 1, 0, policy=evil),)), format=evil, camera=cam),
+        "s": replace(ring(0, 1, clients=(client(2, 1, 0, policy=evil),)), format=evil),
+    }
+    figures = Collector().take(look(servers))
+    text = "\n".join([*lines(figures), *shown(figures)])
+    assert "?[31m?" in text and "\x1b[31m" not in text
