@@ -4,9 +4,9 @@
     text = typed.dumps(status)                   # encode(status): the same as dicts and lists
     status = typed.loads(CameraStatus, text)     # or decode(CameraStatus, data)
 
-Both directions are strict. Fields have the types str, int, float (finite), bool, None, StrEnum, Literal,
-other records, and tuple, Mapping (keys are str) and unions of these. Data that is not exactly a record raises
-DataError, which names the field and never repeats a value: it might be a password.
+Both directions are strict. Fields have the types str, int (64 bits), float (finite), bool, None, StrEnum,
+Literal, other records, and tuple, Mapping (keys are str) and unions of these. Data that is not exactly a
+record raises DataError, which names the field and never repeats a value: it might be a password.
 
 A record with a class variable ``SCHEMA`` is versioned. Its data has that number under "schema", and a reader
 with another number says so. Raise the number with each change of the record's fields.
@@ -27,6 +27,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, Union
 from valkka_async.errors import DataError
 
 T = TypeVar("T")
+_INT = 1 << 63
 _NAME = 64  # characters of an unknown field's name in a message
 Data: TypeAlias = "None | bool | int | float | str | list[Data] | dict[str, Data]"
 
@@ -129,6 +130,8 @@ def _same(kind: type) -> _Codec:
 def _int(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise _not("int", value)
+    if not -_INT <= value < _INT:  # which no clock and counter reaches, and which may not fit into a float
+        raise _Wrong("an int of at most 64 bits expected")
     return int(value)
 
 

@@ -522,3 +522,28 @@ def test_a_python_is_called_by_its_script_and_no_argument_is_shown() -> None:
         "": "",
     }.items():
         assert program(["/usr/bin/python3", *arguments.split(" ")]) == name
+
+
+@pytest.mark.parametrize("field", ["now_ns", "published", "last_published_ns", "pid"])
+@pytest.mark.parametrize("value", [10**400, 1 << 63, -(1 << 63) - 1])
+def test_a_report_with_numbers_that_no_counter_reaches_is_refused(field: str, value: int) -> None:
+    """One such server would otherwise end `top` for all, as no float is so large."""
+    values = {
+        "bytes": 0, "clients": [], "dropped": 0, "format": "rgb24", "last_published_ns": 1, "now_ns": 2,
+        "pid": 1, "published": 1, "readers": 0, "shape": [4, 4, 3], "slots": 4, "slots_used": 1,
+    }  # fmt: skip
+    assert reports.decode(values).pid == 1
+    with pytest.raises(DataError):
+        reports.decode(values | {field: value})
+
+
+def test_what_others_say_of_themselves_does_not_reach_the_terminal_as_commands() -> None:
+    evil = "\x1b[31m\n"
+    cam = replace(camera("c", ["r"]), codec=evil, width=4, height=4)
+    servers: dict[str, Any] = {
+        "r": replace(ring(0, 1, clients=(client(1, 1, 0, policy=evil),)), format=evil, camera=cam),
+        "s": replace(ring(0, 1, clients=(client(2, 1, 0, policy=evil),)), format=evil),
+    }
+    figures = Collector().take(look(servers))
+    text = "\n".join([*lines(figures), *shown(figures)])
+    assert "?[31m?" in text and "\x1b[31m" not in text

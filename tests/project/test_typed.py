@@ -43,7 +43,7 @@ class Record:
     below: Record | None = None
 
 
-numbers = st.integers(-(2**63), 2**63)
+numbers = st.integers(-(2**63), 2**63 - 1)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 inners = st.builds(Inner, numbers, st.none() | finite)
 sides = st.none() | st.integers(1, 16384)

@@ -99,6 +99,8 @@ def play(
     """
     if format not in PIXELS:
         raise ValueError(f"format is one of {', '.join(PIXELS)}, not {format!r}")
+    if not isinstance(server, Server):
+        raise TypeError(f"server is made by serve(), and is not {type(server).__name__}")
     output = Output(server.name, format, size=size, fps=fps)
     spec = CameraSpec(
         server.name,

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Literal, TypeAlias, TypedDict, get_args
 
 from valkka_async.camera.source.secrets import parse
@@ -30,6 +31,7 @@ _DEVICES = frozenset(
 )
 _HALVED = ("nv12", "yuv420p")  # colour at half the resolution
 _SIDE = 16384  # pixels at most
+_THREADS = 1024  # for one decoder, at most
 
 
 @dataclass(frozen=True)
@@ -78,22 +80,27 @@ class Output:
             raise ValueError(f"{what}: format is one of {', '.join(FORMATS)}, not {self.format!r}")
         pixels = self.format in PIXELS or self.format == "jpeg"
         if self.size is not None:
-            size = tuple(self.size)
+            size = tuple(self.size) if isinstance(self.size, tuple | list) else ()
             given = [n for n in size if n is not None]
-            if len(size) != 2 or not given or not all(isinstance(n, int) and 0 < n <= _SIDE for n in given):
+            if len(size) != 2 or not given or not all(_is_int(n) and 0 < n <= _SIDE for n in given):
                 raise ValueError(
                     f"{what}: size is (width, height) in pixels, one of which may be None, not {self.size!r}"
                 )
             if self.format in _HALVED and any(n % 2 for n in given):
                 raise ValueError(f"{what}: {self.format} needs an even width and height, not {self.size!r}")
             object.__setattr__(self, "size", size)  # a list, where it came from a file
-        if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
-            raise ValueError(f"{what}: fps is above 0, not {self.fps!r}")
+        if self.fps is not None:
+            fps = _positive(self.fps)
+            if fps is None:
+                raise ValueError(f"{what}: fps is a number above 0, not {self.fps!r}")
+            object.__setattr__(self, "fps", fps)
         if not pixels and (self.size is not None or self.fps is not None or self.key_frames):
             raise ValueError(
                 f"{what}: {self.format} is not decoded, so size, fps and key_frames do not apply"
             )
-        if not 1 <= self.quality <= 100:
+        if not isinstance(self.key_frames, bool):
+            raise ValueError(f"{what}: key_frames is True or False, not {self.key_frames!r}")
+        if not _is_int(self.quality) or not 1 <= self.quality <= 100:
             raise ValueError(f"{what}: quality is 1 to 100, not {self.quality!r}")
         if not _is_int(self.slots) or not 2 <= self.slots <= MAX_SLOTS:
             raise ValueError(f"{what}: slots is a number from 2 to {MAX_SLOTS}, not {self.slots!r}")
@@ -101,11 +108,28 @@ class Output:
 
 def as_outputs(outputs: Output | Iterable[Output] | None) -> tuple[Output, ...]:
     """Outputs as they may be given: one, some, or None."""
-    return (outputs,) if isinstance(outputs, Output) else tuple(outputs or ())
+    some = (outputs,) if isinstance(outputs, Output) else tuple(outputs or ())
+    for one in some:
+        if not isinstance(one, Output):
+            raise TypeError(f"an output is made by Output(), and is not {type(one).__name__}")
+    return some
 
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _positive(value: object) -> float | None:
+    """A number above 0 as one that can be told to a worker; None: it is none."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # beyond all floats
+        return None
+    if not (math.isfinite(number) and number > 0):
+        return None
+    return value if isinstance(value, int | float) else number  # of a Fraction or numpy's float32
 
 
 def fitted(size: tuple[int | None, int | None] | None, width: int, height: int) -> tuple[int, int] | None:
@@ -166,18 +190,20 @@ class CameraSpec:
         if self.transport not in TRANSPORTS:
             raise ValueError(f'camera {self.name!r}: transport is "tcp" or "udp", not {self.transport!r}')
         for key in ("open_timeout", "read_timeout", "retry_max", "retry_refused"):
-            value = getattr(self, key)
-            if not (math.isfinite(value) and value > 0):
+            seconds = _positive(value := getattr(self, key))
+            if seconds is None:
                 raise ValueError(f"camera {self.name!r}: {key} is above 0 seconds, not {value!r}")
-        if not _is_int(self.thread_count) or self.thread_count < 0:
-            raise ValueError(
-                f"camera {self.name!r}: thread_count is 0 (all cores) or more, not {self.thread_count!r}"
-            )
-        if self.hwaccel is not None and self.hwaccel.partition(":")[0] not in {"auto", *_DEVICES}:
+            object.__setattr__(self, key, seconds)
+        if not _is_int(self.thread_count) or not 0 <= self.thread_count <= _THREADS:
+            wanted = f"0 (all cores) to {_THREADS}"
+            raise ValueError(f"camera {self.name!r}: thread_count is {wanted}, not {self.thread_count!r}")
+        if self.hwaccel is not None and str(self.hwaccel).partition(":")[0] not in {"auto", *_DEVICES}:
             raise ValueError(
                 f'camera {self.name!r}: hwaccel is "auto", or a type of device as "vaapi" or "cuda:1", not '
                 f"{self.hwaccel!r}"
             )
+        if not isinstance(self.options, Mapping | None):
+            raise TypeError(f"camera {self.name!r}: options are a dict, not {type(self.options).__name__}")
         for key, value in (self.options or {}).items():
-            if not isinstance(key, str) or not isinstance(value, str):
+            if not isinstance(key, str) or not isinstance(value, str) or "\0" in key + value:
                 raise ValueError(f"camera {self.name!r}: options are texts, which {key!r} is not")

@@ -305,7 +305,7 @@ def _server_row(server: RingFigures) -> _Row:
 def _reader_row(reader: ReaderFigures, ring: RingFigures) -> _Row:
     return _Row(
         Text(f"    {_process(reader)}", "dim"),
-        Text(reader.policy, "dim"),
+        Text(_plain(reader.policy), "dim"),
         Text(_trouble_of(reader, ring), "yellow"),
         fps=_rate(reader.fps),
         dropped=_number(reader.dropped),
@@ -417,7 +417,9 @@ def _ring_lines(ring: RingFigures, name: str, state: str) -> Iterator[str]:
     yield "  ".join([name, state, what, f"{_rate(ring.fps)} fps", f"age {_age(ring.age)}", dropped])
     for reader in ring.clients:
         dropped = f"{_number(reader.dropped)} dropped ({_rate(reader.drop_rate)}/s)"
-        yield "  ".join([f"{name}/{_process(reader)}", reader.policy, f"{_rate(reader.fps)} fps", dropped])
+        yield "  ".join(
+            [f"{name}/{_process(reader)}", _plain(reader.policy), f"{_rate(reader.fps)} fps", dropped]
+        )
 
 
 # ------------------------------------------------------------------------------------------- data
@@ -447,7 +449,7 @@ def _rounded(value: object) -> object:
 
 def _stream(camera: CameraFigures) -> str:
     size = f"{camera.width}x{camera.height}" if camera.width and camera.height else ""
-    return f"{camera.codec} {size}".strip()
+    return f"{_plain(camera.codec)} {size}".strip()
 
 
 def _process(reader: ReaderFigures) -> str:
@@ -455,7 +457,7 @@ def _process(reader: ReaderFigures) -> str:
 
 
 def _plain(text: str) -> str:
-    """A terminal should not obey what another process calls itself."""
+    """A terminal should not obey what another process says of itself."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
@@ -492,8 +494,9 @@ def _number(value: int | None) -> str:
 def _format(ring: RingFigures) -> str:
     """ "640x360 rgb24", "fmp4 2.1 Mb/s"; "rgb24" before the first frame."""
     if ring.bit_rate:
-        return f"{ring.format} {ring.bit_rate / 1e6:.1f} Mb/s"
-    return describe(ring.shape, ring.format) if len(ring.shape) > 1 else ring.format
+        return f"{_plain(ring.format)} {ring.bit_rate / 1e6:.1f} Mb/s"
+    name = _plain(ring.format)
+    return describe(ring.shape, name) if len(ring.shape) > 1 else name
 
 
 def _soon(value: float) -> str:

@@ -42,7 +42,7 @@ _GRAY = ("gray8", "gray16")
 _PLANAR = ("nv12", "yuv420p")
 _UINT8, _UINT16 = np.dtype(np.uint8), np.dtype(np.uint16)
 
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 _known: dict[tuple[object, ...], Kind] = {}
 
@@ -165,7 +165,7 @@ def as_meta(meta: dict[str, Any] | None) -> bytes | None:
         raise FrameError(f"meta is a dict, not {type(meta).__name__}")
     try:
         data = _encode(meta).encode()
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, RecursionError) as e:
         raise FrameError(f"meta must be plain JSON: {e}") from None
     if len(data) > META_BYTES:
         raise FrameError(f"meta takes {len(data)} bytes as JSON; the limit is {META_BYTES}")

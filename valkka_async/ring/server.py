@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import grp
 import logging
+import operator
 import os
 import threading
 import time
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from valkka_async.errors import ConnectError, ConnectionClosedOK, NoFreeSlotError, ValkkaError
+from valkka_async.errors import ConnectError, ConnectionClosedOK, FrameError, NoFreeSlotError, ValkkaError
 from valkka_async.ring import _memory, _shm, fork
 from valkka_async.ring._room import RoomWaiters
 from valkka_async.ring._shm import MAX_SLOTS, Kind, RingTooSmall, Slot
@@ -31,7 +32,10 @@ from valkka_async.ring.rendezvous import LOOK_SECONDS, Claim, check_name
 
 log = logging.getLogger("valkka_async")
 
+_LAST_GID = (1 << 32) - 2  # the one after it stands for no group
 _HEADER_SLOT_BYTES = 256 * 1024  # of a ring that is made for its header, before the first frame
+
+_TOO_LARGE = "timestamp_ns, pts, dts and duration are integers of at most 64 bits, with the sign"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,8 @@ def serve(
         Permissions of the socket: by default this user (and root) alone may read. To share, give
         0o660 and a group, and a VALKKA_RUNTIME_DIR that the group may enter.
 
-    Raises NameInUseError, InvalidNameError, ConnectError.
+    Raises NameInUseError, InvalidNameError, ConnectError; ValueError and TypeError for other arguments
+    that make no sense.
 
     In asyncio the server's descriptors join the running loop and it must be closed there; in a plain
     program a daemon thread looks after them. ``publish`` and ``loan`` are the same plain calls in both,
@@ -81,21 +86,30 @@ class Server:
 
     _peers: Peers
     _over = True  # nothing is left to close
+    _closed = True  # until there is something to close
 
     def __init__(
         self, name: str, *, slots: int, max_clients: int, mode: int, group: str | int | None
     ) -> None:
-        self._closed = True  # until there is something to close
         self._said = ""
         self._name = check_name(name)
+        slots, max_clients, mode = map(operator.index, (slots, max_clients, mode))
         if not 2 <= slots <= MAX_SLOTS:
             raise ValueError(f"slots is a number from 2 to {MAX_SLOTS}, not {slots}")
         if max_clients < 1:
             raise ValueError(f"max_clients is at least 1, not {max_clients}")
+        if not 0 <= mode <= 0o777:
+            raise ValueError(f"mode is a number from 0 to 0o777, not {mode:#o}")
         try:
-            gid = grp.getgrnam(group).gr_gid if isinstance(group, str) else -1 if group is None else group
+            gid = (
+                grp.getgrnam(group).gr_gid
+                if isinstance(group, str)
+                else operator.index(-1 if group is None else group)
+            )
         except KeyError:
             raise ValueError(f"there is no group {group!r} on this machine") from None
+        if not (group is None or 0 <= gid <= _LAST_GID):
+            raise ValueError(f"group is a name or a number from 0 to {_LAST_GID}, not {group!r}")
         self._slots = slots
         self._writer = _shm.Writer()
         self._header = b""
@@ -207,6 +221,8 @@ class Server:
                 done = publish(image, what, timestamp_ns, pts, dts, duration, base, key, data)
             except RingTooSmall as e:
                 needed: int = e.args[0]
+            except OverflowError:
+                raise FrameError(_TOO_LARGE) from None
             else:
                 if done is not None:
                     return done
@@ -249,6 +265,8 @@ class Server:
                 break
             except RingTooSmall as e:
                 needed: int = e.args[0]
+            except OverflowError:
+                raise FrameError(_TOO_LARGE) from None
             if not self._grow(needed, variable=len(shape) == 1):
                 break
         if slot is None:
@@ -262,7 +280,8 @@ class Server:
         """Set what a reader needs before the first frame, as ftyp+moov of fragmented MP4.
 
         It reaches every reader, however late, and a change of it starts a new ring. Frames published
-        before belong to the header before. Raises NoFreeSlotError if a "lossless" reader would miss it.
+        before belong to the header before. Raises NoFreeSlotError if a "lossless" reader would miss it, and
+        TypeError for what is not bytes.
         """
         with self._lock:
             if data == self._header:
@@ -272,7 +291,7 @@ class Server:
                 raise NoFreeSlotError(
                     f"{self._name}: a lossless reader has not taken the ring in use yet; wait with writable()"
                 )
-            header, serial = bytes(data), self._header_serial + 1
+            header, serial = bytes(memoryview(data)), self._header_serial + 1
             if not self._closed:
                 self._new_ring(self._writer.slot_bytes or _HEADER_SLOT_BYTES, header, serial)
             self._header, self._header_serial = header, serial

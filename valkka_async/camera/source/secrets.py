@@ -76,6 +76,8 @@ def parse(url: str | os.PathLike[str]) -> Address:
     text = os.fspath(url)
     if not isinstance(text, str) or not text.strip():
         raise ValueError("url must be a non-empty string or a path")
+    if "\0" in text:  # FFmpeg would end there, and open something else
+        raise ValueError("url contains a NUL, which no address and no path has")
     if _URL.fullmatch(text.strip()):
         text = text.strip()  # pasted with a line break
     schemes.check(text)

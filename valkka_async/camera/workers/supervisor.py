@@ -56,6 +56,8 @@ class Supervisor:
     Raises ValueError for settings that make no sense.
     """
 
+    _closed = True  # until there is something to close
+
     def __init__(
         self,
         *,
@@ -64,7 +66,6 @@ class Supervisor:
         hang_timeout: float = 10.0,
         stop_timeout: float = 5.0,
     ) -> None:
-        self._closed = True  # until there is something to close
         self._places: list[Place] = []
         self._entries: dict[str, Entry] = {}
         if group_size < 1:
