@@ -30,7 +30,7 @@ def work(number: int) -> None:
     if inherited is not None:
         try:
             inherited.recv()
-        except va.ConnectionClosedOK as error:
+        except va.InheritedError as error:
             print(f"worker {number}, forked: {error}", flush=True)
     # Until the camera is closed, or its process has died.
     with contextlib.suppress(va.ConnectionClosed, TimeoutError), va.attach("processes") as reader:

@@ -61,7 +61,7 @@ async def read_many() -> None:
         print(ended)
     except va.NotOpenError:
         print("it was never opened")
-    except va.FrameReleasedError as released:
+    except (va.FrameReleasedError, va.InheritedError) as released:
         print(released)
 
 
