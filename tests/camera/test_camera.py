@@ -102,7 +102,7 @@ def test_nothing_is_decoded_without_readers_and_a_new_one_sees_at_once(
         assert camera.status().decoded == decoded
         # An hour later: the newest frame in the ring is an old one, and no reader must get it.
         with va.attach("cam") as reader, reader.recv(timeout=5) as frame:
-            assert frame.seq == published + 1
+            assert frame.seq > published
             assert frame.age < 1
 
 

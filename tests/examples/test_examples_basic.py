@@ -139,7 +139,7 @@ def test_workers_are_spawned_or_forked_beside_threads(
     with Example("processes.py", method, street.url("/bikes"), folder=tmp_path) as example:
         example.match(rf"^parent: frame \d+, and now {method}$")
         if method == "fork":
-            example.match(r"^worker [12], forked: the reader of 'processes' belongs to the parent process$")
+            example.match(r"^worker [12], forked: the reader of 'processes' belongs to the parent process")
         for who in ("worker 1", "worker 2", "parent"):  # whose own reader still works beside theirs
             example.match(rf"^{who}: frame \d+, brightness \d+$")
         assert example.interrupt() == ""
