@@ -99,8 +99,8 @@ def play(
     """
     if format not in PIXELS:
         raise ValueError(f"format is one of {', '.join(PIXELS)}, not {format!r}")
-    if not isinstance(server, Server):
-        raise TypeError(f"server is made by serve(), and is not {type(server).__name__}")
+    if isinstance(server, str):
+        raise TypeError(f"play() needs a server, and {server!r} is a name: va.serve({server!r}) makes one")
     output = Output(server.name, format, size=size, fps=fps)
     spec = CameraSpec(
         server.name,
