@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import warnings
+from asyncio import get_running_loop
 from collections.abc import Generator
+from time import monotonic
 from types import TracebackType
 
 from valkka_async.errors import ConcurrencyError, ConnectionClosedOK, NotOpenError, ProtocolError
@@ -87,11 +88,11 @@ class Client:
                 link = self.subscription.link
                 if link is None:
                     link = await self._relink()
-                elif asyncio.get_running_loop() is not link.loop:
+                elif get_running_loop() is not link.loop:
                     self.subscription.check()
-                if time.monotonic() - self._turn > TURN_SECONDS:
+                if monotonic() - self._turn > TURN_SECONDS:
                     await asyncio.sleep(0)
-                    self._turn = time.monotonic()
+                    self._turn = monotonic()
                     if link is not self.subscription.link:
                         continue
                 try:
@@ -108,7 +109,7 @@ class Client:
                         await waiter
                     finally:
                         link.waiter = None
-                    self._turn = time.monotonic()
+                    self._turn = monotonic()
         finally:
             self._receiving = False
 
