@@ -1,4 +1,5 @@
-# cython: language_level=3, boundscheck=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, initializedcheck=False, freethreading_compatible=False
+# cython: binding=False, embedsignature=True, embedsignature.format=clinic
 # SPDX-License-Identifier: MIT
 """Lifetimes around ring.h: which object holds which memory, and where the GIL is released.
 
@@ -19,12 +20,13 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_RawFree, PyMem_RawMalloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from cpython.number cimport PyNumber_Index
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EINVAL, errno
 from libc.stdint cimport UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strerror
 from numpy cimport (
     NPY_ARRAY_WRITEABLE,
@@ -52,14 +54,21 @@ from posix.unistd cimport _SC_PAGESIZE, close, read, sysconf, write
 
 from ring cimport *
 
+cdef extern from "limited.h":
+    pass
+
 import json
+from _socket import socket as CSocket
 from fractions import Fraction
+from threading import RLock
 
 import numpy as np
 
 import_array()
 
+from valkka_async.cgroups import has_room
 from valkka_async.errors import (
+    ConcurrencyError,
     ConnectionClosedOK,
     FrameError,
     FrameReleasedError,
@@ -68,6 +77,9 @@ from valkka_async.errors import (
     ProtocolError,
     RingMemoryError,
 )
+
+# See ring/fork.py.
+lock = RLock()
 
 VERSION = VA_VERSION
 LAYOUT = VA_LAYOUT
@@ -129,9 +141,27 @@ cdef inline int64_t _now(int clock) noexcept nogil:
     return <int64_t>t.tv_sec * 1_000_000_000 + t.tv_nsec
 
 
+cdef uint64_t LOOK_BYTES = 1 << 20  # that may be touched before the memory limit is looked at again
+cdef uint64_t UNSEEN = 1 << 20      # that were touched since it was
+
+
 cdef int _populate(char *start, uint64_t nbytes, int advice) except -1:
     """Fault pages in at once; `start` lies on a page."""
+    global UNSEEN
     cdef int failed
+    if advice == MADV_POPULATE_WRITE:
+        UNSEEN += nbytes
+        if UNSEEN >= LOOK_BYTES:
+            with lock:  # it opens files, which no child is to inherit
+                room = has_room(nbytes)
+            if not room:
+                UNSEEN = LOOK_BYTES
+                raise RingMemoryError(
+                    f"no memory for {nbytes} bytes of a frame ring (the limit of this control group): "
+                    "use fewer slots or smaller frames, or raise the limit (--memory of a container, MemoryMax= of a "
+                    "unit)"
+                )
+            UNSEEN = 0
     with nogil:
         failed = madvise(start, nbytes, advice)
     if failed and errno != EINVAL:
@@ -189,6 +219,9 @@ EVERYTHING.before = EVERYTHING.after = &EVERYTHING
 # belongs to the parent, whether or not anybody has said so.
 cdef uint64_t FORKS = 0
 
+cdef extern from "<pthread.h>" nogil:
+    int pthread_atfork(void (*before)() noexcept, void (*in_parent)() noexcept, void (*in_child)() noexcept)
+
 
 cdef void _enlist(_Inherited *thing) noexcept:
     thing.before = EVERYTHING.before
@@ -204,8 +237,9 @@ cdef void _delist(_Inherited *thing) noexcept:
         thing.before = thing.after = NULL
 
 
-def after_fork():
-    """In a forked child, before anything else: from here on nothing writes the parent's memory."""
+cdef void _in_child() noexcept nogil:
+    """In a forked child, before anything else: from here on nothing writes the parent's memory. Also when a C library
+    forks, where os.register_at_fork() is not asked."""
     global FORKS
     cdef _Inherited *thing = EVERYTHING.after
     FORKS += 1
@@ -217,6 +251,41 @@ def after_fork():
             close(thing.connection[0])
             thing.connection[0] = -1
         thing = thing.after
+
+if pthread_atfork(NULL, NULL, &_in_child):
+    raise MemoryError
+
+
+@cython.no_gc
+cdef class Held:
+    """``with Held():`` holds the lock. Not ``with lock:``, because since CPython 3.14 a signal handler may come between
+    ``__enter__`` and the block; what it raises drops this object, and that gives the lock back."""
+    cdef bint held
+
+    def __enter__(self):
+        lock.acquire()
+        self.held = True
+
+    def __exit__(self, *exc):
+        if self.held:
+            self.held = False
+            lock.release()
+
+    def __dealloc__(self):
+        if self.held:
+            lock.release()
+
+
+def hold(double seconds, function):
+    """Call it under the lock, if that can be had within so many seconds; False: it was not called. No signal handler
+    comes between the lock and the call, or the release (as between ``acquire()`` and ``try`` in Python)."""
+    if not lock.acquire(True, seconds):
+        return False
+    try:
+        function()
+    finally:
+        lock.release()
+    return True
 
 
 def note(list things not None, function, *args, **options):
@@ -279,3 +348,4 @@ include "reader.pxi"
 include "frame.pxi"
 include "dlpack.pxi"
 include "writer.pxi"
+include "waiting.pxi"

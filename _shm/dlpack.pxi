@@ -61,7 +61,7 @@ cdef const char *VERSIONED = "dltensor_versioned"
 cdef object _capsule(Frame frame, bint versioned, uint64_t flags):
     """A capsule with the frame in it; the memory stays as it is until the consumer calls the deleter."""
     cdef _View view = frame.view()
-    cdef _Lent *lent = <_Lent *>PyMem_RawMalloc(sizeof(_Lent))
+    cdef _Lent *lent = <_Lent *>malloc(sizeof(_Lent))
     cdef DLTensor *tensor
     cdef Py_ssize_t itemsize
     cdef int d
@@ -90,7 +90,7 @@ cdef object _capsule(Frame frame, bint versioned, uint64_t flags):
         else:
             capsule = PyCapsule_New(&lent.plain, PLAIN, _forget)
     except BaseException:
-        PyMem_RawFree(lent)
+        free(lent)
         raise
     lent.view = <PyObject *>view
     Py_INCREF(view)
@@ -122,5 +122,5 @@ cdef void _delete(void *lent) noexcept nogil:
 
 cdef void _give_back(void *lent) noexcept:
     cdef PyObject *view = (<_Lent *>lent).view
-    PyMem_RawFree(lent)
+    free(lent)
     Py_DECREF(<object>view)

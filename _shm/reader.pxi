@@ -133,6 +133,7 @@ cdef class Reader:
     cpdef Frame claim(self):
         """The next frame for this reader's policy, or None. Raises LeaseLimitError, ProtocolError."""
         cdef _Ring ring, newest
+        cdef Frame frame = None
         cdef int k, s
         cdef uint64_t seq = 0
         cdef bint moved
@@ -170,14 +171,15 @@ cdef class Reader:
             del self.rings[0]
             moved = True
         self.page.signal_room()  # frames may have been passed over without a lease
-        if moved and self.look is not None:
-            self.look()
-        if s < 0:
+        if s >= 0:
+            frame = self.lend(ring, k, s, seq)
+        else:
             self.page.untake(k)
-            if s == VA_EMPTY:
-                return None
-            raise ProtocolError(f"{self.source}: the frame ring makes no sense any more")
-        return self.lend(ring, k, s, seq)
+            if s != VA_EMPTY:
+                raise ProtocolError(f"{self.source}: the frame ring makes no sense any more")
+        if moved and self.look is not None:
+            self.look()  # may be interrupted: the lease is the frame's by now, or nobody's
+        return frame
 
     cdef Frame lend(self, _Ring ring, int k, int s, uint64_t seq):
         cdef Frame frame = Frame.__new__(Frame)
@@ -260,7 +262,7 @@ cdef class Reader:
         last frame that is still held. It may be called again."""
         if self.closed:
             return
-        cdef int connection = sock.detach()
+        cdef int connection = CSocket.detach(sock)  # the method of Python's class may be interrupted inside
         self.closed = True
         self.rings = []
         self.look = None

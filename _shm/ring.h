@@ -198,6 +198,13 @@ typedef struct va_writer {
     va_note note[VA_MAX_SLOTS];
     va_peer *peers;
     uint32_t npeers;
+
+    /* The backlog: all frames from the newest key frame on, retained for readers that come late. */
+    bool retains;            /* is there to be one? */
+    bool outgrown;           /* the slots or bytes did not reach for the newest GOP, or the one before it */
+    uint64_t gop;            /* its first frame, a key frame; 0: there is none. All up to head are there */
+    uint64_t backlog_bytes;  /* its slots make the ring touch no more than this */
+    uint64_t touched;        /* of all slots together */
 } va_writer;
 
 static inline bool va_leases_slot(const va_peer *p, uint64_t word)
@@ -237,42 +244,87 @@ static inline void va_scan(va_writer *w, uint64_t *ordered, uint64_t *lossless)
     }
 }
 
+/* How badly a frame of `nbytes` fits pages that were touched before; 0: well. Pages cannot be given back
+ * (the seals forbid it), so where sizes differ, as those of key frames and others do, each slot is to be
+ * used for about the same size again and again: best by one that is not twice as large, then by the one that
+ * has to grow least. Then the memory is about the frames', and not the largest frame's in every slot. */
+static inline uint64_t va_misfit(uint64_t touched, uint64_t nbytes)
+{
+    if (touched < nbytes)
+        return 2 * nbytes - touched;
+    return touched - nbytes <= nbytes ? touched - nbytes : touched + nbytes;
+}
+
 /* The slot to write next, as far as the last scan knows, or -1 when every slot is leased or still to be read.
  *
- * Of the slots that nobody wants, the one used last: it is still in the cache. Then one that was never
- * used. Then, where unread frames of "ordered" readers fill the ring, the oldest of those. Never the
- * newest published frame, never a leased one, never one that a "lossless" reader has still to read. */
-static inline int va_pick(const va_writer *w, uint64_t ordered, uint64_t lossless)
+ * Of the slots that nobody wants, the one that fits best, and of these the one used last: it is still in the
+ * cache. Then one that was never used. Then, where the backlog and unread frames of "ordered" readers fill the
+ * ring, the oldest of those, which is one of the backlog if that has any that was read. Never the newest published frame, never a leased one, never one
+ * that a "lossless" reader has still to read. */
+static inline int va_pick(const va_writer *w, uint64_t nbytes, uint64_t ordered, uint64_t lossless)
 {
     enum { UNREAD = 1, UNTOUCHED = 2, FREE = 3 };
+    uint64_t least = 0;
     int best = -1;
     int best_class = 0;
+    if (w->gop - 1 < ordered) /* without a backlog it is UINT64_MAX */
+        ordered = w->gop - 1;
     for (uint32_t s = 0; s < w->view.slots; s++) {
         const va_note *n = &w->note[s];
         if (n->writing || n->leased || (n->seq && (n->seq == w->head || n->seq > lossless)))
             continue;
         int class = n->seq > ordered ? UNREAD : n->used ? FREE : UNTOUCHED;
+        uint64_t misfit = class == FREE ? va_misfit(n->touched, nbytes) : 0;
         bool better = class > best_class
-            || (class == best_class && class == FREE && n->used > w->note[best].used)
+            || (class == best_class && class == FREE
+                && (misfit < least || (misfit == least && n->used > w->note[best].used)))
             || (class == best_class && class == UNREAD && n->seq < w->note[best].seq);
         if (better) {
             best = (int)s;
             best_class = class;
+            least = misfit;
         }
     }
     return best;
 }
 
-/* Takes the slot that va_pick chooses. -1: none; the writer never waits for one. */
-static inline int va_begin(va_writer *w)
+/* There is no backlog before the next key frame: a frame of it is missing, or is of no use any more. */
+static inline void va_forget(va_writer *w) { w->gop = 0; }
+
+/* Does the backlog stand in the way of writing into slot s? */
+static inline bool va_outgrows(const va_writer *w, int s, uint64_t nbytes)
+{
+    const va_note *n = &w->note[s];
+    return w->gop
+        && (n->seq >= w->gop
+            || (nbytes > n->touched && w->touched + (nbytes - n->touched) > w->backlog_bytes));
+}
+
+/* `nbytes` of slot s have pages now. */
+static inline void va_touch(va_writer *w, int s, uint64_t nbytes)
+{
+    w->touched += nbytes - w->note[s].touched;
+    w->note[s].touched = nbytes;
+}
+
+/* Takes the slot that va_pick chooses for a frame of `nbytes`. -1: none; the writer never waits for one.
+ * The backlog always gives way, and as a whole: what follows a lost frame is of no use. */
+static inline int va_begin(va_writer *w, uint64_t nbytes)
 {
     const va_view *v = &w->view;
     uint64_t ordered, lossless;
     va_scan(w, &ordered, &lossless);
     for (;;) {
-        int best = va_pick(w, ordered, lossless);
-        if (best < 0)
+        int best = va_pick(w, nbytes, ordered, lossless);
+        if (best < 0) {
+            va_forget(w); /* this frame will be missing */
             return -1;
+        }
+        if (va_outgrows(w, best, nbytes)) {
+            va_forget(w);
+            w->outgrown = true;
+            continue;
+        }
         va_note *n = &w->note[best];
         va_slot *slot = va_slot_of(v, (uint32_t)best);
         if (n->seq) {
@@ -315,7 +367,7 @@ static inline bool va_has_room(va_writer *w)
     for (uint32_t i = 0; i < w->npeers; i++)
         atomic_store_explicit(&w->peers[i].page->waiting, 1, memory_order_seq_cst); /* ROOM */
     va_scan(w, &ordered, &lossless);
-    return va_pick(w, ordered, lossless) >= 0;
+    return va_pick(w, 0, ordered, lossless) >= 0;
 }
 
 /* Publishes the slot that va_begin gave, described by `info`; returns the frame's number.
@@ -332,6 +384,10 @@ static inline uint64_t va_commit(va_writer *w, int s, const va_info *info)
     w->head = n;
     w->note[s].seq = n;
     w->note[s].writing = false;
+    if (w->retains && info->flags & VA_KEY) {
+        w->outgrown = w->outgrown && !w->gop;
+        w->gop = n;
+    }
     return n;
 }
 
@@ -345,11 +401,39 @@ static inline bool va_must_ring(const va_peer *p)
         && atomic_exchange_explicit(&p->page->armed, 0, memory_order_seq_cst) == 1;
 }
 
-/* Goes on in a new, initialised ring. The old one stays as it is: its frames are never written again. */
-static inline void va_next_ring(va_writer *w, const va_view *v)
+/* The slot of a frame that is there. */
+static inline uint32_t va_find(const va_view *v, uint64_t seq)
 {
+    return atomic_load_explicit(&va_ring_of(v)->index[seq & v->index_mask], memory_order_relaxed);
+}
+
+/* Goes on in a new, initialised ring that nobody else has seen. The old one stays as it is: its frames are
+ * never written again. The new one begins behind its newest frame or, if it is to `carry` the backlog, with
+ * copies of that, which have their numbers: readers that have read the old ring have read them. */
+static inline void va_next_ring(va_writer *w, const va_view *v, bool carry)
+{
+    const va_view old = w->view;
+    const uint64_t gop = carry ? w->gop : 0;
+    va_ring *r = va_ring_of(v);
     w->view = *v;
+    w->view.base_seq = r->base_seq = gop ? gop - 1 : w->head;
     memset(w->note, 0, sizeof w->note);
+    w->touched = 0;
+    w->gop = gop;
+    uint32_t to = 0;
+    for (uint64_t n = gop; n && n <= w->head; n++, to++) {
+        uint32_t from = va_find(&old, n);
+        va_slot *slot = va_slot_of(v, to);
+        slot->info = va_slot_of(&old, from)->info;
+        memcpy(va_data_of(v, to), va_data_of(&old, from), slot->info.nbytes);
+        memcpy(va_meta_of(v, to), va_meta_of(&old, from), slot->info.meta_bytes);
+        atomic_store_explicit(&slot->seq, n, memory_order_relaxed);
+        atomic_store_explicit(&r->index[n & v->index_mask], to, memory_order_relaxed);
+        w->note[to].seq = n;
+        w->note[to].used = ++w->clock;
+        va_touch(w, (int)to, slot->info.nbytes);
+    }
+    atomic_store_explicit(&r->head, w->head, memory_order_release);
 }
 
 static inline void va_supersede(char *old_ring)

@@ -79,6 +79,10 @@ cdef extern from "ring.h" nogil:
         va_note note[1024]
         va_peer *peers
         uint32_t npeers
+        bint retains
+        bint outgrown
+        uint64_t gop
+        uint64_t backlog_bytes
 
     ctypedef struct va_tally:
         uint64_t received
@@ -107,14 +111,18 @@ cdef extern from "ring.h" nogil:
     uint32_t va_itemsize(uint32_t dtype)
     bint va_info_ok(const va_info *info, uint64_t slot_bytes)
 
-    int va_begin(va_writer *w)
+    int va_begin(va_writer *w, uint64_t nbytes)
+    void va_touch(va_writer *w, int slot, uint64_t nbytes)
+    void va_forget(va_writer *w)
+    uint64_t va_round_up(uint64_t n, uint64_t to)
     uint64_t va_commit(va_writer *w, int slot, const va_info *info)
     void va_abort(va_writer *w, int slot)
     bint va_wants_more(const va_peer *p)
     va_tally va_tally_of(const va_peer *p)
     bint va_has_room(va_writer *w)
     bint va_must_ring(const va_peer *p)
-    void va_next_ring(va_writer *w, const va_view *v)
+    uint32_t va_find(const va_view *v, uint64_t seq)
+    void va_next_ring(va_writer *w, const va_view *v, bint carry)
 
     bint va_has_newer(const va_cursor *c, const va_view *v)
     bint va_is_superseded(const va_view *v)

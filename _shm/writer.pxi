@@ -82,7 +82,7 @@ cdef class Kind:
         if b.format == NULL:
             if self.info.dtype != VA_UINT8:
                 return False
-        elif b.format[0] != KNOWN_DTYPES[self.info.dtype].letter[0] or b.format[1]:
+        elif b.format[0] != KNOWN_DTYPES[self.info.dtype].letter[0]:
             return False
         for d in range(b.ndim):
             if b.shape[d] != self.dims[d]:
@@ -115,8 +115,10 @@ cdef class Writer:
     cdef readonly uint64_t ring_size
     cdef _Inherited inherited
     cdef uint64_t born       # FORKS then
+    cdef list waiting        # to be called when this process has given a slot back
 
-    def __cinit__(self):
+    def __cinit__(self, bint retains=False, uint64_t backlog_bytes=0, list waiting=None):
+        self.waiting = [] if waiting is None else waiting
         self.born = FORKS
         self.announced = True
         self.ring_fd = -1
@@ -125,6 +127,8 @@ cdef class Writer:
         self.w = <va_writer *>PyMem_Calloc(1, sizeof(va_writer))
         if self.w == NULL:
             raise MemoryError
+        self.w.retains = retains
+        self.w.backlog_bytes = backlog_bytes
         self.peers = []
         self.previous = []
 
@@ -149,19 +153,35 @@ cdef class Writer:
         fresh.map = map
         return fresh
 
-    def start_ring(self, _Fresh fresh not None, list fds not None):
+    def start_ring(self, _Fresh fresh not None, list fds not None, bint carry):
         """Go on in a ring of map_ring(), and take its descriptor out of ``fds``: all at once. The ring before it
-        is never written again. publish() and loan() raise RingTooSmall until announce().
+        is never written again. The backlog comes along if it is to ``carry`` it, and there is memory for it.
+        publish() and loan() raise RingTooSmall until announce().
         """
         self.check()
+        carry = carry and self.make_ready(fresh)
         self.close_ring()
         self.ring_fd = fds.pop()
         self.ring_size = fresh.map.size
         self.announced = False
-        va_next_ring(self.w, &fresh.view)
+        va_next_ring(self.w, &fresh.view, carry)
         if self.map is not None:
             self.previous.append(self.map)
         self.map = fresh.map
+
+    cdef bint make_ready(self, _Fresh fresh) except -1:
+        """Give the slots that the backlog will have in a fresh ring their pages. False: there is no memory."""
+        cdef uint64_t seq
+        cdef uint32_t s
+        cdef uint32_t to = 0
+        for seq in range(self.w.gop, self.w.head + 1 if self.w.gop else 0):
+            s = va_find(&self.w.view, seq)
+            try:
+                _populate(va_data_of(&fresh.view, to), va_slot_of(&self.w.view, s).info.nbytes, MADV_POPULATE_WRITE)
+            except RingMemoryError:
+                return False
+            to += 1
+        return True
 
     cdef void close_ring(self) noexcept:
         if self.ring_fd >= 0:
@@ -180,8 +200,7 @@ cdef class Writer:
         """Count a reader in, and note it as ``owner.place``: both at once. Returns the number of the frame behind
         which it starts."""
         cdef _Peer peer = _Peer.__new__(_Peer)
-        cdef uint64_t head = self.w.head
-        cdef uint64_t start = head - 1 if head > max(self.w.view.base_seq, self.expired) else head
+        cdef uint64_t start
         cdef va_peer *grown
         cdef va_peer *p
         cdef va_cursor cursor
@@ -195,15 +214,27 @@ cdef class Writer:
         p.leases = leases
         p.policy = policy
         p.bell = bell
-        va_pass(&cursor, p.page, start)
         owner.place = peer
+        start = self.start_of(policy)  # from here on nothing is published until the peer counts
+        va_pass(&cursor, p.page, start)
         self.peers.append(peer)
         self.w.npeers += 1
         return start
 
+    cdef uint64_t start_of(self, uint32_t policy) noexcept:
+        """Behind which frame a new reader starts: the one before the backlog, or before the newest, or that."""
+        if self.w.gop and policy != VA_LATEST:
+            return self.w.gop - 1
+        if self.w.head > max(self.w.view.base_seq, self.expired):
+            return self.w.head - 1
+        return self.w.head
+
     def expire(self):
-        """Late readers are not to get the newest frame any more."""
+        """Late readers are not to get the newest frame any more, nor the backlog."""
+        if self.born != FORKS or not self.closed:
+            self.check()
         self.expired = self.w.head
+        va_forget(self.w)
 
     def remove_peer(self, _Peer peer not None):
         """Count a reader out, unless that was done; its leases end here."""
@@ -217,12 +248,12 @@ cdef class Writer:
         self.w.npeers = last
         del self.peers[last]
 
-    cdef int check(self) except -1:
+    cpdef check(self):
+        """Raises InheritedError in a forked child, ConnectionClosedOK after close()."""
         if self.born != FORKS:
             raise InheritedError("the server belongs to the parent process: serve() one of your own after the fork")
         if self.closed:
             raise ConnectionClosedOK("the server is closed; serve() again to publish")
-        return 0
 
     cdef Slot begin(self, uint64_t nbytes, bint moving=False):
         """A slot with room for nbytes, its pages there; None when none is free (counted). In a ring that was not
@@ -230,11 +261,12 @@ cdef class Writer:
         cdef Slot slot
         cdef va_note *note
         cdef uint64_t touched
+        cdef uint64_t pages = va_round_up(nbytes, PAGE)
         cdef int s
         self.check()
         if nbytes > self.w.view.slot_bytes or not (self.announced or moving):
             raise RingTooSmall(nbytes)
-        s = va_begin(self.w)
+        s = va_begin(self.w, pages)
         if s < 0:
             self.dropped += 1
             return None
@@ -247,13 +279,14 @@ cdef class Writer:
         slot.data_ptr = va_data_of(&self.w.view, s)
         slot.meta_ptr = va_meta_of(&self.w.view, s)
         note = &self.w.note[s]
-        if nbytes > note.touched:
+        if pages > note.touched:
             touched = note.touched // PAGE * PAGE
-            note.touched = nbytes
+            va_touch(self.w, s, pages)
             try:
-                _populate(slot.data_ptr + touched, nbytes - touched, MADV_POPULATE_WRITE)
-            except RingMemoryError:
-                note.touched = 0
+                _populate(slot.data_ptr + touched, pages - touched, MADV_POPULATE_WRITE)
+            except BaseException:  # a signal's handler may have raised, too
+                va_touch(self.w, s, 0)
+                va_forget(self.w)
                 raise
         return slot
 
@@ -270,12 +303,13 @@ cdef class Writer:
         cdef char *to
         cdef char *src
         cdef uint64_t n
+        cdef va_info info
         cdef bint given = type(what) is Kind
         if given:
             kind = what
         else:
             kind = self.known
-            if kind is None or not (what is kind.format or what == kind.format):
+            if kind is None or not (what is kind.format or (isinstance(what, str) and what == kind.format)):
                 return None
         if not PyObject_CheckBuffer(image):
             return None
@@ -291,10 +325,12 @@ cdef class Writer:
                     raise FrameError("the image was changed by another thread while it was published")
                 return None
             self.known = kind
+            info = kind.info
+            _set_times(&info, timestamp_ns, pts, dts, duration, time_base, key)  # what is refused costs no slot
             slot = self.begin(b.len)
             if slot is None:
                 return False
-            slot.describe(kind, timestamp_ns, pts, dts, duration, time_base, key, meta)
+            slot.describe(&info, meta)
             self.newest = kind
             if not PyBuffer_IsContiguous(&b, b"C"):
                 np.copyto(slot.array, image)
@@ -313,19 +349,27 @@ cdef class Writer:
 
     def loan(self, Kind kind not None, timestamp_ns, pts, dts, duration, time_base, bint key, bytes meta):
         """A Slot to be written in place, or None when none is free. Raises as publish() does."""
-        cdef Slot slot = self.begin(kind.info.nbytes)
+        cdef Slot slot
+        cdef va_info info = kind.info
+        _set_times(&info, timestamp_ns, pts, dts, duration, time_base, key)
+        slot = self.begin(info.nbytes)
         if slot is not None:
-            slot.describe(kind, timestamp_ns, pts, dts, duration, time_base, key, meta)
+            slot.describe(&info, meta)
             self.newest = kind
         return slot
 
     def wants_more(self, _Peer peer not None):
-        """False for a reader that was closed, and is still here because of frames that it holds."""
-        return va_wants_more(&self.w.peers[<uint32_t>self.peers.index(peer)])
+        """False for a reader that was closed, and is still here because of frames that it holds, or does not count
+        any more."""
+        return peer in self.peers and va_wants_more(&self.w.peers[<uint32_t>self.peers.index(peer)])
 
     def tally(self, _Peer peer not None):
-        """What a reader says of itself: (received, dropped, leases). It may say what it likes."""
-        cdef va_tally t = va_tally_of(&self.w.peers[<uint32_t>self.peers.index(peer)])
+        """What a reader says of itself: (received, dropped, leases). It may say what it likes. None: it does not
+        count any more."""
+        cdef va_tally t
+        if peer not in self.peers:
+            return None
+        t = va_tally_of(&self.w.peers[<uint32_t>self.peers.index(peer)])
         return t.received, t.dropped, t.leases
 
     def has_room(self):
@@ -335,6 +379,13 @@ cdef class Writer:
     def drop(self):
         """Count a frame that could not be published."""
         self.dropped += 1
+        va_forget(self.w)
+
+    cdef void make_room(self) noexcept:
+        """Wake those of this process that wait for a slot. (Readers send a message.)"""
+        if self.waiting:
+            for wake in self.waiting[:]:
+                wake()
 
     cdef void ring_bells(self) noexcept:
         cdef uint32_t i
@@ -377,6 +428,16 @@ cdef class Writer:
         return self.w.view.slot_bytes
 
     @property
+    def backlog(self):
+        """Frames that are retained for late readers."""
+        return self.w.head - self.w.gop + 1 if self.w.gop else 0
+
+    @property
+    def outgrown(self):
+        """Was the newest GOP, or the one before it, too long to be retained?"""
+        return self.w.outgrown
+
+    @property
     def slots_used(self):
         """Slots that were ever written in the ring in use, and so cost memory."""
         cdef uint32_t s
@@ -411,14 +472,12 @@ cdef class Slot:
     def __init__(self):
         raise TypeError("slots come from Server.loan()")
 
-    cdef int describe(self, Kind kind, timestamp_ns, pts, dts, duration, time_base, bint key, bytes meta) except -1:
-        self.info = kind.info
-        _set_times(&self.info, timestamp_ns, pts, dts, duration, time_base, key)
+    cdef void describe(self, const va_info *info, bytes meta) noexcept:
+        self.info = info[0]
         _lay_out(&self.info, self.dims, self.steps)
         self.meta = meta
         if meta is not None:
             self.info.meta_bytes = <uint32_t>len(meta)
-        return 0
 
     cdef bint commit(self) except -1:
         cdef Writer writer = self.writer
@@ -447,6 +506,7 @@ cdef class Slot:
         writer.bytes += self.info.nbytes
         writer.last_published_ns = self.info.published_ns
         writer.ring_bells()
+        writer.make_room()
         return True
 
     def __dealloc__(self):
@@ -494,6 +554,7 @@ cdef class Slot:
             self.reserved = False
             if self.generation == self.writer.w.view.generation:
                 va_abort(self.writer.w, self.index)
+                self.writer.make_room()
 
     def __enter__(self):
         return self

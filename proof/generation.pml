@@ -9,6 +9,8 @@
  *   - every reader gets to the newest ring and sees the newest frame there; none sleeps for ever before
  *   - frames come in order across rings; a "lossless" reader gets every one of the rings it is sent
  *   - a lease of an old ring does not keep the slot of the same number in the new one
+ *   - a reader that comes late (LATE: reader 1) is sent the newest ring alone, and finds the backlog there,
+ *     which the server took along (or not, if the new ring is for another stream)
  *   - a reader that stops for ever keeps neither the server nor the other reader waiting. Only if it is
  *     "lossless" does the server not go on, and the other reader still sees all that there is.
  *
@@ -51,6 +53,13 @@ byte final_rings;               /* rings below this number are final */
 #define CHECK_STORE(a) assert((a) >= final_rings * RING_WORDS || IS_PAYLOAD(a) || IS_MARK(a))
 #include "ring.pml"
 
+#ifdef LATE
+bool joined;                                        /* is reader 1 there? */
+#define IS_THERE(r) ((r) == 0 || joined)
+#else
+#define IS_THERE(r) true
+#endif
+
 bool bell[READERS];
 byte ring_base[GENERATIONS];                        /* geometry: written before the ring is sent */
 chan rings[READERS] = [WINDOW] of { byte };         /* RING, server to reader */
@@ -91,12 +100,13 @@ bool stopped;
 #else
 #define AWAITED(r) (POLICY(r) == LOSSLESS && acked[r] != gen)
 #endif
-#define MAY_GO_ON (gen < GENERATIONS - 1 && !AWAITED(0) && !AWAITED(READERS - 1))
+#define MAY_GO_ON (gen < GENERATIONS - 1 && !(IS_THERE(0) && AWAITED(0)) \
+                   && !(IS_THERE(READERS - 1) && AWAITED(READERS - 1)))
 
 inline offer_ring(r)
 {
     if
-    :: sent[r] < gen && MAY_SEND(r) ->
+    :: sent[r] < gen && MAY_SEND(r) && IS_THERE(r) ->
         assert(nfull(rings[r]));
         on_their_way[r] = on_their_way[r] | 1 << gen;
         sent[r] = gen;
@@ -105,14 +115,39 @@ inline offer_ring(r)
     fi
 }
 
+/* The frame of slot x, into that of the new ring. (Its bytes hold its number, which the writer knows without
+ * looking into its store buffer.) Nobody has seen the new ring, so nobody can tell in which order. */
+inline carry(x)
+{
+    if
+    :: IS_RETAINED(x) ->
+#ifndef CARRY_NOTHING
+        mem[LOW(gen, x)] = note_seq[x]; mem[HIGH(gen, x)] = note_seq[x];
+        mem[SEQ(gen, x)] = note_seq[x]; mem[INDEX(gen, note_seq[x])] = x;
+#endif
+        here++
+    :: else -> note_seq[x] = 0
+    fi
+}
+
 inline next_ring()
 {
     atomic {
         gen++;                                      /* va_next_ring: the notes are those of an empty ring */
+#ifdef BACKLOG
+        if
+        :: skip
+        :: gop = 0                                  /* another stream */
+        fi;
+#endif
+#ifdef CARRIED_BEHIND_THE_BASE
         ring_base[gen] = newest;
-        sc_store(WRITER, HEAD(gen), newest);        /* va_init */
-        note_seq[0] = 0; note_seq[1] = 0;
+#else
+        ring_base[gen] = (gop != 0 -> gop - 1 : newest);
+#endif
         here = 0;
+        carry(0); carry(1);
+        sc_store(WRITER, HEAD(gen), newest);
         final_rings = gen;
         offer_ring(0)
     };
@@ -165,6 +200,13 @@ proctype writer()
 
 end:
     do
+#ifdef LATE
+    :: atomic { !joined ->
+        joined = true;
+        sent[1] = gen; acked[1] = gen;
+        sc_store(WRITER, CURSOR(1), START(1, ring_base[gen]));
+        run reader(1, START(1, ring_base[gen]), gen) }
+#endif
     :: made < FRAMES ->
         made++;
 again:  va_begin();
@@ -284,7 +326,7 @@ inline turn()
     fi
 }
 
-proctype reader(byte r)
+proctype reader(byte r; byte start; byte ring)
 {
     READER_LOCALS;
     byte last, mapped;
@@ -292,6 +334,7 @@ proctype reader(byte r)
     bool may_sleep, moved;
     chan queue = [GENERATIONS] of { byte };
 
+    d_step { seen = start; last = start; gen = ring; mapped = ring; base = ring_base[ring] };
     do
 #if FINE > 0
     :: s == NONE && !may_sleep && r < FINE -> turn()
@@ -331,9 +374,14 @@ proctype reader(byte r)
 
 init {
     atomic {
-        run flush(0); run flush(WRITER); run writer(); run reader(0);
+        run flush(0); run flush(WRITER); run writer(); run reader(0, 0, 0);
 #if READERS == 2
-        run flush(1); run reader(1)
+        run flush(1);
+#ifdef LATE
+        mem[CURSOR(1)] = NONE
+#else
+        run reader(1, 0, 0)
+#endif
 #endif
     }
 }

@@ -6,6 +6,9 @@
  *   - the writer gets through all its publishing; a state in which it cannot go on is an error
  *   - the newest published frame is there: who does not find it finds a newer head (in va_claim)
  *   - frames come in order; a "lossless" reader gets every one (in va_claim)
+ *
+ * LATE: reader 1 comes at any moment, and starts at the backlog, if there is one. That is all there: being
+ * "lossless", it gets every frame from the key frame on.
  */
 #include "ring.pml"
 
@@ -13,8 +16,23 @@ proctype writer()
 {
     WRITER_LOCALS;
     byte made;
+#ifdef LATE
+    byte start = NONE;
+    bool joined;
+#endif
 
     do
+#ifdef LATE
+#ifdef COUNTED_IN_LATER
+    :: !joined && start == NONE -> start = START(1, 0)
+    :: atomic { !joined && start != NONE ->
+#else
+    :: atomic { !joined -> start = START(1, 0);
+#endif
+        sc_store(WRITER, CURSOR(1), start);
+        joined = true;
+        run reader(1, start) }
+#endif
     :: made < FRAMES ->
         made++;
         va_begin();
@@ -40,11 +58,12 @@ proctype writer()
     od
 }
 
-proctype reader(byte r)
+proctype reader(byte r; byte start)
 {
     READER_LOCALS;
     byte last;
 
+    d_step { seen = start; last = start };
 end:
     do
     :: mem[HEAD(gen)] > seen ->                 /* not to look in vain keeps the states few */
@@ -64,5 +83,12 @@ end:
 }
 
 init {
-    atomic { run flush(0); run flush(1); run flush(WRITER); run writer(); run reader(0); run reader(1) }
+    atomic {
+        run flush(0); run flush(1); run flush(WRITER); run writer(); run reader(0, 0);
+#ifdef LATE
+        mem[CURSOR(1)] = NONE
+#else
+        run reader(1, 0)
+#endif
+    }
 }

@@ -58,8 +58,8 @@ static void new_ring(uint32_t slots, uint64_t base_seq)
     memory = v.base = aligned_alloc(VA_LINE, v.total_bytes);
     memset(memory, 0, v.total_bytes);
     va_init(&v, "");
-    va_next_ring(&w, &v);
     w.head = base_seq;
+    va_next_ring(&w, &v, false);
 }
 
 /* A ring of generation 1 without frames, and no reader. */
@@ -73,6 +73,14 @@ static void world(uint32_t slots, uint64_t base_seq)
     w.peers = peer;
 }
 
+/* The same, with a backlog. */
+static void retaining_world(uint32_t slots, uint64_t base_seq)
+{
+    world(slots, base_seq);
+    w.retains = true;
+    w.backlog_bytes = UINT64_MAX;
+}
+
 static va_peer *join(uint32_t policy, uint64_t cursor)
 {
     uint32_t i = w.npeers++;
@@ -84,7 +92,7 @@ static va_peer *join(uint32_t policy, uint64_t cursor)
 static int publish(uint32_t flags)
 {
     va_info info = {.nbytes = 1, .ndim = 1, .shape = {1}, .flags = flags};
-    int s = va_begin(&w);
+    int s = va_begin(&w, 1);
     CHECK(s >= 0);
     va_commit(&w, s, &info);
     return s;
@@ -309,32 +317,32 @@ static void sizes_whose_product_overflows_are_refused(void)
 static void an_unused_ring_gives_its_first_slot(void)
 {
     world(3, 0);
-    CHECK(va_begin(&w) == 0);
+    CHECK(va_begin(&w, 1) == 0);
     CHECK(w.note[0].writing && w.note[0].used == 1);
 }
 
 static void what_is_being_written_is_not_given_twice(void)
 {
     world(2, 0);
-    CHECK(va_begin(&w) == 0 && va_begin(&w) == 1 && va_begin(&w) == -1);
+    CHECK(va_begin(&w, 1) == 0 && va_begin(&w, 1) == 1 && va_begin(&w, 1) == -1);
     va_abort(&w, 1);
-    CHECK(va_begin(&w) == 1);
+    CHECK(va_begin(&w, 1) == 1);
 }
 
 static void an_aborted_slot_holds_no_frame_and_comes_back(void)
 {
     world(2, 0);
     publish(VA_KEY);
-    int s = va_begin(&w);
+    int s = va_begin(&w, 1);
     va_abort(&w, s);
-    CHECK(seq_of(s) == 0 && w.head == 1 && head() == 1 && va_begin(&w) == s);
+    CHECK(seq_of(s) == 0 && w.head == 1 && head() == 1 && va_begin(&w, 1) == s);
 }
 
 static void a_commit_numbers_indexes_and_describes_the_frame(void)
 {
     world(4, 0);
     va_info info = {.nbytes = 3, .pts = 77, .dts = 76, .duration = 2, .dtype = VA_INT8};
-    int s = va_begin(&w);
+    int s = va_begin(&w, 1);
     CHECK(va_commit(&w, s, &info) == 1);
     CHECK(seq_of(s) == 1 && head() == 1 && w.head == 1 && w.note[s].seq == 1 && !w.note[s].writing);
     CHECK(atomic_load(&va_ring_of(&v)->index[1]) == (uint32_t)s);
@@ -350,7 +358,7 @@ static void of_free_slots_the_one_written_last_is_taken(void)
     plant(0, 2, 0);
     plant(3, 3, 0);
     plant(1, 4, 0);
-    CHECK(va_begin(&w) == 3); /* 1 holds the newest; 4 was never used */
+    CHECK(va_begin(&w, 1) == 3); /* 1 holds the newest; 4 was never used */
     CHECK(seq_of(3) == 0);    /* frame 3 can no longer be claimed */
 }
 
@@ -360,7 +368,7 @@ static void a_slot_that_was_never_used_comes_before_an_unread_frame(void)
     join(VA_ORDERED, 0);
     plant(0, 1, 0);
     plant(1, 2, 0);
-    CHECK(va_begin(&w) == 2);
+    CHECK(va_begin(&w, 1) == 2);
 }
 
 static void a_frame_that_nobody_wants_comes_before_a_slot_never_used(void)
@@ -369,7 +377,7 @@ static void a_frame_that_nobody_wants_comes_before_a_slot_never_used(void)
     join(VA_ORDERED, 1);
     plant(0, 1, 0);
     plant(1, 2, 0);
-    CHECK(va_begin(&w) == 0);
+    CHECK(va_begin(&w, 1) == 0);
 }
 
 static void of_unread_frames_the_oldest_goes(void)
@@ -380,7 +388,7 @@ static void of_unread_frames_the_oldest_goes(void)
     plant(1, 4, 0);
     plant(2, 6, 0);
     plant(3, 7, 0);
-    CHECK(va_begin(&w) == 1 && seq_of(1) == 0 && seq_of(0) == 5 && seq_of(2) == 6);
+    CHECK(va_begin(&w, 1) == 1 && seq_of(1) == 0 && seq_of(0) == 5 && seq_of(2) == 6);
 }
 
 static void the_slowest_ordered_reader_counts(void)
@@ -391,7 +399,7 @@ static void the_slowest_ordered_reader_counts(void)
     plant(0, 1, 0);
     plant(1, 2, 0);
     plant(2, 3, 0);
-    CHECK(va_begin(&w) == 0); /* 2 is still wanted, 1 is not */
+    CHECK(va_begin(&w, 1) == 0); /* 2 is still wanted, 1 is not */
 }
 
 static void latest_readers_keep_nothing(void)
@@ -401,7 +409,7 @@ static void latest_readers_keep_nothing(void)
     plant(0, 1, 0);
     plant(1, 2, 0);
     plant(2, 3, 0);
-    CHECK(va_begin(&w) == 1);
+    CHECK(va_begin(&w, 1) == 1);
 }
 
 static void the_newest_frame_stays(void)
@@ -409,7 +417,7 @@ static void the_newest_frame_stays(void)
     world(2, 0);
     plant(0, 1, 0);
     plant(1, 2, 0);
-    CHECK(va_begin(&w) == 0 && va_begin(&w) == -1 && seq_of(1) == 2);
+    CHECK(va_begin(&w, 1) == 0 && va_begin(&w, 1) == -1 && seq_of(1) == 2);
 }
 
 static void a_leased_slot_stays(void)
@@ -420,7 +428,7 @@ static void a_leased_slot_stays(void)
     plant(1, 2, 0);
     plant(2, 3, 0);
     lease(0, 1, 1);
-    CHECK(va_begin(&w) == 0 && va_begin(&w) == -1 && seq_of(1) == 2);
+    CHECK(va_begin(&w, 1) == 0 && va_begin(&w, 1) == -1 && seq_of(1) == 2);
 }
 
 static void a_lease_beyond_those_granted_does_not_count(void)
@@ -430,7 +438,7 @@ static void a_lease_beyond_those_granted_does_not_count(void)
     plant(0, 1, 0);
     plant(1, 2, 0);
     lease(0, 2, 0); /* two words were granted: 0 and 1 */
-    CHECK(va_begin(&w) == 0);
+    CHECK(va_begin(&w, 1) == 0);
 }
 
 static void nonsense_in_a_lease_word_does_not_count(void)
@@ -442,7 +450,7 @@ static void nonsense_in_a_lease_word_does_not_count(void)
         plant(0, 1, 0);
         plant(1, 2, 0);
         atomic_store(&page[0].lease[0], nonsense[i]);
-        CHECK(va_begin(&w) == 0);
+        CHECK(va_begin(&w, 1) == 0);
     }
 }
 
@@ -470,7 +478,7 @@ static void a_lossless_reader_keeps_what_it_has_not_read(void)
     plant(0, 1, 0);
     plant(1, 2, 0);
     plant(2, 3, 0);
-    CHECK(va_begin(&w) == 0 && va_begin(&w) == -1 && seq_of(1) == 2);
+    CHECK(va_begin(&w, 1) == 0 && va_begin(&w, 1) == -1 && seq_of(1) == 2);
 }
 
 static void a_reader_that_wants_no_more_keeps_nothing(void)
@@ -480,7 +488,7 @@ static void a_reader_that_wants_no_more_keeps_nothing(void)
     join(VA_ORDERED, UINT64_MAX);
     plant(0, 1, 0);
     plant(1, 2, 0);
-    CHECK(va_begin(&w) == 0);
+    CHECK(va_begin(&w, 1) == 0);
 }
 
 static void a_reader_that_is_closed_wants_no_more(void)
@@ -498,10 +506,10 @@ static void a_new_ring_knows_no_slot_of_the_old_one(void)
     world(2, 0);
     publish(VA_KEY);
     publish(VA_KEY);
-    CHECK(va_begin(&w) == 0); /* and never committed */
+    CHECK(va_begin(&w, 1) == 0); /* and never committed */
     new_ring(3, w.head);
     CHECK(w.clock == 3 && w.head == 2 && !va_has_frames(&v));
-    CHECK(va_begin(&w) == 0 && va_begin(&w) == 1 && va_begin(&w) == 2);
+    CHECK(va_begin(&w, 1) == 0 && va_begin(&w, 1) == 1 && va_begin(&w, 1) == 2);
 }
 
 static void lease_it_when_its_number_is_gone(const volatile void *where)
@@ -511,6 +519,196 @@ static void lease_it_when_its_number_is_gone(const volatile void *where)
         hooks_off();
         lease(1, 1, 1);
     }
+}
+
+/* ------------------------------------------------------------------------------------- backlog */
+
+static void a_key_frame_begins_a_backlog_of_all_that_follows(void)
+{
+    retaining_world(8, 0);
+    publish(0);
+    CHECK(w.gop == 0);
+    publish(VA_KEY);
+    publish(0);
+    publish(0);
+    CHECK(w.gop == 2 && w.head == 4 && !w.outgrown);
+    for (uint64_t n = 2; n <= 4; n++)
+        CHECK(seq_of((int)va_find(&v, n)) == n);
+    publish(VA_KEY);
+    CHECK(w.gop == 5);
+}
+
+static void there_is_no_backlog_unless_it_was_asked_for(void)
+{
+    world(3, 0);
+    publish(VA_KEY);
+    publish(0);
+    CHECK(w.gop == 0 && va_begin(&w, 1) == 0);
+}
+
+static void a_slot_never_used_comes_before_the_backlog(void)
+{
+    retaining_world(3, 0);
+    CHECK(publish(VA_KEY) == 0 && publish(0) == 1 && va_begin(&w, 1) == 2 && w.gop == 1);
+}
+
+static void the_backlog_before_is_free_once_the_next_one_begins(void)
+{
+    retaining_world(4, 0);
+    publish(VA_KEY);
+    publish(0);
+    publish(VA_KEY);
+    CHECK(va_begin(&w, 1) == 1 && w.gop == 3 && va_begin(&w, 1) == 0);
+}
+
+static void a_backlog_that_outgrows_the_slots_is_given_up_as_a_whole(void)
+{
+    retaining_world(3, 0);
+    publish(VA_KEY);
+    publish(0);
+    publish(0);
+    CHECK(va_begin(&w, 1) == 1); /* the slot written last, and not the oldest of the backlog */
+    CHECK(w.gop == 0 && w.outgrown && va_begin(&w, 1) == 0);
+}
+
+static void an_unread_frame_outlives_the_backlog(void)
+{
+    retaining_world(5, 0);
+    join(VA_ORDERED, 3);
+    for (int s = 0; s < 5; s++)
+        plant(s, (uint64_t)s + 1, s ? 0 : VA_KEY);
+    w.gop = 1; /* 4 is unread, too; 1 to 3 are there for late readers alone */
+    for (int s = 2; s >= 0; s--)
+        CHECK(va_begin(&w, 1) == s && w.gop == 0);
+    CHECK(va_begin(&w, 1) == 3);
+}
+
+static void a_frame_that_is_dropped_ends_the_backlog(void)
+{
+    retaining_world(2, 0);
+    join(VA_LATEST, 0);
+    publish(VA_KEY);
+    publish(0);
+    lease(0, 0, 0);
+    CHECK(w.gop == 1 && va_begin(&w, 1) == -1 && w.gop == 0);
+    CHECK(!w.outgrown); /* nothing was wrong with the number of slots */
+}
+
+static void what_a_longer_gop_was_like_is_known_until_one_was_retained(void)
+{
+    retaining_world(3, 0);
+    publish(VA_KEY);
+    publish(0);
+    publish(0);
+    publish(0); /* too long */
+    CHECK(w.gop == 0 && w.outgrown);
+    publish(VA_KEY);
+    CHECK(w.gop == 5 && w.outgrown); /* nobody knows yet how long this one will be */
+    publish(0);
+    publish(VA_KEY);
+    CHECK(w.gop == 7 && !w.outgrown);
+}
+
+static void the_backlog_does_not_make_the_ring_grow_beyond_its_bytes(void)
+{
+    retaining_world(8, 0);
+    w.backlog_bytes = 25;
+    for (int i = 0; i < 3; i++) {
+        va_info info = {.nbytes = 10, .ndim = 1, .shape = {10}, .flags = i == 0 ? VA_KEY : 0};
+        int s = va_begin(&w, 10);
+        va_touch(&w, s, 10);
+        va_commit(&w, s, &info);
+        CHECK(w.gop == (i < 2) && w.outgrown == (i == 2) && w.touched == (i ? 20 : 10));
+    }
+    CHECK(va_begin(&w, 10) == 1); /* 0 holds the newest frame */
+}
+
+static void a_slot_that_has_its_pages_already_costs_nothing(void)
+{
+    retaining_world(8, 0);
+    w.backlog_bytes = 20;
+    for (int s = 0; s < 2; s++) {
+        plant(s, (uint64_t)s + 1, s ? VA_KEY : 0);
+        va_touch(&w, s, 10);
+    }
+    w.gop = 2;
+    CHECK(va_begin(&w, 10) == 0 && w.gop == 2);
+    CHECK(va_begin(&w, 1) == 2 && w.gop == 0); /* this one would */
+}
+
+static void of_free_slots_the_one_that_fits_best_is_taken(void)
+{
+    const uint64_t touched[] = {400, 20, 50, 0}, frame[] = {399, 21, 19, 15, 35, 8, 1000, 401};
+    const int wanted[] = {0, 1, 1, 1, 2, 1, 0, 0};
+    for (int i = 0; i < 8; i++) {
+        world(4, 0);
+        for (int s = 0; s < 4; s++) {
+            plant(s, (uint64_t)s + 1, 0);
+            va_touch(&w, s, touched[s]);
+        }
+        CHECK(va_begin(&w, frame[i]) == wanted[i]);
+    }
+}
+
+static void a_misfit_is_never_better_than_a_fit(void)
+{
+    for (uint64_t n = 1; n < 40; n++) {
+        CHECK(va_misfit(n, n) == 0);
+        for (uint64_t fits = n; fits <= 2 * n; fits++)
+            for (uint64_t grows = 0; grows < n; grows++)
+                for (uint64_t wastes = 2 * n + 1; wastes < 5 * n; wastes++)
+                    CHECK(va_misfit(fits, n) < va_misfit(grows, n) && va_misfit(grows, n) < va_misfit(wastes, n));
+    }
+}
+
+static void a_new_ring_begins_behind_the_newest_frame(void)
+{
+    retaining_world(3, 7);
+    publish(VA_KEY);
+    publish(0);
+    char *before = memory;
+    memory = NULL;
+    new_ring(3, w.head);
+    CHECK(w.view.base_seq == 9 && va_ring_of(&v)->base_seq == 9 && head() == 9 && w.gop == 0 && w.touched == 0);
+    CHECK(!va_has_frames(&v));
+    free(before);
+}
+
+static void a_new_ring_takes_the_backlog_along(void)
+{
+    retaining_world(4, 7);
+    publish(0);
+    for (uint64_t n = 9; n <= 11; n++) {
+        va_info info = {.nbytes = 5, .meta_bytes = 3, .ndim = 1, .shape = {5}, .pts = (int64_t)n,
+                        .flags = n == 9 ? VA_KEY : 0};
+        int s = va_begin(&w, 5);
+        memset(va_data_of(&v, (uint32_t)s), (int)n, 5);
+        memset(va_meta_of(&v, (uint32_t)s), (int)n + 1, 3);
+        va_commit(&w, s, &info);
+    }
+    CHECK(w.gop == 9);
+    char *before = memory;
+    va_plan(&v, 4, 256, 0, 2, 0, w.head, VA_LINE);
+    memory = v.base = aligned_alloc(VA_LINE, v.total_bytes);
+    memset(memory, 0, v.total_bytes);
+    va_init(&v, "");
+    va_next_ring(&w, &v, true);
+    free(before);
+    CHECK(w.gop == 9 && w.head == 11 && head() == 11 && w.view.base_seq == 8 && va_ring_of(&v)->base_seq == 8);
+    v.base_seq = w.view.base_seq;
+    va_cursor c = reader(VA_ORDERED, 8, true);
+    for (uint64_t n = 9; n <= 11; n++) {
+        int s = claim(&c);
+        CHECK(s >= 0 && got == n && va_slot_of(&v, (uint32_t)s)->info.pts == (int64_t)n);
+        for (int i = 0; i < 5; i++)
+            CHECK(va_data_of(&v, (uint32_t)s)[i] == (char)n);
+        CHECK(va_meta_of(&v, (uint32_t)s)[2] == (char)(n + 1));
+    }
+    CHECK(claim(&c) == VA_EMPTY);
+    va_unpin(&page[0], 0);
+    CHECK(publish(0) == 3 && w.gop == 9);    /* it goes on */
+    publish(0);
+    CHECK(w.gop == 0 && w.outgrown);
 }
 
 static void a_lease_that_comes_after_the_first_look_is_found_by_the_second(void)
@@ -523,7 +721,7 @@ static void a_lease_that_comes_after_the_first_look_is_found_by_the_second(void)
     plant(1, 2, 0);
     plant(2, 3, 0);
     after_store = lease_it_when_its_number_is_gone;
-    CHECK(va_begin(&w) == 0);
+    CHECK(va_begin(&w, 1) == 0);
     CHECK(seq_of(1) == 2 && w.note[1].seq == 2 && !w.note[1].writing); /* the frame is back */
     CHECK(va_pin(&v, &page[0], 0, 2) == 1);
 }
@@ -538,7 +736,7 @@ static void when_the_last_slot_is_leased_in_the_meantime_there_is_none(void)
     plant(2, 3, 0);
     lease(0, 0, 0);
     after_store = lease_it_when_its_number_is_gone;
-    CHECK(va_begin(&w) == -1);
+    CHECK(va_begin(&w, 1) == -1);
     CHECK(seq_of(1) == 2 && seq_of(0) == 1 && seq_of(2) == 3);
 }
 
@@ -935,7 +1133,7 @@ static void what_a_reader_says_of_itself_decides_nothing(void)
     plant(0, 1, 0);
     plant(1, 2, 0);
     va_tell(&page[0], UINT64_MAX, UINT64_MAX);
-    CHECK(va_begin(&w) == 0 && va_begin(&w) == -1);
+    CHECK(va_begin(&w, 1) == 0 && va_begin(&w, 1) == -1);
 }
 
 /* ------------------------------------------------------------------------------------------ */
@@ -973,6 +1171,20 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
     TEST(a_reader_that_wants_no_more_keeps_nothing),
     TEST(a_reader_that_is_closed_wants_no_more),
     TEST(a_new_ring_knows_no_slot_of_the_old_one),
+    TEST(a_key_frame_begins_a_backlog_of_all_that_follows),
+    TEST(there_is_no_backlog_unless_it_was_asked_for),
+    TEST(a_slot_never_used_comes_before_the_backlog),
+    TEST(the_backlog_before_is_free_once_the_next_one_begins),
+    TEST(a_backlog_that_outgrows_the_slots_is_given_up_as_a_whole),
+    TEST(an_unread_frame_outlives_the_backlog),
+    TEST(a_frame_that_is_dropped_ends_the_backlog),
+    TEST(what_a_longer_gop_was_like_is_known_until_one_was_retained),
+    TEST(the_backlog_does_not_make_the_ring_grow_beyond_its_bytes),
+    TEST(a_slot_that_has_its_pages_already_costs_nothing),
+    TEST(of_free_slots_the_one_that_fits_best_is_taken),
+    TEST(a_misfit_is_never_better_than_a_fit),
+    TEST(a_new_ring_begins_behind_the_newest_frame),
+    TEST(a_new_ring_takes_the_backlog_along),
     TEST(a_lease_that_comes_after_the_first_look_is_found_by_the_second),
     TEST(when_the_last_slot_is_leased_in_the_meantime_there_is_none),
     TEST(frames_number_2_to_the_63_are_like_others),

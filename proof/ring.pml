@@ -34,6 +34,8 @@
 #define FIRST_KEY 1             /* to "ordered" and "lossless" readers, earlier frames are useless */
 #endif
 
+/* BACKLOG: the writer retains what came since the newest key frame. Any frame may be one. */
+
 #define LATEST   0
 #define ORDERED  1
 #define LOSSLESS 2
@@ -137,6 +139,7 @@ end:
  * any slot that ring.h could choose, not one, so what holds here holds for every order of preference. */
 #define WRITER_LOCALS \
     byte at, what, gen, newest, i, s = NONE, word, ordered, lossless; \
+    byte gop; \
     byte tries; \
     byte note_seq[SLOTS]; \
     bool note_leased[SLOTS]
@@ -184,11 +187,12 @@ inline va_scan()
 #define IS_KEPT(x) (note_seq[x] != 0 && note_seq[x] > lossless)
 #endif
 #define MAY_TAKE(x) (!note_leased[x] && !IS_NEWEST(x) && !IS_KEPT(x))
-#define IS_FREE(x)  (MAY_TAKE(x) && note_seq[x] <= ordered)
+#define IS_RETAINED(x) (gop != 0 && note_seq[x] >= gop)
+#define IS_FREE(x)  (MAY_TAKE(x) && note_seq[x] <= ordered && !IS_RETAINED(x))
 #define ANY(what)   (what(0) || what(1) || (SLOTS > 2 && what(SLOTS - 1)))
 
 /* s = the slot to take next, or NONE. Where nobody wants the frames of several slots, any of them; where
- * all are wanted by "ordered" readers, the oldest. */
+ * all are wanted, by "ordered" readers or for late ones, the oldest. */
 inline va_pick()
 {
     if
@@ -222,9 +226,15 @@ inline va_begin()
     do
     :: va_pick();
         if
-        :: s == NONE -> break
+        :: s == NONE -> gop = 0; break          /* the next frame will be missing */
         :: s != NONE && note_seq[s] == 0 -> break
-        :: else ->
+#if defined(BACKLOG) && !defined(LOSE_ONE)
+        :: s != NONE && IS_RETAINED(s) -> gop = 0
+#define FREE_FOR_ALL !IS_RETAINED(s)
+#else
+#define FREE_FOR_ALL true
+#endif
+        :: s != NONE && note_seq[s] != 0 && FREE_FOR_ALL ->
             SEQ_STORE(WRITER, SEQ(gen, s), 0);
 #ifndef NO_SECOND_SCAN
             i = 0;
@@ -267,8 +277,17 @@ inline va_commit()
     store(WRITER, INDEX(gen, newest + 1), s);
     HEAD_STORE(WRITER, HEAD(gen), newest + 1);
 #endif
-    d_step { newest++; note_seq[s] = newest; s = NONE }
+    d_step { newest++; note_seq[s] = newest; s = NONE };
+#ifdef BACKLOG
+    if
+    :: gop = newest                             /* a key frame */
+    :: skip
+    fi
+#endif
 }
+
+/* Behind which frame a reader starts that comes now: Writer.start_of. `first`: of the ring in use. */
+#define START(r, first) (gop != 0 && POLICY(r) != LATEST -> gop - 1 : (newest > (first) -> newest - 1 : newest))
 
 /* must = reader r sleeps, and its bell is to be rung. */
 inline va_must_ring(r, must)

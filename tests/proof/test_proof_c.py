@@ -74,7 +74,7 @@ def test_no_sanitizer_and_no_check_complains_at_full_speed(sanitizer: str, tmp_p
     done = run(str(build("stress", sanitizer, tmp_path)), str(SECONDS), str(PATIENCE_MS), seconds=SECONDS)
     assert done.returncode == 0 and not done.stderr, done.stdout + done.stderr
     rounds = re.findall(r"^(\w+): (\d+) frames", done.stdout, re.MULTILINE)
-    assert [name for name, _ in rounds] == ["camera", "file", "delta", "ping"]
+    assert [name for name, _ in rounds] == ["camera", "file", "delta", "late", "ping"]
     assert all(int(frames) > 100 for _, frames in rounds), done.stdout
 
 
@@ -137,6 +137,16 @@ STRESS_TWINS = {
         [("waiting, 0, memory_order_seq_cst) == 1", "waiting, 0, memory_order_seq_cst) == 2")],
         ("not told of room",),
     ),
+    "the backlog lacks a frame": (
+        "none", "late", [("if (va_outgrows(w, best, nbytes)) {", "if (0) {")],
+        ("lost a frame", "without the one before"),
+    ),
+    "a new ring has no backlog and says it has": (
+        "none", "late",
+        [("const uint64_t gop = carry ? w->gop : 0;", "const uint64_t gop = 0, kept = w->gop;"),
+         ("    w->gop = gop;", "    w->gop = kept;")],
+        ("lost a frame", "without the one before", "makes no sense"),
+    ),
     "unread frames of a lossless reader go": (
         "thread", "file", [("|| n->seq > lossless))", "|| (n->seq > lossless && 0)))")], ("lost a frame",),
     ),
@@ -171,6 +181,11 @@ PLANTED_TWINS = {
     ),
     "of_unread_frames_the_oldest_goes": ("n->seq < w->note[best].seq", "n->seq > w->note[best].seq"),
     "a_slot_that_was_never_used_comes_before_an_unread_frame": ("n->seq > ordered ? UNREAD", "0 ? UNREAD"),
+    "a_slot_never_used_comes_before_the_backlog": ("if (w->gop - 1 < ordered)", "if (0)"),
+    "a_frame_that_is_dropped_ends_the_backlog": ("va_forget(w); /* this frame will be missing */", ""),
+    "the_backlog_does_not_make_the_ring_grow_beyond_its_bytes": ("> w->backlog_bytes", "> UINT64_MAX"),
+    "of_free_slots_the_one_that_fits_best_is_taken": ("misfit < least ||", ""),
+    "a_new_ring_takes_the_backlog_along": ("gop ? gop - 1 : w->head;", "w->head;"),
     "an_index_that_points_outside_is_corrupt_and_leases_nothing": ("(s >= v->slots)", "(s > v->slots)"),
     "latest_goes_back_to_the_newest_key_frame_over_a_gap": ("back > first;", "back > want;"),
     "a_frame_that_comes_while_the_bell_is_armed_is_seen": (LOOK_AGAIN, "(void)c, (void)v; return true;"),

@@ -15,6 +15,7 @@ from support.require import missing
 PROOF = Path(__file__).parents[2] / "proof"
 MEGABYTES = 1900
 DEPTH = 20_000
+LATE = "LATE BACKLOG POLICY1=LOSSLESS"  # a reader comes late and starts at the backlog
 BOTH_LOSSLESS = "POLICY0=LOSSLESS POLICY1=LOSSLESS"
 
 pytestmark = pytest.mark.timeout(300)
@@ -43,8 +44,10 @@ def explore(model: str, switches: str, where: Path, *, all_states: bool) -> str:
 @pytest.mark.parametrize(
     ("model", "switches"),
     [
-        ("lease", "FRAMES=4"),
+        ("lease", "FRAMES=3"),
+        pytest.param("lease", "FRAMES=4", marks=pytest.mark.long),
         ("lease", "FRAMES=4 SLOTS=2 SPAN=2 POLICY0=ORDERED POLICY1=LOSSLESS"),
+        ("lease", f"FRAMES=3 SLOTS=2 SPAN=2 {LATE}"),
         ("bell", "FRAMES=5"),
         ("room", "FRAMES=3"),
         ("room", "FRAMES=4 POLICY1=LOSSLESS"),
@@ -54,12 +57,17 @@ def explore(model: str, switches: str, where: Path, *, all_states: bool) -> str:
         ("generation", "READERS=1 FINE=1 FRAMES=3 GENERATIONS=2 POLICY0=LOSSLESS"),
         ("generation", "READERS=1 FINE=1 FRAMES=1 GENERATIONS=4 WINDOW=1 POLICY0=LOSSLESS"),
         # two, of which both, one or none go step by step
-        ("generation", "FINE=2 FRAMES=1 GENERATIONS=2 POLICY1=ORDERED"),
-        ("generation", "FINE=1 FRAMES=1 GENERATIONS=3 WINDOW=1"),
+        pytest.param("generation", "FINE=2 FRAMES=1 GENERATIONS=2 POLICY1=ORDERED", marks=pytest.mark.long),
+        pytest.param("generation", "FINE=1 FRAMES=1 GENERATIONS=3 WINDOW=1", marks=pytest.mark.long),
         ("generation", f"FRAMES=1 GENERATIONS=4 WINDOW=1 {BOTH_LOSSLESS}"),
         # the window of the real server, and more rings than it lets through to a reader that lags
+        ("generation", f"FRAMES=1 GENERATIONS=3 WINDOW=1 {LATE}"),
         ("generation", "FRAMES=0 GENERATIONS=6 WINDOW=4"),
-        ("generation", "FRAMES=1 GENERATIONS=7 WINDOW=4 KEPT=1 POLICY0=LOSSLESS POLICY1=ORDERED"),
+        pytest.param(
+            "generation",
+            "FRAMES=1 GENERATIONS=7 WINDOW=4 KEPT=1 POLICY0=LOSSLESS POLICY1=ORDERED",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_the_model_holds_in_every_state(model: str, switches: str, tmp_path: Path) -> None:
@@ -98,6 +106,8 @@ APART = r"sent\[1\]==gen"  # not a fault: one reader is done with a ring that th
         ("lease", "WAIT_FOR_SLOT", "", STUCK),
         ("lease", "KEEP_NOTHING", "POLICY0=LOSSLESS", LOSSLESS_LOST),
         ("lease", "PASS_BEFORE_PIN", "POLICY0=LOSSLESS", LOSSLESS_LOST),
+        ("lease", "LOSE_ONE", f"FRAMES=3 SLOTS=2 SPAN=2 {LATE}", LOSSLESS_LOST),
+        ("lease", "COUNTED_IN_LATER", f"FRAMES=3 SLOTS=2 SPAN=2 {LATE}", LOSSLESS_LOST),
         ("bell", "NO_REARM_CHECK", "", SLEPT_ON),
         ("bell", "PLAIN_ARMED_STORE", "", SLEPT_ON),
         ("bell", "PLAIN_HEAD_STORE", "", SLEPT_ON),
@@ -123,6 +133,8 @@ APART = r"sent\[1\]==gen"  # not a fault: one reader is done with a ring that th
         ("generation", "ONE_WINDOW_FOR_ALL", "GENERATIONS=3 WINDOW=1", LEFT_BEHIND),
         ("generation", "NO_WINDOW", "GENERATIONS=3 WINDOW=1", TOO_MANY),
         ("generation", "WAIT_FOR_EVERYBODY", "GENERATIONS=3 FRAMES=1", HELD_UP),
+        ("generation", "CARRY_NOTHING", f"FRAMES=1 WINDOW=1 {LATE}", NEWEST_LOST),
+        ("generation", "CARRIED_BEHIND_THE_BASE", f"FRAMES=2 WINDOW=1 {LATE}", LOSSLESS_LOST),
         ("generation", "NEVER_APART", "FRAMES=0 GENERATIONS=7 WINDOW=4", APART),
     ],
 )

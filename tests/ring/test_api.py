@@ -5,18 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import get_args
-
-import pytest
 
 import valkka_async as va
 from valkka_async.ring.formats import FORMATS
 from valkka_async.ring.policy import NUMBERS
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_every_public_name_is_there_and_can_be_found() -> None:
@@ -60,49 +53,3 @@ def test_literals_say_what_is_accepted() -> None:
 
 def test_attach_and_connect_take_the_same_arguments() -> None:
     assert inspect.signature(va.attach).parameters == inspect.signature(va.connect).parameters
-
-
-USER = """
-import numpy as np
-import valkka_async as va
-
-policy: va.Policy = "ordered"
-server = va.serve("s")
-server.publish(np.zeros((4, 4)), format="array", pts=1, dts=2, duration=3)
-with server.loan((4, 4), "array", dtype="float32") as slot:
-    slot.array[:] = 0
-reader = va.attach("s", policy=policy, reconnect=True)
-frame = reader.recv()
-server.publish(frame, format=frame.format, time_base=frame.time_base)
-stats: va.ReaderStats = reader.stats()
-size: int = frame.dtype.itemsize
-
-async def main() -> None:
-    async with va.connect("s", policy="latest") as client, va.merge("a", client, policy="lossless") as merge:
-        first: va.Frame = await client.recv()
-        async for other in merge:
-            print(other.dts, other.duration, first.seq)
-
-va.attach("s", policy="newest")  # wrong
-va.connect("s", policy="newest")  # wrong
-va.merge("s", policy="newest")  # wrong
-va.attach("s", timeout=1)  # wrong
-server.publish(b"x", format="rgb")  # wrong
-server.loan((4, 4), "gray")  # wrong
-server.publish(b"x", tiem_base=(1, 25))  # wrong
-if frame.format == "rgb23":  # wrong
-    pass
-"""
-
-
-@pytest.mark.timeout(240)
-def test_a_type_checker_finds_what_is_wrong_in_a_users_program_and_nothing_else(tmp_path: Path) -> None:
-    program = tmp_path / "user.py"
-    program.write_text(USER)
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(program)],
-        cwd=ROOT, capture_output=True, text=True, timeout=220,
-    )  # fmt: skip
-    found = {int(number) for number in re.findall(r"user\.py:(\d+): error", done.stdout)}
-    wrong = {n for n, line in enumerate(USER.splitlines(), 1) if line.endswith("# wrong")}
-    assert found == wrong, done.stdout + done.stderr

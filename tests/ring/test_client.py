@@ -335,7 +335,7 @@ def test_recv_with_a_timeout_says_what_it_waited_for() -> None:
 
 
 async def test_attach_in_a_coroutine_says_why_its_server_does_not_answer() -> None:
-    async with va.serve("s"):
+    async with va.serve("s", watch="loop"):
         with pytest.raises(TimeoutError, match=r"'s' is there .* 0\.2 s; attach\(\) holds up .* va\.connect"):
             va.attach("s", open_timeout=0.2)
     with pytest.raises(TimeoutError, match=r"^no server called 'nobody' .*VALKKA_RUNTIME_DIR\)$"):

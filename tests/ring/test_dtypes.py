@@ -336,11 +336,14 @@ def test_a_consumer_that_cannot_take_read_only_memory_is_refused_or_gets_a_copy(
 
 def test_dlpack_gives_a_writable_copy_when_asked(frame: va.Frame) -> None:
     array = np.from_dlpack(frame, copy=True)
-    assert array.flags.writeable and not np.shares_memory(array, frame.array)
+    assert not np.shares_memory(array, frame.array)
+    # Before 2.3 numpy lets nobody write what came by DLPack.
+    assert array.flags.writeable or np.lib.NumpyVersion(np.__version__) < "2.3.0"
     consumer = Capsule(frame.__dlpack__(max_version=(1, 0), copy=True))
     assert consumer.managed.flags == 2, "copied, and not read-only"
     consumer.delete()
-    array[:] = 1
+    if array.flags.writeable:
+        array[:] = 1
     assert frame.array[1, 2, 3] == 23
     frame.release()
     assert not held()

@@ -116,7 +116,7 @@ async def test_cancelling_a_wait_for_room_leaves_nothing() -> None:
             except asyncio.CancelledError:
                 pass
             assert (await client.recv()).seq == i + 1
-        assert server._room._waiters == []
+        assert server._room.waiters == []
 
 
 def test_every_frame_arrives_across_processes_and_changes_of_size() -> None:

@@ -18,7 +18,8 @@ import valkka_async as va
 from support.program import Child
 from support.until import until
 from valkka_async import backoff
-from valkka_async.ring import _kernel, directory
+from valkka_async.ring import _kernel, directory, sources, subscription
+from valkka_async.ring.connection import Connection
 
 
 async def test_frames_of_all_servers_arrive_with_their_source() -> None:
@@ -102,6 +103,122 @@ async def test_a_client_can_be_merged_and_stays_its_owners() -> None:
         a.publish(b"2")
         async with asyncio.timeout(5):
             assert bytes((await client.recv()).data) == b"2"
+
+
+@pytest.mark.parametrize("reconnect", [False, True])
+async def test_a_merged_client_that_its_owner_closes_leaves_the_merge(reconnect: bool) -> None:
+    async with va.serve("a"), va.connect("a") as client, va.merge(client, reconnect=reconnect) as merged:
+        waiting = asyncio.create_task(merged.recv())
+        await until(lambda: merged.stats().sources["a"])
+        client.close()
+        assert merged.stats().sources == {"a": None}
+        if reconnect:
+            await until(lambda: not merged.sources)
+            merged.close()
+        async with asyncio.timeout(10):
+            with pytest.raises(va.ConnectionClosedOK):
+                await waiting
+
+
+async def test_a_client_is_in_one_merge_at_a_time() -> None:
+    async with va.serve("a") as a, va.connect("a", policy="ordered") as client:
+        async with va.merge(client) as merged:
+            async with va.merge("b") as other:
+                with pytest.raises(ValueError, match="another merge"):
+                    other.add(client)
+            with pytest.raises(ValueError, match="another merge"):
+                va.merge(client)
+            a.publish(b"1")
+            assert bytes((await merged.recv()).data) == b"1"  # as if nothing had been
+            merged.discard(client)
+            with pytest.raises(ValueError, match="merged already"):
+                va.merge(client, "a", client)
+            va.merge(client)  # is forgotten at once
+            async with va.merge(client) as other:
+                a.publish(b"2")
+                assert bytes((await other.recv()).data) == b"2"
+        async with va.merge(client) as merged:
+            a.publish(b"3")
+            assert bytes((await merged.recv()).data) == b"3"
+
+
+async def test_a_discarded_name_stays_away_until_it_is_added_again() -> None:
+    async with va.serve("cam1") as cam1, va.merge("*") as merged:
+        await until(lambda: cam1.readers)
+        for again in ("cam1", "cam*"):
+            merged.discard("cam1")
+            await until(lambda: not cam1.readers)
+            async with va.serve("cam2"):
+                await until(lambda: "cam2" in merged.sources)
+                assert merged.sources == ["cam2"]
+            merged.add("b*")
+            assert "cam1" not in merged.sources
+            merged.add(again)
+            await until(lambda: cam1.readers)
+
+
+async def test_a_file_that_has_no_servers_name_is_no_server(
+    runtime_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = [runtime_dir / name for name in (".sock", "..sock", "...sock", "a b.sock", "x" * 65 + ".sock")]
+    for path in files:
+        path.touch()
+    try:
+        async with va.serve("a") as a, va.merge("*") as merged:
+            a.publish(b"1")
+            async with asyncio.timeout(10):
+                assert (await merged.recv()).source == "a"
+            assert merged.sources == ["a"] and not caplog.records
+    finally:
+        for path in files:
+            path.unlink()
+
+
+async def test_what_nobody_foresaw_is_said_and_does_not_end_the_following(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def look(looker: directory.Directory) -> list[str]:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(sources, "_AGAIN_SECONDS", 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(directory.Directory, "look", look)
+        merged = await va.merge("*")
+        await until(lambda: caplog.records)
+        await asyncio.sleep(0.05)
+        assert len(caplog.records) == 1 and "unforeseen" in caplog.text
+    async with va.serve("a") as a, merged:
+        a.publish(b"1")
+        async with asyncio.timeout(10):
+            assert (await merged.recv()).source == "a"
+
+
+@pytest.mark.parametrize("pattern", [False, True])
+async def test_a_loop_that_cannot_wait_for_a_descriptor_is_asked_again(
+    pattern: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """epoll has a limit of its own: ENOSPC."""
+    monkeypatch.setattr(subscription, "REFUSED_SECONDS", 0.01)
+    loop = asyncio.get_running_loop()
+    add_reader, failed = loop.add_reader, 0
+
+    def fail(fd: int, *call: object) -> None:
+        nonlocal failed
+        failed += 1
+        if failed in (1, 2, 4):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        add_reader(fd, *call)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "add_reader", fail)
+    async with va.serve("a") as a, va.merge("a*" if pattern else "a") as merged:
+        a.publish(b"1")
+        async with asyncio.timeout(10):
+            assert (await merged.recv()).source == "a"
+        assert "cannot follow" not in caplog.text
+    failed = 0
+    with pytest.raises(va.ConnectError, match="max_user_watches"):
+        async with va.serve("a"), va.connect("a"):
+            pass
 
 
 async def test_without_reconnect_it_ends_with_the_last_server() -> None:
@@ -342,6 +459,54 @@ async def test_sockets_of_killed_servers_cost_a_merge_next_to_nothing(runtime_di
             path.unlink(missing_ok=True)
 
 
+async def test_a_dead_socket_is_dialled_twice_and_few_in_each_round_of_the_loop(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand would hold up the frames of all others. Later dials are a minute away, drawn at random."""
+    dead = [runtime_dir / f"dead{i}.sock" for i in range(50)]
+    for path in dead:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.bind(str(path))
+    loop = asyncio.get_running_loop()
+    dials: dict[str, list[int]] = {}
+    rounds = 0
+    dial = Connection.dial
+
+    def counted(name: str, policy: int, max_leases: int) -> Connection | None:
+        dials.setdefault(name, []).append(rounds)
+        return dial(name, policy, max_leases)
+
+    def count() -> None:
+        nonlocal rounds, turning
+        rounds += 1
+        turning = loop.call_soon(count)
+
+    turning = loop.call_soon(count)
+    monkeypatch.setattr(Connection, "dial", counted)
+    try:
+        async with va.merge("*"):
+            await until(lambda: len(dials) == 50 and all(len(when) > 1 for when in dials.values()))
+            await asyncio.sleep(0.2)
+        assert max(Counter(when[0] for when in dials.values()).values()) <= 8
+        assert sum(map(len, dials.values())) < 110
+    finally:
+        turning.cancel()
+        for path in dead:
+            path.unlink()
+
+
+async def test_what_was_awaited_is_not_awaited_again() -> None:
+    async with va.serve("a") as a, va.merge("a") as merged:
+        await until(lambda: a.readers)
+        a.publish(b"1")
+        first = anext(merged)
+        (await first).release()
+        with pytest.raises(RuntimeError, match="awaited already"):
+            await first
+        a.publish(b"2")
+        assert bytes((await anext(merged)).data) == b"2"
+
+
 async def test_a_server_in_the_place_of_a_killed_one_is_noticed_however_long_the_pause(
     runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,6 +552,21 @@ async def test_a_merge_that_is_forgotten_warns_and_cleans_up() -> None:
         await until(lambda: len(asyncio.all_tasks()) == tasks)
 
 
+@pytest.mark.parametrize("source", ["a", "b*", "client"])
+@pytest.mark.parametrize("used", [True, False])
+async def test_a_merge_that_is_closed_takes_no_more(source: str, used: bool) -> None:
+    async with va.serve("c"), va.connect("c") as client:
+        merged = va.merge("a")
+        if used:
+            await merged
+        merged.close()
+        with pytest.raises(va.ConnectionClosedOK):
+            merged.add(client if source == "client" else source)
+        assert not merged.sources
+        async with va.merge(client):  # it is free
+            pass
+
+
 async def test_batches_of_a_merge_that_nobody_else_has_go_on() -> None:
     async with va.serve("a") as a:
         batches = va.merge("a").batches()
@@ -413,3 +593,26 @@ async def test_a_directory_that_cannot_be_trusted_is_said_once_and_looked_at_aga
             server.publish(b"x")
             async with asyncio.timeout(10):
                 assert (await merged.recv()).source == "cam1"
+
+
+async def test_the_next_frame_is_waited_for_as_any_coroutine_is() -> None:
+    """By wait_for(), which gives up in time and loses nothing, gather(), wait() and a task."""
+    async with va.serve("s") as server, va.merge("s", policy="ordered") as merged:
+        merged.recv_nowait()
+        await until(lambda: server.readers)
+        for wait in (
+            lambda: asyncio.wait_for(anext(merged), 10),
+            lambda: asyncio.gather(anext(merged)),
+            lambda: asyncio.create_task(anext(merged)),
+            lambda: asyncio.shield(anext(merged)),
+            lambda: asyncio.wait_for(merged.recv(), 10),
+        ):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(merged), 0.01)
+            waiting = asyncio.ensure_future(wait())
+            await asyncio.sleep(0.01)
+            server.publish(b"x")
+            got = await waiting
+            frame = got[0] if isinstance(got, list) else got
+            assert bytes(frame.data) == b"x" and frame.dropped == 0
+            frame.release()

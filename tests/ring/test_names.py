@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import shutil
 import socket
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import valkka_async as va
 from support.program import Child
+from support.require import missing
 from support.until import wait_for
 from valkka_async.ring.connection import report
 from valkka_async.ring.rendezvous import sweep
@@ -79,6 +82,44 @@ def test_a_socket_that_answers_is_not_taken_over(runtime_dir: Path, kind: socket
     va.serve("s").close()  # one that does not, is
 
 
+def _link(path: Path) -> None:
+    path.symlink_to("/nonexistent/nowhere")
+
+
+@pytest.mark.parametrize("name", ["s.sock", "s.lock"])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, _link, Path.touch])
+def test_what_is_neither_a_socket_nor_a_lock_is_left_and_told_of(
+    runtime_dir: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    path = runtime_dir / name
+    make(path)
+    if name == "s.lock" and make is Path.touch:
+        va.serve("s").close()  # a lock that nobody holds
+        return
+    with pytest.raises(va.ConnectError, match=f"{name} is a .*: move it away") as caught:
+        va.serve("s")
+    assert caught.value.errno == errno.EEXIST
+    sweep("s")
+    assert os.listdir(runtime_dir) == [name]
+    path.rmdir() if make is Path.mkdir else path.unlink()
+
+
+def test_a_server_stays_in_its_directory_although_the_process_leaves_its_own(
+    runtime_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a daemon does, whose VALKKA_RUNTIME_DIR is relative."""
+    monkeypatch.chdir(runtime_dir.parent)
+    monkeypatch.setenv("VALKKA_RUNTIME_DIR", runtime_dir.name)
+    with va.serve("s") as server:
+        monkeypatch.chdir(tmp_path)
+        lose(runtime_dir, ("s.sock",))
+        wait_for(lambda: (runtime_dir / "s.sock").exists())
+        with va.attach("s", open_timeout=5) as reader:
+            server.publish(b"x")
+            assert bytes(reader.recv(5).data) == b"x"
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("names", LOST)
 def test_sweeping_spares_a_live_server(runtime_dir: Path, names: tuple[str, ...]) -> None:
     with va.serve("s") as server:
@@ -127,11 +168,12 @@ def test_a_server_is_listed_by_the_kernel_under_its_name(runtime_dir: Path) -> N
         assert f" {runtime_dir}/s.sock\n" in Path("/proc/net/unix").read_text()
 
 
-@pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="systemd is not installed")
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_cleaner_of_tmp_does_not_part_a_server_from_its_readers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nested: bool
 ) -> None:
+    if shutil.which("systemd-tmpfiles") is None:
+        missing("systemd-tmpfiles is not installed: apt-get install systemd")
     directory = tmp_path / "run" if nested else tmp_path
     monkeypatch.setenv("VALKKA_RUNTIME_DIR", str(directory))
     rules = tmp_path.parent / f"{tmp_path.name}-{nested}.conf"

@@ -55,3 +55,28 @@ def test_gevent_that_patches_nothing_is_welcome() -> None:
     pytest.importorskip("gevent")
     with Child('import gevent\nva.serve("s").close(); say("fine")') as child:
         assert child.line() == "fine"
+
+
+@pytest.mark.parametrize("patched", ["socket.socket", "select.select", "time.sleep", "threading.get_ident"])
+def test_eventlet_is_refused_by_what_it_replaces(patched: str) -> None:
+    """A module of its name that does what it does: eventlet itself is not developed any more."""
+    module, name = patched.split(".")
+    with Child(
+        f"""
+        import types, {module}
+        va.serve, va.attach, va.ConnectError
+        sys.modules["eventlet"] = types.ModuleType("eventlet")
+        va.serve("s").close()  # it is there, and has replaced nothing
+        def green(*arguments): pass
+        green.__module__ = "eventlet.green"
+        {module}.{name} = green
+        for call in (va.serve, va.attach):
+            try:
+                call("s")
+            except va.ConnectError as e:
+                say(e.errno, e)
+        """
+    ) as child:
+        for _ in range(2):
+            number, _, text = child.line().partition(" ")
+            assert int(number) == errno.ENOTSUP and "eventlet has patched" in text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import selectors
 import threading
 import time
@@ -14,6 +16,7 @@ import pytest
 import valkka_async as va
 from support.program import Child
 from support.until import until, wait_for
+from valkka_async.ring import reader as plain
 
 LIFE = 's = va.serve("s")\nwhile True: s.publish(sys.argv[1].encode()); time.sleep(0.005)'
 
@@ -49,6 +52,35 @@ def test_it_goes_on_after_a_crash_as_after_a_clean_close() -> None:
         child.kill()
     reader.close()
     va.serve("s").close()
+
+
+def test_a_set_that_takes_no_other_descriptor_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """epoll has a limit of its own: ENOSPC. It may meet the socket or the doorbell."""
+    watch, left = plain.Reader._watch, 0
+
+    def fail(reader: va.Reader, fd: int) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        watch(reader, fd)
+
+    monkeypatch.setattr(plain, "REFUSED_SECONDS", 0.01)
+    monkeypatch.setattr(plain.Reader, "_watch", fail)
+    for which in (1, 2):
+        with va.serve("s") as server:
+            left = which
+            with pytest.raises(va.ConnectError, match="max_user_watches"):
+                va.attach("s")
+            reader = va.attach("s", reconnect=True)
+            server.close()
+        with reader:
+            assert reader.recv_nowait() is None
+            left = which
+            with va.serve("s") as server:
+                server.publish(b"1")
+                with reader.recv(10) as frame:
+                    assert bytes(frame.data) == b"1" and left < 0
 
 
 def test_iterating_goes_on_until_close() -> None:
@@ -190,6 +222,10 @@ async def test_an_asyncio_reader_asks_a_server_again_that_refuses(caplog: pytest
         waiting = asyncio.create_task(client.recv())
         await until(lambda: caplog.records)
         assert not waiting.done()
+        # Who keeps records keeps no reader by an error's traceback.
+        assert not [
+            arg for record in caplog.records for arg in record.args or () if isinstance(arg, Exception)
+        ]
         await asyncio.sleep(0)
     async with va.serve("s", max_clients=1) as server:
         server.publish(b"2")

@@ -24,6 +24,7 @@ import pytest
 import valkka_async as va
 from support.program import Child
 from support.until import until
+from valkka_async.ring.connection import dial
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
@@ -81,6 +82,38 @@ def test_a_directory_that_takes_nothing_says_so(
     first, left = said.splitlines()
     assert first.startswith(code) and hint in first
     assert left == "[]"
+
+
+@as_root
+@pytest.mark.parametrize(("owner", "hint"), [(12345, "chmod u+rwx"), (0, "chown 12345")])
+def test_a_directory_that_may_not_be_entered_says_so_to_servers_and_readers(
+    runtime_dir: Path, owner: int, hint: str
+) -> None:
+    with (
+        va.serve("s"),
+        Child(
+            """
+        va.attach, va.serve
+        os.setgroups([]); os.setresgid(12345, 12345, 12345); os.setresuid(12345, 12345, 12345)
+        for use in (lambda: va.attach("s", open_timeout=20), lambda: va.serve("t")):
+            try:
+                sys.stdin.readline()
+                use()
+            except va.ConnectError as e:
+                say(e.errno, e)
+        """
+        ) as child,
+    ):
+        os.chown(runtime_dir, owner, -1)
+        runtime_dir.chmod(0o600)
+        try:
+            for _ in range(2):
+                child.tell("go")
+                said = child.line()
+                assert said.startswith(str(errno.EACCES)) and hint in said
+        finally:
+            os.chown(runtime_dir, os.geteuid(), -1)
+            runtime_dir.chmod(0o700)
 
 
 def test_a_disk_without_room_for_a_byte_is_left_as_it_was(runtime_dir: Path) -> None:
@@ -282,7 +315,7 @@ def test_no_descriptor_for_select_is_our_error_and_passes() -> None:
         reader.recv(5).release()
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EACCES])
 def test_a_seccomp_filter_without_memfd_is_our_error(number: int) -> None:
     with Child(
         """
@@ -310,6 +343,13 @@ def test_a_seccomp_filter_without_memfd_is_our_error(number: int) -> None:
         assert "seccomp" in child.line()
         assert "seccomp" in child.line()
         child.wait()
+
+
+def test_no_descriptor_for_a_socket_is_an_error_of_ours() -> None:
+    with va.serve("s"):
+        with limited(resource.RLIMIT_NOFILE, 3), pytest.raises(va.ConnectError) as raised:
+            dial("s")
+        assert raised.value.errno == errno.EMFILE
 
 
 @pytest.mark.parametrize("merged", [False, True], ids=["client", "merge"])

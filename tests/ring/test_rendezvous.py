@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import random
 import re
@@ -16,12 +18,15 @@ import pytest
 
 import valkka_async as va
 from support.program import Child
+from support.until import until
 from valkka_async.ring import handshake, peers
-from valkka_async.ring.connection import report
-from valkka_async.ring.rendezvous import servers
+from valkka_async.ring.connection import dial, report
+from valkka_async.ring.rendezvous import servers, socket_path
 
 
-@pytest.mark.parametrize("name", ["a/b", "../a", "", ".", "..", "x" * 65, "a b", "ä", "a\0b", 5, None])
+@pytest.mark.parametrize(
+    "name", ["a/b/c/d", "/a", "../a", "", ".", "..", "x" * 65, "a b", "ä", "a\0b", 5, None]
+)
 def test_a_bad_name_is_refused_everywhere(name: str) -> None:
     for call in (va.serve, va.attach, va.connect):
         with pytest.raises(va.InvalidNameError, match="not a name"):
@@ -121,6 +126,25 @@ def test_more_readers_than_max_clients_are_refused() -> None:
                 break
             except va.ConnectError:
                 assert time.monotonic() < deadline
+
+
+def test_a_server_whose_queue_is_full_is_waited_for(runtime_dir: Path) -> None:
+    with va.serve("other"):  # makes the directory
+        pass
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as busy, contextlib.ExitStack() as stack:
+        busy.bind(socket_path(runtime_dir, "s"))
+        busy.listen(0)
+        while (one := dial("s")) is not None:
+            stack.enter_context(one)
+        with pytest.raises(TimeoutError):
+            report("s", 0.2)
+        room = threading.Timer(0.1, lambda: stack.enter_context(busy.accept()[0]))
+        room.start()
+        there = dial("s", time.monotonic() + 20)
+        room.join()
+        assert there is not None
+        there.close()
+        os.unlink(socket_path(runtime_dir, "s"))
 
 
 def test_a_server_reports_on_itself() -> None:
@@ -256,6 +280,48 @@ def test_nonsense_on_the_socket_is_answered_and_hurts_nobody(runtime_dir: Path, 
             assert sock.recv(4096) == b""
         server_.publish(b"fine")
         assert bytes(reader.recv(5).data) == b"fine"
+
+
+async def test_a_crowd_that_says_nothing_keeps_readers_waiting_and_turns_none_away(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crowd() -> contextlib.ExitStack:
+        """As many connections as there may be: readers, and those that have yet to say what they want."""
+        with contextlib.ExitStack() as stack:
+            for _ in range(8 + peers._STRANGERS):
+                sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                sock.connect(str(runtime_dir / "s.sock"))
+            return stack.pop_all()
+        raise AssertionError
+
+    def attach() -> bytes:
+        with va.attach("s", open_timeout=10) as reader:
+            return bytes(reader.recv(5).data)
+
+    async def connect() -> bytes:
+        async with va.connect("s", open_timeout=10) as client:
+            return bytes((await client.recv()).data)
+
+    async def merge() -> bytes:
+        async with va.merge("s", reconnect=False) as sources:
+            return bytes((await sources.recv()).data)
+
+    with va.serve("s", max_clients=8) as server:
+        server.publish(b"x")
+        before = len(os.listdir("/proc/self/fd"))
+        for read in (lambda: asyncio.to_thread(attach), connect, merge):
+            with crowd():
+                with pytest.raises(va.ConnectError) as caught:
+                    while await asyncio.to_thread(report, "s", 5) is None:
+                        pass  # they are still in the queue, which is full
+                assert caught.value.errno == errno.EAGAIN
+                with pytest.raises(TimeoutError):
+                    await asyncio.to_thread(va.attach, "s", open_timeout=0.05)
+                reading = asyncio.create_task(read())
+                await asyncio.sleep(0.1)
+                assert not reading.done()
+            assert await reading == b"x"
+            await until(lambda: len(os.listdir("/proc/self/fd")) == before)  # they have left
 
 
 def test_a_connection_that_says_nothing_is_closed(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,11 @@ def test_long_is_long(timeout: float | None) -> None:
         assert server.wait_writable(timeout)
         threading.Timer(0.05, server.publish, [b"x"]).start()
         assert bytes(reader.recv(timeout).data) == b"x"
+    with va.serve("t", slots=2) as server, va.attach("t", policy="lossless") as reader:
+        while server.publish(b"x"):
+            pass
+        threading.Timer(0.05, lambda: reader.recv(5).release()).start()
+        assert server.wait_writable(timeout)
 
 
 @pytest.mark.parametrize("seconds", FOR_EVER)

@@ -12,6 +12,7 @@ import fcntl
 import os
 
 from valkka_async.errors import RingMemoryError
+from valkka_async.foreign import pass_on
 from valkka_async.ring import _shm
 
 # linux/fcntl.h; Python 3.11 does not name the last
@@ -36,6 +37,7 @@ def make(name: str, size: int, fds: list[int]) -> int:
         fd = fds[-1]
         os.ftruncate(fd, size)
     except OSError as e:
+        pass_on(e)
         hint = _HINTS.get(
             e.errno or 0, "use fewer slots or smaller frames, or raise the limit (ulimit -f -v)"
         )
@@ -52,7 +54,8 @@ def is_sealed(fd: int, size: int, *, writable: bool) -> bool:
     """Check memory of a server: its size is fixed and, unless `writable`, only the server writes it."""
     try:
         held = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    except OSError:  # not a memfd
+    except OSError as e:  # not a memfd
+        pass_on(e)
         return False
     needed = fcntl.F_SEAL_SHRINK if writable else fcntl.F_SEAL_SHRINK | _FUTURE_WRITE
-    return os.fstat(fd).st_size == size and held & needed == needed
+    return os.fstat(fd).st_size == size > 0 and held & needed == needed

@@ -16,11 +16,11 @@ class RoomWaiters:
     """Threads and tasks that wait. ``notify()`` wakes them, and they ask ``has_room`` again."""
 
     def __init__(self) -> None:
-        self._waiters: list[Callable[[], object]] = []
+        self.waiters: list[Callable[[], object]] = []
 
     def notify(self) -> None:
         """Wake all. From any thread."""
-        for wake in list(self._waiters):
+        for wake in list(self.waiters):
             wake()
 
     async def wait(self, has_room: Callable[[], bool]) -> None:
@@ -29,20 +29,20 @@ class RoomWaiters:
         while True:
             room = loop.create_future()
             wake = partial(_call_in, loop, room)
-            self._waiters.append(wake)  # before looking: what comes after the look wakes us
+            self.waiters.append(wake)  # before looking: what comes after the look wakes us
             try:
                 if has_room():
                     return
                 await room
             finally:
-                self._waiters.remove(wake)
+                self.waiters.remove(wake)
 
     def wait_for(self, has_room: Callable[[], bool], timeout: float | None) -> bool:
         """The same for threads. False: no room within ``timeout`` seconds (None: wait for ever)."""
         timeout = check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         room = threading.Event()
-        self._waiters.append(room.set)
+        self.waiters.append(room.set)
         try:
             while not has_room():
                 if not room.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
@@ -50,13 +50,15 @@ class RoomWaiters:
                 room.clear()
             return True
         finally:
-            self._waiters.remove(room.set)
+            self.waiters.remove(room.set)
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, room: asyncio.Future[None]) -> None:
     """Wake a task of any loop from any thread."""
-    if not loop.is_closed():
+    try:
         loop.call_soon_threadsafe(_fulfil, room)
+    except RuntimeError:
+        pass  # the loop was closed, and its tasks wait no more
 
 
 def _fulfil(room: asyncio.Future[None]) -> None:

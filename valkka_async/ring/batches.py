@@ -1,63 +1,298 @@
 # SPDX-License-Identifier: MIT
-"""Merge.batches(): the newest frame of each camera, for one model."""
+"""Merge.batches(): frames of many cameras for one model, on time."""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import Counter
+from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
-from valkka_async.errors import ConnectionClosedOK
+from valkka_async.errors import ConcurrencyError, LeaseLimitError
 from valkka_async.ring._shm import Frame
+from valkka_async.ring.arrivals import Arrivals, Plan
+from valkka_async.ring.batch import Batch, BatchStats
+from valkka_async.ring.sets import Candidate, Sets, clock_of, timed
 from valkka_async.ring.sources import Sources
+from valkka_async.ring.subscription import Link
+from valkka_async.ring.tensor import Tensor
+
+_AGES = 1e10  # s; nothing is as old
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a batch may be; see :meth:`Merge.batches`. Raises ValueError."""
+
+    max_frames: int
+    min_frames: int
+    window: float | None
+    max_age: float | None
+    align: Literal["capture", "sender"] | None
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_frames, int) or self.max_frames < 1:
+            raise ValueError(f"max_frames is at least 1, not {self.max_frames}")
+        if not isinstance(self.min_frames, int) or not 1 <= self.min_frames <= self.max_frames:
+            raise ValueError(f"min_frames is 1 to max_frames, not {self.min_frames}")
+        if self.window is not None and not self.window >= 0:
+            raise ValueError(f"window is 0 seconds or more, not {self.window}")
+        if self.max_age is not None and not self.max_age > 0:
+            raise ValueError(f"max_age is more than 0 seconds, not {self.max_age}")
+        if self.align not in (None, "capture", "sender"):
+            raise ValueError(f'align is "capture" or "sender", not {self.align!r}')
+        if not 0 <= self.tolerance < 1e6:
+            raise ValueError(f"tolerance is 0 seconds or more, not {self.tolerance}")
 
 
 class Batches:
-    """Made by :meth:`Merge.batches`. A class, not an async generator, so there is nothing to finalise.
+    """Made by :meth:`Merge.batches`: an asynchronous iterator of Batches.
 
-    ``owner`` stays alive as long as this does.
+    A class, not an async generator, so there is nothing to finalise. ``owner`` stays alive as long as this
+    does.
     """
 
-    def __init__(self, owner: object, sources: Sources, max_frames: int, max_wait: float) -> None:
-        if max_frames < 1:
-            raise ValueError(f"max_frames is at least 1, not {max_frames}")
-        if not max_wait >= 0:
-            raise ValueError(f"max_wait is 0 seconds or more, not {max_wait}")
+    def __init__(self, owner: object, sources: Sources, limits: Limits, tensor: Tensor | None) -> None:
         self._owner = owner
         self._sources = sources
         self._ready = sources.ready
-        self._max_frames = max_frames
-        self._max_wait = max_wait
-        self._deadline: float | None = None  # of the next list; None: no source has a frame yet
-        self._heard = False  # the sources whose doorbells rang at the same moment were heard
+        self._limits = limits
+        self._arrivals = Arrivals(limits.window)
+        self._plan: Plan | None = None  # of the next batch; None: no source has a frame yet
+        self._rounds = 0  # of the loop, for the sources whose doorbells rang at the same moment
+        self._look = 0.0  # when to look at it again
         self._soon = False  # call _take() again after the other tasks had their turn
+        self._short = False  # too few frames, and nothing that is due: only another one helps
+        self._held: dict[str, Frame] = {}  # claimed, when too few others could be
+        self._sets = Sets(limits.tolerance, limits.max_frames) if limits.align is not None else None
+        self._batches = self._frames = 0
+        self._too_old: Counter[str] = Counter()
+        self._unusable: Counter[str] = Counter()
+        self._tensor = tensor
+        self._filling: tuple[Batch, asyncio.Future[list[None]]] | None = None  # the array of a batch
+        self._busy = False  # a task waits for that
 
     def __aiter__(self) -> Batches:
         return self
 
-    async def __anext__(self) -> list[Frame]:
-        self._sources.run()
-        self._deadline, self._heard = None, False  # a cancelled list begins again
-        try:
-            return await self._ready.receive(self._take, self._until)
-        except ConnectionClosedOK:
-            raise StopAsyncIteration from None
+    def __anext__(self) -> Awaitable[Batch]:
+        return self._receive() if self._tensor is None else self._receive_filled(self._tensor)
 
-    def _take(self) -> list[Frame] | None:
-        """The next list, if it is complete."""
-        self._soon = False
-        ready, connected = self._ready.count(), self._ready.connected
-        if ready and self._deadline is None:
-            self._deadline = time.monotonic() + self._max_wait
-        if self._deadline is None:
+    def _receive(self) -> Awaitable[Batch]:
+        loop = self._sources.run()
+        self._plan, self._rounds, self._short = None, 0, False  # a cancelled batch begins again
+        take = self._take if self._sets is None else self._take_set
+        return self._ready.receive(loop, take, self._until, iterating=True)
+
+    async def _receive_filled(self, tensor: Tensor) -> Batch:
+        if self._busy:
+            raise ConcurrencyError("another task is receiving from these batches")
+        self._busy = True
+        try:
+            if self._filling is None:
+                batch = await self._receive()
+                array, placements, done = tensor.begin(batch.frames)
+                batch.fill(array, placements)
+                self._filling = batch, done
+            batch, done = self._filling
+            await asyncio.shield(done)  # a batch that is cancelled meanwhile is the next one
+            self._filling = None
+            return batch
+        except BaseException as e:
+            if not isinstance(e, asyncio.CancelledError):
+                self._filling = None
+                tensor.close()
+            raise
+        finally:
+            self._busy = False
+
+    def stats(self) -> BatchStats:
+        """Counters since ``batches()``."""
+        return BatchStats(
+            self._batches,
+            self._frames,
+            len(self._held) if self._sets is None else len(self._sets),
+            dict(self._too_old),
+            {} if self._sets is None else dict(self._sets.unmatched),
+            dict(self._unusable),
+        )
+
+    # ---------------------------------------------------------------------- newest of each source
+
+    def _take(self) -> Batch | None:
+        """The next batch, if it is complete."""
+        self._soon = self._short = False
+        ready, connected = self._ready.count(), self._sources.connected
+        if self._held:
+            ready = sum(1 for name, link in self._links() if name in self._held or link.doorbell.queued)
+        if not ready and not self._held:
             return None
-        if ready < min(self._max_frames, connected) and time.monotonic() < self._deadline:
+        now = time.monotonic()
+        if self._plan is None:
+            self._plan = self._planned(now)
+        if ready < min(self._limits.max_frames, connected) and self._awaits(self._plan, now):
             return None
-        if ready < connected and not self._heard:
-            self._heard = self._soon = True  # the order of the callbacks must not matter
+        if ready < connected and self._let_all_ring():
             return None
-        self._deadline, self._heard = None, False
-        frames = self._ready.claim_each(self._max_frames)
-        self._soon = not frames  # nothing that could be decoded, or sources that are over
-        return frames
+        if ready < self._limits.min_frames and not self._is_last():
+            self._short = True
+            return None
+        self._rounds = 0
+        return self._claimed(now)
+
+    def _planned(self, now: float) -> Plan:
+        ready: list[str] = []
+        others: list[str] = []
+        for name, link in self._links():
+            (ready if name in self._held or link.doorbell.queued else others).append(name)
+        return self._arrivals.plan(ready, others, now)
+
+    def _awaits(self, plan: Plan, now: float) -> bool:
+        """Is there a source that the batch still waits for?"""
+        if now >= plan.deadline:
+            return False
+        while plan.awaited:
+            late, name = plan.awaited[-1]
+            member = self._sources.members.get(name)
+            if (
+                now < late
+                and member is not None
+                and member.link is not None
+                and not member.link.doorbell.queued
+            ):
+                self._look = late
+                return True
+            plan.awaited.pop()
+        return False
+
+    def _claimed(self, now: float) -> Batch | None:
+        """One frame of each source that is ready, if enough of them can be used."""
+        least, most = self._limits.min_frames, self._limits.max_frames
+        self._drop_old()
+        members = self._sources.members
+        but = {members[name] for name in self._held if name in members}
+        self._soon = True  # nothing that could be decoded, frames that are too old, sources that are over
+        for frame in self._ready.claim_each(most - len(self._held), but):
+            if self._note(frame):
+                self._held[frame.source] = frame
+        self._drop_old()
+        if not self._held:
+            self._plan = None
+            return None
+        if len(self._held) < least and not self._is_last():
+            return None
+        frames, self._held = list(self._held.values()), {}
+        by_sender = self._limits.align == "sender"
+        return self._batch([timed(frame, by_sender) for frame in frames], now)
+
+    def _drop_old(self) -> None:
+        if self._limits.max_age is not None:
+            before = self._oldest()
+            for name, frame in list(self._held.items()):
+                if frame.timestamp_ns < before:
+                    del self._held[name]
+                    self._too_old[name] += 1
+                    frame.release()
+
+    # --------------------------------------------------------------------------- sets in time
+
+    def _take_set(self) -> Batch | None:
+        """The next batch of frames that belong together, if it is complete."""
+        assert self._sets is not None
+        self._soon = self._short = False
+        self._collect(self._sets)
+        if not len(self._sets):
+            return None
+        now = time.monotonic()
+        if self._plan is None:
+            self._plan = Plan(*self._arrivals.begin(self._sets.names, now), [])
+        chosen = self._sets.best()
+        if len(chosen) < min(self._limits.max_frames, self._sources.connected):
+            inside = {candidate.frame.source for candidate in chosen}
+            deadline = self._plan.deadline
+            late = [
+                self._arrivals.late(name, deadline, now) for name, _ in self._links() if name not in inside
+            ]
+            if any(late):
+                self._look = max(filter(None, late))
+                return None
+        if len(self._sets.names) < self._sources.connected and self._let_all_ring():
+            return None
+        if len(chosen) < self._limits.min_frames and not self._is_last():
+            self._short = True
+            return None
+        self._rounds = 0
+        self._sets.take(chosen)
+        return self._batch(chosen, now)
+
+    def _collect(self, sets: Sets) -> None:
+        """Claim all that there is to claim."""
+        by_sender = self._limits.align == "sender"
+        while True:
+            try:
+                frame = self._ready.claim()
+            except LeaseLimitError:
+                if not sets.make_room():
+                    raise
+                continue
+            if frame is None:
+                break
+            if self._note(frame):
+                sets.put(timed(frame, by_sender))
+        if self._limits.max_age is not None:
+            self._too_old.update(sets.too_old(self._oldest()))
+
+    # ---------------------------------------------------------------------------------- both
+
+    def _batch(self, chosen: list[Candidate], now: float) -> Batch:
+        plan, self._plan = self._plan, None
+        self._batches += 1
+        self._frames += len(chosen)
+        times = [candidate.at for candidate in chosen]
+        waited = max(0.0, now - plan.begun) if plan is not None else 0.0
+        frames = [candidate.frame for candidate in chosen]
+        return Batch(frames, clock_of(chosen), (max(times) - min(times)) * 1e-9, waited)
+
+    def _let_all_ring(self) -> bool:
+        """The order of the loop's callbacks must not matter. In the first round of the loop what has rung is
+        called behind us, in the second one we see it."""
+        if self._rounds < 2:
+            self._rounds += 1
+            self._soon = True
+            return True
+        return False
+
+    def _note(self, frame: Frame) -> bool:
+        """It came. False: it is no use, and was released."""
+        if len(self._arrivals) > 2 * len(self._sources.members) + 8:
+            self._arrivals.forget(self._sources.members)
+        self._arrivals.note(frame.source, frame.seq, frame.published_ns * 1e-9)
+        if self._tensor is None or self._tensor.takes(frame):
+            return True
+        self._unusable[frame.source] += 1
+        frame.release()
+        return False
+
+    def _oldest(self) -> int:
+        assert self._limits.max_age is not None
+        return time.time_ns() - round(min(self._limits.max_age, _AGES) * 1e9)
+
+    def _links(self) -> Iterator[tuple[str, Link]]:
+        """Those connected now, with their names."""
+        for name, member in self._sources.members.items():
+            if member.link is not None:
+                yield name, member.link
+
+    def _is_last(self) -> bool:
+        """No other frame will come: the servers have closed, and nobody waits for them to be back."""
+        if self._sources.following:
+            return False
+        return all(m.link is not None and m.link.connection.ended for m in self._sources.members.values())
 
     def _until(self) -> float | None:
-        return 0.0 if self._soon else self._deadline
+        if self._soon:
+            return 0.0
+        return None if self._plan is None or self._short else self._look

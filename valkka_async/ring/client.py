@@ -10,9 +10,9 @@ from collections.abc import Generator
 from time import monotonic
 from types import TracebackType
 
-from valkka_async.errors import ConcurrencyError, ConnectionClosedOK, NotOpenError, ProtocolError
-from valkka_async.ring._shm import Frame
-from valkka_async.ring._waiter import Waiter
+from valkka_async.errors import ConcurrencyError, ConnectionClosedOK, NotOpenError
+from valkka_async.ring import fork
+from valkka_async.ring._shm import Frame, Waiter
 from valkka_async.ring.connection import ReaderStats
 from valkka_async.ring.policy import Policy
 from valkka_async.ring.subscription import TURN_SECONDS, Link, Subscription
@@ -80,8 +80,22 @@ class Client:
         ConnectionClosedError if the server crashed, LeaseLimitError, NotOpenError, ConcurrencyError if
         another task is receiving.
         """
+        frame = self._ready()
+        return frame if frame is not None else await self._receive()
+
+    def _ready(self) -> Frame | None:
+        """The next frame if it is there, and if it is not the other tasks' turn. Raises ConcurrencyError,
+        LeaseLimitError."""
         if self._receiving:
+            self.subscription.check()  # in a forked child it is the parent's task
             raise ConcurrencyError(f"another task receives from {self.name!r}: give each its own client")
+        link = self.subscription.link
+        if link is None or get_running_loop() is not link.loop or monotonic() - self._turn > TURN_SECONDS:
+            return None
+        return link.doorbell.claim()
+
+    async def _receive(self) -> Frame:
+        """Wait for the next frame."""
         self._receiving = True
         try:
             while True:
@@ -90,25 +104,24 @@ class Client:
                     link = await self._relink()
                 elif get_running_loop() is not link.loop:
                     self.subscription.check()
-                if monotonic() - self._turn > TURN_SECONDS:
+                doorbell = link.doorbell
+                if monotonic() - self._turn > TURN_SECONDS and doorbell.pending():
                     await asyncio.sleep(0)
                     self._turn = monotonic()
                     if link is not self.subscription.link:
                         continue
-                try:
-                    frame = link.connection.claim()
-                except ProtocolError:  # the connection knows
-                    frame = None
+                frame = doorbell.claim()
                 if frame is not None:
                     return frame
                 if link.connection.ended:
                     self._ended(link)
-                elif link.connection.arm():
-                    waiter = link.waiter = Waiter(link.loop)
+                elif doorbell.arm():
+                    waiter = doorbell.waiter = Waiter(link.loop)
                     try:
-                        await waiter
+                        if not link.connection.ended:  # by a signal's handler, before there was a waiter
+                            await waiter
                     finally:
-                        link.waiter = None
+                        doorbell.waiter = None
                     self._turn = monotonic()
         finally:
             self._receiving = False
@@ -138,17 +151,14 @@ class Client:
 
         Raises as recv() does.
         """
-        if self._receiving:
-            raise ConcurrencyError(f"another task receives from {self.name!r}: give each its own client")
         self.subscription.check()
         link = self.subscription.link
+        if self._receiving:
+            raise ConcurrencyError(f"another task receives from {self.name!r}: give each its own client")
         if link is None:
             self._check_open()
             return None
-        try:
-            frame = link.connection.claim()
-        except ProtocolError:  # the connection knows
-            frame = None
+        frame = link.doorbell.claim()
         if frame is None and link.connection.ended:
             self._ended(link)
         return frame
@@ -158,8 +168,11 @@ class Client:
         return self
 
     async def __anext__(self) -> Frame:
+        frame = self._ready()
+        if frame is not None:
+            return frame
         try:
-            return await self.recv()
+            return await self._receive()
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
 
@@ -203,13 +216,14 @@ class Client:
     ) -> None:
         self.close()
 
+    @fork.quiet_at_end
     def __del__(self) -> None:
         subscription = getattr(self, "subscription", None)
         if subscription is not None and subscription.link is not None:
             try:
                 warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
             finally:  # the warning may be an error
-                self.close()
+                fork.collected(self.close)
 
     def __repr__(self) -> str:
         connected = self.subscription.link is not None

@@ -8,9 +8,12 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
+import select
 import socket
 import stat
+import time
 from dataclasses import dataclass
 
 from valkka_async.backoff import Backoff
@@ -22,12 +25,14 @@ from valkka_async.errors import (
     InheritedError,
     ProtocolError,
 )
+from valkka_async.foreign import pass_on
 from valkka_async.ring import _memory, _shm, fork, patched
 from valkka_async.ring._shm import Frame
 from valkka_async.ring._weak import weakly
 from valkka_async.ring.handshake import (
     MAX_BYTES,
     Ack,
+    Busy,
     Bye,
     Hello,
     Message,
@@ -40,8 +45,8 @@ from valkka_async.ring.handshake import (
     decode,
     encode,
 )
+from valkka_async.ring.names import check_source
 from valkka_async.ring.rendezvous import (
-    check_name,
     check_server,
     is_young,
     refused,
@@ -56,7 +61,7 @@ _STABLE_SECONDS = 1.0  # a connection that has lived so long was a good one
 WELCOME_SECONDS = 5.0  # until a server that does not answer is dialled again
 REFUSED_SECONDS = 1.0  # until a server that refused us is asked again
 
-_LONGEST_TIMEOUT_SECONDS = 2e6  # of a socket: milliseconds in an int
+_LONGEST_TIMEOUT_SECONDS = 2e6  # of a poll: milliseconds in an int
 _CRASHED = "crashed"
 _FDS_BYTES = socket.CMSG_SPACE(4 * 4)  # room for four descriptors that come with a message
 # Rings that a slow reader may have mapped and not read. With more it does not acknowledge, and the server
@@ -103,26 +108,30 @@ class Connection:
         self._unacknowledged = 0  # generation of a ring that we have
         self._reader: _shm.Reader | None = None
         self._inherited = False
+        self.reading = False  # a message; a signal's handler may come in the middle
         fork.in_child(self, Connection._after_fork)
 
     @classmethod
     def dial(cls, name: str, policy: int, max_leases: int) -> Connection | None:
         """Connect and say hello. None: no server listens there yet. Raises ConnectError."""
-        with fork.steady:
+        with fork.steady():
             sock = dial(name)
             if sock is None:
                 return None
             try:
                 sock.send(encode(Hello(policy, max_leases)), socket.MSG_NOSIGNAL)
-            except OSError:
+            except OSError as e:
                 sock.close()
+                pass_on(e)
                 return None
             return cls(name, sock, policy, max_leases)
 
     @property
     def ready(self) -> bool:
         """Welcomed, and in possession of the ring, if there is one."""
-        return self._reader is not None and (not self._generation or self._reader.generation > 0)
+        if self._reader is None or self.bell < 0:  # the bell comes last, unless an interrupt came first
+            return False
+        return not self._generation or self._reader.generation > 0
 
     def error(self) -> ConnectionClosed | ConnectError | InheritedError:
         """The exception that says how it ended."""
@@ -143,20 +152,28 @@ class Connection:
     def pump(self) -> None:
         """Read the messages that have arrived. ``ended`` and ``error`` say what went wrong."""
         try:
-            with fork.steady:
-                while not self.ended and self.sock.fileno() >= 0 and self._receive():
-                    pass
+            with fork.steady():
+                if self.reading:
+                    return  # the one that this interrupts goes on, in order
+                try:
+                    self.reading = True
+                    while not self.ended and self.sock.fileno() >= 0 and self._receive():
+                        pass
+                finally:
+                    self.reading = False
             if self._unacknowledged and self._reader is not None:
                 self._acknowledge(self._reader)
         except ConnectError as e:
-            self._fail(e)
+            self.fail(e)
         except OSError as e:
-            self._fail(ConnectError(e.errno, f"server {self.name!r}: {e.strerror}"))
+            pass_on(e)
+            self.fail(ConnectError(e.errno, f"server {self.name!r}: {e.strerror}"))
         except MemoryError as e:  # RingMemoryError
             text = str(e) or "no memory for its ring: raise the limit (ulimit -v, cgroup)"
-            self._fail(ConnectError(errno.ENOMEM, f"server {self.name!r}: {text}"))
+            self.fail(ConnectError(errno.ENOMEM, f"server {self.name!r}: {text}"))
 
-    def _fail(self, error: ConnectError) -> None:
+    def fail(self, error: ConnectError) -> None:
+        """Give it up: what it sends makes no sense, or there is no memory for it."""
         self.failure = error
         self._over(str(error))
 
@@ -187,10 +204,11 @@ class Connection:
                 )
             self._take(message, fds)
             return True
-        except (ConnectError, OSError):
-            raise
-        except BaseException:  # by a signal's handler; the message is lost, and with it all that follows
-            self._fail(ConnectError(errno.EINTR, f"server {self.name!r}: interrupted while it was read"))
+        except BaseException as e:
+            if isinstance(e, OSError) and e.errno is not None:  # ConnectError among them: pump() tells
+                raise
+            # Of a signal's handler; the message is lost, and with it all that follows.
+            self.fail(ConnectError(errno.EINTR, f"server {self.name!r}: interrupted while it was read"))
             raise
         finally:
             _shm.close_all(fds)
@@ -222,6 +240,8 @@ class Connection:
                 self._over(f"the server {self.name!r} was closed")
             case Refused(reason):
                 raise ConnectError(errno.ECONNREFUSED, reason)
+            case Busy(reason):
+                self._over(reason)  # without a failure, so it is dialled again
             case _:
                 raise ProtocolError(
                     f"server {self.name!r}: {type(message).__name__} with {len(fds)} descriptors "
@@ -232,8 +252,8 @@ class Connection:
         if reader.ring_count <= _MAX_RINGS:
             try:
                 self.sock.send(encode(Ack(self._unacknowledged)), socket.MSG_NOSIGNAL)
-            except OSError:
-                pass  # the server is gone; the next recv tells
+            except OSError as e:
+                pass_on(e)  # else the server is gone; the next recv tells
             self._unacknowledged = 0
 
     def _check_memory(self, fd: int, size: int, *, writable: bool) -> None:
@@ -249,12 +269,13 @@ class Connection:
         try:
             return self._reader.claim()
         except ProtocolError as e:
-            self._fail(e)
+            self.fail(e)
             raise
 
-    def pending(self) -> bool:
-        """Is there a frame to claim? (It may turn out to be of no use: see claim.)"""
-        return self._reader is not None and self._reader.pending()
+    def doorbell(self) -> _shm.Doorbell:
+        """For an event loop, of a connection that is ready."""
+        assert self._reader is not None
+        return _shm.Doorbell(self, self._reader, self.bell)
 
     def arm(self) -> bool:
         """Have the server ring the doorbell for the next frame. False: a frame is there already."""
@@ -273,7 +294,7 @@ class Connection:
     def close(self) -> None:
         """Leave. Frames that are still held stay valid: the server sees the connection end, and takes the
         slots back, when the last of them is released."""
-        with fork.steady:
+        with fork.steady():
             if not self.ended:
                 self._over(f"this reader of {self.name!r} was closed")
             if self._reader is not None:
@@ -298,32 +319,47 @@ def inherited(what: str) -> InheritedError:
     return InheritedError(f"{what} belongs to the parent process: open one of your own after the fork")
 
 
-def new_pauses(longest: float = _LAST_RETRY_SECONDS) -> Backoff:
+def new_pauses(longest: float = _LAST_RETRY_SECONDS, growth: float = 2.0) -> Backoff:
     """Pauses between looks for a server."""
-    return Backoff(_FIRST_RETRY_SECONDS, longest, _STABLE_SECONDS, shortest=_FIRST_RETRY_SECONDS)
+    return Backoff(
+        _FIRST_RETRY_SECONDS, longest, _STABLE_SECONDS, shortest=_FIRST_RETRY_SECONDS, growth=growth
+    )
 
 
 def waited_too_long(name: str, seconds: float | None, was_there: bool) -> TimeoutError:
     """The error of a reader that waited for its server."""
     if was_there:
         return TimeoutError(f"the server {name!r} is there but did not answer within {seconds:g} s")
+    if "/" in name:
+        return TimeoutError(
+            f"no camera {name!r} of another host within {seconds:g} s: look with `valkka-async link "
+            "--status` whether that host is there and lets this one read it"
+        )
     return TimeoutError(
         f"no server called {name!r} within {seconds:g} s: start it, or look with `valkka-async top` "
         "(both sides must have the same VALKKA_RUNTIME_DIR)"
     )
 
 
-def dial(name: str) -> socket.socket | None:
-    """A socket connected to a server. None: no server listens there yet. Raises ConnectError."""
+def dial(name: str, until: float = 0) -> socket.socket | None:
+    """A socket connected to a server. None: no server listens there yet, or its queue is full, and was until
+    then (monotonic). Raises ConnectError."""
     patched.refuse()
     directory = runtime_dir()
-    path = socket_path(directory, check_name(name))
+    path = socket_path(directory, check_source(name))
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     except OSError as e:
         raise refused(e, f"no socket to connect to {path}", directory) from None
     try:
-        sock.connect(path)
+        while True:
+            try:
+                sock.connect(path)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(_FIRST_RETRY_SECONDS)
         check_server(sock, path)
     except ConnectError:
         sock.close()
@@ -334,7 +370,7 @@ def dial(name: str) -> socket.socket | None:
             return None
         if e.errno in (errno.EPROTOTYPE, errno.ENOTSOCK):
             raise ProtocolError(f"{path} is not a valkka-async server") from None
-        if e.errno == errno.EACCES:
+        if e.errno == errno.EACCES and os.access(directory, os.X_OK, effective_ids=True):
             raise ConnectError(
                 e.errno,
                 f"cannot connect to {path}: {e.strerror}; it serves other users: run as its "
@@ -343,6 +379,13 @@ def dial(name: str) -> socket.socket | None:
             ) from None
         raise refused(e, f"cannot connect to {path}", directory) from None
     return sock
+
+
+def _hear(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(MAX_BYTES)
+    except ConnectionResetError:  # it was closed before it read what we asked; what it sent before follows
+        return sock.recv(MAX_BYTES)
 
 
 def report(name: str, timeout: float | None) -> dict[str, object] | None:
@@ -354,23 +397,35 @@ def report(name: str, timeout: float | None) -> dict[str, object] | None:
     timeout = check_timeout(timeout)
     if timeout == 0:
         timeout = ANSWER_SECONDS
-    sock = dial(name)
+    until = math.inf if timeout is None else time.monotonic() + timeout
+    late = TimeoutError(f"the server {name!r} did not answer within {timeout} s")
+    sock = dial(name, until)
     if sock is None:
+        if time.monotonic() >= until:
+            raise late
         return None
     with sock:
-        sock.settimeout(timeout if timeout is None else min(timeout, _LONGEST_TIMEOUT_SECONDS))
+        answer = select.poll()
+        answer.register(sock, select.POLLIN)
         try:
-            sock.send(encode(Stats()), socket.MSG_NOSIGNAL)
-            data = sock.recv(MAX_BYTES)
-        except TimeoutError:
-            raise TimeoutError(f"the server {name!r} did not answer within {timeout:g} s") from None
-        except OSError:
+            try:
+                sock.send(encode(Stats()), socket.MSG_NOSIGNAL)
+            except BrokenPipeError:
+                pass  # it hung up on us, and has said why
+            there = answer.poll(None if timeout is None else min(timeout, _LONGEST_TIMEOUT_SECONDS) * 1000)
+            data = _hear(sock) if there else b""
+        except OSError as e:
+            pass_on(e)
             return None
+        if not there:
+            raise late
     match decode(data) if data else None:
         case Report(values):
             return values
         case Refused(reason):
             raise ConnectError(errno.ECONNREFUSED, reason)
+        case Busy(reason):
+            raise ConnectError(errno.EAGAIN, reason)
         case None:
             return None
     raise ProtocolError(f"server {name!r} did not answer the question")

@@ -7,7 +7,9 @@ import asyncio
 import os
 import time
 
+from valkka_async.foreign import pass_on
 from valkka_async.ring import _kernel
+from valkka_async.ring.names import name_of
 from valkka_async.ring.rendezvous import runtime_dir, servers
 
 _TOGETHER_SECONDS = 0.01  # what changes within this time is looked at once
@@ -45,27 +47,34 @@ class Directory:
             if self._inotify < 0:
                 self._inotify = _kernel.inotify()
             _kernel.watch(self._inotify, runtime_dir())
-        except OSError:  # also a ConnectError, which look() raises
+        except OSError as e:  # also a ConnectError, which look() raises
+            pass_on(e)
             return False
         return True
 
     def _modified(self) -> int:
         try:
             return os.stat(runtime_dir()).st_mtime_ns
-        except OSError:
+        except OSError as e:
+            pass_on(e)
             return 0
 
     async def changed(self) -> set[str] | None:
         """Wait for a change: sockets of these names have come or gone; None: of any names."""
+        loop = asyncio.get_running_loop()
+        event: asyncio.Future[None] = loop.create_future()
+        if self._watched:
+            try:
+                loop.add_reader(self._inotify, _fulfil, event)
+            except OSError as e:  # the loop cannot wait for another descriptor
+                pass_on(e)
+                self._watched = False
         if not self._watched:
             while True:
                 await asyncio.sleep(_POLL_SECONDS)
                 # A directory that cannot be read or trusted has no time, and is looked at each time.
                 if not (now := self._modified()) or now != self._seen:
                     return None
-        loop = asyncio.get_running_loop()
-        event: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self._inotify, _fulfil, event)
         timer = loop.call_later(_AGAIN_SECONDS, _fulfil, event)
         try:
             await event
@@ -79,7 +88,7 @@ class Directory:
         names = _kernel.events(self._inotify)
         if names is None:  # too many
             return None
-        return {name.removesuffix(".sock") for name in names if name.endswith(".sock")}
+        return {name_of(name.removesuffix(".sock")) for name in names if name.endswith(".sock")}
 
     def close(self) -> None:
         """Stop watching. Idempotent."""

@@ -52,6 +52,8 @@ def kind_of(shape: tuple[int, ...], dtype: np.dtype[Any], format: str | None) ->
 
     Raises FrameError, which says what would be right.
     """
+    if not (format is None or isinstance(format, str)):
+        raise FrameError(f"a format is a text, not {format!r}; one of " + ", ".join(FORMATS))
     key = format, shape, dtype.str
     kind = _known.get(key)
     if kind is None:
@@ -124,7 +126,7 @@ def _suggested(shape: tuple[int, ...], dtype: np.dtype[Any]) -> FrameFormat:
 def dtype_of(format: str, dtype: DTypeLike | None = None) -> np.dtype[Any]:
     """The dtype of a format's frames, unless another is asked for; in the machine's byte order."""
     if dtype is None:
-        return _UINT16 if format == "gray16" else _UINT8
+        return _UINT16 if isinstance(format, str) and format == "gray16" else _UINT8
     try:
         return _native(np.dtype(dtype))
     except TypeError as e:
@@ -159,10 +161,10 @@ def as_frame(image: Any, format: str | None) -> tuple[Any, Kind]:
 
 def as_meta(meta: dict[str, Any] | None) -> bytes | None:
     """Metadata as it stands behind the frame: JSON. Raises FrameError."""
+    if meta is not None and not isinstance(meta, dict):
+        raise FrameError(f"meta is a dict, not {type(meta).__name__}")
     if not meta:
         return None
-    if not isinstance(meta, dict):
-        raise FrameError(f"meta is a dict, not {type(meta).__name__}")
     try:
         data = _encode(meta).encode()
     except (TypeError, ValueError, RecursionError) as e:
@@ -179,10 +181,12 @@ def as_time_base(time_base: Any) -> Fraction | None:
     else:
         try:
             good = Fraction(*time_base) if isinstance(time_base, tuple) else Fraction(time_base)
-        except (TypeError, ValueError, ZeroDivisionError) as e:
+        except (TypeError, ValueError, ArithmeticError) as e:
             raise FrameError(f"time_base is a Fraction or a pair of integers: {e}") from None
     if good is not None:
         numerator, denominator = good.as_integer_ratio()
-        if not (abs(numerator) < 1 << 31 and denominator < 1 << 31):
+        if numerator <= 0:
+            raise FrameError(f"time_base is in seconds, and above 0: not {good}")
+        if not (numerator < 1 << 31 and denominator < 1 << 31):
             raise FrameError(f"time_base {good} needs numbers of more than 32 bits")
     return good

@@ -9,6 +9,7 @@ version, so that two builds that do not fit can still tell each other so::
                        RING     generation, size              + descriptor: the ring
                        BYE      the server is being closed
                        REFUSED  why, as text                  REPORT   JSON, the answer to STATS
+                       BUSY     why, as text: try again
     reader -> server   ACK      generation of the RING that was mapped
                        ROOM     a slot was given back, and the server was waiting for one
 
@@ -46,6 +47,7 @@ class Kind(enum.IntEnum):
     REPORT = 7
     ACK = 8
     ROOM = 9
+    BUSY = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,11 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Busy:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     values: dict[str, Any]
 
@@ -97,7 +104,7 @@ class Room:
     pass
 
 
-Message = Hello | Stats | Welcome | Ring | Bye | Refused | Report | Ack | Room
+Message = Hello | Stats | Welcome | Ring | Bye | Refused | Busy | Report | Ack | Room
 
 
 def encode(message: Message) -> bytes:
@@ -113,8 +120,9 @@ def encode(message: Message) -> bytes:
             kind, body = Kind.RING, _RING.pack(generation, size)
         case Bye():
             kind, body = Kind.BYE, b""
-        case Refused(reason):
-            kind, body = Kind.REFUSED, reason.encode()[: MAX_BYTES - _PREFIX.size]
+        case Refused(reason) | Busy(reason):
+            kind = Kind.REFUSED if isinstance(message, Refused) else Kind.BUSY
+            body = reason.encode()[: MAX_BYTES - _PREFIX.size]
         case Report(values):
             kind, body = Kind.REPORT, json.dumps(values).encode()
         case Ack(generation):
@@ -149,6 +157,8 @@ def decode(data: bytes) -> Message:
                 return Bye()
             case Kind.REFUSED:
                 return Refused(body.decode(errors="replace"))
+            case Kind.BUSY:
+                return Busy(body.decode(errors="replace"))
             case Kind.REPORT:
                 values = json.loads(body)
                 if isinstance(values, dict):

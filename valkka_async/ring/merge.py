@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Generator
+from collections.abc import Awaitable, Generator
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Literal
 
-from valkka_async.errors import ConnectionClosedOK
+from numpy.typing import ArrayLike
+
+from valkka_async.ring import fork
 from valkka_async.ring._shm import Frame
-from valkka_async.ring.batches import Batches
+from valkka_async.ring.batches import Batches, Limits
 from valkka_async.ring.client import Client
 from valkka_async.ring.connection import ReaderStats
 from valkka_async.ring.policy import Policy
 from valkka_async.ring.sources import Sources
+from valkka_async.ring.tensor import Shape, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ def merge(
     ----------
     sources
         Names; patterns (with ``*``, ``?`` or ``[]``), which follow servers that come and go; Clients,
-        which stay the caller's to close.
+        which stay the caller's to close. A client is in one merge at a time.
     policy, max_leases
         For each source; see :func:`valkka_async.connect`.
     reconnect
@@ -62,21 +66,27 @@ class Merge:
     def __init__(self, *sources: str | Client, policy: Policy, max_leases: int, reconnect: bool) -> None:
         self._sources = Sources(policy, max_leases, reconnect)
         self._ready = self._sources.ready
-        for source in sources:
-            self.add(source)
+        try:
+            for source in sources:
+                self.add(source)
+        except BaseException:
+            self._sources.close()  # its clients are free for another merge
+            raise
 
     # ---------------------------------------------------------------------------------- sources
 
     def add(self, source: str | Client) -> None:
         """Receive from one more name, pattern or client. One that is there already is left as it is.
 
-        Raises InvalidNameError; ValueError for a client whose server is merged already.
+        Raises InvalidNameError; ValueError for a client whose server is merged already, and for one that
+        another merge has; ConnectionClosedOK after close().
         """
         self._sources.add(source.subscription if isinstance(source, Client) else source)
 
     def discard(self, source: str | Client) -> None:
         """Stop receiving from a name, a client, or a pattern with all that came by it. Frames that are
-        held stay valid. Does nothing if it is not there."""
+        held stay valid. A name stays away, whatever pattern it matches, until it or such a pattern is
+        added again. Does nothing if it is not there."""
         self._sources.discard(source.name if isinstance(source, Client) else source)
 
     @property
@@ -94,8 +104,7 @@ class Merge:
         close(), ConnectionClosedError if a server crashed (only without ``reconnect``),
         LeaseLimitError, ConcurrencyError if another task is receiving.
         """
-        self._sources.run()
-        return await self._ready.receive(self._ready.claim)
+        return await self._ready.receive(self._sources.run())
 
     def recv_nowait(self) -> Frame | None:
         """The next frame of any source, or None if there is none now. Raises as recv() does."""
@@ -105,28 +114,90 @@ class Merge:
     def __aiter__(self) -> Merge:
         return self
 
-    async def __anext__(self) -> Frame:
-        self._sources.run()
-        try:
-            return await self._ready.receive(self._ready.claim)
-        except ConnectionClosedOK:
-            raise StopAsyncIteration from None
+    def __anext__(self) -> Awaitable[Frame]:
+        return self._ready.receive(self._sources.run(), iterating=True)
 
-    def batches(self, max_frames: int = 64, max_wait: float = 0.02) -> AsyncIterator[list[Frame]]:
-        """Frames for one model: an iterator of lists, with at most one frame of each source.
+    def batches(
+        self,
+        max_frames: int = 64,
+        window: float | None = None,
+        *,
+        min_frames: int = 1,
+        max_age: float | None = None,
+        align: Literal["capture", "sender"] | None = None,
+        tolerance: float = 0.04,
+        size: tuple[int, int] | None = None,
+        letterbox: bool = True,
+        layout: Literal["NHWC", "NCHW"] = "NHWC",
+        dtype: Literal["uint8", "float32", "float16"] = "uint8",
+        normalize: tuple[ArrayLike, ArrayLike] | None = None,
+        format: Literal["rgb24", "bgr24"] = "rgb24",
+        resize: Literal["area", "linear"] = "area",
+        pad: int = 114,
+        keep: bool = False,
+        threads: int | None = None,
+    ) -> Batches:
+        """Frames for one model: an iterator of Batches, with at most one frame of each source.
 
         ::
 
-            async for frames in cameras.batches(max_frames=16, max_wait=0.02):
-                results = model(np.stack([f.array for f in frames]))
+            async for batch in cameras.batches(size=(640, 640), layout="NCHW", dtype="float32"):
+                for row, boxes in enumerate(model(torch.from_dlpack(batch))):
+                    print(batch.names[row], batch.to_frame(row, boxes))
 
-        A list is complete when every connected source has a new frame, or ``max_frames`` sources have,
-        or ``max_wait`` seconds have passed since the first had one; it is never empty. The frames are
-        claimed all at once at that moment, so with the policy "latest" each is the newest of its source.
-        With more sources than ``max_frames`` those take turns. Cancelling loses no frame. Ends and raises
-        as recv() does; ValueError for limits that cannot be.
+        Parameters
+        ----------
+        max_frames
+            A batch goes as soon as so many sources have a new frame, or every connected one. With more
+            sources than this, those that were in a batch longest ago come first.
+        window
+            Seconds that a batch waits for the other sources, from its first frame on. None: for those whose
+            frame is due before the first has another one, and 50 ms at most; where the cameras' frames come
+            in clusters, batches begin with a cluster. A source that is silent for longer than it usually is,
+            or has given no frame yet, is not waited for.
+        min_frames
+            A batch of fewer waits for longer than its window, until there are as many. (The last one may be
+            smaller, if the merge was made with ``reconnect=False``.)
+        max_age
+            Frames captured longer ago, in seconds, are left out, and counted.
+        align
+            "capture" or "sender": the frames of a batch belong together in time, by their ``timestamp_ns`` or
+            by ``meta["sender_time_ns"]`` (where a frame has none, its ``timestamp_ns``); all within
+            ``tolerance`` seconds. Up to three frames of a source wait for those of others. Of all sets that
+            can be made, one of the most sources is taken. What finds no partners is left out, and counted.
+
+        size
+            (width, height) in pixels: each batch has one contiguous ``array``, of which each frame is a row.
+            Frames of rgb24, bgr24, rgba, bgra, gray8, nv12 and yuv420p can be (nv12 and yuv420p as BT.601, as
+            OpenCV reads them); others are left out, counted and logged.
+        letterbox
+            Keep the proportions: what the frame leaves, on both sides, has the value ``pad``. False: stretch
+            it.
+        layout, dtype, format
+            (N, H, W, 3) or (N, 3, H, W); the type of the elements; the order of the channels.
+        normalize
+            (mean, std), each one value or three: (value / 255 - mean) / std. Floats without it are value /
+            255.
+        resize
+            "area": smaller frames are the means of what each pixel covers, so nothing flickers. "linear":
+            between the nearest pixels, as OpenCV's default, with which many models were trained. Larger
+            frames are linear.
+        keep
+            Keep the frames, to cut from them at full size; else each is released when its row is filled.
+        threads
+            How many fill rows, without the GIL. None: up to four, by the number of cores.
+
+        Without ``align`` the frames are claimed all at once when the batch goes, so with the policy "latest"
+        each is the newest of its source. Cancelling loses no frame. Ends and raises as recv() does;
+        LeaseLimitError of one source comes after the batch of the others, which is not lost. ValueError for
+        limits that cannot be.
         """
-        return Batches(self, self._sources, max_frames, max_wait)
+        limits = Limits(max_frames, min_frames, window, max_age, align, tolerance)
+        tensor = None
+        if size is not None:
+            shape = Shape(size, letterbox, layout, dtype, normalize, format, resize, pad)
+            tensor = Tensor(shape, threads, keep)
+        return Batches(self, self._sources, limits, tensor)
 
     # -------------------------------------------------------------------------------------- end
 
@@ -137,7 +208,8 @@ class Merge:
         for name, member in self._sources.members.items():
             stats = member.subscription.stats()
             total = total.plus(stats)
-            sources[name] = stats if member.link is not None else None
+            connected = member.link is not None and not member.subscription.closed
+            sources[name] = stats if connected else None
         return MergeStats(total.received, total.dropped, total.leases, total.last_received_ns, sources)
 
     @property
@@ -168,13 +240,18 @@ class Merge:
     ) -> None:
         await self.aclose()
 
+    @fork.quiet_at_end
     def __del__(self) -> None:
         sources = getattr(self, "_sources", None)
-        if sources is not None and sources.running and not sources.closed:
+        if sources is None or sources.closed:
+            return
+        if not sources.running:
+            sources.close()  # its clients are free for another merge
+        else:
             try:
                 warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
             finally:  # the warning may be an error
-                sources.close()
+                fork.collected(sources.close)
 
     def __repr__(self) -> str:
         names = ", ".join([*self._sources.members, *sorted(self._sources.patterns)])

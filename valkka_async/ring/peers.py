@@ -10,10 +10,10 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from threading import RLock
 from typing import Any
 
 from valkka_async.errors import ProtocolError
+from valkka_async.foreign import pass_on
 from valkka_async.ring import _memory, _shm, fork
 from valkka_async.ring._room import RoomWaiters
 from valkka_async.ring._watch import Watcher
@@ -21,6 +21,7 @@ from valkka_async.ring._weak import weakly
 from valkka_async.ring.handshake import (
     MAX_BYTES,
     Ack,
+    Busy,
     Bye,
     Hello,
     Message,
@@ -80,21 +81,20 @@ class _Peer:
         return self.place is not None and self.policy == "lossless"
 
     def close(self) -> None:
-        with fork.steady:
+        with fork.steady():
             self.sock.close()
             _shm.close_all(self.bells)
 
 
 class Peers:
-    """All connections of a server. ``lock`` is the server's: it orders connections and new rings, which meet
-    when one thread publishes while another accepts."""
+    """All connections of a server. Connections and new rings, which meet when one thread publishes while
+    another accepts, are ordered by ``fork.steady``."""
 
     def __init__(
         self,
         name: str,
         listener: socket.socket,
         writer: _shm.Writer,
-        lock: RLock,
         room: RoomWaiters,
         values: Callable[[], dict[str, Any] | None],
         *,
@@ -104,7 +104,6 @@ class Peers:
         self._name = name
         self._listener = listener
         self._writer = writer
-        self._lock = lock
         self._room = room
         self._values = values  # what the server says of itself
         self._max_readers = max_readers
@@ -140,11 +139,11 @@ class Peers:
 
     def stats(self) -> list[PeerStats]:
         """Of each reader; those that drop most come first."""
-        with self._lock:
+        with fork.steady():
             stats = [
-                PeerStats(p.id, p.pid, p.uid, p.policy, *self._writer.tally(p.place))
-                for p in self._peers.values()
-                if p.place is not None
+                PeerStats(p.id, p.pid, p.uid, p.policy, *tally)
+                for p in list(self._peers.values())
+                if p.place is not None and (tally := self._writer.tally(p.place)) is not None
             ]
         return sorted(stats, key=lambda one: -one.dropped)
 
@@ -160,7 +159,8 @@ class Peers:
         its place now."""
         newest = self._writer.generation
         return not any(
-            p.lossless and p.acked < newest and self._writer.wants_more(p.place) for p in self._peers.values()
+            p.lossless and p.acked < newest and self._writer.wants_more(p.place)
+            for p in list(self._peers.values())
         )
 
     def _offer(self, peer: _Peer) -> None:
@@ -175,17 +175,17 @@ class Peers:
     # ------------------------------------------------------------------------------ connections
 
     def _accept(self) -> None:
-        with self._lock:
+        with fork.steady():
             if self._closed:
                 return
             try:
-                with fork.steady:
-                    sock, _ = self._listener.accept()
-                    peer = _Peer(sock)
-                    self._arrived.add(peer)
+                sock, _ = self._listener.accept()
+                peer = _Peer(sock)
+                self._arrived.add(peer)
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as e:
+                pass_on(e)
                 # No descriptor left, most likely. The connection stays in the queue and the listener
                 # readable: look away for a while instead of spinning.
                 log.warning("%s: cannot accept a reader: %s", self._name, e.strerror)
@@ -213,7 +213,7 @@ class Peers:
             self._send(peer, Refused(f"{self._name} serves its own user alone; see mode and group"))
             return False
         if len(self._peers) >= self._max_readers + _STRANGERS:
-            self._send(peer, Refused(f"{self._name} has too many connections"))
+            self._send(peer, Busy(f"{self._name} has too many connections that say nothing yet"))
             return False
         fd = sock.fileno()
         self._peers[fd] = peer
@@ -222,38 +222,59 @@ class Peers:
         return True
 
     def _hello_is_late(self, peer: _Peer) -> None:
-        with self._lock:
+        with fork.steady():
             if peer.place is None:
                 self._drop(peer)
 
     def _receive(self, peer: _Peer) -> None:
-        with self._lock:
+        if self._hear(peer):
+            # Without the lock: what describe() gave may take its time, and publishers are not to wait for it.
+            try:
+                report = self._report()
+            except BaseException:
+                with fork.steady():
+                    self._drop(peer)
+                raise
+            with fork.steady():
+                self._send(peer, report)
+
+    def _hear(self, peer: _Peer) -> bool:
+        """Read a message and obey it. True: it asks what the server says of itself."""
+        with fork.steady():
             if self._closed or peer.sock.fileno() < 0:
-                return
+                return False
             try:
                 # recv() and not recvmsg(): descriptors that a peer sends unasked are never received
                 data = peer.sock.recv(MAX_BYTES)
             except BlockingIOError:
-                return
-            except OSError:
+                return False
+            except OSError as e:
+                pass_on(e)
                 data = b""
             if not data:
                 self._drop(peer)
-                return
+                return False
             try:
-                self._answer(peer, decode(data))
+                message = decode(data)
+                if isinstance(message, Stats):
+                    return True
+                self._answer(peer, message)
             except ProtocolError as e:
-                log.info("%s: dropped a connection: %s", self._name, e)
+                log.info("%s: dropped a connection: %s", self._name, str(e))
                 self._send(peer, Refused(str(e)))
                 self._drop(peer)
             except (OSError, MemoryError) as e:
-                log.warning("%s: dropped a reader: %s", self._name, e)
+                if isinstance(e, OSError) and e.errno is None:
+                    self._drop(peer)
+                    raise
+                log.warning("%s: dropped a reader: %s", self._name, str(e))
                 why = e.strerror if isinstance(e, OSError) else str(e)
                 self._send(peer, Refused(f"{self._name} cannot take another reader: {why or e}"))
                 self._drop(peer)
             except BaseException:
                 self._drop(peer)  # interrupted; it comes again, and does not wait for what was lost
                 raise
+            return False
 
     def _answer(self, peer: _Peer, message: Message) -> None:
         match message:
@@ -266,8 +287,6 @@ class Peers:
                 self._room.notify()
             case Room() if peer.place is not None:
                 self._room.notify()
-            case Stats():
-                self._send(peer, self._report())
             case _:
                 raise ProtocolError(f"{type(message).__name__} was not expected here")
 
@@ -280,21 +299,20 @@ class Peers:
             return
         leases = max(1, min(hello.max_leases, _shm.MAX_LEASES))
         fds: list[int] = []
-        with fork.steady:
-            try:
-                page = _memory.make("valkka:leases", _shm.LEASE_PAGE_BYTES, fds)
-                _memory.seal(page, writable=True)
-                # A pipe and not an eventfd: the ends are files of their own, so whatever the reader does to
-                # its end (an eventfd it could make blocking, and fill), writing to ours never blocks.
-                _shm.note(peer.bells, os.pipe2, os.O_NONBLOCK | os.O_CLOEXEC)
-                bell_out, bell = peer.bells
-                peer.policy = NAMES[hello.policy]
-                start = self._writer.add_peer(peer, page, bell, leases, hello.policy)
-                welcome = Welcome(os.getpid(), start, self._writer.generation)
-                if self._send(peer, welcome, page, bell_out):
-                    self._offer(peer)
-            finally:
-                _shm.close_all(fds)
+        try:
+            page = _memory.make("valkka:leases", _shm.LEASE_PAGE_BYTES, fds)
+            _memory.seal(page, writable=True)
+            # A pipe and not an eventfd: the ends are files of their own, so whatever the reader does to
+            # its end (an eventfd it could make blocking, and fill), writing to ours never blocks.
+            _shm.note(peer.bells, os.pipe2, os.O_NONBLOCK | os.O_CLOEXEC)
+            bell_out, bell = peer.bells
+            peer.policy = NAMES[hello.policy]
+            start = self._writer.add_peer(peer, page, bell, leases, hello.policy)
+            welcome = Welcome(os.getpid(), start, self._writer.generation)
+            if self._send(peer, welcome, page, bell_out):
+                self._offer(peer)
+        finally:
+            _shm.close_all(fds)
 
     def _report(self) -> Report:
         """What the server says of itself, and as many of its readers as fit, those that drop most first."""
@@ -307,9 +325,13 @@ class Peers:
         return Report(values | {"clients": clients} if fits(values | {"clients": clients}) else values)
 
     def _send(self, peer: _Peer, message: Message, *fds: int) -> bool:
+        # Not socket.send_fds(), which imports a module: the interpreter may be on its way out.
+        rights = struct.pack(f"{len(fds)}i", *fds)
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if fds else []
         try:
-            socket.send_fds(peer.sock, [encode(message)], fds, socket.MSG_NOSIGNAL)
-        except OSError:
+            peer.sock.sendmsg([encode(message)], ancillary, socket.MSG_NOSIGNAL)
+        except OSError as e:
+            pass_on(e)
             return False  # gone, or drowned in its own requests: its end of the socket will tell
         return True
 
@@ -334,12 +356,12 @@ class Peers:
     # -------------------------------------------------------------------------------------- end
 
     def stop(self) -> None:
-        """Answer no more messages. Call it under the lock, then close()."""
+        """Answer no more messages. Then close()."""
         self._closed = True
 
     def close(self) -> None:
         """Say goodbye to all; they may finish reading the ring. It may be called again."""
-        with self._lock:
+        with fork.steady():
             for peer in list(self._peers.values()):
                 if peer.sock.fileno() >= 0:
                     self._send(peer, Bye())
@@ -350,7 +372,6 @@ class Peers:
     def after_fork(self) -> None:
         """In a forked child: close the descriptors without a word."""
         self._closed = True
-        self._lock = RLock()  # a thread that the child does not have may have held it
         for peer in [*self._peers.values(), *self._arrived]:
             fork.drop(peer.close)
         self._peers.clear()

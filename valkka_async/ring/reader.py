@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import select
@@ -13,8 +12,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from types import TracebackType
 
-from valkka_async.errors import ConnectError, ConnectionClosedOK, ProtocolError
+from valkka_async.errors import ConcurrencyError, ConnectError, ConnectionClosedOK, ProtocolError
+from valkka_async.foreign import pass_on
 from valkka_async.ring import _kernel, _shm, fork, patched
+from valkka_async.ring._home import running_loop
 from valkka_async.ring._shm import Frame, drain
 from valkka_async.ring.connection import (
     REFUSED_SECONDS,
@@ -25,15 +26,15 @@ from valkka_async.ring.connection import (
     new_pauses,
     waited_too_long,
 )
+from valkka_async.ring.names import check_source
 from valkka_async.ring.policy import Policy, check_policy
-from valkka_async.ring.rendezvous import check_name
 from valkka_async.ring.timeouts import ANSWER_SECONDS, LONGEST_WAIT_SECONDS, check_timeout
 
 log = logging.getLogger("valkka_async")
 
 _DESCRIPTORS = 4  # in the set: socket, doorbell, nudge, timer
 _LOOP_STANDS_STILL = (
-    "; attach() holds up the event loop of this thread, and with it any server made there: in a coroutine, "
+    "; attach() holds up the event loop of this thread, and all that is to happen there: in a coroutine, "
     "use `async with va.connect(name)`"
 )
 
@@ -62,27 +63,22 @@ def attach(
         Whenever the server goes away, wait for it to come back instead of ending.
 
     Raises TimeoutError, ConnectError (ProtocolError), InvalidNameError, ValueError. It blocks its thread
-    meanwhile: a coroutine uses :func:`connect`, and a server of the same event loop could not even answer.
+    meanwhile, and the event loop there: a coroutine uses :func:`connect`.
     The reader belongs to the process that made it: in a forked child it raises InheritedError.
     """
     return Reader(name, policy=policy, max_leases=max_leases, open_timeout=open_timeout, reconnect=reconnect)
 
 
-def _loop_runs_here() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
 class Reader:
-    """Made by :func:`attach`. A context manager and an iterator; usable from one thread at a time."""
+    """Made by :func:`attach`. A context manager and an iterator; usable from one thread at a time. Any thread
+    may close() it."""
 
     _epoll: select.epoll | None = None  # all that we wait for; None: closed
     _connection: Connection | None = None  # None: the server is away
     _dialled: Connection | None = None  # has not been welcomed yet
     _selected = False  # fileno() was called
+    _receiving = False  # in recv() or recv_nowait(); what closes meanwhile leaves it to them
+    _closing = False  # close() was called
     _inherited = False  # open in the parent process, of which this one is a fork
     _nudge = -1  # makes it readable until the first recv_nowait() that returns None
     _timer = -1  # makes it readable when it is time to dial
@@ -90,7 +86,7 @@ class Reader:
     def __init__(
         self, name: str, *, policy: Policy, max_leases: int, open_timeout: float | None, reconnect: bool
     ) -> None:
-        self._name = check_name(name)
+        self._name = check_source(name)
         self._policy = check_policy(policy, max_leases)
         open_timeout = check_timeout(open_timeout, "open_timeout")
         self._max_leases = max_leases
@@ -103,10 +99,11 @@ class Reader:
         self._said = ""
         patched.refuse()
         try:
-            with fork.steady:
+            with fork.steady():
                 try:
                     self._epoll = select.epoll()
                 except OSError as e:
+                    pass_on(e)
                     raise ConnectError(
                         e.errno, f"no descriptor for a reader of {name!r}: {e.strerror}"
                     ) from None
@@ -119,7 +116,7 @@ class Reader:
                     deadline = start + open_timeout
                 if deadline is not None and time.monotonic() >= deadline:
                     error = waited_too_long(name, open_timeout, self._was_there)
-                    raise TimeoutError(f"{error}{_LOOP_STANDS_STILL}") if _loop_runs_here() else error
+                    raise TimeoutError(f"{error}{_LOOP_STANDS_STILL}") if running_loop() else error
                 self._wait(deadline)
         except BaseException:
             self.close()
@@ -132,6 +129,20 @@ class Reader:
 
         Raises ConnectError.
         """
+        try:
+            return self._advance()
+        except ConnectError:
+            raise
+        except OSError as e:  # the set takes no other descriptor, or there is none for the nudge
+            self._drop_dialled()
+            pass_on(e)
+            raise ConnectError(
+                e.errno,
+                f"cannot wait for {self._name!r}: {e.strerror}; raise ulimit -n, or "
+                "fs.epoll.max_user_watches",
+            ) from None
+
+    def _advance(self) -> bool:
         if self._dialled is None:
             if time.monotonic() < self._due:
                 return False
@@ -145,21 +156,26 @@ class Reader:
         connection = self._dialled
         connection.pump()
         if connection.ready:
-            self._dialled, self._connection = None, connection
             self._watch(connection.bell)
+            if self._selected:
+                self._make_nudge()  # no doorbell rings for frames that are there already
+            self._dialled, self._connection = None, connection
             self._since = time.monotonic()
             self._said = ""
             self._pause(0)
-            if self._selected:
-                self._make_nudge()  # no doorbell rings for frames that are there already
             return True
         if connection.ended or time.monotonic() >= self._due:
-            self._hang_up(connection)
-            self._dialled = None
-            self._pause(self._pauses.next())
+            self._drop_dialled()
             if connection.failure is not None:
                 raise connection.failure
         return False
+
+    def _drop_dialled(self) -> None:
+        """Dial again later."""
+        if self._dialled is not None:
+            self._hang_up(self._dialled)
+            self._dialled = None
+        self._pause(self._pauses.next())
 
     def _step_again(self) -> bool:
         """_step() towards a server that was there before. One that refuses is asked again."""
@@ -174,7 +190,7 @@ class Reader:
     def _complain(self, error: ConnectError) -> None:
         if str(error) != self._said:
             self._said = str(error)
-            log.warning("%s: %s; trying again", self._name, error)
+            log.warning("%s: %s; trying again", self._name, str(error))
         self._pause(REFUSED_SECONDS)
 
     def _pause(self, seconds: float) -> None:
@@ -184,7 +200,10 @@ class Reader:
 
     def _watch(self, fd: int) -> None:
         assert self._epoll is not None
-        self._epoll.register(fd, select.EPOLLIN)
+        try:
+            self._epoll.register(fd, select.EPOLLIN)
+        except FileExistsError:
+            pass  # an interrupt came after it was done
 
     def _hang_up(self, connection: Connection) -> None:
         # Out of the set first: frames that are held keep the socket open. Each step may be done twice.
@@ -208,8 +227,15 @@ class Reader:
             self._complain(connection.failure)
 
     def _wait(self, deadline: float | None) -> None:
-        """Until something happens, it is time to dial, or the deadline has passed."""
+        """Until something happens, it is time to dial, the deadline has passed, or close() is called."""
+        if self._closing:
+            return
         assert self._epoll is not None
+        if self._connection is not None and self._connection.reading:
+            raise ConcurrencyError(
+                f"recv() from {self._name!r} in a signal's handler would wait for ever, as this reader is in "
+                "the middle of a message: use recv_nowait() there"
+            )
         if self._connection is None:
             deadline = self._due if deadline is None else min(deadline, self._due)
         seconds = None if deadline is None else deadline - time.monotonic()
@@ -231,6 +257,7 @@ class Reader:
             try:
                 self._select()
             except OSError as e:
+                pass_on(e)
                 raise ConnectError(
                     e.errno, f"no descriptor for fileno() of {self._name!r}: {e.strerror}; raise ulimit -n"
                 ) from None
@@ -238,7 +265,7 @@ class Reader:
 
     def _select(self) -> None:
         if self._reconnect and self._timer < 0:
-            with fork.steady:
+            with fork.steady():
                 self._timer = _kernel.timer()
                 self._watch(self._timer)
             self._pause(max(0.0, self._due - time.monotonic()))
@@ -249,7 +276,7 @@ class Reader:
     def _make_nudge(self) -> None:
         """Be readable although no doorbell has rung."""
         if self._nudge < 0:
-            with fork.steady:
+            with fork.steady():
                 fds: list[int] = []
                 try:
                     _shm.note(fds, os.eventfd, 1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -261,17 +288,28 @@ class Reader:
 
     def _close_nudge(self) -> None:
         if self._nudge >= 0:
-            with fork.steady:
+            with fork.steady():
                 fd, self._nudge = [self._nudge], -1
                 _shm.close_all(fd)
 
     def recv_nowait(self) -> Frame | None:
         """The next frame, or None if there is none now (or, with ``reconnect``, no server).
 
-        Raises ConnectionClosedOK after a clean close of the server (once its last frames are read),
-        ConnectionClosedError if it crashed, LeaseLimitError. With ``reconnect`` nothing but close() ends it.
+        Raises ConnectionClosedOK after a clean close of the server (once its last frames are read) or after
+        close(), ConnectionClosedError if it crashed, LeaseLimitError. With ``reconnect`` nothing but close()
+        ends it.
         """
-        self._open()
+        before, self._receiving = self._receiving, True  # True: in a signal's handler
+        try:
+            return self._next()
+        finally:
+            self._receiving = before
+            if self._closing:
+                self._end()
+
+    def _next(self) -> Frame | None:
+        if self._closing or self._epoll is None:
+            self._open()  # raises
         drained = False
         while True:
             connection = self._connection
@@ -306,17 +344,26 @@ class Reader:
     def recv(self, timeout: float | None = None) -> Frame:
         """Wait for the next frame, ``timeout`` seconds at most (None: for ever).
 
-        Raises TimeoutError, and what recv_nowait() raises.
+        Raises TimeoutError, and what recv_nowait() raises: ConnectionClosedOK when another thread, or a
+        signal's handler, calls close() meanwhile. ConcurrencyError where it would wait in a signal's handler
+        for the message that the handler interrupts.
         """
-        timeout = check_timeout(timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            frame = self.recv_nowait()
-            if frame is not None:
-                return frame
-            if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"no frame from {self._name!r} within {timeout:g} s")
-            self._wait(deadline)
+        deadline = None
+        if timeout is not None and (timeout := check_timeout(timeout)) is not None:
+            deadline = time.monotonic() + timeout
+        before, self._receiving = self._receiving, True
+        try:
+            while True:
+                frame = self._next()
+                if frame is not None:
+                    return frame
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError(f"no frame from {self._name!r} within {timeout:g} s")
+                self._wait(deadline)
+        finally:
+            self._receiving = before
+            if self._closing:
+                self._end()
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames until the server closes; with ``reconnect``, until close()."""
@@ -347,22 +394,43 @@ class Reader:
     @property
     def closed(self) -> bool:
         """True after close()."""
-        return self._epoll is None
+        return self._closing or self._epoll is None
 
     def _open(self) -> select.epoll:
-        if self._epoll is not None:
+        if self._epoll is not None and not self._closing:
             return self._epoll
         if self._inherited:
             raise inherited(f"the reader of {self._name!r}")
-        if self._connection is not None:
+        if self._connection is not None and self._connection.ended:
             raise self._connection.error()
         raise ConnectionClosedOK(f"this reader of {self._name!r} was closed")
 
     def close(self) -> None:
-        """Leave. Idempotent. Frames that are still held stay valid until they are released."""
-        if self._epoll is None:
-            return
-        with fork.steady:
+        """Leave. Idempotent; from any thread, and one that waits in recv() gets ConnectionClosedOK at once
+        (within a second, if the server is away); one that waits for fileno() is not woken. Frames that are
+        still held stay valid until they are released."""
+        self._closing = True  # first this, then the look: who receives does it the other way round
+        if self._receiving:
+            self._wake()
+        else:
+            self._end()
+
+    def _wake(self) -> None:
+        """Have the thread that waits look again. Needs no descriptor: there may be none."""
+        epoll = self._epoll
+        for connection in (self._dialled, self._connection):
+            if epoll is not None and connection is not None:
+                try:
+                    # A socket is writable, so the set is readable.
+                    epoll.modify(connection.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
+                except (OSError, ValueError):
+                    pass  # it is closed or not there yet, so that thread does not wait
+
+    def _end(self) -> None:
+        """What close() does, where nobody receives."""
+        with fork.steady():
+            if self._receiving or self._epoll is None:
+                return
             for connection in (self._dialled, self._connection):
                 if connection is not None:
                     self._hang_up(connection)
@@ -386,12 +454,13 @@ class Reader:
     ) -> None:
         self.close()
 
+    @fork.quiet_at_end
     def __del__(self) -> None:
-        if not self.closed:
+        if self._epoll is not None:
             try:
                 warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
             finally:  # the warning may be an error
-                self.close()
+                fork.collected(self.close)
 
     def __repr__(self) -> str:
         state = " [closed]" if self.closed else " [not connected]" if self._connection is None else ""
@@ -399,4 +468,5 @@ class Reader:
 
     def _after_fork(self) -> None:
         self._inherited = self._epoll is not None
+        self._receiving = False
         self._close_descriptors()

@@ -3,37 +3,40 @@
 
 from __future__ import annotations
 
-import errno
 import grp
 import logging
 import operator
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from valkka_async.errors import ConnectError, ConnectionClosedOK, FrameError, NoFreeSlotError, ValkkaError
+from valkka_async.foreign import pass_on
 from valkka_async.ring import _memory, _shm, fork
 from valkka_async.ring._room import RoomWaiters
 from valkka_async.ring._shm import MAX_SLOTS, Kind, RingTooSmall, Slot
-from valkka_async.ring._watch import watcher, watcher_thread_ends
+from valkka_async.ring._watch import Watch, watcher
 from valkka_async.ring._weak import weakly
 from valkka_async.ring.formats import FrameFormat, as_frame, as_meta, as_time_base, dtype_of, kind_of
+from valkka_async.ring.names import check_name, check_source
 from valkka_async.ring.peers import Peers, PeerStats, fits
-from valkka_async.ring.rendezvous import LOOK_SECONDS, Claim, check_name
+from valkka_async.ring.rendezvous import Claim
 
 log = logging.getLogger("valkka_async")
 
 _LAST_GID = (1 << 32) - 2  # the one after it stands for no group
 _HEADER_SLOT_BYTES = 256 * 1024  # of a ring that is made for its header, before the first frame
+
+Backlog = Literal["gop"]
+BACKLOG_BYTES = 64 << 20
 
 _TOO_LARGE = "timestamp_ns, pts, dts and duration are integers of at most 64 bits, with the sign"
 
@@ -42,7 +45,9 @@ _TOO_LARGE = "timestamp_ns, pts, dts and duration are integers of at most 64 bit
 class ServerStats:
     """``published`` and ``dropped`` frames, payload ``bytes`` published, ``readers`` connected,
     ``slots`` at most and ``slots_used`` (touched, so costing memory), ``last_published_ns``
-    (CLOCK_MONOTONIC; 0: never)."""
+    (CLOCK_MONOTONIC; 0: never). ``backlog``: frames that are retained now for readers that come late.
+    ``backlog_outgrown``: the newest GOP, or the one before it, was too long to be retained: slots, or
+    ``backlog_bytes``, did not reach."""
 
     published: int
     dropped: int
@@ -51,10 +56,20 @@ class ServerStats:
     slots: int
     slots_used: int
     last_published_ns: int
+    backlog: int
+    backlog_outgrown: bool
 
 
 def serve(
-    name: str, *, slots: int = 16, max_clients: int = 64, mode: int = 0o600, group: str | int | None = None
+    name: str,
+    *,
+    slots: int = 16,
+    max_clients: int = 64,
+    mode: int = 0o600,
+    group: str | int | None = None,
+    backlog: Backlog | None = None,
+    backlog_bytes: int = BACKLOG_BYTES,
+    watch: Watch = "thread",
 ) -> Server:
     """Publish frames under ``name``. Returns at once; nothing is allocated before the first frame.
 
@@ -70,15 +85,36 @@ def serve(
     mode, group
         Permissions of the socket: by default this user (and root) alone may read. To share, give
         0o660 and a group, and a VALKKA_RUNTIME_DIR that the group may enter.
+    backlog
+        For delta-coded streams (``publish(key=False)``). "gop": an "ordered" or "lossless" reader that comes
+        late starts at the newest key frame and gets all since then, instead of waiting for the next one.
+        These frames are retained as long as there are slots for them; new frames, leases and what other
+        readers have not read come first. Once one of them is gone, so is the backlog, until the next key
+        frame. Give ``slots`` for the longest GOP and a few more. None: such a reader starts with the newest
+        frame, if that is a key frame.
+    backlog_bytes
+        No frame is retained if the ring's slots would come to more memory than this, in bytes of frames.
+    watch
+        What answers the readers that come, and looks for the server's files every second. "thread": a daemon
+        thread, one for all servers of the process, whatever your code does meanwhile. "loop": the running
+        event loop, as long as it runs and nothing blocks it; for processes that must not have a thread.
 
     Raises NameInUseError, InvalidNameError, ConnectError; ValueError and TypeError for other arguments
     that make no sense.
 
-    In asyncio the server's descriptors join the running loop and it must be closed there; in a plain
-    program a daemon thread looks after them. ``publish`` and ``loan`` are the same plain calls in both,
-    from any thread.
+    ``publish`` and ``loan`` are plain calls, from any thread, in asyncio as elsewhere. So is ``close``; with
+    ``watch="loop"`` another thread's takes effect as soon as the loop comes to it.
     """
-    return Server(name, slots=slots, max_clients=max_clients, mode=mode, group=group)
+    return Server(
+        check_name(name),
+        slots=slots,
+        max_clients=max_clients,
+        mode=mode,
+        group=group,
+        backlog=backlog,
+        backlog_bytes=backlog_bytes,
+        watch=watch,
+    )
 
 
 class Server:
@@ -89,15 +125,30 @@ class Server:
     _closed = True  # until there is something to close
 
     def __init__(
-        self, name: str, *, slots: int, max_clients: int, mode: int, group: str | int | None
+        self,
+        name: str,
+        *,
+        slots: int,
+        max_clients: int,
+        mode: int,
+        group: str | int | None,
+        backlog: Backlog | None,
+        backlog_bytes: int,
+        watch: Watch,
     ) -> None:
         self._said = ""
-        self._name = check_name(name)
-        slots, max_clients, mode = map(operator.index, (slots, max_clients, mode))
+        self._name = check_source(name)
+        slots, max_clients, mode, backlog_bytes = map(
+            operator.index, (slots, max_clients, mode, backlog_bytes)
+        )
         if not 2 <= slots <= MAX_SLOTS:
             raise ValueError(f"slots is a number from 2 to {MAX_SLOTS}, not {slots}")
         if max_clients < 1:
             raise ValueError(f"max_clients is at least 1, not {max_clients}")
+        if backlog not in (None, "gop"):
+            raise ValueError(f'backlog is "gop" or None, not {backlog!r}')
+        if not 1 <= backlog_bytes < 1 << 63:
+            raise ValueError(f"backlog_bytes is at least 1, not {backlog_bytes}")
         if not 0 <= mode <= 0o777:
             raise ValueError(f"mode is a number from 0 to 0o777, not {mode:#o}")
         try:
@@ -110,43 +161,43 @@ class Server:
             raise ValueError(f"there is no group {group!r} on this machine") from None
         if not (group is None or 0 <= gid <= _LAST_GID):
             raise ValueError(f"group is a name or a number from 0 to {_LAST_GID}, not {group!r}")
+        self._watcher = watcher(watch)
+        self._looking = weakly(self._look)
         self._slots = slots
-        self._writer = _shm.Writer()
+        self._room = RoomWaiters()
+        self._writer = _shm.Writer(backlog is not None, backlog_bytes, self._room.waiters)
+        self._lent: tuple[object, Kind] | None = None  # what was asked of the last loan()
         self._header = b""
         self._header_serial = 0
-        self._room = RoomWaiters()
         self._more: Callable[[], dict[str, Any]] | None = None
-        # Publishing takes no lock. This one orders new rings and connections, which meet when a thread
-        # publishes while the loop accepts.
-        self._lock = threading.RLock()
         self._claims: list[Claim] = []  # one, once it is served
         self._given_back: list[None] = []  # one, once that was closed
         try:
-            with fork.steady:
+            with fork.steady():
                 fork.in_child(self, Server._after_fork)
-                backlog = min(max_clients, 128)
-                _shm.note(self._claims, Claim, self._name, mode=mode, group=gid, backlog=backlog)
+                queue = min(max_clients, 128)
+                _shm.note(self._claims, Claim, self._name, mode=mode, group=gid, backlog=queue)
             self._peers = Peers(
                 self._name,
                 self._claim.listener,
                 self._writer,
-                self._lock,
                 self._room,
                 weakly(self._values),
                 max_readers=max_clients,
                 private=not mode & 0o077,
             )
-            self._watcher = watcher()
             self._peers.listen(self._watcher)
-            self._watcher.later(LOOK_SECONDS, weakly(self._look))
+            self._watcher.look(self._claim.directory, self._looking)
         except BaseException as e:
             self._closed = True
             self._end()
             # no descriptor, or no thread
-            if isinstance(e, OSError | RuntimeError) and not isinstance(e, ValkkaError):
-                number = e.errno if isinstance(e, OSError) else errno.EAGAIN
+            if isinstance(e, OSError) and not isinstance(e, ValkkaError):
+                pass_on(e)
                 raise ConnectError(
-                    number, f"cannot look after the server {name!r}: {e}; raise the limits (ulimit -n -u)"
+                    e.errno,
+                    f"cannot look after the server {name!r}: {e.strerror}; raise the limits (ulimit -n -u), "
+                    'or do without the thread (watch="loop" in a coroutine)',
                 ) from None
             raise
         self._over = self._closed = False
@@ -209,7 +260,9 @@ class Server:
             A small JSON object, at most 4 KiB encoded.
 
         Returns False if the frame was dropped (and counted) because no slot was free: readers hold them
-        all, or a "lossless" reader has not read them (see writable()). Raises
+        all, or a "lossless" reader has not read them (see writable()). After a frame with ``key=False``
+        that was dropped, go on with one that is a key frame, or try that one again. A signal handler that
+        comes while this thread makes a ring gets False for a larger frame. Raises
         FrameError, RingMemoryError, ConnectionClosedOK after close().
         """
         data = None if meta is None else as_meta(meta)
@@ -228,7 +281,7 @@ class Server:
                     return done
                 image, what = as_frame(image, format)
                 continue
-            if not self._grow(needed, variable=np.ndim(image) == 1):
+            if not self._grow(needed, variable=np.ndim(image) == 1, key=key):
                 return False
 
     def loan(
@@ -254,8 +307,15 @@ class Server:
         default uint8); every other format has its own. The other parameters are those of publish().
         Raises NoFreeSlotError (and counts a drop) when no slot is free, else as publish().
         """
-        shape = tuple(map(int, shape))
-        kind = kind_of(shape, dtype_of(format, dtype), format)
+        lent = self._lent  # frames of a stream are alike: it is checked once
+        try:
+            alike = lent is not None and type(shape) is tuple and lent[0] == (shape, format, dtype)
+        except ValueError:  # an array among them
+            alike = False
+        if lent is None or not alike:
+            shape = tuple(map(operator.index, shape))
+            lent = self._lent = (shape, format, dtype), kind_of(shape, dtype_of(format, dtype), format)
+        kind = lent[1]
         data = None if meta is None else as_meta(meta)
         base = None if time_base is None else as_time_base(time_base)
         slot = None
@@ -267,7 +327,7 @@ class Server:
                 needed: int = e.args[0]
             except OverflowError:
                 raise FrameError(_TOO_LARGE) from None
-            if not self._grow(needed, variable=len(shape) == 1):
+            if not self._grow(needed, variable=len(shape) == 1, key=key):
                 break
         if slot is None:
             raise NoFreeSlotError(
@@ -280,33 +340,36 @@ class Server:
         """Set what a reader needs before the first frame, as ftyp+moov of fragmented MP4.
 
         It reaches every reader, however late, and a change of it starts a new ring. Frames published
-        before belong to the header before. Raises NoFreeSlotError if a "lossless" reader would miss it, and
-        TypeError for what is not bytes.
+        before belong to the header before. Raises NoFreeSlotError if a "lossless" reader would miss it,
+        ConnectionClosedOK after close(), and TypeError for what is not bytes.
         """
-        with self._lock:
-            if data == self._header:
+        nested = fork.in_a_step()
+        with fork.steady():
+            self._check()
+            if data == self._header and not nested:
                 self._announce()
                 return
-            if not self._peers.settled():
+            if nested or not self._peers.settled():
                 raise NoFreeSlotError(
                     f"{self._name}: a lossless reader has not taken the ring in use yet; wait with writable()"
                 )
             header, serial = bytes(memoryview(data)), self._header_serial + 1
-            if not self._closed:
-                self._new_ring(self._writer.slot_bytes or _HEADER_SLOT_BYTES, header, serial)
+            size = self._writer.slot_bytes or _HEADER_SLOT_BYTES
+            self._new_ring(size, header, serial, carry=False)
             self._header, self._header_serial = header, serial
             self._announce()
 
     def expire(self) -> None:
-        """The stream pauses here. Readers that connect from now on get the next frame and not the newest one,
-        which will be old by then; readers that are connected may still read what they have not read."""
+        """The stream pauses here. Readers that connect from now on get the next frame, and neither the newest
+        one, which will be old by then, nor a backlog; readers that are connected may still read what they
+        have not read."""
         self._writer.expire()
 
     def describe(self, more: Callable[[], dict[str, Any]] | None) -> None:
         """Add ``more()`` to what this server answers when it is asked for its state (``top``, ``report``).
 
-        It is called in the thread that looks after the server, and must not block; what does not fit into
-        a message is left out.
+        It is called where the server is looked after (``watch``), and must not block: no other reader is
+        answered meanwhile. What does not fit into a message is left out.
         """
         self._more = more
 
@@ -321,6 +384,8 @@ class Server:
             slots=self._slots,
             slots_used=writer.slots_used,
             last_published_ns=writer.last_published_ns,
+            backlog=writer.backlog,
+            backlog_outgrown=writer.outgrown,
         )
 
     def reader_stats(self) -> list[PeerStats]:
@@ -342,36 +407,36 @@ class Server:
                 return more
         return values
 
-    def _grow(self, nbytes: int, *, variable: bool) -> bool:
+    def _grow(self, nbytes: int, *, variable: bool, key: bool) -> bool:
         """Go on in a ring with larger slots. False: not now, and the frame is counted as dropped."""
-        with self._lock:
-            if self._closed:
-                return True  # publish() raises
+        nested = fork.in_a_step()  # perhaps of this very one
+        with fork.steady():
+            self._check()
+            if nested or (self._writer.slot_bytes < nbytes and not self._peers.settled()):
+                self._writer.drop()
+                return False
             if self._writer.slot_bytes < nbytes:  # else another thread was quicker
-                if not self._peers.settled():
-                    self._writer.drop()
-                    return False
                 # Streams vary in length: room to spare costs address space only, a new ring costs time.
                 self._new_ring(
                     max(2 * nbytes, _HEADER_SLOT_BYTES) if variable else nbytes,
                     self._header,
                     self._header_serial,
+                    carry=not key,  # a key frame begins a backlog of its own
                 )
             self._announce()
             return True
 
-    def _new_ring(self, slot_bytes: int, header: bytes, serial: int) -> None:
+    def _new_ring(self, slot_bytes: int, header: bytes, serial: int, *, carry: bool) -> None:
         """Go on in a new ring, or, whatever it raises, in the one before. _announce() must follow."""
         size = _shm.ring_bytes(self._slots, slot_bytes, len(header))
         fds: list[int] = []
-        with fork.steady:
-            try:
-                fd = _memory.make(f"valkka:{self._name}", size, fds)
-                fresh = self._writer.map_ring(fd, self._slots, slot_bytes, header, serial)
-                _memory.seal(fd, writable=False)  # after our own writable map of it
-                self._writer.start_ring(fresh, fds)
-            finally:
-                _shm.close_all(fds)
+        try:
+            fd = _memory.make(f"valkka:{self._name}", size, fds)
+            fresh = self._writer.map_ring(fd, self._slots, slot_bytes, header, serial)
+            _memory.seal(fd, writable=False)  # after our own writable map of it
+            self._writer.start_ring(fresh, fds, carry)
+        finally:
+            _shm.close_all(fds)
 
     def _announce(self) -> None:
         """Offer the ring in use to the readers, unless that was done. If that is interrupted, the next frame
@@ -382,10 +447,15 @@ class Server:
 
     # ------------------------------------------------------------------------------ backpressure
 
-    def _has_room(self) -> bool:
+    def _check(self) -> None:
+        """Raises InheritedError in a forked child, ConnectionClosedOK after close()."""
+        self._writer.check()
         if self._closed:
             raise ConnectionClosedOK(f"the server {self._name!r} was closed")
-        with self._lock:
+
+    def _has_room(self) -> bool:
+        self._check()
+        with fork.steady():
             return self._writer.has_room() and self._peers.settled()
 
     async def writable(self) -> None:
@@ -399,56 +469,56 @@ class Server:
 
     def wait_writable(self, timeout: float | None = None) -> bool:
         """writable() for plain programs and threads: False if there is no room after ``timeout`` seconds
-        (None: wait for ever). Not for the thread of the event loop that looks after this server, which
-        it would block.
+        (None: wait for ever). Raises as writable(), and ConcurrencyError in the event loop that looks after
+        this server (``watch="loop"``), which it would block.
         """
+        self._watcher.check_may_wait()
         return self._room.wait_for(self._has_room, timeout)
 
     # ------------------------------------------------------------------------------ its files
 
-    def _look(self) -> None:
-        """Are its socket and lock still there? If not, make them again."""
-        with self._lock:
+    def _look(self) -> bool:
+        """Are its socket and lock still there? If not, make them again. False: that cannot be done now."""
+        with fork.steady():
             if self._closed:
-                return
-            try:
-                if not self._claim.whole():
-                    self._restore()
-                self._peers.listen_again(self._claim.listener)
-            finally:
-                self._watcher.later(LOOK_SECONDS, weakly(self._look))
+                return True
+            whole = self._claim.whole() or self._restore()
+            self._peers.listen_again(self._claim.listener)
+            return whole
 
-    def _restore(self) -> None:
+    def _restore(self) -> bool:
         try:
-            with fork.steady:
+            with fork.steady():
                 self._claim.restore()
         except ConnectError as e:
             if str(e) != self._said:
                 self._said = str(e)
-                log.warning("%s: its socket was deleted: %s; trying again", self._name, e)
-            return
+                log.warning("%s: its socket and lock are not in place: %s; trying again", self._name, str(e))
+            return False
         self._said = ""
         log.warning("%s: its socket or lock was deleted; made again", self._name)
+        return True
 
     # -------------------------------------------------------------------------------------- end
 
     def close(self) -> None:
         """Say goodbye to the readers and give the name back. They may finish reading what is there."""
         if not self._over:
-            with self._lock:
+            with fork.steady():
                 self._closed = True
-            self._end()
-            watcher_thread_ends()
+                self._writer.close()  # whoever looks after the server may not come to it soon
+            self._watcher.call(self._end)
+            self._watcher.join()
 
     def _end(self) -> None:
         """Close what there is. Each step may be done twice: after an interrupt, close() goes on here."""
+        self._watcher.look_away(self._looking)
         if hasattr(self, "_peers"):
-            with self._lock:
-                self._peers.stop()
-                self._writer.close()
+            self._peers.stop()
+            self._writer.close()
             self._room.notify()
             self._peers.close()
-        with fork.steady:
+        with fork.steady():
             for claim in self._claims:
                 if not self._given_back:
                     _shm.note(self._given_back, claim.close)
@@ -474,6 +544,7 @@ class Server:
     ) -> None:
         self.close()
 
+    @fork.quiet_at_end
     def __del__(self) -> None:
         if self._over:
             return
@@ -482,14 +553,14 @@ class Server:
                 warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
         finally:  # the warning may be an error
             self._closed = True
-            self._end()  # the collector may have come in the middle of anything: no waiting for threads here
+            # The collector may have come in the middle of anything: no waiting for threads here.
+            fork.collected(lambda: self._watcher.call(self._end))
 
     def __repr__(self) -> str:
         return f"<Server {self._name}{' [closed]' if self._closed else ''}>"
 
     def _after_fork(self) -> None:
         self._over = self._closed = True
-        self._lock = threading.RLock()  # a thread that the child does not have may have held it
         for claim in self._claims if not self._given_back else ():
             fork.drop(claim.after_fork)
         if hasattr(self, "_peers"):

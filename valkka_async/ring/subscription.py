@@ -6,16 +6,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from valkka_async.backoff import Backoff
-from valkka_async.errors import ConcurrencyError, ConnectError, ConnectionClosedOK
+from valkka_async.errors import ConnectError, ConnectionClosedOK
 from valkka_async.ring import fork
-from valkka_async.ring._shm import drain
-from valkka_async.ring._waiter import Waiter
+from valkka_async.ring._home import Home
 from valkka_async.ring.connection import (
     REFUSED_SECONDS,
     WELCOME_SECONDS,
@@ -25,8 +22,8 @@ from valkka_async.ring.connection import (
     new_pauses,
     waited_too_long,
 )
+from valkka_async.ring.names import check_source
 from valkka_async.ring.policy import Policy, check_policy
-from valkka_async.ring.rendezvous import check_name
 from valkka_async.ring.timeouts import ANSWER_SECONDS
 
 log = logging.getLogger("valkka_async")
@@ -34,108 +31,55 @@ log = logging.getLogger("valkka_async")
 TURN_SECONDS = 0.001  # how long a task may take frames that are ready before other tasks have a turn
 
 
-class Home:
-    """The loop and the thread that something belongs to, from its first use in a loop."""
-
-    def __init__(self) -> None:
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
-
-    def enter(self, what: str) -> None:
-        """Belong to the running loop. Raises ConcurrencyError if it is at home elsewhere."""
-        if self.loop is None:
-            self.loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
-        else:
-            self.check(what)
-
-    def check(self, what: str) -> None:
-        """Raises ConcurrencyError in another loop, or in another thread."""
-        running = _running_loop()
-        if self.loop is None or running is self.loop:
-            return
-        if running is not None or threading.get_ident() != self._thread:
-            raise ConcurrencyError(f"{what} belongs to another event loop or thread: make one for each")
-
-    def call(self, function: Callable[[], None]) -> None:
-        """Call it where it belongs: now, or, in another thread's loop, as soon as that comes to it."""
-        loop = self.loop
-        if loop is not None and loop.is_running() and threading.get_ident() != self._thread:
-            try:
-                loop.call_soon_threadsafe(function)
-                return
-            except RuntimeError:
-                pass  # it was closed at this moment
-        function()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
 class Link:
-    """A connection whose descriptors are registered with the running loop.
-
-    When there may be frames to claim (after ``arm``), and at the end, it wakes ``waiter`` if there is one,
-    else calls ``notify`` if there is one; both in a callback of the loop.
-    """
+    """A connection whose descriptors are registered with the running loop. Its ``doorbell`` tells when there
+    may be frames to claim, and when it has ended."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.waiter: Waiter | None = None
-        self.notify: Callable[[], None] | None = None
+        self.doorbell = connection.doorbell()
         self.loop = asyncio.get_running_loop()
         self.since = time.monotonic()
         self._bell = connection.bell
         self._socket = connection.sock.fileno()
         try:
-            self.loop.add_reader(self._bell, self._on_bell)
+            self.loop.add_reader(self._bell, self.doorbell.ring)
             self.loop.add_reader(self._socket, self._on_message)
         except BaseException:
             self.close()
             raise
 
-    def _on_bell(self) -> None:
-        drain(self._bell)
-        waiter = self.waiter
-        if waiter is not None:
-            waiter.wake()
-        elif self.notify is not None:
-            self.notify()
-
     def _on_message(self) -> None:
         self.connection.pump()
         if self.connection.ended:
-            self.loop.remove_reader(self._socket)  # readable for ever after
-            self._socket = -1
-        if self.waiter is not None:
-            self.waiter.wake()
-        elif self.notify is not None:
-            self.notify()
+            self._unregister()  # both are readable for ever after
+        self.doorbell.heard()
 
     def close(self) -> None:
         # Descriptors leave the loop before they are closed: the server holds the other ends, so one that is
         # only closed would stay in the epoll set and wake the loop for ever.
         if not self.loop.is_closed():
-            self.loop.remove_reader(self._bell)
-            if self._socket >= 0:
-                self.loop.remove_reader(self._socket)
-            if self.waiter is not None:
-                self.waiter.wake_soon()  # closed by another task: let it go on
+            self._unregister()
+            self.doorbell.heard_soon()  # closed by another task: let the one that waits go on
         self.connection.close()
+
+    def _unregister(self) -> None:
+        for fd in (self._bell, self._socket):
+            if fd >= 0:
+                self.loop.remove_reader(fd)
+        self._bell = self._socket = -1
 
 
 class Subscription:
     """Connects, and connects again when the server is back; sums up the counters of all connections."""
 
     def __init__(self, name: str, policy: Policy, max_leases: int, pauses: Backoff | None = None) -> None:
-        self.name = check_name(name)
+        self.name = check_source(name)
         self.link: Link | None = None  # None: not connected
         self.closed = False
         self.home = Home()
         self.inherited = False  # in use in the parent process, of which this one is a fork
+        self.merged = False  # read by a merge
         self._policy = check_policy(policy, max_leases)
         self._max_leases = max_leases
         self._pauses = pauses or new_pauses()
@@ -180,7 +124,7 @@ class Subscription:
                     raise failure
                 if str(failure) != said:
                     said = str(failure)
-                    log.warning("%s: %s; trying again", self.name, failure)
+                    log.warning("%s: %s; trying again", self.name, said)
                 self._pause = REFUSED_SECONDS
             if self._pause:
                 await self._sleep(self._pause if deadline is None else min(self._pause, _left(deadline)))
@@ -199,6 +143,12 @@ class Subscription:
                     await self._welcome(connection, WELCOME_SECONDS if deadline is None else _left(deadline))
             except ConnectError as e:
                 failure = e
+            except OSError as e:
+                failure = ConnectError(
+                    e.errno,
+                    f"the event loop cannot wait for {self.name!r}: {e.strerror}; raise ulimit -n, or "
+                    "fs.epoll.max_user_watches",
+                )
             if self.link is not None or self.closed:
                 self._pause = 0.0
             elif failure is None and deadline is not None and not _left(deadline):
@@ -225,11 +175,12 @@ class Subscription:
         loop = asyncio.get_running_loop()
         sleeper: asyncio.Future[None] = loop.create_future()
         timer = loop.call_later(seconds, _fulfil, sleeper)
-        if fd >= 0:
-            loop.add_reader(fd, _fulfil, sleeper)
         self._sleepers.add(sleeper)
         try:
-            await sleeper
+            if fd >= 0:
+                loop.add_reader(fd, _fulfil, sleeper)
+            if not self.closed:  # by a signal's handler, before there was a sleeper
+                await sleeper
         finally:
             self._sleepers.discard(sleeper)
             timer.cancel()
