@@ -1,9 +1,12 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, freethreading_compatible=False
 # SPDX-License-Identifier: MIT
 """Loops over pixels: the checks, and where the GIL is let go. The loops are in pixels.h."""
 
 from libc.stdint cimport uint8_t, uint16_t
 from libc.stdlib cimport free, malloc
+
+cdef extern from "limited.h":
+    pass
 
 cdef extern from "pixels.h" nogil:
     int VA_MAX_BLOCK

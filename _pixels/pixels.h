@@ -10,15 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#ifndef __has_attribute
-#define __has_attribute(x) 0
-#endif
-#if defined(__x86_64__) && defined(__GLIBC__) && __has_attribute(target_clones)
-#define VA_WIDE __attribute__((target_clones("avx2", "default"))) /* needs the loader of glibc */
-#else
-#define VA_WIDE
-#endif
-#define VA_INLINE static inline __attribute__((always_inline))
+#include "wide.h"
 
 /* A block has at most so many bytes: with more, the sums' products would not fit in 32 bits. */
 #define VA_MAX_BLOCK 255

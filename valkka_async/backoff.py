@@ -2,7 +2,7 @@
 """How long to wait before trying again: exponential back-off with full jitter.
 
 Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015: a delay drawn from 0 to
-min(last, first * 2^n) spreads a herd of clients best, here fifty cameras behind one switch that was
+min(last, first * growth^n) spreads a herd of clients best, here fifty cameras behind one switch that was
 restarted.
 """
 
@@ -14,12 +14,19 @@ _SHORTEST = 0.1  # s: a peer that refuses at once must not be asked in a loop
 
 
 class Backoff:
-    """Delays in seconds, which grow with each failure from ``first`` to ``last``, and from ``first`` again
-    after ``stable`` seconds of success. None is under ``shortest``."""
+    """Delays in seconds, which grow ``growth`` times with each failure from ``first`` to ``last``, and from
+    ``first`` again after ``stable`` seconds of success. None is under ``shortest``."""
 
     def __init__(
-        self, first: float = 0.5, last: float = 30.0, stable: float = 60.0, *, shortest: float = _SHORTEST
+        self,
+        first: float = 0.5,
+        last: float = 30.0,
+        stable: float = 60.0,
+        *,
+        shortest: float = _SHORTEST,
+        growth: float = 2.0,
     ) -> None:
+        self._growth = growth
         self._shortest = shortest
         self._first = first
         self._last = last
@@ -29,7 +36,7 @@ class Backoff:
     @property
     def bound(self) -> float:
         """The longest delay that next() can give now."""
-        return max(self._shortest, min(self._last, self._first * 2.0 ** min(self._failures, 60)))
+        return max(self._shortest, min(self._last, self._first * self._growth ** min(self._failures, 60)))
 
     def next(self) -> float:
         """Seconds to wait after another failure."""

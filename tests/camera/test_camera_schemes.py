@@ -90,7 +90,6 @@ def test_whoever_is_given_it_refuses_it() -> None:
         ("concat:a.ts|b.ts", "concat:a.ts|b.ts"),
         ("subfile,,start,1,end,2,,:x.ts", "subfile,,start,1,end,2,,:x.ts"),
         ("pipe:0", "pipe:0"),
-        ("/dev/video0", "/dev/video0"),
     ],
 )
 def test_paths_and_local_protocols_are_what_they_were(path: str, for_ffmpeg: str) -> None:

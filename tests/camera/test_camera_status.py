@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 import valkka_async as va
-from valkka_async.camera.status import CameraState, Cause, before_start, cause_of
+from support.status import differing
+from valkka_async.camera.status import WARNINGS, CameraState, CameraWarning, Cause, before_start, cause_of
 from valkka_async.camera.workers.status import WorkerEnd, WorkerState, WorkerStatus, combine
 
 SPEC = va.CameraSpec("cam", "rtsp://me:secretpw@10.0.0.7/live")
-LIVE = replace(before_start(SPEC, CameraState.LIVE, pid=7, since_ns=5), fps=25.0, codec="h264")
+LIVE = differing(before_start(SPEC, CameraState.LIVE, pid=7, since_ns=5), fps=25.0, codec="h264")
 RUNNING = WorkerStatus(("cam",), WorkerState.RUNNING, 7, 1, 0, None, None, "", 1.0, 1)
 DEAD = WorkerStatus(
     ("cam",), WorkerState.WAITING, None, 9, 1, 3.0, WorkerEnd.KILLED, "was killed by SIGSEGV", 0.0, 0
@@ -22,6 +23,10 @@ def test_each_error_of_a_camera_has_a_cause_of_its_own() -> None:
     kinds = [kind for kind in va.CameraError.__subclasses__() if kind.__module__.startswith("valkka_async")]
     causes = [cause_of(kind("text")) for kind in kinds]
     assert len(kinds) >= 6 and len(set(causes)) == len(kinds) and Cause.INTERNAL not in causes
+
+
+def test_each_warning_is_told_in_words() -> None:
+    assert set(WARNINGS) == set(CameraWarning) and all(WARNINGS.values())
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ async def supervised(*names: str, url: str = PICTURES, **settings: object) -> As
         yield supervisor
 
 
+@one_loop
 async def test_what_happens_to_a_worker_costs_its_camera_a_gap_and_the_others_nothing(
     rtsp: RtspServer, clips: Clips
 ) -> None:
@@ -275,7 +276,7 @@ async def test_what_hangs_in_a_library_costs_its_process_only(
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
-        "if 'valkka_async.camera.workers.worker' in ' '.join(sys.orig_argv):\n"
+        "if 'valkka_async.camera.workers.nursery' in sys.orig_argv:\n"
         "    import valkka_async.camera.keeper as camera\n"
         "    camera._STUCK = 0.5\n"
     )
@@ -412,6 +413,10 @@ def two_pids(child: Child) -> list[int]:
     return [int(word) for word in child.line().split()]
 
 
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def gone(pids: list[int], seconds: float = 10) -> bool:
     deadline = time.monotonic() + seconds
     while any(running(pid) for pid in pids):
@@ -434,19 +439,44 @@ INHERITED = """
 """
 
 
-@pytest.mark.parametrize("inherited", [False, True], ids=["alone", "with its sockets inherited"])
-def test_workers_end_with_a_supervisor_that_is_killed(inherited: bool, runtime_dir: Path) -> None:
+@pytest.mark.parametrize("how", ["alone", "with its sockets inherited", "after its nursery"])
+def test_workers_end_with_a_supervisor_that_is_killed(how: str, runtime_dir: Path) -> None:
+    inherited = how == "with its sockets inherited"
     body = (INHERITED if inherited else "") + "        await asyncio.sleep(60)"
     with Child(program(body.lstrip()), {}) as child:
         workers = two_pids(child)
+        (nursery,) = {parent(pid) for pid in workers}
         other = int(child.line()) if inherited else 0
+        if how == "after its nursery":
+            os.kill(nursery, signal.SIGKILL)
+            assert gone([nursery])
         child.kill()
         try:
-            assert gone(workers)
+            assert gone([*workers, nursery])
         finally:
             if other:
                 os.kill(other, signal.SIGKILL)
         assert os.listdir(runtime_dir) == []  # they ended in order
+
+
+def test_workers_end_with_the_thread_of_their_loop(runtime_dir: Path) -> None:
+    code = """
+        import threading
+        supervisor = None
+        async def begin():
+            global supervisor
+            supervisor = va.Supervisor()
+            await supervisor.add("one", "lavfi:testsrc=size=160x120:rate=25")
+            await supervisor.add("two", "lavfi:testsrc=size=160x120:rate=25")
+            say(*(worker.pid for worker in supervisor.workers()))
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_until_complete, args=(begin(),))
+        thread.start()
+        thread.join()
+        time.sleep(60)
+    """
+    with Child(code) as child:
+        assert gone(two_pids(child))
 
 
 def test_ctrl_c_in_the_terminal_is_for_the_supervisor(runtime_dir: Path) -> None:

@@ -20,6 +20,7 @@ from support.until import until
 from valkka_async.camera.status import before_start
 from valkka_async.camera.workers import messages
 from valkka_async.camera.workers.channel import Channel, Ending
+from valkka_async.camera.workers.exits import ended
 from valkka_async.camera.workers.messages import (
     LONGEST,
     Applied,
@@ -31,7 +32,6 @@ from valkka_async.camera.workers.messages import (
     Status,
     Stop,
 )
-from valkka_async.camera.workers.process import ended
 from valkka_async.camera.workers.spawn import environment
 from valkka_async.camera.workers.status import WorkerEnd
 from valkka_async.camera.workers.supervisor import Supervisor
@@ -133,6 +133,12 @@ async def test_a_peer_that_does_not_read_costs_little_memory(
 
 
 SPEC = va.CameraSpec("one", "rtsp://me:pw@host/x", (va.Output("a", size=(640, None)), va.Output("b", "fmp4")))
+BOTH = va.CameraSpec(
+    "two",
+    outputs=(va.Output("c"), va.Output("d", "fmp4")),
+    streams={"main": "rtsp://me:pw@host/1", "sub": "rtsp://me:pw@host/2"},
+    connect="on_demand",
+)
 ALL = [
     Begin(1.0, 5.0, 20),
     Configure("one", 2, SPEC),
@@ -141,6 +147,8 @@ ALL = [
     Hello(1),
     Applied("one", 2, before_start(SPEC)),
     Applied("one", 3, None),
+    Configure("two", 1, BOTH),
+    Applied("two", 1, before_start(BOTH)),
     Status(1.5, 30_000_000, (before_start(SPEC),), ("one",)),
     Log("name", 20, 1.5, "thread", "one", "text"),
 ]
@@ -156,8 +164,19 @@ def test_a_message_arrives_as_it_was_sent(message: Message) -> None:
 def test_a_status_of_another_version_says_so() -> None:
     line = messages.encode(Status(1.0, 1, (before_start(SPEC),), ()))
     with pytest.raises(va.DataError, match="schema 99") as info:
-        messages.decode(line.replace(b'"schema": 1', b'"schema": 99'))
+        messages.decode(line.replace(f'"schema": {va.CameraStatus.SCHEMA}'.encode(), b'"schema": 99'))
     assert info.value.field == "cameras[0]"
+
+
+def test_a_message_is_not_too_long_however_many_cameras_a_worker_has() -> None:
+    streams = {f"s{n}": f"rtsp://10.0.0.7/Streaming/Channels/{n}" for n in range(16)}
+    outputs = [va.Output(f"cam.{name}", stream=name) for name in streams]
+    many = [before_start(va.CameraSpec("cam", outputs=outputs, streams=streams))] * 200
+    many += [before_start(SPEC)] * 500
+    parts = list(messages.in_parts(many))
+    assert [camera for part in parts for camera in part] == many
+    assert all(len(messages.encode(Status(1.0, 1, part, ()))) < messages.LONGEST / 2 for part in parts)
+    assert list(messages.in_parts([])) == [()]
 
 
 @pytest.mark.parametrize(
@@ -166,9 +185,10 @@ def test_a_status_of_another_version_says_so() -> None:
         (0, WorkerEnd.EXITED, "status 0"),
         (-11, WorkerEnd.KILLED, "SIGSEGV"),
         (-40, WorkerEnd.KILLED, "signal 40"),
+        (None, WorkerEnd.UNKNOWN, ""),
     ],
 )
-def test_how_a_process_ended(status: int, end: WorkerEnd, words: str) -> None:
+def test_how_a_process_ended(status: int | None, end: WorkerEnd, words: str) -> None:
     assert ended(status).end is end
     assert ended(status).text.endswith(words)
 
@@ -179,11 +199,13 @@ def test_the_environment_of_a_worker_has_no_credentials(monkeypatch: pytest.Monk
     monkeypatch.setenv("CAMERA_URL", url)
     monkeypatch.setenv("CAMERA_LIST", f"a=1;front={url}")
     monkeypatch.setenv("CAMERA_USER", "dora")
-    specs = [va.CameraSpec("one", url), va.CameraSpec("two", PICTURES)]
-    kept = environment(specs)
-    assert not {"CAMERA_PASSWORD", "CAMERA_URL", "CAMERA_LIST"} & kept.keys()
-    assert not [name for name, value in kept.items() for trace in TRACES if trace in value]
-    assert {"CAMERA_USER", "PATH", "VALKKA_RUNTIME_DIR", "PYTHONPATH"} <= kept.keys()
+    outputs = (va.Output("two"), va.Output("all", stream="main"))
+    both = va.CameraSpec("two", outputs=outputs, streams={"main": PICTURES, "sub": url})
+    for one in (va.CameraSpec("one", url), both):
+        kept = environment([one, va.CameraSpec("three", PICTURES)])
+        assert not {"CAMERA_PASSWORD", "CAMERA_URL", "CAMERA_LIST"} & kept.keys()
+        assert not [name for name, value in kept.items() for trace in TRACES if trace in value]
+        assert {"CAMERA_USER", "PATH", "VALKKA_RUNTIME_DIR", "PYTHONPATH"} <= kept.keys()
 
 
 @one_loop
@@ -199,19 +221,25 @@ async def test_no_credential_gets_out(
     rtsp.mount("/cam", clips(), auth=("dora", PASSWORD, "digest"))
     good, bad = (rtsp.url("/cam", "dora", password) for password in (PASSWORD, PASSWORD + "x"))
     nobody = f"rtsp://dora:{quote(PASSWORD, safe='')}@127.0.0.1:1/x"
+    outputs = [va.Output("both"), va.Output("both.all", stream="main")]
     told = []
     async with Supervisor(restart_max=0.1, group_size=2) as supervisor:
         await asyncio.gather(
             supervisor.add("good", good, options={"user_agent": PASSWORD}),
             supervisor.add("bad", bad, retry_refused=0.2),
             supervisor.add("nobody", nobody, retry_max=0.2),
+            supervisor.add("both", None, outputs, streams={"main": bad, "sub": good}, retry_refused=0.2),
         )
         await until(lambda: supervisor.status()["good"].state == "live")
         await until(lambda: supervisor.status()["bad"].camera.attempts >= 2)
         await until(lambda: supervisor.status()["nobody"].camera.attempts >= 2)
+        await until(lambda: supervisor.status()["both"].cause is va.Cause.AUTH)
         for worker in supervisor.workers():
             told.append(Path(f"/proc/{worker.pid}/cmdline").read_text())
             told.append(Path(f"/proc/{worker.pid}/environ").read_text())
+            nursery = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[1]
+            told.append(Path(f"/proc/{nursery}/cmdline").read_text())
+            told.append(Path(f"/proc/{nursery}/environ").read_text())
             assert worker.pid is not None
             os.kill(worker.pid, signal.SIGABRT)  # a stack trace on stderr
         told += [str(supervisor.status()), str(supervisor.workers()), repr(supervisor)]
@@ -281,13 +309,17 @@ async def test_a_worker_that_talks_nonsense_is_killed(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
-        "if 'valkka_async.camera.workers.worker' in ' '.join(sys.orig_argv):\n"
-        f"    said = {str(tmp_path / 'said')!r}\n"
-        "    lines = open(said).read().splitlines()\n"
-        "    if lines:\n"
+        "if 'valkka_async.camera.workers.nursery' in sys.orig_argv:\n"
+        "    import valkka_async.camera.workers.worker as worker\n"
+        "    run = worker.run\n"
+        "    def talk(fd, *rest):\n"
+        f"        said = {str(tmp_path / 'said')!r}\n"
+        "        if not (lines := open(said).read().splitlines()):\n"
+        "            run(fd, *rest)\n"
         "        open(said, 'w').write('\\n'.join(lines[1:]))\n"
-        "        os.write(int(sys.orig_argv[-1]), lines[0].encode() + b'\\n')\n"
+        "        os.write(fd, lines[0].encode() + b'\\n')\n"
         "        import time; time.sleep(30)\n"
+        "    worker.run = talk\n"
     )
     wrong = ['{"op": "hel', '{"op": "status", "cpu_s": "much"}', '{"op": "hello", "protocol": 99}']
     (tmp_path / "said").write_text("\n".join(wrong) + "\n")

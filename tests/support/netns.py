@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # <linux/sched.h>; os.unshare needs Python 3.12
-SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1  # <linux/sockios.h>, <linux/if.h>
+SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCADDRT = 0x8913, 0x8914, 0x890B  # <linux/sockios.h>
+IFF_UP, IFF_MULTICAST, RTF_UP = 1, 0x1000, 1  # <linux/if.h>, <linux/route.h>
 INSIDE = "VALKKA_TEST_NETNS"
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,7 +47,17 @@ def enter() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         request = fcntl.ioctl(s, SIOCGIFFLAGS, struct.pack("16sh22x", b"lo", 0))
         (flags,) = struct.unpack_from("h", request, 16)
-        fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | IFF_UP))
+        fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | IFF_UP | IFF_MULTICAST))
+        # Groups (224.0.0.0/4) are reached over it, too: a struct rtentry
+        device = ctypes.create_string_buffer(b"lo")
+        ends = [
+            struct.pack("=H2x4s8x", socket.AF_INET, socket.inet_aton(address))
+            for address in ("224.0.0.0", "0.0.0.0", "240.0.0.0")
+        ]
+        where = ctypes.addressof(device)
+        fcntl.ioctl(
+            s, SIOCADDRT, struct.pack("@L16s16s16sHhLPhPLLH", 0, *ends, RTF_UP, 0, 0, 0, 0, where, 0, 0, 0)
+        )
 
 
 def run_in_netns(argv: Sequence[str | Path], *, timeout: float = 50) -> subprocess.CompletedProcess[str]:
@@ -58,7 +69,7 @@ def run_in_netns(argv: Sequence[str | Path], *, timeout: float = 50) -> subproce
         stderr=subprocess.STDOUT,
         text=True,
         timeout=timeout,
-        env=os.environ | {INSIDE: "1"},
+        env=os.environ | {INSIDE: "1", "PYTEST_ADDOPTS": ""},  # a report is the outer pytest's
     )
 
 

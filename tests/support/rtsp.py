@@ -137,14 +137,15 @@ class RtspServer:
         auth: tuple[str, str, str] | None = None,
         shared: bool = True,
         config_interval: int = 0,
-        audio: bool = False,
+        audio: bool | str = False,
     ) -> None:
         """Put a live camera at `path`.
 
         `stream`: a raw elementary stream, or several to play one after the other, in a loop; None for
         a camera that sends only sound. `auth`: (user, password, "basic" or "digest"). `shared=False`
         gives each client a pipeline of its own. `config_interval` is GStreamer's: 0 leaves the parameter
-        sets where the file has them. `audio` adds a sound track.
+        sets where the file has them. `audio` adds a sound track: "alaw" (or
+        True), "mulaw", "aac" or "opus".
         """
         request: dict[str, Any] = {
             "path": path,
@@ -154,7 +155,7 @@ class RtspServer:
             "auth": None if auth is None else dict(zip(("user", "password", "method"), auth, strict=True)),
             "shared": shared,
             "config_interval": config_interval,
-            "audio": audio,
+            "audio": "alaw" if audio is True else audio or "",
         }
         self._ask("mount", **request)
         self._mounts[path] = request

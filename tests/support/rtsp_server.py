@@ -28,10 +28,12 @@ from pathlib import Path
 from typing import Any
 
 ELEMENTS = {  # what the pipelines are made of, and the package that has it
-    "gstreamer1.0-plugins-base": ["appsrc", "audiotestsrc"],
+    "gstreamer1.0-plugins-base": ["appsrc", "audiotestsrc", "opusenc"],
     "gstreamer1.0-plugins-good": [
         "rtph264pay", "rtph265pay", "rtpjpegpay", "rtppcmapay", "alawenc", "rtpbin", "multiudpsink",
+        "mulawenc", "rtppcmupay", "aacparse", "rtpmp4gpay", "rtpopuspay",
     ],
+    "gstreamer1.0-plugins-bad": ["voaacenc"],
 }  # fmt: skip
 CAPS = {
     "h264": "video/x-h264,stream-format=byte-stream,alignment=au",
@@ -43,7 +45,13 @@ PAYLOADERS = {
     "h265": "rtph265pay name=pay0 pt=96 config-interval={config_interval}",
     "mjpeg": "rtpjpegpay name=pay0 pt=26",
 }
-AUDIO = "audiotestsrc name=tone is-live=true ! audio/x-raw,rate=8000,channels=1 ! alawenc ! rtppcmapay pt=8"
+TONE = "audiotestsrc name=tone is-live=true ! audio/x-raw,rate={rate},channels=1 ! "
+AUDIO = {
+    "alaw": TONE.format(rate=8000) + "alawenc ! rtppcmapay pt=8",
+    "mulaw": TONE.format(rate=8000) + "mulawenc ! rtppcmupay pt=0",
+    "aac": TONE.format(rate=48000) + "voaacenc ! aacparse ! rtpmp4gpay pt=97",
+    "opus": TONE.format(rate=48000) + "opusenc ! rtpopuspay pt=97",
+}
 UDP_PORTS = (20000, 31999)  # below the range from which the kernel hands out ports
 LOG = 256
 LATE_NS = 250_000_000
@@ -378,7 +386,7 @@ class Server:
         auth: dict[str, str] | None = None,
         shared: bool = True,
         config_interval: int = 0,
-        audio: bool = False,
+        audio: str = "",
     ) -> None:
         if path in self.mounts:
             raise ValueError(f"{path} is mounted already")
@@ -393,7 +401,7 @@ class Server:
                 + PAYLOADERS[codec].format(config_interval=config_interval)
             )
         if audio or mount is None:
-            parts.append(f"{AUDIO} name=pay{len(parts)}")
+            parts.append(f"{AUDIO[audio or 'alaw']} name=pay{len(parts)}")
         factory = GstRtspServer.RTSPMediaFactory()
         factory.set_launch(f"( {' '.join(parts)} )")
         factory.set_shared(shared)

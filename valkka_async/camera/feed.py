@@ -3,40 +3,46 @@
 
 from __future__ import annotations
 
-import enum
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from av.video.frame import VideoFrame
 
-from valkka_async.camera.decode import Decoder
+from valkka_async.camera.decode import Decoder, another_context
+from valkka_async.camera.follow import Follower
 from valkka_async.camera.meter import Meter
+from valkka_async.camera.mp4 import nal
 from valkka_async.camera.outputs import FragmentRing, PacketRing, PixelRing
 from valkka_async.camera.pace import FileClock, LiveClock
+from valkka_async.camera.sound.sound import Sound, SoundMeter
 from valkka_async.camera.source.geometry import Geometry
+from valkka_async.camera.source.packet import SoundPacket, VideoPacket
+from valkka_async.camera.source.rational import fraction
 from valkka_async.camera.source.sendertime import Stamp, sender_time_ns
-from valkka_async.camera.source.source import Source, VideoPacket
+from valkka_async.camera.source.source import Source
 from valkka_async.errors import CameraFormatError
 
 _UNDECODABLE = 30.0  # s of packets in the decoder without a frame
 _AT_LEAST = 3  # so many packets: one that was damaged on its way is no sign of anything
 _KEYLESS = 30.0  # s without a key frame after which the decoder has to do without one
-# Packets since the last key frame are remembered, so that a new reader sees something at once.
-_GOP_PACKETS = 600
-_GOP_BYTES = 16 << 20
-
-
-class Mode(enum.Enum):
-    """What is decoded now."""
-
-    NOTHING = 0
-    KEYS = 1  # key frames, each by itself
-    ALL = 2
+# Packets since the last key frame are remembered, so that a new reader sees something soon. When there are
+# more, a decoder is kept up with them instead.
+_GOP_PACKETS = 1500
+_GOP_BYTES = 32 << 20
+_FEW = 2  # packets, which are decoded at once
+_WAIT = 0.1  # s, and half a frame's time, that are waited for a decoder that catches up
+_NO_KEY = 2.0  # s that readers wait for a key frame, before the status says so
+# Codecs that need no more than extradata to be decoded, so that there may be several decoders
+_OWN_CONTEXT = frozenset("h264 hevc av1 vp8 vp9 mpeg4 mpeg1video mpeg2video".split())
 
 
 class Feed:
-    """Made for each connection, whose packets and frames have their times from `clock`. `alive` is called
-    between steps that may take long, and says whether to go on."""
+    """Made for each connection, whose packets and frames have their times from `clock`.
+
+    There are three decoders at most: one goes on from frame to frame, where readers need that; one takes key
+    frames by themselves; and one comes up from the last key frame to now, beside all this (follow.py), to be
+    the first of the three.
+    """
 
     def __init__(
         self,
@@ -45,7 +51,7 @@ class Feed:
         meter: Meter,
         clock: LiveClock | FileClock,
         thread_count: int,
-        alive: Callable[[], bool],
+        sound: SoundMeter,
     ) -> None:
         self._address = source.address
         self._pixels = [ring for ring in rings if isinstance(ring, PixelRing)]
@@ -53,15 +59,32 @@ class Feed:
         self._meter = meter
         self._errors_before = meter.errors
         self._packets_before = meter.packets
-        self._alive = alive
-        self._base = source.stream.time_base  # of every packet and frame; each would make a new Fraction
+        self._base = fraction(source.stream.time_base)  # of every packet and frame
+        aspect = fraction(source.stream.sample_aspect_ratio)
+        self._aspect = aspect.as_integer_ratio() if aspect and aspect != 1 else None
         codec = source.stream.codec_context.codec
         self._intra = codec.intra_only or codec.name == "wrapped_avframe"  # of lavfi: not even encoded
-        self._decoder: Decoder[Stamp] = Decoder(source.stream, thread_count)
+        self._source, self._thread_count = source, thread_count
+        self._shares = codec.canonical_name not in _OWN_CONTEXT  # all decoders are one
+        self._decoder: Decoder[Stamp] = Decoder(source.stream.codec_context, thread_count, prompt=source.live)
+        self._other: Decoder[Stamp] | None = None  # for key frames by themselves
+        self._follower: Follower | None = None
+        self._left: list[Follower] = []  # that end by themselves
+        self._errors = 0  # of decoders that are gone
         self._clock = clock
         self._geometry = Geometry(source.stream)
         eager = any(ring.eager for ring in self._pixels)
-        self._mode = Mode.ALL if eager else Mode.NOTHING
+        self._going = eager  # the decoder has had all since it was begun with
+        self._blind = False  # that was no key frame
+        self._gradual = False  # key frames only begin to be some: the encoder refreshes frames bit by bit
+        self._points: list[tuple[int, int]] = []  # these in the GOP, and when all is well after each
+        self._newest_key: tuple[VideoPacket, Stamp] | None = None
+        self._key_known = False  # there was a key frame
+        self._length_size = 0
+        self._nal = nal.CODECS.get(codec.canonical_name)
+        if self._nal is not None:
+            self._length_size = nal.length_size(source.stream.codec_context.extradata or b"", self._nal)
+        self._wanted_since: float | None = None  # frames for which there is no key frame
         self._remembers = not (eager or self._intra)
         self._gop: list[tuple[VideoPacket, Stamp]] | None = []  # from the last key frame on; None: too much
         self._gop_bytes = 0
@@ -69,45 +92,93 @@ class Feed:
         self._in_vain = 0  # packets in the decoder since it gave a frame
         self._tried = 0.0  # when the first of these was
         self._decoded = False  # it has given one
+        self._sound: Sound | None = None
+        if (heard := source.sound) is not None:
+            # RTP's clocks are each stream's own. When a burst came says nothing of what is in it.
+            live = source.live and not source.bursts
+            self._sound = Sound(heard, sound, source.address, live=live, shared=not source.is_rtp)
         for ring in self._streams:
             ring.begin(source.stream)
+            if isinstance(ring, FragmentRing) and self._sound is not None:
+                ring.hear((), self._sound.format)
+
+    def hear(self, packet: SoundPacket, arrival_ns: int) -> None:
+        """Take a packet of sound, which came before the next one of the picture."""
+        assert self._sound is not None
+        takers = [ring for ring in self._streams if isinstance(ring, FragmentRing) and ring.listens]
+        if not takers:
+            self._sound.skip(packet)
+            return
+        samples = self._sound.take(packet, arrival_ns)
+        for ring in takers:
+            ring.hear(samples, self._sound.format)
 
     def take(self, packet: VideoPacket, arrival_ns: int) -> None:
         """Take a packet, or one without data: the end of the stream. Raises CameraFormatError when packets go
         into the decoder for long and no frame comes out."""
-        stamp = Stamp(arrival_ns, sender_time_ns(packet) if packet.size else None)
+        stamp = Stamp(arrival_ns, sender_time_ns(packet) if packet.size else None, key=packet.is_keyframe)
         ticks = packet.dts if packet.dts is not None else packet.pts
-        seconds = self._clock.seconds(ticks, self._base, arrival_ns)
+        seconds = (self._clock.tick if packet.size else self._clock.seconds)(ticks, self._base, arrival_ns)
         if packet.size:
+            if self._clock.disagrees and not self._meter.clock_disagrees and self._gop:  # wrong before, too
+                arrived = [self._clock.seconds(None, None, at.arrival_ns) for _, at in self._gop]
+                self._gop = [(p, at.at(s)) for (p, at), s in zip(self._gop, arrived, strict=True)]
+            self._meter.clock_disagrees = self._clock.disagrees
             self._meter.take(packet, seconds)
-            if (size := self._geometry.look(packet)) is not None:
-                self._meter.size = size
+            if (said := self._geometry.look(packet)) is not None:
+                self._meter.size = said.size
+            # Over RTSP the first packet has no time, and the second one tells it.
+            untimed = ticks is None and self._meter.packets - self._packets_before > 1
+            if self._clock.disagrees or untimed:
+                stamp = stamp.at(seconds)
+            if self._sound is not None:
+                self._show_sound(packet, stamp)
             for ring in self._streams:
-                ring.take(packet, stamp, self._address)
+                ring.take(packet, stamp, self._gop or (), self._address)
+            if self._follower is not None and not self._follower.idle and self._follower.caught_up():
+                self._take_over()
+            elif self._follower is not None:
+                self._follower.feed(packet, stamp)
             if self._remembers:
                 self._remember(packet, stamp)
+        came = [ring for ring in self._pixels if ring.asleep]
         wanting = [ring for ring in self._pixels if ring.wanted()]
-        if not wanting:
-            self._mode = Mode.NOTHING
-            self._in_vain = 0
-        elif self._intra:
+        self._note_keyless(bool(wanting) and not self._intra)
+        if self._intra:
             takers = [ring for ring in wanting if ring.admit(seconds)] if packet.size else wanting
             if takers:
                 self._offer(self._decode(packet, stamp), takers)
-        elif all(ring.key_frames_do(self._meter.key_interval) for ring in wanting):
-            self._take_key(packet, stamp, seconds, wanting)
+        elif not self._gradual and all(ring.key_frames_do(self._meter.key_interval) for ring in wanting):
+            self._take_keys(packet, stamp, seconds, wanting, came)
+            self._take_all(packet, stamp, seconds, [])
         else:
-            self._take_any(packet, stamp, seconds, wanting)
-        if self._in_vain >= _AT_LEAST and time.monotonic() - self._tried > _UNDECODABLE:
+            keys = [ring for ring in wanting if ring.output.key_frames and not self._gradual]
+            self._take_keys(packet, stamp, seconds, keys, came)
+            self._take_all(packet, stamp, seconds, [ring for ring in wanting if ring not in keys])
+        if self._in_vain >= _AT_LEAST and not self._blind and time.monotonic() - self._tried > _UNDECODABLE:
             raise self._undecodable()
+
+    def _show_sound(self, packet: VideoPacket, stamp: Stamp) -> None:
+        """Tell the sound where the picture is."""
+        assert self._sound is not None
+        at = stamp.seconds
+        if at is None and self._base is not None:
+            ticks = packet.pts if packet.pts is not None else packet.dts
+            at = None if ticks is None else ticks * self._base.numerator / self._base.denominator
+        if at is not None:
+            by_arrival = stamp.seconds is not None
+            self._sound.picture(at, stamp.arrival_ns, stamp.sender_ns, by_arrival=by_arrival)
 
     def finish(self) -> None:
         """The stream has ended by itself. Raises CameraFormatError if packets were decoded in vain."""
-        if self._in_vain and not self._decoded:
+        if self._in_vain and not self._decoded and not self._blind:
             raise self._undecodable()
 
     def end(self) -> None:
         """The connection is over."""
+        self._end_follower()
+        for follower in self._left:
+            follower.join()
         for ring in self._streams:
             ring.end()
         for any_ring in (*self._pixels, *self._streams):
@@ -121,37 +192,122 @@ class Feed:
 
     # ---------------------------------------------------------------------------------- decoding
 
-    def _take_key(self, packet: VideoPacket, stamp: Stamp, seconds: float, wanting: list[PixelRing]) -> None:
-        if self._mode is not Mode.KEYS:
-            self._decoder.reset()
-            if self._mode is Mode.NOTHING and not packet.is_keyframe and self._gop:
-                packet, stamp = self._gop[0]  # what there is to see until the next one comes
-            self._mode = Mode.KEYS
-        if not packet.is_keyframe or not packet.size:
-            return
-        takers = [ring for ring in wanting if ring.admit(seconds)]
-        if takers:
-            decoded = self._decoder.decode_alone(packet, stamp)
-            self._count(packet, decoded)
+    def _take_keys(
+        self,
+        packet: VideoPacket,
+        stamp: Stamp,
+        seconds: float,
+        wanting: list[PixelRing],
+        came: list[PixelRing],
+    ) -> None:
+        """Key frames, each by itself, for those who want them. `came`: who had no reader before."""
+        newest = self._newest_key
+        if packet.size and packet.is_keyframe:
+            takers, newest = [ring for ring in wanting if ring.admit(seconds)], (packet, stamp)
+        else:  # what there is to see until the next one comes
+            takers = [ring for ring in wanting if ring in came and newest and ring.admit(seconds)]
+        if takers and newest is not None:
+            if self._other is None:
+                self._other = self._another()
+            decoded = self._other.decode_alone(*newest)
+            self._count(newest[0], decoded)
             self._offer(decoded[-1:], takers)
+            self._going = self._going and self._other is not self._decoder
 
-    def _take_any(self, packet: VideoPacket, stamp: Stamp, seconds: float, wanting: list[PixelRing]) -> None:
-        if self._mode is Mode.ALL:
+    def _take_all(self, packet: VideoPacket, stamp: Stamp, seconds: float, wanting: list[PixelRing]) -> None:
+        """Frame by frame, for those who want more than key frames."""
+        if not wanting:
+            self._pause()
+            return
+        if self._going:
             for frame, at in self._decode(packet, stamp):
                 seconds = self._clock.seconds(frame.pts, self._base, at.arrival_ns)
-                self._offer([(frame, at)], [ring for ring in wanting if ring.admit(seconds)])
+                takers = [ring for ring in wanting if at.key or not ring.output.key_frames]
+                self._offer([(frame, at)], [ring for ring in takers if ring.admit(seconds)])
             return
-        if not self._gop and time.monotonic() - self._key < _KEYLESS:
-            return  # no key frame yet, or too much has come since
-        # The first reader: through all since the last key frame, quickly, to the newest frame.
-        self._decoder.reset()
-        self._mode = Mode.ALL
-        newest: list[tuple[VideoFrame, Stamp]] = []
-        for remembered, at in self._gop or [(packet, stamp)]:
-            newest = self._decode(remembered, at)[-1:] or newest
-            if not self._alive():
-                return
-        self._offer(newest, [ring for ring in wanting if ring.admit(seconds)])
+        if not packet.size:
+            return
+        arrived = self._follower is None or self._follower.idle
+        if self._follower is None:
+            self._begin(packet, stamp, seconds, wanting)
+        if (follower := self._follower) is None:
+            return
+        follower.idle = False
+        if follower.lost:  # it could not keep up: the next key frame is waited for
+            self._end_follower()
+        elif arrived and follower.caught_up(min(_WAIT, 0.5 / (self._meter.fps or 25.0))):
+            for frame, at in self._take_over():
+                self._count(packet, [(frame, at)])
+                takers = [ring for ring in wanting if at.key or not ring.output.key_frames]
+                self._offer([(frame, at)], [ring for ring in takers if ring.admit(seconds)])
+
+    def _take_over(self) -> list[tuple[VideoFrame, Stamp]]:
+        """Go on with the decoder that has caught up. Returns the newest frame."""
+        assert self._follower is not None
+        self._retired()
+        self._decoder, newest = self._follower.take()
+        self._follower, self._going, self._blind = None, True, False
+        return newest
+
+    def _begin(self, packet: VideoPacket, stamp: Stamp, seconds: float, wanting: list[PixelRing]) -> None:
+        """Find where to begin to decode, and do so, if there is something to begin at."""
+        gop = self._gop
+        if gop and (len(gop) <= _FEW or self._shares):
+            self._decoder.reset()
+            self._going, self._blind = True, False
+            newest: list[tuple[VideoFrame, Stamp]] = []
+            for remembered, at in gop:
+                newest = self._decode(remembered, at)[-1:] or newest
+            for frame, at in newest:
+                takers = [ring for ring in wanting if at.key or not ring.output.key_frames]
+                self._offer([(frame, at)], [ring for ring in takers if ring.admit(seconds)])
+        elif gop:
+            self._follower = Follower(self._another(), gop, idle=False)
+        elif time.monotonic() - self._key > _KEYLESS:
+            self._decoder.reset()
+            self._going = self._blind = True
+            self._offer(self._decode(packet, stamp), [ring for ring in wanting if ring.admit(seconds)])
+
+    def _pause(self) -> None:
+        """Nobody wants all frames."""
+        if self._going and self._gop is None and not self._blind and not self._shares:
+            # It is not remembered how this has come about. The decoder knows.
+            self._follower = Follower(self._retired(), (), idle=True)
+            self._decoder = self._another()
+        elif self._follower is not None and (self._gop is not None or self._follower.lost):
+            self._end_follower()
+        elif self._follower is not None:
+            self._follower.idle = True
+        self._going = self._blind = False
+        self._in_vain = 0
+
+    def _end_follower(self) -> None:
+        if self._follower is not None:
+            self._follower.leave()
+            self._left = [one for one in (*self._left, self._follower) if one.alive]
+            self._follower = None
+
+    def _another(self) -> Decoder[Stamp]:
+        """A decoder of its own for the same stream, if there can be one."""
+        if self._shares:
+            return self._decoder
+        context = another_context(self._source.stream, self._source.hwaccel)
+        return Decoder(context, self._thread_count, prompt=self._source.live)
+
+    def _retired(self) -> Decoder[Stamp]:
+        """The decoder, whose errors have been counted."""
+        self._errors += self._decoder.errors
+        self._decoder.errors = 0
+        return self._decoder
+
+    def _note_keyless(self, wanted: bool) -> None:
+        """Is there nothing that readers could be shown, and has been so for long?"""
+        if not wanted or self._key_known or self._decoded:
+            self._wanted_since, self._meter.keyless = None, False
+            return
+        now = time.monotonic()
+        self._wanted_since = self._wanted_since or now
+        self._meter.keyless = now - self._wanted_since > _NO_KEY
 
     def _decode(self, packet: VideoPacket, stamp: Stamp) -> list[tuple[VideoFrame, Stamp]]:
         decoded = self._decoder.decode(packet, stamp)
@@ -161,7 +317,10 @@ class Feed:
     def _count(self, packet: VideoPacket, decoded: list[tuple[VideoFrame, Stamp]]) -> None:
         for frame, _ in decoded:
             self._meter.show(frame)
-        self._meter.errors = self._errors_before + self._decoder.errors
+        there = self._decoder.errors
+        if self._other is not None and self._other is not self._decoder:
+            there += self._other.errors
+        self._meter.errors = self._errors_before + self._errors + there
         if decoded:
             self._in_vain, self._decoded = 0, True
         elif packet.size:
@@ -171,18 +330,43 @@ class Feed:
 
     def _offer(self, decoded: list[tuple[VideoFrame, Stamp]], takers: list[PixelRing]) -> None:
         for frame, stamp in decoded:
+            if frame.rotation or self._aspect is not None:
+                stamp = stamp.to_be_shown(frame.rotation, self._aspect)
             for ring in takers:
                 ring.offer(frame, self._base, stamp, self._address)
 
     def _remember(self, packet: VideoPacket, stamp: Stamp) -> None:
         if packet.is_keyframe:
-            self._key = time.monotonic()
-            self._gop = []
-            self._gop_bytes = 0
+            self._key, self._key_known = time.monotonic(), True
+            if self._blind:  # now it has something to begin at
+                self._blind, self._in_vain = False, 0
+            count = 0
+            if self._nal is not None:
+                count = nal.frames_to_recover(bytes(packet), self._nal, self._length_size)
+            if not count:
+                self._newest_key = packet, stamp
+            self._gradual = count > 0
+            if not count or self._gop is None:
+                self._gop, self._points, self._gop_bytes = [], [], 0
+                self._end_follower()  # there is a nearer way now
+            if count:
+                self._points.append((len(self._gop), count))
         elif not self._gop:
             return
+        assert self._gop is not None
         self._gop_bytes += packet.size
-        if len(self._gop) >= _GOP_PACKETS or self._gop_bytes > _GOP_BYTES:
+        self._gop.append((packet, stamp))
+        self._forget()
+        if len(self._gop) > _GOP_PACKETS or self._gop_bytes > _GOP_BYTES:
+            if self._pixels and not (self._going or self._shares) and self._follower is None:
+                self._follower = Follower(self._another(), self._gop, idle=True)
             self._gop = None
-        else:
-            self._gop.append((packet, stamp))
+
+    def _forget(self) -> None:
+        """What was before a point from which all is well again."""
+        assert self._gop is not None
+        while self._points and len(self._gop) - 1 - self._points[0][0] >= self._points[0][1]:
+            at, _ = self._points.pop(0)
+            self._gop_bytes -= sum(packet.size for packet, _ in self._gop[:at])
+            del self._gop[:at]
+            self._points = [(place - at, count) for place, count in self._points]

@@ -10,7 +10,8 @@ from collections import deque
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from valkka_async.camera.source.source import VideoPacket, codec_name
+from valkka_async.camera.source.packet import VideoPacket
+from valkka_async.camera.source.source import codec_name
 from valkka_async.rates import EventRate
 
 
@@ -24,6 +25,10 @@ class Meter:
         self.last_packet_ns = 0  # Unix
         self.last_packet = 0.0  # monotonic
         self.key_interval = 0.0
+        self.clock_disagrees = False  # the stream's, with arrival
+        self.keyless = False  # frames are wanted, and there was no key frame to begin at
+        self.early = False  # the newest packet came as soon as its last bytes were here
+        self.pause = 0.0  # s between snapshots, if that is what comes
         self.codec = ""
         self.size = (0, 0)  # width, height of the frames, as seen or as the stream says
         self._rate = EventRate()
@@ -38,6 +43,7 @@ class Meter:
         self._intervals.clear()
         self._key = None
         self.key_interval = 0.0
+        self.early = self.keyless = False
 
     def take(self, packet: VideoPacket, seconds: float) -> None:
         """Count a packet, whose time on the stream's clock is `seconds`."""

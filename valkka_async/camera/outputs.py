@@ -4,18 +4,25 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import av
+import numpy as np
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from valkka_async.camera.mp4.fragments import Fragment, Muxer, Timeline, carries
+from valkka_async.camera.mp4.fragments import Fragment, Muxer, Timeline, opens
+from valkka_async.camera.mp4.sound import SoundFormat
+from valkka_async.camera.mp4.soundqueue import Sample, SoundQueue
 from valkka_async.camera.pace import RateLimit
 from valkka_async.camera.pixels.convert import Converter
 from valkka_async.camera.pixels.jpeg import JpegEncoder
+from valkka_async.camera.source.packet import VideoPacket
+from valkka_async.camera.source.rational import fraction
 from valkka_async.camera.source.sendertime import Stamp
-from valkka_async.camera.source.source import VideoPacket
 from valkka_async.camera.spec import Output, fitted
 from valkka_async.camera.status import OutputStatus
 from valkka_async.errors import ConnectionClosedOK, NoFreeSlotError, ValkkaError
@@ -27,6 +34,9 @@ log = logging.getLogger("valkka_async.camera")
 TROUBLE = (ValkkaError, av.error.FFmpegError)
 # FFmpeg's name: the frame's format
 _PACKETS: dict[str, FrameFormat] = {"h264": "h264", "hevc": "h265", "mjpeg": "jpeg"}
+_SLOTS = 16
+_STREAM_SLOTS = 320  # a GOP of 10 s at 30 frames per second, and what readers hold
+_SPARE = 8  # slots beyond a GOP: those that readers hold, the newest frame, and the one being written
 
 
 class Ring:
@@ -44,6 +54,11 @@ class Ring:
         self._asleep = True
         self._said = ""
 
+    @property
+    def asleep(self) -> bool:
+        """Had it no reader when it was asked last?"""
+        return self._asleep
+
     def wanted(self) -> bool:
         """Does it have a reader now?"""
         wanted = self.server.readers > 0
@@ -59,8 +74,18 @@ class Ring:
         self.server.expire()
 
     def status(self) -> OutputStatus:
-        o = self.output
-        return OutputStatus(o.name, o.format, self.server.readers, self.published, self.dropped, self.skipped)
+        o, ring = self.output, self.server.stats()
+        return OutputStatus(
+            o.name,
+            o.format,
+            o.stream or "",
+            ring.readers,
+            self.published,
+            self.dropped,
+            self.skipped,
+            ring.backlog,
+            ring.backlog_outgrown,
+        )
 
     def count(self, published: bool) -> None:
         if published:
@@ -97,6 +122,11 @@ class PixelRing(Ring):
             return JpegEncoder(self.output.quality, self._size)
         return Converter(self.output.format, self._size)
 
+    @property
+    def slow(self) -> bool:
+        """Are its frames converted the long way?"""
+        return isinstance(self._make, Converter) and self._make.slow
+
     def key_frames_do(self, key_interval: float) -> bool:
         """Do key frames, which come every `key_interval` seconds (0: not known), satisfy it?"""
         o = self.output
@@ -111,14 +141,16 @@ class PixelRing(Ring):
 
     def offer(self, frame: VideoFrame, time_base: Fraction | None, stamp: Stamp, address: object) -> None:
         try:
-            size = fitted(self.output.size, frame.width, frame.height)
+            turns, size = _upright(self.output, frame, stamp)
+            if self.output.upright:  # then there is nothing left to be done by readers
+                stamp = stamp.to_be_shown(0, None)
             if size != self._size:
                 self._size = size
                 self._make = self._maker()
             if isinstance(self._make, JpegEncoder):
                 self.count(self._publish_jpeg(self._make, frame, time_base, stamp))
             else:
-                self.count(self._publish_pixels(self._make, frame, time_base, stamp))
+                self.count(self._publish_pixels(self._make, frame, time_base, stamp, turns))
         except TROUBLE as e:
             self.failed(e, address)
 
@@ -136,10 +168,18 @@ class PixelRing(Ring):
         )
 
     def _publish_pixels(
-        self, converter: Converter, frame: VideoFrame, time_base: Fraction | None, stamp: Stamp
+        self,
+        converter: Converter,
+        frame: VideoFrame,
+        time_base: Fraction | None,
+        stamp: Stamp,
+        turns: int,
     ) -> bool:
+        shape = made = converter.shape(frame)
+        if turns % 2:
+            shape = (made[1], made[0], *made[2:])
         slot = self.server.loan(  # raises NoFreeSlotError, and then nothing is converted
-            converter.shape(frame),
+            shape,
             converter.format,
             timestamp_ns=stamp.arrival_ns,
             pts=frame.pts,
@@ -148,100 +188,174 @@ class PixelRing(Ring):
             meta=stamp.meta,
         )
         try:
-            converter.write(frame, slot.array)
+            if turns:
+                lying = np.empty(made, slot.array.dtype)
+                converter.write(frame, lying)
+                slot.array[:] = np.rot90(lying, turns)
+            else:
+                converter.write(frame, slot.array)
             return slot.publish()
         except BaseException:
             slot.discard()
             raise
 
 
-class PacketRing(Ring):
+def _upright(output: Output, frame: VideoFrame, stamp: Stamp) -> tuple[int, tuple[int, int] | None]:
+    """How often a frame is to be turned by 90 degrees counterclockwise, and the size to make before that."""
+    width, height = frame.width, frame.height
+    if not output.upright:
+        return 0, fitted(output.size, width, height)
+    turns = round(stamp.rotation / 90) % 4
+    if stamp.aspect is not None:
+        width = max(1, round(width * stamp.aspect[0] / stamp.aspect[1]))
+    size = fitted(output.size, *((height, width) if turns % 2 else (width, height)))
+    if size is not None and turns % 2:
+        size = size[1], size[0]
+    return turns, size or ((width, height) if width != frame.width else None)
+
+
+class StreamRing(Ring, ABC):
+    """What the camera sends, not decoded, and nothing while it has no readers. After a frame that found no
+    slot, those that need it are left out too: readers would see no gap, and could not decode them."""
+
+    _torn = False  # the frames up to the next key frame cannot be decoded
+
+    @abstractmethod
+    def begin(self, stream: VideoStream) -> None:
+        """The packets to come are of this stream."""
+
+    def take(
+        self,
+        packet: VideoPacket,
+        stamp: Stamp,
+        before: Sequence[tuple[VideoPacket, Stamp]],
+        address: object,
+    ) -> None:
+        """Publish a packet for the readers. The first one gets those from the newest key frame on, which came
+        `before` it, if the ring can hold them; for later ones the ring has its backlog."""
+        woken = self._asleep
+        if not self.wanted():
+            self.end()
+            return
+        if woken and not packet.is_keyframe and len(before) + _SPARE <= self.server.stats().slots:
+            for one, at in before:
+                self._take(one, at, address)
+        self._take(packet, stamp, address)
+
+    @abstractmethod
+    def _take(self, packet: VideoPacket, stamp: Stamp, address: object) -> None: ...
+
+    def failed(self, error: ValkkaError | av.error.FFmpegError, address: object) -> None:
+        self._torn = True
+        super().failed(error, address)
+
+    def _publish(self, data: bytes | memoryview, *, key: bool, **about: Any) -> None:
+        if self._torn and not key:
+            self.count(False)
+            return
+        self._torn = not self.server.publish(data, key=key, **about)
+        self.count(not self._torn)
+
+    @abstractmethod
+    def end(self) -> None:
+        """The next packet does not follow the one before."""
+
+
+class PacketRing(StreamRing):
     """Encoded packets as they come. The ring's header is the codec's (the parameter sets), if it has one."""
 
     def begin(self, stream: VideoStream) -> None:
-        """The packets to come are of this stream."""
         self._format: FrameFormat = _PACKETS.get(stream.codec_context.name, "bytes")
         self._header = stream.codec_context.extradata or b""
-        self._base = stream.time_base
+        self._base = fraction(stream.time_base)
 
-    def take(self, packet: VideoPacket, stamp: Stamp, address: object) -> None:
-        if not self.wanted():
-            return
+    def _take(self, packet: VideoPacket, stamp: Stamp, address: object) -> None:
         try:
             self.server.set_header(self._header)
-            self.count(
-                self.server.publish(
-                    memoryview(packet),
-                    format=self._format,
-                    key=packet.is_keyframe,
-                    timestamp_ns=stamp.arrival_ns,
-                    pts=packet.pts,
-                    dts=packet.dts,
-                    duration=packet.duration or None,
-                    time_base=self._base,
-                    meta=stamp.meta,
-                )
+            self._publish(
+                memoryview(packet),
+                key=packet.is_keyframe,
+                format=self._format,
+                timestamp_ns=stamp.arrival_ns,
+                pts=packet.pts,
+                dts=packet.dts,
+                duration=packet.duration or None,
+                time_base=self._base,
+                meta=stamp.meta,
             )
         except TROUBLE as e:
             self.failed(e, address)
 
     def end(self) -> None:
-        """The connection is over."""
+        pass
 
 
-class FragmentRing(Ring):
-    """Fragmented MP4, muxed only while it has readers."""
+class FragmentRing(StreamRing):
+    """Fragmented MP4, muxed only while it has readers; with sound, if hear() gets any."""
 
     def __init__(self, output: Output, server: Server) -> None:
         super().__init__(output, server)
         self._timeline = Timeline()
         self._stream: VideoStream | None = None
         self._muxer: Muxer | None = None
+        self._sounds = SoundQueue()
+        self._format: SoundFormat | None = None  # of the sound to come
 
     def begin(self, stream: VideoStream) -> None:
         self._stream = stream
+        self._format = None
 
-    def take(self, packet: VideoPacket, stamp: Stamp, address: object) -> None:
-        if not self.wanted():
-            self._muxer = None
-            return
+    @property
+    def listens(self) -> bool:
+        """Is there somebody for sound?"""
+        return self.server.readers > 0
+
+    def hear(self, samples: Sequence[Sample], format: SoundFormat | None) -> None:
+        """The next samples of sound, coded like this; there may be none yet."""
+        self._format = format
+        self._sounds.put(samples, format)
+
+    def _take(self, packet: VideoPacket, stamp: Stamp, address: object) -> None:
         try:
-            if self._muxer is not None and packet.is_keyframe and not self._muxer.fits(packet):
+            if self._muxer is not None and not self._muxer.fits(packet, self._format):
                 self._muxer = None
             if self._muxer is None:
                 assert self._stream is not None
-                if not packet.is_keyframe and carries(self._stream):
-                    return  # of other codecs, which may have no key frames, the muxer tells
-                self._muxer = Muxer(self._stream, self._timeline)
-            self._publish(self._muxer.mux(packet, stamp.arrival_ns), stamp)
+                if not opens(self._stream, packet):
+                    return
+                self._muxer = Muxer(self._stream, self._timeline, self._format)
+            for fragment in self._muxer.mux(packet, stamp.arrival_ns, stamp.seconds, self._sounds):
+                self._send(fragment, self._muxer.init_segment, stamp)
         except TROUBLE as e:
             self.failed(e, address)
 
     def end(self) -> None:
         self._muxer = None
+        self._sounds.begin()
 
-    def _publish(self, fragments: list[Fragment], stamp: Stamp) -> None:
-        for f in fragments:
-            assert self._muxer is not None
-            self.server.set_header(self._muxer.init_segment)  # nothing, if it is the same
-            self.count(
-                self.server.publish(
-                    f.data,
-                    format="fmp4",
-                    key=f.key,
-                    timestamp_ns=f.timestamp_ns,
-                    pts=f.pts,
-                    dts=f.dts,
-                    duration=f.duration,
-                    time_base=f.time_base,
-                    meta=stamp.meta,
-                )
-            )
+    def _send(self, fragment: Fragment, header: bytes, stamp: Stamp) -> None:
+        self.server.set_header(header)  # nothing, if it is the same
+        self._publish(
+            fragment.data,
+            key=fragment.key,
+            format="fmp4",
+            timestamp_ns=fragment.timestamp_ns,
+            pts=fragment.pts,
+            dts=fragment.dts,
+            duration=fragment.duration,
+            time_base=fragment.time_base,
+            meta=stamp.meta,
+        )
 
 
 def make_ring(output: Output) -> PixelRing | PacketRing | FragmentRing:
     """Serve an output. Raises NameInUseError, ConnectError."""
-    server = serve(output.name, slots=output.slots)
+    stream = output.format in ("fmp4", "packets")
+    server = serve(
+        output.name,
+        slots=output.slots or (_STREAM_SLOTS if stream else _SLOTS),
+        backlog="gop" if stream else None,
+    )
     try:
         if output.format == "fmp4":
             return FragmentRing(output, server)

@@ -57,9 +57,13 @@ def play(
     read_timeout: float = 10.0,
     realtime: bool | None = None,
     loop: bool = False,
+    poll: float = 1.0,
     thread_count: int = 1,
     hwaccel: str | None = None,
     options: Mapping[str, str] | None = None,
+    input_format: str | None = None,
+    tls_verify: bool = False,
+    tls_ca_file: str | os.PathLike[str] | None = None,
 ) -> Player:
     """Publish the frames of a camera or a file on `server`, from a thread of its own.
 
@@ -79,14 +83,16 @@ def play(
     source's own size with the very pixels of PyAV's ``frame.to_ndarray(format=...)``. "nv12" and "yuv420p"
     are the cheapest and need an even size.
 
-    `transport`: "tcp" or "udp", for RTSP. `open_timeout`: seconds until the stream must be open.
-    `read_timeout`: seconds without a frame after which a live source counts as dead.
+    `transport`: "tcp", "udp", "multicast" or "http", for RTSP. `open_timeout`: seconds until the stream must
+    be open. `read_timeout`: seconds without a frame after which a live source counts as dead.
 
     `realtime`: a file (local, or of known length over HTTP) or a lavfi source is paced by its timestamps;
     False takes it as fast as it decodes, True paces a live source too, which delays it. `loop`: begin
-    again at the end of a file, with pts that go on rising. `thread_count`: threads for decoding; 0 is one
-    per core. `hwaccel`: as for :class:`Camera`. `options`: FFmpeg's, which override those made from the
-    arguments.
+    again at the end of a file, with pts that go on rising. `poll`: seconds from one snapshot to the next, of
+    an address of HTTP that answers with a single image, or of such a file in a `loop`. `thread_count`:
+    threads for decoding; 0 is one per core. `hwaccel`: as for :class:`Camera`. `options`: FFmpeg's, which
+    override those made from the arguments. `input_format`, `tls_verify` and `tls_ca_file`: as for
+    :class:`Camera`.
 
     A frame's `timestamp_ns` is when its first bytes arrived here; of a paced source, when its turn came.
     `pts` and `time_base` are the source's. A live source never waits: with no free slot, frames are
@@ -109,9 +115,13 @@ def play(
         transport=transport,
         open_timeout=open_timeout,
         read_timeout=read_timeout,
+        poll=poll,
         thread_count=thread_count,
         hwaccel=hwaccel,
         options=options,
+        input_format=input_format,
+        tls_verify=tls_verify,
+        tls_ca_file=None if tls_ca_file is None else os.fspath(tls_ca_file),
     )
     return Player(spec, server, realtime=realtime, loop=loop)
 
@@ -133,7 +143,7 @@ class Player:
         self._thread = SourceThread(
             f"valkka-play {server.name}", self._run, max(spec.open_timeout, spec.read_timeout)
         )
-        self._session = Session(spec, self._thread, self._goes_on, realtime=realtime)
+        self._session = Session(spec, self._thread, self._goes_on, realtime=realtime, loops=loop)
         self._ring = _ServedRing(spec.outputs[0], server, self._wait_for_room)
         self._thread.start()
 

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 
 from valkka_async.camera.source.source import Source
 from valkka_async.errors import CameraError
+from valkka_async.foreign import pass_on, start
 
-_BEYOND = (
-    5.0  # s beyond a source's time-outs that close() waits for a thread in a call that nothing can cut short
-)
+_BEYOND = 5.0  # s beyond a source's time-outs; for a thread in a call that nothing can cut short
+_SOON = 0.7  # s from stop(); who is in such a call then is left alone
+_LOOKS = (0.0, 0.03, 0.02, 0.05)  # s between looks at who may be; asleep each time, it is
 
 log = logging.getLogger("valkka_async.camera")
 
@@ -31,8 +32,10 @@ def _nothing() -> None:
 class SourceThread:
     """Runs ``body`` in a daemon thread.
 
-    ``patience`` is the longest time in seconds for which a source may block. close(), aclose() and abandon()
-    call ``after`` in the caller's thread, once this one has ended or was given up; it must be idempotent.
+    ``patience`` is the longest time in seconds for which a source may block: at the interpreter's end that is
+    waited for. close() and aclose() leave a thread alone that nothing can cut short (a DNS lookup, a pause of
+    FFmpeg's between two playlists, a FIFO that nobody writes); it ends by itself. They and abandon() call
+    ``after`` in the caller's thread, once this one has ended or was left; it must be idempotent.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class SourceThread:
         after: Callable[[], None] = _nothing,
     ) -> None:
         self._body = body
-        self._patience = patience + _BEYOND
+        self.patience = patience + _BEYOND
         self._after = after
         self._stop = threading.Event()
         self._source: Source | None = None
@@ -56,10 +59,12 @@ class SourceThread:
     def start(self) -> None:
         """Start it. Raises CameraError when the system has no room for another thread."""
         try:
-            self._thread.start()
-        except RuntimeError as e:
+            start(self._thread)
+        except OSError as e:
+            pass_on(e)
             raise CameraError(
-                f"{self._thread.name}: {e}; raise the limit of threads (ulimit -u, or that of the container)"
+                f"{self._thread.name}: {e.strerror}; raise the limit of threads (ulimit -u, or that of the "
+                "container)"
             ) from None
         _running.add(self)
 
@@ -148,8 +153,8 @@ class SourceThread:
         if threading.current_thread() is self._thread:
             return
         try:
-            if not self.join(self._patience):
-                self._give_up()
+            if not self.join(_SOON) and (self._stuck() or not self.join(self.patience)):
+                self._leave()
         finally:  # after a second Ctrl-C, too
             self._after()
 
@@ -157,20 +162,45 @@ class SourceThread:
         """close() for asyncio. Cancelled, it leaves the thread ending by itself."""
         self.stop()
         try:
-            async with asyncio.timeout(self._patience):
-                await self.wait()
-        except TimeoutError:
-            self._give_up()
+            if not await self._waited(_SOON) and (
+                await self._astuck() or not await self._waited(self.patience)
+            ):
+                self._leave()
         finally:
             self._after()
+
+    async def _waited(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _stuck(self) -> bool:
+        source = self._source
+        for pause in _LOOKS:
+            time.sleep(pause)
+            if source is None or not source.sleeps():
+                return False
+        return True
+
+    async def _astuck(self) -> bool:
+        """The same in asyncio: many that close at a time would hold up the loop."""
+        source = self._source
+        for pause in _LOOKS:
+            await asyncio.sleep(pause)
+            if source is None or not source.sleeps():
+                return False
+        return True
 
     def abandon(self) -> None:
         """Stop, and wait for nothing: the thread ends by itself."""
         self.stop()
         self._after()
 
-    def _give_up(self) -> None:
-        log.warning("%s does not end; it is left alone", self._thread.name)
+    def _leave(self) -> None:
+        log.info("%s: its thread ends when FFmpeg lets it", self._thread.name)
 
     def forget(self) -> None:
         """In a forked child, which does not have the thread."""
@@ -194,6 +224,7 @@ def _close_all() -> None:
     for thread in threads:
         thread.stop()
     for thread in threads:
+        thread.join(thread.patience)
         thread.close()
 
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 
+from valkka_async.foreign import start
+
 # Recordings show people. Their group may look at them, others may not, and a stricter umask is respected.
 _FILE_MODE = 0o640
 _FOLDER_MODE = 0o750
@@ -47,10 +49,7 @@ class Disk:
         self._good = 0  # bytes of the file that are whole pieces
         self._wanted = Path()
         self._number = 1
-        try:
-            threading.Thread(target=self._run, name="valkka-disk", daemon=True).start()
-        except RuntimeError as e:
-            raise OSError(errno.EAGAIN, f"no thread for writing files: {e}") from None
+        start(threading.Thread(target=self._run, name="valkka-disk", daemon=True))
 
     @property
     def pending(self) -> int:

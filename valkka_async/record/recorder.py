@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from valkka_async.camera.mp4 import boxes
+from valkka_async.camera.mp4 import boxes, sound
 from valkka_async.errors import ConnectionClosed, RecorderError
 from valkka_async.record.disk import Disk
 from valkka_async.ring.client import Client, connect
@@ -33,6 +33,7 @@ log = logging.getLogger("valkka_async")
 _CLOSE_SECONDS = 10.0  # for a disk to take what is still to be written
 _EARLY = 0.005  # s before `seconds` are over, by which a key frame may come and still be on time
 _FIELDS = {"name": "", "n": r"(0?[0-9]{1,2}d?)?"}  # of a pattern, and how each may be formatted
+_LEAD = 2  # s of sound that may be in a file before its picture
 _UNREAD = 10_000  # finished files whose paths wait for the iteration
 
 
@@ -52,11 +53,11 @@ class RecorderStats:
 class _Part:
     """What is known of the file that is being written. Times are decode times, in units of `time_base`."""
 
-    def __init__(self, init_segment: bytes, base: int, time_base: Fraction) -> None:
+    def __init__(self, init_segment: bytes, base: int, begin: int, time_base: Fraction) -> None:
         self.init_segment = init_segment
         self.base = base  # the time that is 0 in the file
         self.time_base = time_base
-        self.newest = base
+        self.newest = begin
         self.sequence = 0
         self.size = 0
         self.gop = 0  # bytes from the last key frame on
@@ -74,10 +75,13 @@ class Recorder:
             async for path in recorder:
                 print("finished", path)
 
-    Each file begins with a key frame, near time 0, and ends before one. The next one begins when the file
-    is ``seconds`` long or would outgrow ``max_bytes``, when frames were lost, when the server was restarted,
-    or the frames' size or codec changed; a camera that reconnects leaves a gap in the file's times. A
-    server that is not there (yet, or any more) is waited for.
+    The recording begins with the newest key frame that the ring has, which may be from before it was started
+    (by up to a GOP). Each file begins with a key frame, near time 0, and ends before one. Sound, which comes
+    a moment after the picture, is cut where it is: a file ends with a moment of picture alone, whose sound
+    begins the next file. The next one begins
+    when the file is ``seconds`` long or would outgrow ``max_bytes``, when frames were lost, when the server
+    was restarted, or the frames' size or codec changed; a camera that reconnects leaves a gap in the file's
+    times. A server that is not there (yet, or any more) is waited for.
 
     Files are written under their final names from the first byte on, and each frame with one system call: a
     recorder that is killed leaves files that play up to the last frame. (A power cut may cost what the
@@ -137,6 +141,7 @@ class Recorder:
         self._lost = 0  # frames dropped on connections that are over
         self._disk: Disk | None = None
         self._part: _Part | None = None
+        self._heard: int | None = None  # the end of the sound so far
         self._number = 0
         self._finished: deque[Path] = deque(maxlen=_UNREAD)
 
@@ -272,7 +277,7 @@ class Recorder:
                             self._take(disk, frame, client.header)
                         await self._room(disk)
                 except ConnectionClosed as e:
-                    log.info("recording %s: %s", self._name, e)
+                    log.info("recording %s: %s", self._name, str(e))
                 finally:
                     self._client = None
                     self._lost += client.stats().dropped
@@ -304,9 +309,14 @@ class Recorder:
                 if not frame.key:  # rare: the ring goes on with a key frame when it has lost one
                     self._finish(disk)
                     return
-                part = _Part(init_segment, dts, time_base)
+                part = _Part(init_segment, self._base(data, dts, time_base, frame.dropped), dts, time_base)
             part.sequence += 1
             part.newest = dts
+            heard = sound.span(data)
+            if heard is not None:
+                self._heard = heard[1]
+                if heard[0] < part.base:  # it came too late for the file before
+                    data = bytearray(sound.fragment_without(data))
             boxes.move(data, part.sequence, part.base)
         except ValueError as e:
             raise RecorderError(f"{self._name} is not fragmented MP4 as it should be: {e}") from None
@@ -322,6 +332,13 @@ class Recorder:
         part.gop += len(data)
         part.largest_gop = max(part.largest_gop, part.gop)
 
+    def _base(self, data: bytearray, dts: int, time_base: Fraction, dropped: int) -> int:
+        """The time that is to be 0 in a file that begins with this fragment. Sound comes a little later than
+        the picture: what there is of it from before begins the file, so that none is lost."""
+        heard = sound.span(data)
+        begin = heard[0] if heard is not None else None if dropped else self._heard
+        return dts if begin is None or not 0 < dts - begin < _LEAD / time_base else begin
+
     def _ends(self, part: _Part, frame: Frame, init_segment: bytes, dts: int) -> bool:
         """Does the file end before this frame?"""
         if frame.dropped or init_segment != part.init_segment or frame.time_base != part.time_base:
@@ -336,6 +353,7 @@ class Recorder:
         return self._max_bytes is not None and part.size + part.largest_gop > self._max_bytes
 
     def _finish(self, disk: Disk) -> None:
+        self._heard = None
         if self._part is not None:
             self._part = None
             disk.finish()
@@ -366,7 +384,7 @@ class Recorder:
 
     def _fail(self, error: Exception) -> None:
         if not self._waiters:  # nothing else tells it now
-            log.error("recording %s: %s", self._name, error)
+            log.error("recording %s: %s", self._name, str(error))
         self._error = self._error or error
 
 

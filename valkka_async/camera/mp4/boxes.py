@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+CARRIED = frozenset(("h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg"))  # codecs, as FFmpeg calls them
+
 _HEADER = struct.Struct(">I4s")
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
@@ -96,22 +98,102 @@ def find(data: bytes | bytearray, *path: bytes) -> Box:
     return Box(path[-1], begin, end)
 
 
+def sound_track(init_segment: bytes) -> Box | None:
+    """The track of sound; None: there is none. Raises CutOff."""
+    moov = find(init_segment, b"moov")
+    for box in boxes(init_segment, moov.begin, moov.end):
+        if box.kind != b"trak":
+            continue
+        for media in boxes(init_segment, box.begin, box.end):
+            inner = boxes(init_segment, media.begin, media.end) if media.kind == b"mdia" else ()
+            for one in inner:
+                if one.kind == b"hdlr" and init_segment[one.begin + 8 : one.begin + 12] == b"soun":
+                    return box
+    return None
+
+
 def sample_entry(init_segment: bytes) -> Box:
     """The first sample entry (avc1, hvc1 ...) of the first track. Raises CutOff."""
-    table = find(init_segment, b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
-    for entry in boxes(
-        init_segment, table.begin + 8, table.end
-    ):  # behind version, flags and the number of them
-        return entry
+    return _entry(init_segment, find(init_segment, b"moov", b"trak"))
+
+
+def _entry(data: bytes, track: Box) -> Box:
+    inside = data[track.begin : track.end]
+    table = find(inside, b"mdia", b"minf", b"stbl", b"stsd")
+    for entry in boxes(inside, table.begin + 8, table.end):  # behind version, flags and the number of them
+        return Box(entry.kind, track.begin + entry.begin, track.begin + entry.end)
     raise CutOff("an empty stsd box")
 
 
 def codec_string(init_segment: bytes) -> str:
-    """What browsers call the codec of fragmented MP4 (RFC 6381): "avc1.64001f", "hvc1.1.6.L93.B0".
+    """What browsers call the codecs of fragmented MP4 (RFC 6381): "avc1.64001f", "hvc1.1.6.L93.B0"; with
+    sound, "avc1.64001f,mp4a.40.2" or "avc1.64001f,opus".
 
     ``init_segment`` is ftyp and moov, which a client or reader of an output "fmp4" has in ``header``
-    once a frame has come. Raises ValueError if it is cut off, or of another codec than H.264 and H.265.
+    once a frame has come. Raises ValueError if it is cut off, or of a codec that is none of an output "fmp4".
     """
+    picture, sound = _picture_string(init_segment), sound_about(init_segment)
+    return picture if sound is None else f"{picture},{sound.codec}"
+
+
+class SoundAbout(NamedTuple):
+    """A track of sound."""
+
+    codec: str  # as browsers call it
+    rate: int  # samples per second
+    channels: int
+
+
+def sound_about(init_segment: bytes) -> SoundAbout | None:
+    """What there is of sound; None: nothing. Raises ValueError as codec_string()."""
+    track = sound_track(init_segment)
+    if track is None:
+        return None
+    entry = _entry(init_segment, track)
+    if entry.end < entry.begin + 28:
+        raise CutOff("a sample entry that is too short")
+    (channels,), (rate,) = (
+        _U16.unpack_from(init_segment, entry.begin + 16),
+        _U16.unpack_from(init_segment, entry.begin + 24),
+    )
+    return SoundAbout(_sound_string(init_segment, entry), int(rate), int(channels))
+
+
+def _sound_string(init_segment: bytes, entry: Box) -> str:
+    if entry.kind == b"Opus":
+        return "opus"
+    begin = entry.begin + 28  # behind the fields that all audio sample entries have: 14496-12, 12.2.3
+    for box in boxes(init_segment, begin, entry.end):
+        config = _audio_config(init_segment[box.begin : box.end]) if box.kind == b"esds" else b""
+        if len(config) >= 2:
+            first = int.from_bytes(config[:2], "big")
+            kind = first >> 11
+            return f"mp4a.40.{32 + (first >> 5 & 0x3F) if kind == 31 else kind}"
+    raise ValueError(f"no codec string is known for {entry.kind!r}")
+
+
+def _audio_config(esds: bytes) -> bytes:
+    """The DecoderSpecificInfo of an ES descriptor (14496-1, 7.2.6)."""
+    at, end = 4, len(esds)
+    while at + 2 <= end:
+        tag, at = esds[at], at + 1
+        size = 0
+        while at < end:  # seven bits in each byte
+            size, more, at = size << 7 | esds[at] & 0x7F, esds[at] & 0x80, at + 1
+            if not more:
+                break
+        if tag == 3:
+            at += 3
+        elif tag == 4:
+            at += 13
+        elif tag == 5:
+            return esds[at : at + size]
+        else:
+            at += size
+    return b""
+
+
+def _picture_string(init_segment: bytes) -> str:
     entry = sample_entry(init_segment)
     begin = entry.begin + 78  # behind the fields that all visual sample entries have: 14496-12, 12.1.3
     for box in boxes(init_segment, begin, entry.end):
@@ -120,6 +202,13 @@ def codec_string(init_segment: bytes) -> str:
             return f"{entry.kind.decode('latin-1')}.{data[1:4].hex()}"
         if box.kind == b"hvcC" and len(data) >= 13:
             return f"{entry.kind.decode('latin-1')}.{_hevc_profile(data)}"
+        if box.kind == b"av1C" and len(data) >= 3 and data[0] == 0x81:  # marker and version
+            depth = 10 if data[2] & 0x40 else 8
+            return f"av01.{data[1] >> 5}.{data[1] & 0x1F:02}{'HM'[not data[2] & 0x80]}.{depth:02}"
+        if box.kind == b"vpcC" and len(data) >= 7:
+            return f"vp09.{data[4]:02}.{data[5]:02}.{data[6] >> 4:02}"
+        if box.kind == b"esds":  # of MPEG-4 and Motion JPEG, which browsers do not play
+            return "mp4v"
     raise ValueError(f"no codec string is known for {entry.kind!r}")
 
 

@@ -16,17 +16,25 @@ _HEAD = 256
 
 
 class Codec(NamedTuple):
-    """Where the two standards differ. `sets` and `slices` are types of units."""
+    """Where the two standards differ. `sets`, `slices`, `keys`, `sei` and `after` are types of units."""
 
     shift: int  # of the type in a unit's first byte
     mask: int
     sets: tuple[int, ...]
     slices: range
     size_at: int  # where extradata in the manner of MP4 (avcC, hvcC) says how long the lengths are
+    header: int  # bytes before what a unit says
+    keys: range  # slices of frames at which decoding can begin
+    sei: int  # what is said of the slices that follow
+    after: tuple[int, ...]  # what ends an access unit, where others begin the next one
 
 
-H264 = Codec(0, 0x1F, (7, 8), range(1, 6), 4)  # SPS, PPS
-H265 = Codec(1, 0x3F, (32, 33, 34), range(0, 32), 21)  # VPS, SPS, PPS
+H264 = Codec(0, 0x1F, (7, 8), range(1, 6), 4, 1, range(5, 6), 6, (10, 11, 12))  # SPS, PPS; IDR
+# VPS, SPS, PPS; IRAP
+H265 = Codec(1, 0x3F, (32, 33, 34), range(0, 32), 21, 2, range(16, 24), 39, (36, 37, 38, 40))
+
+
+CODECS = {"h264": H264, "hevc": H265}  # by FFmpeg's names
 
 
 class Opening(NamedTuple):
@@ -67,6 +75,62 @@ def opening(data: bytes, codec: Codec, length_size: int) -> Opening:
         elif kind in codec.slices:
             return Opening(sets, data[begin : min(end, begin + _HEAD)])
     return Opening(sets, b"")
+
+
+def begins_picture(data: bytes, begin: int, codec: Codec) -> bool:
+    """Is this slice the first one of a picture: a frame, or one of its fields?"""
+    kind = data[begin] >> codec.shift & codec.mask
+    if kind not in codec.slices or (codec is H264 and kind in (3, 4)):  # parts B and C of a slice
+        return False
+    at = begin + codec.header
+    # first_mb_in_slice is 0, first_slice_segment_in_pic_flag is 1: the first bit in either case
+    return at < len(data) and data[at] > 127
+
+
+def is_recovery_point(unit: bytes, codec: Codec) -> bool:
+    """Is this SEI the message that all is well so many frames from here? FFmpeg calls what follows a key
+    frame, in H.264."""
+    return _recovery(unit, codec) is not None
+
+
+def frames_to_recover(data: bytes, codec: Codec, length_size: int) -> int:
+    """After how many frames all is well, if one begins to decode with this packet, which is a key frame; 0:
+    at once. An encoder that refreshes its frames bit by bit (intra refresh) has no others."""
+    count = 0
+    for begin, end in units(data, length_size):
+        kind = data[begin] >> codec.shift & codec.mask
+        if kind in codec.keys:
+            return 0
+        if kind == codec.sei and (said := _recovery(data[begin:end], codec)) is not None:
+            count = said
+    return count
+
+
+def _recovery(unit: bytes, codec: Codec) -> int | None:
+    """The count of frames in an SEI's recovery point. None: it has none."""
+    data = unit.replace(b"\0\0\3", b"\0\0")
+    at = codec.header
+    while at + 2 < len(data):  # the last byte ends it
+        values = []
+        for _ in range(2):  # the message's type and size, in as many bytes as they need
+            value = 0
+            while at < len(data) and data[at] == 255:
+                value += 255
+                at += 1
+            values.append(value + (data[at] if at < len(data) else 0))
+            at += 1
+        if values[0] == 6:
+            number = _exp_golomb(data[at : at + values[1]])
+            return number if codec is H264 else max(0, (number + 1) // 2 if number % 2 else -number // 2)
+        at += values[1]
+    return None
+
+
+def _exp_golomb(data: bytes) -> int:
+    """The number at the beginning, ue(v) of 9.1 in H.264; se(v) of H.265 is made of it."""
+    bits = "".join(f"{byte:08b}" for byte in data[:8])
+    zeros = len(bits) - len(bits.lstrip("0"))
+    return int(bits[zeros : 2 * zeros + 1] or "1", 2) - 1
 
 
 def annexb(parts: list[bytes]) -> bytes:

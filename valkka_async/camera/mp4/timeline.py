@@ -64,6 +64,11 @@ class Timeline:
     def _now(self) -> int:
         return self._clock_ns() * TIMESCALE // 1_000_000_000
 
+    @property
+    def offset(self) -> int:
+        """From the stream's times to those that are given out."""
+        return self._offset
+
     def next_sequence(self) -> int:
         """A number for the next fragment."""
         self._sequence += 1

@@ -87,6 +87,7 @@ class Converter:
         self.format = cast(FrameFormat, format)
         self.dtype = np.dtype(np.uint16 if format == "gray16" else np.uint8)
         self.size = None if size is None else (size[0], size[1])
+        self.slow = False  # frames go the long way, where there should be a short one
         self._resizer = None if self.size is None else Resizer(self.size)
         self._ways: dict[tuple[object, ...], Way | None] = {}
         self._reformatter = VideoReformatter()  # keeps its tables as long as the frames stay alike
@@ -128,7 +129,9 @@ class Converter:
             self._write_long(frame, out)
             if len(self._ways) >= _KINDS:
                 self._ways.clear()
-            self._ways[kind] = next((w for w in self._short_ways(frame) if _proven(w, frame, out)), None)
+            way = next((w for w in self._short_ways(frame) if _proven(w, frame, out)), None)
+            self._ways[kind] = way
+            self.slow = way is None and self._has_short_way(frame)
             return
         way = self._ways[kind]
         if way is None or not way(frame, out):
@@ -154,10 +157,15 @@ class Converter:
         if detour and len(frame.planes) == 4:  # yuva
             np.copyto(out[..., 3], pixels(frame.planes[3], width))
 
+    def _has_short_way(self, frame: VideoFrame) -> bool:
+        """Should there be one?"""
+        width = frame.width if self.size is None else self.size[0]
+        return width >= _NARROW and frame.format.name in _TRIED
+
     def _short_ways(self, frame: VideoFrame) -> Iterator[Way]:
         """What could be faster for such frames, the fastest first."""
-        width, height = size = self.size or (frame.width, frame.height)
-        if width < _NARROW or frame.format.name not in _TRIED:
+        width, _ = size = self.size or (frame.width, frame.height)
+        if not self._has_short_way(frame):
             return
         same = size == (frame.width, frame.height)
         if same and self.format == "gray8" and _is_gray_luma(frame):

@@ -19,6 +19,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from valkka_async.camera.source.rational import fraction
 from valkka_async.errors import CameraFormatError
 
 _PIXELS = "yuv420p"
@@ -76,7 +77,7 @@ class JpegEncoder:
                 (packet,) = context.encode(made)
             finally:
                 if made is frame:
-                    frame.pts, frame.time_base = own[0], own[1] or Fraction(0)
+                    frame.pts, frame.time_base = own[0], fraction(own[1]) or Fraction(0)
         except (av.error.FFmpegError, ValueError) as e:
             self._context = None
             reason = getattr(e, "strerror", None) or type(e).__name__

@@ -10,6 +10,8 @@ libswscale's bilinear filter, PyAV's default. DESIGN.md has the figures.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
@@ -93,7 +95,8 @@ class Resizer:
 
 def pixels(plane: VideoPlane, width: int) -> NDArray[np.uint8]:
     """The first `width` bytes of each of the plane's rows. Writes go to the plane."""
-    rows = np.frombuffer(plane, np.uint8, plane.line_size * plane.height)  # type: ignore[call-overload]
+    memory: Any = plane  # a buffer, which not every PyAV says of it
+    rows = np.frombuffer(memory, np.uint8, plane.line_size * plane.height)
     view: NDArray[np.uint8] = rows.reshape(plane.height, plane.line_size)[:, :width]
     return view
 

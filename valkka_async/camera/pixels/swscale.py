@@ -42,7 +42,8 @@ log = logging.getLogger("valkka_async.camera")
 BILINEAR: Final = 2  # SWS_BILINEAR, PyAV's default
 AREA: Final = 0x20  # SWS_AREA
 
-_KNOWN = {"libswscale": 9, "libavutil": 60}  # FFmpeg 8: the layout of AVFrame below is that of libavutil 60
+# (libavutil, libswscale) of FFmpeg 8 and 9, which PyAV 18 and 19 bring: there AVFrame begins as Head does.
+_KNOWN = {(60, 9), (61, 10)}
 _UNSPECIFIED = 2  # of AVColorPrimaries and AVColorTransferCharacteristic
 _INTERLACED = 8  # AV_FRAME_FLAG_INTERLACED
 
@@ -87,12 +88,10 @@ class Library:
         path = reformatter.__file__
         # Looked up in the module and then in what it is linked with. The first handle lets the GIL go.
         slow, quick = ctypes.CDLL(path, os.RTLD_NOLOAD), ctypes.PyDLL(path, os.RTLD_NOLOAD)
-        for name, major in _KNOWN.items():
-            version = getattr(quick, name.replace("lib", "") + "_version")
-            version.restype = c_uint
-            found = version() >> 16
-            if not found == major == av.library_versions[name][0]:
-                raise LookupError(f"{name} {found} is not the known {major}")
+        names = ("libavutil", "libswscale")
+        found = tuple(_major(quick, name) for name in names)
+        if found not in _KNOWN or found != tuple(av.library_versions[name][0] for name in names):
+            raise LookupError(f"libavutil {found[0]} with libswscale {found[1]} is not known")
         self.scale = slow.sws_scale_frame
         self.scale.argtypes = [c_void_p, c_void_p, c_void_p]
         self.alloc_context = quick.sws_alloc_context
@@ -163,18 +162,34 @@ class Library:
             os.close(memory)
 
 
-@functools.cache
 def load() -> Library | None:
     """The library, or None where it is not exactly as known; then PyAV has to do all the work."""
+    return _look()[0]
+
+
+def reason() -> str:
+    """Why there is no library, in words; "" if there is one."""
+    return _look()[1]
+
+
+@functools.cache
+def _look() -> tuple[Library | None, str]:
     if sys.implementation.name != "cpython" or ctypes.sizeof(c_void_p) != 8:
-        return None
+        return None, "this is not CPython on a machine of 64 bits"
     try:
         library = Library()
         library.check()
     except Exception as e:  # whatever it is, something is not as known
-        log.info("pixels go the longer way, through PyAV's frames: %s", e)
-        return None
-    return library
+        log.warning("pixels go the long way, through frames of PyAV's, which costs CPU: %s", e)
+        return None, str(e) or type(e).__name__
+    return library, ""
+
+
+def _major(library: ctypes.CDLL, name: str) -> int:
+    version = getattr(library, name.removeprefix("lib") + "_version")
+    version.restype = c_uint
+    major: int = version() >> 16
+    return major
 
 
 class Scaler:

@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""The size of a stream's frames, from the parameter sets of its key frames: nothing is decoded for it."""
+"""What a stream's parameter sets say of its frames: their size and order. Nothing is decoded for it."""
 
 from __future__ import annotations
 
 import io
+from typing import NamedTuple
 
 import av
 from av.video.stream import VideoStream
 
 from valkka_async.camera.mp4 import nal
-from valkka_async.camera.source.source import VideoPacket
+from valkka_async.camera.source.packet import VideoPacket
 
-_CODECS = {"h264": nal.H264, "hevc": nal.H265}
+
+class Said(NamedTuple):
+    """What parameter sets say."""
+
+    size: tuple[int, int]  # width, height
+    reorder: int  # so many frames at most are decoded before one that is shown before them
 
 
 class Geometry:
@@ -20,22 +26,26 @@ class Geometry:
     def __init__(self, stream: VideoStream) -> None:
         context = stream.codec_context
         self._name = context.codec.canonical_name
-        self._codec = _CODECS.get(self._name)
-        self._lengths = nal.length_size(context.extradata or b"", self._codec) if self._codec else 0
+        self._codec = nal.CODECS.get(self._name)
+        extradata = context.extradata or b""
+        self._lengths = nal.length_size(extradata, self._codec) if self._codec else 0
+        self._known = nal.sets_in_extradata(extradata, self._codec) if self._codec else []
         self._sets: list[bytes] = []  # those of the latest key frame that had any
 
-    def look(self, packet: VideoPacket) -> tuple[int, int] | None:
-        """(width, height), where a key frame brings other parameter sets than the one before."""
+    def look(self, packet: VideoPacket) -> Said | None:
+        """What is said at the first key frame, and at each that brings other parameter sets than the one
+        before."""
         if self._codec is None or not packet.is_keyframe:
             return None
         sets, slice_ = nal.opening(bytes(packet), self._codec, self._lengths)
+        sets = sets or self._sets or self._known
         if not sets or not slice_ or sets == self._sets:
             return None
         self._sets = sets
         try:
             with av.open(io.BytesIO(nal.annexb([*sets, slice_])), format=self._name) as opening:
                 context = opening.streams.video[0].codec_context
-                size = context.width, context.height
+                said = Said((context.width, context.height), context.reorder_depth)
         except (av.error.FFmpegError, IndexError):  # damaged on the way
             return None
-        return size if all(size) else None
+        return said if all(said.size) else None

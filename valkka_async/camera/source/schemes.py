@@ -19,16 +19,28 @@ HOSTED = frozenset(
 # "scheme:anything": local, or around another address
 WRAPPING = frozenset(
     """
-    async bluray cache concat concatf crypto data dvd fd file hls md5 pipe subfile tee unix zmq
+    async bluray cache concat concatf crypto data dvd fd file hls md5 pipe shared subfile tee unix zmq
     android_content
     """.split()
 )
+_DEVICE = re.compile(r"(?:v4l2|video4linux2):(?://)?(.*)", re.DOTALL | re.IGNORECASE)
+_DEVICE_PATH = re.compile(r"/dev/(video\d+|v4l/.+)", re.DOTALL)
+_NUMBER = re.compile(r"/*(?:dev/)?(?:video)?(\d{1,3})", re.ASCII)
+_LOCAL = frozenset({"lavfi", "v4l2", "video4linux2"})  # what is a format for FFmpeg
 _OUTER = ("crypto+", "hls+")  # crypto+http://...
 _COMMON = ("rtsp", "http", "https", "rtsps", "rtmp", "srt", "udp")  # the likelier ones first
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 _SLASHES = re.compile(r"([A-Za-z]+)\s*[;:.,]?\s*[/\\]{2}")  # rtsp//host, rtsp ://host, http:\\host
-_LOGIN = re.compile(r"[^/\s:@]+:.*@", re.DOTALL)  # me:secret@camera/live
+# What no name of a file has: an address within it; a login in a path that does not begin like one
+_WITHIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[/\\]{2}|(:[/\\]|[/\\]{2}).*@", re.DOTALL)
+_ANYWHERE = re.compile(
+    rf"{_WITHIN.pattern}|:.*@|\b({'|'.join(sorted(HOSTED))})\s*([:;\uff1a]|[.,]?\s*[/\\])",
+    re.DOTALL | re.IGNORECASE,
+)
+_PATHS = ("/", "./", "../", "~")
+_QUOTES = tuple("\"'`\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a<([{")
+_OR_PATH = " (or ./NAME for a file of that name)"
 # camera.local:554/live, localhost:8554, 10.0.0.7/live
 _HOST = re.compile(r"(localhost|[\w-]+(\.[\w-]+)+):\d+(/|$)|\d{1,3}(\.\d{1,3}){3}(/|$)")
 _TO_FFMPEG = re.compile(r"[A-Za-z0-9+.-]+:")  # what FFmpeg takes for a scheme at the beginning of a path
@@ -38,34 +50,65 @@ _LEAST = 4  # letters in a word of which a misspelling is recognised where it co
 
 def check(text: str) -> None:
     """Raises ValueError for what is meant as an address and is none that FFmpeg could open. The message
-    contains no credentials."""
+    repeats nothing of it but the names of protocols."""
     match = _SCHEME.match(text)
     if match is not None:
         scheme, slashes = match[1].lower(), match[2]
         for outer in _OUTER:
             scheme = scheme.removeprefix(outer) if slashes else scheme
-        if scheme in WRAPPING or scheme == "lavfi" or (slashes and scheme in HOSTED):
+        if scheme in WRAPPING | _LOCAL or (slashes and scheme in HOSTED):
             return
         if slashes:
             near = nearest(scheme)
             hint = f"did you mean {near}://?" if near else f"cameras have {', '.join(_COMMON)}"
-            raise ValueError(f"there is no protocol {scheme}://; {hint}")
+            raise ValueError(f"there is no protocol of that name; {hint}")
         if scheme in HOSTED:
-            raise ValueError(f"{_an(scheme)} address is written {scheme}://HOST/PATH{_or_path(scheme + ':')}")
+            raise ValueError(f"{_an(scheme)} address is written {scheme}://HOST/PATH{_OR_PATH}")
         if len(scheme) >= _LEAST:
             rest = text[match.end() :]
             near = nearest(scheme, 1)
             if near and rest.startswith(("/", "\\")):
-                raise ValueError(f"did you mean {near}://HOST/PATH?{_or_path(scheme + ':')}")
+                raise ValueError(f"did you mean {near}://HOST/PATH?{_OR_PATH}")
             if distance(scheme, "lavfi") == 1:
-                raise ValueError(f"did you mean lavfi:GRAPH?{_or_path(scheme + ':')}")
+                raise ValueError(f"did you mean lavfi:GRAPH?{_OR_PATH}")
     match = _SLASHES.match(text)
     if match is not None and match[1].lower() in HOSTED:
         raise ValueError(
-            f"{_an(match[1].lower())} address is written {match[1].lower()}://HOST/PATH{_or_path(match[1])}"
+            f"{_an(match[1].lower())} address is written {match[1].lower()}://HOST/PATH{_OR_PATH}"
         )
-    if _LOGIN.match(text) or _HOST.match(text):
-        raise ValueError(f"an address begins with its protocol, as in rtsp://HOST/PATH{_or_path('')}")
+    if _HOST.match(text):
+        raise ValueError(f"an address begins with its protocol, as in rtsp://HOST/PATH{_OR_PATH}")
+
+
+def device(text: str) -> str | None:
+    """The path of a video device: of /dev/video0, v4l2:///dev/video0 or v4l2://0. None: it is none. Raises
+    ValueError for one that cannot be, whose message repeats nothing of it."""
+    if _DEVICE_PATH.fullmatch(text):
+        return text
+    match = _DEVICE.fullmatch(text)
+    if match is None:
+        return None
+    path = match[1]
+    if (number := _NUMBER.fullmatch(path)) is not None:
+        return f"/dev/video{int(number[1])}"
+    if not path.startswith("/") or path.startswith("//") or "?" in path or "@" in path:
+        raise ValueError(
+            "a video device is written /dev/video0 or v4l2:///dev/video0; its settings are options: "
+            "video_size, framerate, input_format"
+        )
+    return path
+
+
+def check_path(text: str) -> None:
+    """Raises ValueError for what would be a file's path and is rather an address, with something before it or
+    in it that does not belong there. As check()."""
+    path = text.startswith(_PATHS)
+    if text.startswith(_QUOTES) and (":" in text or "@" in text):
+        raise ValueError(f"there are quotes around it, or brackets: remove them{_OR_PATH}")
+    if _WITHIN.search(text) if path else _ANYWHERE.search(text):
+        raise ValueError(
+            f"it is no path, and as an address it would begin with its protocol, as in rtsp://HOST/PATH{_OR_PATH}"
+        )
 
 
 def wraps(text: str) -> bool:
@@ -107,7 +150,3 @@ def distance(a: str, b: str) -> int:
 
 def _an(scheme: str) -> str:
     return f"an {scheme}" if scheme[0] in "aefhimrs" else f"a {scheme}"
-
-
-def _or_path(begin: str) -> str:
-    return f" (or ./{begin}... for a file of that name)"

@@ -16,9 +16,8 @@ def sender_time_ns(packet: Packet[Any]) -> int | None:
     None where that is not known.
 
     Over RTP it comes from the sender reports of RTCP, which a camera sends every few seconds: packets
-    before the first report (1.5 to 5 s after the connection) have none. The first packet of H.264 and
-    H.265 that has one has that of the frame after it, because FFmpeg hands a frame over when the next one
-    begins. With B frames it is when the frame is due to be shown, as pts are.
+    before the first report (1.5 to 5 s after the connection) have none. With B frames it is when the frame is
+    due to be shown, as pts are.
 
     It is as right as the camera's clock, which is years off in a camera that was never told the time (None if
     it says it is before 1970), and jumps when the camera corrects it.
@@ -31,12 +30,32 @@ def sender_time_ns(packet: Packet[Any]) -> int | None:
 
 
 class Stamp(NamedTuple):
-    """When a packet's frame was taken: by our clock when its first bytes came, and by its sender's."""
+    """When a packet's frame was taken, by our clock when its first bytes came, and by its sender's; and how
+    it is to be shown, once it is decoded."""
 
     arrival_ns: int
     sender_ns: int | None
+    rotation: int = 0  # degrees by which the frame has to be turned counterclockwise to be upright
+    aspect: tuple[int, int] | None = None  # width : height of a pixel; None: square, or not known
+    seconds: float | None = None  # when it is, where the packet's own times are not to be trusted
+    key: bool = False  # it is, or begins to be, as good as if nothing had been before it
+
+    def to_be_shown(self, rotation: int, aspect: tuple[int, int] | None) -> Stamp:
+        """The same for a frame that is to be shown like this."""
+        return self._replace(rotation=rotation, aspect=aspect)
+
+    def at(self, seconds: float) -> Stamp:
+        """The same for a packet that is then, whatever its own times say."""
+        return self._replace(seconds=seconds)
 
     @property
-    def meta(self) -> dict[str, int] | None:
+    def meta(self) -> dict[str, Any] | None:
         """As it goes into the frame."""
-        return None if self.sender_ns is None else {"sender_time_ns": self.sender_ns}
+        meta: dict[str, Any] = {}
+        if self.sender_ns is not None:
+            meta["sender_time_ns"] = self.sender_ns
+        if self.rotation:
+            meta["rotation"] = self.rotation
+        if self.aspect is not None:
+            meta["pixel_aspect"] = list(self.aspect)
+        return meta or None

@@ -3,53 +3,84 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import math
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
+from fractions import Fraction
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 import av
 import av.logging
+from av.audio.stream import AudioStream
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from valkka_async.camera.mp4 import nal
+from valkka_async.camera.source import ffmpeg, http, live, units
+from valkka_async.camera.source.anchor import Anchor
 from valkka_async.camera.source.deadline import Deadline
+from valkka_async.camera.source.demux import Demux, decodable, spread
+from valkka_async.camera.source.images import Images, NoImageError, image_format
+from valkka_async.camera.source.options import (
+    DESCRIBED,
+    DEVICES,
+    LOCAL,
+    MAYBE_FILES,
+    TLS,
+    kind_of,
+    options_for,
+    with_password,
+)
+from valkka_async.camera.source.packet import AnyPacket, SoundPacket, VideoPacket
+from valkka_async.camera.source.refusals import REDIRECTS, refusal, status_of
 from valkka_async.camera.source.secrets import Address
+from valkka_async.camera.source.tls import Trust
+from valkka_async.camera.source.wire import Wire
 from valkka_async.camera.spec import Transport
 from valkka_async.errors import (
-    CameraAuthError,
+    CameraBusyError,
     CameraEndedError,
     CameraError,
     CameraFormatError,
     CameraNotFoundError,
     CameraOpenError,
+    CameraRefusedError,
     CameraTimeoutError,
 )
 
 T = TypeVar("T")
-VideoPacket: TypeAlias = "Packet[VideoStream]"  # a string: PyAV cannot subscript it at run time
 
-_LOCAL = {"file", "lavfi"}
-_MAYBE_FILES = {"http", "https"}
+_BARE = {"h264", "hevc", "m4v"}  # formats of which the first frame tells all, whatever its time
+_AT_ONCE = {"probesize": "32", "analyzeduration": "1"}
 # libavformat learns where such a frame ends when the next one begins (AVSTREAM_PARSE_FULL in rtpdec_*.c and
 # mpegts.c).
 _ENDED_BY_THE_NEXT = {"h264", "hevc", "mpeg4"}
-_WITHOUT_ENDS = {"rtsp", "mpegts"}
+_WITHOUT_ENDS = {"rtsp", "mpegts", *DESCRIBED}
 _RAW = {"wrapped_avframe", "rawvideo"}  # frames that are not encoded
 _INSTANT_NS = 2_000_000  # a packet that came sooner was lying in FFmpeg's buffer
 _MAX_BACKLOG = 1024
-_GRACE = 0.25  # s for a playing source to say goodbye (RTSP TEARDOWN) before its socket is cut
+_GLANCE = 0.2  # s after which FFmpeg comes back from where nothing can be shut down
+_BEYOND = 1.0  # s after our own deadlines, when it comes back from anywhere
+_IMAGE_CLOCK = 90000  # ticks per second of images that have no times
+_HEARD = 4096  # packets of sound that wait for a frame
+_REDIRECTS = 10  # connections that one call may make to open RTSP
+_FORGETS = 1.0  # s, in which a camera that serves one reader notices that the last connection is closed
 
 log = logging.getLogger("valkka_async.camera")
 
 
 def codec_name(stream: VideoStream) -> str:
     """As FFmpeg calls the codec: "h264", "hevc", "mjpeg"; but "raw video" for frames that are not encoded."""
-    name = stream.codec_context.name
+    name = stream.codec_context.codec.canonical_name
     return "raw video" if name in _RAW else name
 
 
@@ -57,8 +88,20 @@ class Source:
     """One open source of video. All of it belongs to one thread, which makes it; except cut().
 
     `packets()` yields (packet, arrival): the packets of the first video stream, and when the first bytes
-    of each arrived, in Unix nanoseconds. For H.264, H.265 and MPEG-4 over RTSP or in MPEG-TS that is when the
-    packet *before* was handed over: FFmpeg hands a frame over when the next one begins.
+    of each arrived, in Unix nanoseconds. H.264 and H.265 over RTSP are put together here (units.py): a packet
+    is handed over when its last bytes are here if the camera marks those, or else when the next one begins.
+    For MPEG-4, and in MPEG-TS, FFmpeg does the latter; there the arrival is when the packet *before* was
+    handed over.
+
+    `quick`: over RTSP, ask for video alone and believe what the camera says of it, if that is enough.
+    `sound`: ask for sound, too; heard() has it.
+
+    An address of HTTP that answers with a single image (a snapshot) is asked again each `poll` seconds.
+    Images that come one after the other are read here (live.py), and are complete with their last byte.
+
+    `input_format`: FFmpeg's name of what comes, where neither the address nor the first bytes tell.
+
+    `markers`: what is known of the camera from earlier connections.
     """
 
     def __init__(
@@ -68,25 +111,46 @@ class Source:
         transport: Transport,
         open_timeout: float,
         read_timeout: float,
+        poll: float = 1.0,
+        quick: bool = True,
+        sound: bool = False,
         hwaccel: HWAccel | None = None,
         options: Mapping[str, str] | None = None,
+        markers: units.Markers | None = None,
+        input_format: str | None = None,
+        trust: Trust = Trust(),  # noqa: B008 - it is frozen
     ) -> None:
         self.address = address
-        self.live = address.scheme not in _LOCAL  # revised in open() for http(s)
+        self._kind = input_format or kind_of(address)
+        # Revised in open() for http(s)
+        self.live = address.scheme not in LOCAL or self._kind in DEVICES | DESCRIBED
+        self.still = False  # it is one image, or a stream of images: known once it is open
         self._transport = transport
         self._open_timeout = open_timeout
         self._read_timeout = read_timeout
+        self._poll = poll
+        self._quick = quick
+        self._sound = sound
         self._hwaccel = hwaccel
         self._user_options = dict(options or {})
+        self._trust = trust
+        self._client: http.Client | None = None
+        self._connection: live.Live | None = None  # that is ours, and what it sends
+        self._first: bytes | None = None  # image, which has been read to open it
         self._deadline = Deadline()
         self._cut = False
-        self._playing = False
+        self._wake = threading.Event()  # set when cut
         self._container: InputContainer | None = None
         self._stream: VideoStream | None = None
+        self._heard: deque[tuple[SoundPacket, int]] = deque(maxlen=_HEARD)
         self._opened_ns = 0
         self._probed = False
+        self._unparsed = False
+        self._markers = markers or units.Markers()
+        self._units: units.Units | None = None
         self._logs = av.logging.Capture()  # what this thread's FFmpeg calls say, which may contain the URL
         self._lines: list[tuple[int, str, str]] = self._logs.__enter__()
+        self._said: list[str] = []  # during the last call
 
     @property
     def stream(self) -> VideoStream:
@@ -94,17 +158,76 @@ class Source:
         assert self._stream is not None
         return self._stream
 
+    @property
+    def hwaccel(self) -> HWAccel | None:
+        """What decodes, if it is not the CPU."""
+        return self._hwaccel
+
+    @property
+    def sound(self) -> AudioStream | None:
+        """The stream of sound, if that was asked for and there is one. Only while open."""
+        assert self._container is not None
+        if not self._sound or not self._container.streams.audio:
+            return None
+        best = self._container.streams.best("audio")
+        return best if isinstance(best, AudioStream) else self._container.streams.audio[0]
+
+    @property
+    def is_rtp(self) -> bool:
+        """Does each stream have its times from a clock of its own? Only while open."""
+        assert self._container is not None
+        return self._container.format.name in ("rtsp", "sdp", "rtp")
+
+    @property
+    def bursts(self) -> bool:
+        """Does a live source come in pieces of some seconds each? Only while open."""
+        assert self._container is not None
+        return self._container.format.name == "hls"
+
+    def heard(self) -> Iterator[tuple[SoundPacket, int]]:
+        """The packets of sound that have come since the last call, and when, in Unix nanoseconds; over RTSP
+        they may have lain until the frame after them came."""
+        while self._heard:
+            yield self._heard.popleft()
+
+    def _hear(self, packet: SoundPacket) -> None:
+        if packet.size:
+            self._heard.append((packet, time.time_ns()))
+
+    @property
+    def early(self) -> bool:
+        """Was the newest packet handed over as soon as its last bytes were here?"""
+        return self._units.early if self._units is not None else not self._ended_by_the_next
+
+    @property
+    def _ended_by_the_next(self) -> bool:
+        """Does FFmpeg learn where a frame ends when the next one begins?"""
+        assert self._container is not None
+        codec = self.stream.codec_context.name
+        return self._container.format.name in _WITHOUT_ENDS and codec in _ENDED_BY_THE_NEXT
+
     def cut(self) -> None:
         """End open() or packets(), also when they are blocked: both return. From any thread."""
         self._cut = True
-        self._deadline.cut(_GRACE if self._playing else 0.0)
+        self._wake.set()
+        self._deadline.cut()
+
+    def sleeps(self) -> bool:
+        """Does FFmpeg wait for something, now? From any thread; does not block."""
+        return self._deadline.sleeps()
 
     def close(self) -> None:
         """Close the connection. Idempotent. The source can be opened again, unless it was cut."""
-        self._playing = False
         container, self._container, self._stream = self._container, None, None
+        self._unparsed, self._units = False, None
+        self._heard.clear()
         if container is not None:
             self._call(container.close, self._open_timeout)
+        connection, self._connection, self._first = self._connection, None, None
+        client, self._client = self._client, None
+        for one in (connection, client):
+            if one is not None:
+                one.close()
 
     def dispose(self) -> None:
         """close(), and it cannot be opened again."""
@@ -115,30 +238,65 @@ class Source:
     def open(self) -> bool:
         """Connect and find the video stream. False when cut. Raises CameraError."""
         began = time.monotonic()
-        attempts = self._attempts()
-        for number, options in enumerate(attempts, start=1):
-            last = number == len(attempts)
+        if self._kind is not None and not ffmpeg.has_format(self._kind):
+            raise CameraFormatError(f"{self.address}: {ffmpeg.no_format(self._kind)}")
+        attempts = options_for(
+            self.address,
+            self._kind,
+            transport=self._transport,
+            # Only for where Deadline cannot work, and then per read: hence the second.
+            timeout=max(self._open_timeout, self._read_timeout) + 1,
+            trust=self._trust,
+            mine=self._user_options,
+            quick=self._quick,
+            sound=self._sound,
+        )
+        tried: list[dict[str, str]] = []
+        # Is what an SDP says enough? If it is not, that is no reason to give up.
+        quick = self.address.scheme in ("rtsp", "rtsps") or self._kind in DESCRIBED
+        while attempts:
+            options = attempts.pop(0)
+            last = not attempts
+            again = bool(tried) and options not in tried  # perhaps the attempt before these keeps it busy
+            tried.append(options)
             left = began + self._open_timeout - time.monotonic() if self.live else math.inf
-            container, failure = self._call(partial(self._connect, options), left)
+            connections = _REDIRECTS if self.address.scheme in ("rtsp", "rtsps") else 0
+            container, failure = self._call(partial(self._connect, options), left, connections)
             if self._cut:
                 if container is not None:
                     container.close()
+                self.close()
                 return False
             if container is None:
+                self.close()
                 error = self._explain(failure, opening=True)
-                if last or not isinstance(error, CameraFormatError | CameraOpenError):
+                lost = isinstance(error, CameraEndedError)  # it plays nothing, having no video
+                if again and isinstance(error, CameraBusyError):
+                    attempts.insert(0, options)
+                    self._wake.wait(_FORGETS)
+                    continue
+                if last or not quick or not (lost or isinstance(error, CameraFormatError | CameraOpenError)):
                     raise error
                 if isinstance(failure, OSError):  # refused, no route, no such host: no options help
                     raise error
+                del attempts[:-1]  # what is between will not do either
                 continue
             self._container = container
             self._opened_ns = time.time_ns()
-            self._probed = last
-            self._stream = _decodable(container)
+            images = self._connection is not None and self._connection.images is not None
+            self._probed = not images and (last or not quick)
+            self._stream = decodable(container)
             if self._stream is not None:
-                if self.address.scheme in _MAYBE_FILES:
-                    self.live = container.duration is None
-                return True
+                self.still = container.format.name == "image2" or container.format.name.endswith("_pipe")
+                if images and self._connection is not None:
+                    self.still = self._connection.still
+                    self._stream.time_base = Fraction(1, _IMAGE_CLOCK)
+                if self.address.scheme in MAYBE_FILES and self._kind not in DESCRIBED:
+                    self.live = self.still or container.duration is None or self._first is not None
+                if options.get("fflags") != units.UNPARSED or self._take_apart(container):
+                    return True
+                self.close()
+                continue
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             self.close()
             if last:
@@ -146,6 +304,15 @@ class Source:
                     f"{self.address}: no video that can be decoded, only {kinds}; check the URL's path"
                 )
         raise AssertionError("unreachable")
+
+    def _take_apart(self, container: InputContainer) -> bool:
+        """The container was opened UNPARSED. False: it should not have been."""
+        codec = self.stream.codec_context.codec.canonical_name
+        if codec not in nal.CODECS:
+            container.flags &= ~units.UNPARSED_FLAGS
+            return codec not in _ENDED_BY_THE_NEXT
+        self._unparsed = True
+        return True
 
     def packets(self) -> Generator[tuple[VideoPacket, int], None, None]:
         """Each packet of the video stream with its arrival time; packets without data at the very end,
@@ -157,14 +324,34 @@ class Source:
         container = self._container
         assert container is not None
         timeout = self._read_timeout if self.live else math.inf
-        codec = self.stream.codec_context.name
-        early = container.format.name in _WITHOUT_ENDS and codec in _ENDED_BY_THE_NEXT
+        early = self._ended_by_the_next
         previous = self._opened_ns
         backlog: list[tuple[VideoPacket, int]] = []
         filling = self.live and self._probed  # FFmpeg has read ahead, for up to seconds
-        demux = container.demux(self.stream)
-        step = partial(next, demux, None)
-        self._playing = True
+        first: VideoPacket | None = None  # as long as there is only one
+        number = 0
+        images = self._connection.images if self._connection is not None else None
+        sound = self.sound
+        demux = Demux(container, self.stream, sound)
+        step: Callable[[], Any] = demux.next
+        if images is not None:
+            step = partial(self._next_image, images, time.monotonic())
+        elif self._kind in DESCRIBED:
+            step = partial(demux.next_in_time, self._goes_on)
+        wire: Wire | None = None
+        if self._unparsed:
+            # TLS has nothing that could be looked at.
+            seen = self.address.scheme == "rtsp" or self._kind in DESCRIBED
+            deadline = self._deadline if seen else None
+            codec = nal.CODECS[self.stream.codec_context.codec.canonical_name]
+            counted = self.address.scheme == "rtsp" and self._transport == "tcp"
+            wire = Wire(deadline, codec, self.stream.index, self._goes_on, counted=counted)
+            moving = len(container.streams) > 1
+            self._units = units.Units(self.stream, step, wire, self._markers, self._hear, moving=moving)
+            step = self._units.next
+        elif sound is not None:
+            anchor = Anchor() if self.is_rtp else None
+            step = partial(self._next_frame, step, self.stream.index, anchor)
         try:
             while True:
                 before = time.time_ns()
@@ -172,66 +359,168 @@ class Source:
                 now = time.time_ns()
                 if self._cut:
                     return
+                if packet is not None and packet.size:
+                    number += 1
+                    one = number == 1 and self.live and (self.still or images is not None)
+                    first = packet if one else None
+                    self.still = self.still and (images is None or number == 1)
+                elif packet is not None and first is not None:
+                    continue  # the end of a snapshot, after which the decoder has to go on
                 if filling:
                     if packet is not None and now - before < _INSTANT_NS and len(backlog) < _MAX_BACKLOG:
                         backlog.append((packet, now))
                         continue
                     filling = False
-                    yield from _spread(backlog, early)
+                    yield from spread(backlog, early)
                     backlog.clear()
                 if packet is None:
                     break
-                yield packet, previous if early else now
+                if self._units is not None:
+                    yield packet, self._units.arrival_ns
+                else:
+                    yield packet, previous if early else now
                 previous = now
         finally:
-            # Here and not when the generator is collected: it looks at the container once more.
-            demux.close()  # type: ignore[attr-defined]
+            if wire is not None:
+                wire.close()
+            demux.close()
         if self._deadline.expired:
             raise self._late()
         if failure is not None:
             raise self._explain(failure, opening=False)
-        if self.live:
+        if first is not None:
+            self.still = True
+            yield from self._snapshots(first)
+        elif self.live:
             raise CameraEndedError(
                 f"{self.address}: the stream ended: the camera closed the connection, was restarted or "
                 "switched off"
             )
 
-    def _attempts(self) -> list[dict[str, str]]:
-        """The FFmpeg options to try to open with, one after the other."""
-        # Only for where Deadline cannot work, and then per read: hence the second.
-        micro = str(int((max(self._open_timeout, self._read_timeout) + 1) * 1e6))
-        mine = self._user_options
-        match self.address.scheme:
-            case "rtsp" | "rtsps":
-                options = {
-                    "rtsp_transport": self._transport,
-                    "timeout": micro,
-                    "buffer_size": str(1 << 20),  # of the UDP sockets: a key frame comes at once
-                }
-                # What the SDP says is enough to decode, as a rule. Looking at the stream first takes
-                # 1 to 2 s, which are then a backlog of old frames.
-                quick = {"probesize": "32", "allowed_media_types": "video"}
-                if mine.keys() & {"probesize", "analyzeduration", *quick}:
-                    return [options | mine]
-                return [options | quick | mine, options | mine]
-            case "http" | "https" | "tcp" | "udp":
-                # FFmpeg would read twenty frames to learn a rate that is not needed.
-                return [{"timeout": micro, "fpsprobesize": "0"} | mine]
-            case scheme if scheme not in _LOCAL:
-                return [{"rw_timeout": micro} | mine]
-        return [mine]
+    def _goes_on(self) -> bool:
+        """Is there time left in this call? From the thread that is in it."""
+        return not (self._cut or self._deadline.expired)
+
+    def _next_frame(
+        self, step: Callable[[], AnyPacket | None], index: int, anchor: Anchor | None
+    ) -> VideoPacket | None:
+        """The next packet of the picture; those of sound do not count as a sign of life."""
+        while (packet := step()) is not None and packet.stream_index != index:
+            self._hear(cast("SoundPacket", packet))
+        frame = cast("VideoPacket | None", packet)
+        if frame is not None and anchor is not None:
+            anchor.hold(frame)
+        return frame
+
+    def _snapshots(self, packet: VideoPacket) -> Iterator[tuple[VideoPacket, int]]:
+        """A snapshot after the other, beginning `poll` seconds after the first, which has been seen."""
+        base = self.stream.time_base
+        kind = bytes(packet)[:3]
+        began = time.monotonic()
+        stamp, due = packet.pts or 0, began + self._poll
+        client = self._client or self._make_client()
+        source = http.Snapshots(client)
+        try:
+            while not self._wake.wait(max(0.0, due - time.monotonic())):
+                data, failure = self._call(source.fetch, self._read_timeout)
+                now = time.monotonic()
+                if self._cut:
+                    return
+                if data is None:
+                    raise self._no_snapshot(failure)
+                if data[:3] != kind:
+                    raise self._other_kind()
+                stamp = max(stamp + 1, round((now - began) / base)) if base else stamp + 1
+                yield self._image(data, stamp), time.time_ns()
+                due = max(due + self._poll, now)
+        finally:
+            client.close()
+
+    def _next_image(self, images: Images, began: float) -> VideoPacket | None:
+        """The next one of a stream of images, whose time is its arrival; None at the end."""
+        data, self._first = self._first or images.next(), None
+        if data is None:
+            return None
+        if image_format(data) != self.stream.container.format.name:
+            raise self._other_kind()
+        return self._image(data, round((time.monotonic() - began) * _IMAGE_CLOCK))
+
+    def _image(self, data: bytes, stamp: int) -> VideoPacket:
+        packet = cast("VideoPacket", Packet(data))
+        packet.stream, packet.is_keyframe = self.stream, True
+        if self.stream.time_base is not None:
+            packet.time_base = self.stream.time_base
+        packet.pts = packet.dts = stamp
+        return packet
+
+    def _other_kind(self) -> CameraEndedError:
+        return CameraEndedError(f"{self.address}: sends images of another kind than before")
+
+    def _no_snapshot(self, e: Exception | None) -> CameraError:
+        where = self.address
+        if isinstance(e, http.StatusError):
+            return refusal(e.status, where, self._transport)
+        if self._deadline.expired or isinstance(e, TimeoutError):
+            return self._late()
+        return CameraEndedError(
+            f"{where}: no snapshot any more ({type(e).__name__}): the camera closed the connection, was "
+            "restarted or switched off"
+        )
 
     def _connect(self, options: dict[str, str]) -> InputContainer:
-        kind = "lavfi" if self.address.scheme == "lavfi" else None
-        return av.open(self.address.url, "r", format=kind, options=options, hwaccel=self._hwaccel)
+        if live.is_for_ours(self.address, self._kind, self._user_options):
+            if (container := self._connect_ours(options)) is not None:
+                return container
+        timeout = None  # costs CPU with each read
+        if self._kind in DESCRIBED:
+            timeout = (self._open_timeout, _GLANCE)
+        elif self.address.scheme in MAYBE_FILES:
+            # Between two looks at a playlist FFmpeg sleeps, for a thousand of them if need be.
+            timeout = (self._open_timeout + _BEYOND, self._read_timeout + _BEYOND)
+        return av.open(
+            with_password(self.address),
+            "r",
+            format=self._kind,
+            options=options,
+            hwaccel=self._hwaccel,
+            timeout=timeout,
+        )
 
-    def _call(self, function: Callable[[], T], timeout: float) -> tuple[T | None, Exception | None]:
+    def _connect_ours(self, options: dict[str, str]) -> InputContainer | None:
+        """Open it over a connection of ours. None: FFmpeg has to make its own."""
+        if self.address.scheme == "tcp":
+            self._connection = live.over_tcp(self.address, self._open_timeout, self._kind)
+        else:
+            self._client = self._make_client()
+            self._connection = live.over_http(self._client, self._kind)
+        connection = self._connection
+        if connection is None:
+            return None
+        if connection.images is None:
+            if (connection.bare or self._kind in _BARE) and "probesize" not in options:
+                options = options | _AT_ONCE
+            return av.open(connection, "r", format=self._kind, options=options, hwaccel=self._hwaccel)
+        self._first = connection.images.next()
+        if self._first is None:
+            raise NoImageError("there is no image in it")
+        kind = image_format(self._first)
+        return av.open(io.BytesIO(self._first), "r", format=kind, hwaccel=self._hwaccel)
+
+    def _make_client(self) -> http.Client:
+        # The time-out is for where Deadline cannot work.
+        timeout = max(self._open_timeout, self._read_timeout) + 1
+        return http.Client(self.address.url, timeout, self._user_options, self._trust)
+
+    def _call(
+        self, function: Callable[[], T], timeout: float, connections: int = 0
+    ) -> tuple[T | None, Exception | None]:
         """(result, None) or (None, error) of a call into FFmpeg that may block.
 
         The error is returned and not raised: raised, it would be the context of what is raised in its
         place, and its text contains the URL.
         """
-        self._deadline.begin(max(0.0, timeout))
+        self._said = []
+        self._deadline.begin(max(0.0, timeout), connections)
         try:
             return function(), None
         except Exception as e:  # what a library finds to raise
@@ -245,6 +534,7 @@ class Source:
         """FFmpeg's log lines, which exist once av.logging.set_level() was called, without secrets."""
         lines = self._lines[:]
         self._lines.clear()
+        self._said = [message for _, _, message in lines]
         for level, name, message in lines:
             target = logging.getLogger("libav." + name if name else "libav.generic")
             target.log(av.logging.adapt_level(level), "%s", self.address.scrub(message.strip()))
@@ -266,24 +556,26 @@ class Source:
                 f"{where}: not open after {self._open_timeout:g} s: check the address and the port, and "
                 "that the camera can be reached from here; or raise open_timeout"
             )
-        if isinstance(e, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError):
-            if "@" not in self.address.url:
-                return CameraAuthError(
-                    f"{where}: wants a user and a password: {where.scheme}://user:password@..."
-                )
-            return CameraAuthError(
-                f"{where}: refuses the user or the password ({reason}); special characters in a password "
-                "are best percent-encoded: urllib.parse.quote(password, safe='')"
+        status = REDIRECTS if self._deadline.crowded else status_of(e, self._said)
+        if isinstance(e, http.StatusError):
+            status = e.status
+        if status is not None:
+            return refusal(status, where, self._transport)
+        if isinstance(e, NoImageError):
+            return CameraFormatError(f"{where}: this is not video that can be decoded ({e})")
+        if opening and (doubt := self._doubt()):
+            return CameraRefusedError(
+                f"{where}: its certificate is not believed ({doubt}): tls_ca_file has to have the camera's "
+                "own, or its authority's; or leave tls_verify out"
             )
-        if isinstance(e, av.error.HTTPNotFoundError | FileNotFoundError):
+        if where.scheme == "v4l2" or self._kind in DEVICES:
+            return self._explain_device(e, reason)
+        if isinstance(e, FileNotFoundError):
             return CameraNotFoundError(f"{where}: there is no such stream or file; check the path")
         if self.address.scheme == "lavfi":
             return CameraOpenError(f"{where}: no such filter graph ({reason})")
         if isinstance(e, av.error.ProtocolNotFoundError):
-            return CameraFormatError(
-                f"{where}: this FFmpeg has no {where.scheme}://; use another address of the camera, or a "
-                "PyAV built on an FFmpeg that has it"
-            )
+            return CameraFormatError(f"{where}: {ffmpeg.no_protocol(where.scheme)}")
         if isinstance(e, av.error.InvalidDataError | av.error.LookupError):
             return CameraFormatError(f"{where}: this is not video that can be decoded ({reason})")
         if not opening and self.live:
@@ -292,37 +584,34 @@ class Source:
             return CameraFormatError(f"{where}: cannot be read to its end ({reason})")
         if self.address.scheme == "file":
             return CameraOpenError(f"{where}: cannot be opened ({reason})")
-        hint = "check the host name or address, the port, and the network"
-        if isinstance(e, av.error.HTTPServerError):
-            hint = "the fault is the camera's; perhaps it has too many viewers"
-        elif isinstance(e, av.error.HTTPError):
-            hint = f"the camera refuses the request; perhaps it does not do transport={self._transport!r}"
-        return CameraOpenError(f"{where}: cannot be opened ({reason}): {hint}")
+        return CameraOpenError(
+            f"{where}: cannot be opened ({reason}): check the host name or address, the port, and the network"
+        )
 
+    def _explain_device(self, e: Exception | None, reason: str) -> CameraError:
+        """The same for a device of this machine, such as a USB camera."""
+        where, code = self.address, e.errno if isinstance(e, OSError) else None
+        if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTDIR):
+            return CameraNotFoundError(f"{where}: there is no such device: is the camera plugged in?")
+        if code == errno.EBUSY:
+            return CameraBusyError(f"{where}: another program uses the camera; a camera has one at a time")
+        if code in (errno.EACCES, errno.EPERM):
+            return CameraRefusedError(
+                f"{where}: not allowed to use the device: add this user to the group `video`, or give the "
+                "container the device"
+            )
+        if code in (errno.ENOTTY, errno.EINVAL, errno.EISDIR):
+            return CameraFormatError(
+                f"{where}: no camera, or none with these settings ({reason}): of a camera's devices the "
+                "first one has its video, and options have to be what it offers"
+            )
+        return CameraEndedError(f"{where}: the camera does not go on ({reason}): was it unplugged?")
 
-def _decodable(container: InputContainer) -> VideoStream | None:
-    # Where there is no decoder, PyAV has no codec context, whatever its annotations say.
-    context: Any
-    for stream in container.streams.video:
-        context = stream.codec_context
-        if context is not None:
-            return stream
-    return None
-
-
-def _spread(backlog: list[tuple[VideoPacket, int]], early: bool) -> Iterator[tuple[VideoPacket, int]]:
-    """Packets that FFmpeg had collected before it handed out the first: the last one has just arrived,
-    the others came before it by as much as their timestamps say. `early`: as in packets()."""
-    if not backlog:
-        return
-    newest, now = backlog[-1]
-    times = []
-    for packet, _ in backlog:
-        age = 0.0
-        if packet.dts is not None and newest.dts is not None:
-            age = max(0.0, float((newest.dts - packet.dts) * packet.time_base))
-        times.append(now - int(age * 1e9))
-    if early:
-        times = [2 * times[0] - times[min(1, len(times) - 1)], *times[:-1]]
-    for (packet, _), arrival in zip(backlog, times, strict=True):
-        yield packet, arrival
+    def _doubt(self) -> str:
+        """What is wrong with the certificate; "": nothing, or there is none."""
+        port = TLS.get(self.address.scheme)
+        if port is None or not self._trust.verify:
+            return ""
+        parts = urlsplit(self.address.url)
+        look = partial(self._trust.doubt, parts.hostname or "", parts.port or port, self._open_timeout)
+        return self._call(look, self._open_timeout)[0] or ""

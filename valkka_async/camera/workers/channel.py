@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from valkka_async.camera.workers.messages import LONGEST, Message, decode, encode
 from valkka_async.errors import DataError
+from valkka_async.foreign import pass_on
 
 _CHUNK = 1 << 16
 _ENOUGH = 1 << 18  # bytes waiting to be sent, beyond which optional messages are dropped
@@ -93,7 +94,8 @@ class Channel:
             data = self._sock.recv(_CHUNK)
         except (BlockingIOError, InterruptedError):
             return False
-        except OSError:  # reset: it closed with something of ours unread
+        except OSError as e:  # reset: it closed with something of ours unread
+            pass_on(e)
             data = b""
         if not data:
             self._end(Ending.CLOSED, "")
@@ -133,7 +135,8 @@ class Channel:
             count = self._sock.send(self._unsent)
         except (BlockingIOError, InterruptedError):
             count = 0
-        except OSError:  # nobody reads any more: receiving says so
+        except OSError as e:  # nobody reads any more: receiving says so
+            pass_on(e)
             count = len(self._unsent)
         del self._unsent[:count]
         if self._unsent:

@@ -19,6 +19,7 @@ environment.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from valkka_async import typed
@@ -26,8 +27,9 @@ from valkka_async.camera.spec import CameraSpec
 from valkka_async.camera.status import CameraStatus
 from valkka_async.errors import DataError
 
-PROTOCOL = 1  # raised with each change of the messages
+PROTOCOL = 3  # raised with each change of the messages
 LONGEST = 1 << 20  # bytes in a line
+_RECORDS = 800  # in a STATUS: cameras, their streams and outputs. Most have less than 700 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,20 @@ _KINDS: dict[str, type[Message]] = {
     "log": Log,
 }
 _OPS = {kind: op for op, kind in _KINDS.items()}
+
+
+def in_parts(cameras: Iterable[CameraStatus]) -> Iterator[tuple[CameraStatus, ...]]:
+    """Cameras for one STATUS each, which must not be too long. At least one, if there are no cameras."""
+    part: list[CameraStatus] = []
+    records = 0
+    for camera in cameras:
+        own = 1 + len(camera.streams) + len(camera.outputs)
+        if part and records + own > _RECORDS:
+            yield tuple(part)
+            part, records = [], 0
+        part.append(camera)
+        records += own
+    yield tuple(part)
 
 
 def encode(message: Message) -> bytes:

@@ -7,14 +7,15 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from valkka_async.backoff import Backoff
 from valkka_async.camera.spec import CameraSpec
 from valkka_async.camera.status import CameraStatus, before_start
+from valkka_async.camera.workers.exits import Exit
 from valkka_async.camera.workers.messages import Applied, Configure, Log, Message, Status
-from valkka_async.camera.workers.process import Exit, Limits, Process
-from valkka_async.camera.workers.spawn import environment
+from valkka_async.camera.workers.nurseries import Nurseries
+from valkka_async.camera.workers.process import Limits, Process
 from valkka_async.camera.workers.status import (
     SupervisedStatus,
     WorkerEnd,
@@ -24,6 +25,7 @@ from valkka_async.camera.workers.status import (
 )
 from valkka_async.ring.rendezvous import sweep
 
+_AGAIN = 0.1  # s before a worker that has ended is started again, the first time
 _ANSWER = 2.0  # s beyond stop_timeout in which a worker must have done what it was told
 
 log = logging.getLogger("valkka_async.camera")
@@ -81,7 +83,7 @@ class Entry:
 class Place:
     """Starts a process, looks after it, and starts another one when it ends, after a pause that grows.
 
-    ``specs()`` are those of all cameras of the supervisor. ``on_gone`` is called with each camera that has
+    ``on_gone`` is called with each camera that has
     left, ``on_end`` when the place has no more cameras, or is closed, and its process is gone: then `task`
     ends.
     """
@@ -89,22 +91,22 @@ class Place:
     def __init__(
         self,
         limits: Limits,
+        nurseries: Nurseries,
         starting: asyncio.Semaphore,
         *,
-        specs: Callable[[], Iterable[CameraSpec]],
         on_gone: Callable[[Entry], object],
         on_end: Callable[[Place], object],
     ) -> None:
         self._limits = limits
+        self._nurseries = nurseries
         self._starting = starting
-        self._specs = specs
         self._on_gone = on_gone
         self._on_end = on_end
         self._entries: dict[str, Entry] = {}
         self._process: Process | None = None
         self._closing = False
         self._wake = asyncio.Event()
-        self._backoff = Backoff(last=limits.restart_max)
+        self._backoff = Backoff(_AGAIN, limits.restart_max)
         self._since_ns = time.time_ns()  # when the last process ended
         self._retry_at = 0.0
         self._last: Exit | None = None
@@ -286,12 +288,16 @@ class Place:
     async def _live(self) -> tuple[Exit, float]:
         """One process, from its start to its end; and for how many seconds it was there."""
         self._process = process = Process(
-            self._limits, on_hello=self._on_hello, on_message=self._on_message, on_turn=self._on_turn
+            self._limits,
+            self._nurseries,
+            on_hello=self._on_hello,
+            on_message=self._on_message,
+            on_turn=self._on_turn,
         )
         if self._closing:
             process.stop()
         try:
-            return await process.run(lambda: environment(self._specs()), self._starting), process.clock
+            return await process.run(self._starting), process.clock
         except Exception:
             log.exception("an error in the supervisor")
             await process.discard()

@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import select
-import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from valkka_async.camera.workers.channel import Channel, Ending
+from valkka_async.camera.workers.exits import Exit, ended
+from valkka_async.camera.workers.forked import Forked
 from valkka_async.camera.workers.messages import PROTOCOL, Begin, Hello, Message, Stop
-from valkka_async.camera.workers.spawn import spawn
+from valkka_async.camera.workers.nurseries import NotStartedError, Nurseries
 from valkka_async.camera.workers.status import WorkerEnd
 
 _STARTING = 30.0  # s that a process may take until it speaks: interpreters start slowly on a busy machine
@@ -36,14 +35,6 @@ class Limits:
     stop_timeout: float
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a process ended; `text` follows "the worker process"."""
-
-    end: WorkerEnd
-    text: str
-
-
 class Process:
     """A worker process: run() starts it, looks after it and sees it off.
 
@@ -54,26 +45,30 @@ class Process:
     def __init__(
         self,
         limits: Limits,
+        nurseries: Nurseries,
         *,
         on_hello: Callable[[], object],
         on_message: Callable[[Message], object],
         on_turn: Callable[[], object],
     ) -> None:
         self._limits = limits
+        self._nurseries = nurseries
         self._tick = min(1.0, limits.hang_timeout / 4)
         self._on_hello = on_hello
         self._on_message = on_message
         self._on_turn = on_turn
         self._loop = asyncio.get_running_loop()
-        self._popen: subprocess.Popen[bytes] | None = None
-        self._pidfd = -1
+        self._start: asyncio.Future[Forked] | None = None  # asked for
+        self._worker: Forked | None = None
         self._channel: Channel | None = None
         self._wake = asyncio.Event()
         self._exited = asyncio.Event()
         self._fault: Exit | None = None  # why it must be killed
+        self._greeted = False  # it has said HELLO
         self._hung_up = False
         self._stopping = False
         self._hurried = False
+        self._closed = False
         self._heard = 0.0
         self.speaks = False  # it listens, and has not ended
         self.started_ns = 0  # Unix; 0: it was not started yet
@@ -84,17 +79,18 @@ class Process:
     @property
     def pid(self) -> int | None:
         """None: it was not started yet."""
-        return None if self._popen is None else self._popen.pid
+        return None if self._worker is None else self._worker.pid
 
-    async def run(self, environment: Callable[[], dict[str, str]], starting: asyncio.Semaphore) -> Exit:
+    async def run(self, starting: asyncio.Semaphore) -> Exit:
         """Start it when `starting` allows; return when it has ended. Cancelling leaves it to discard()."""
         async with starting:
             if self._stopping:
                 return Exit(WorkerEnd.EXITED, "was not started")
             try:
-                self._start(environment())
-            except OSError as e:
-                return Exit(WorkerEnd.NOT_STARTED, f"could not be started: {e.strerror}")
+                self._ask_for()
+            except (OSError, NotStartedError) as e:
+                why = e.strerror if isinstance(e, OSError) else e
+                self.fail(WorkerEnd.NOT_STARTED, f"could not be started: {why}")
             while not self.speaks and self.clock < _FIRST and not self._over:
                 await self._turn()
         while not self._over:
@@ -119,8 +115,8 @@ class Process:
     def hurry(self) -> None:
         """Do not wait for it any more."""
         self._hurried = True
-        if self._popen is not None:
-            self._popen.kill()
+        if self._worker is not None:
+            self._worker.kill()
 
     async def discard(self) -> None:
         """Kill it if it runs, without ceremony. Idempotent."""
@@ -134,6 +130,7 @@ class Process:
         self._stopping = True
         if self._channel is not None:
             self._channel.close()
+        self._call_off()
 
     def forget(self) -> None:
         """After wait_for()."""
@@ -141,19 +138,20 @@ class Process:
         self._close()
 
     def after_fork(self) -> None:
-        """In a forked child: it is no child of this process."""
+        """In a forked child: it is none of this process's."""
         if self._channel is not None:
             self._channel.after_fork()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
-        if self._popen is not None:
-            self._popen.returncode = 0  # nothing to wait for
+        if self._worker is not None:
+            self._worker.after_fork()
 
     @staticmethod
     def wait_for(processes: Iterable[Process], seconds: float) -> list[Process]:
         """Block until all have ended or the time is over. Returns those that still run."""
-        running = {process._pidfd: process for process in processes if process.runs()}
+        running = {
+            process._worker.pidfd: process
+            for process in processes
+            if process._worker is not None and process.runs()
+        }
         poll = select.poll()
         for pidfd in running:
             poll.register(pidfd, select.POLLIN)
@@ -167,34 +165,53 @@ class Process:
 
     # ------------------------------------------------------------------------------------- its life
 
-    def _start(self, environment: dict[str, str]) -> None:
+    def _ask_for(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._popen = popen = spawn(theirs.fileno(), environment)
+                self._start = self._nurseries.start(theirs)
             except BaseException:
                 ours.close()
                 raise
-        self.started_ns = time.time_ns()
         self._channel = Channel(ours, self._hear, self._on_end)
-        try:
-            self._pidfd = os.pidfd_open(popen.pid)
-        except OSError:
-            popen.kill()
-            popen.wait()
-            self._close()
-            raise
-        self._loop.add_reader(self._pidfd, self._on_exit)
         level = log.getEffectiveLevel()
         self._channel.send(Begin(self._tick, self._limits.stop_timeout, level))
+        self._start.add_done_callback(self._on_start)
+
+    def _on_start(self, start: asyncio.Future[Forked]) -> None:
+        if start.cancelled():
+            return
+        if (error := start.exception()) is not None:
+            self.fail(WorkerEnd.NOT_STARTED, f"could not be started: {error}")
+            return
+        worker = start.result()
+        if self._closed:
+            worker.kill()
+            worker.close()
+            return
+        self.started_ns = time.time_ns()
+        self._worker = worker
+        worker.on_end = self._on_exit
+        if self._hurried:
+            worker.kill()
+        if worker.ended:
+            self._on_exit()
+        self._listen()
+
+    def _call_off(self) -> None:
+        """If it is still to come, it is killed then."""
+        if self._start is not None and not self._loop.is_closed():
+            self._start.cancel()
 
     @property
     def _over(self) -> bool:
-        return self._stopping or self._hung_up or self._fault is not None or self._exited.is_set()
+        # A channel that closes before there is a worker: what was to start it says why.
+        hung_up = self._hung_up and self._worker is not None
+        return self._stopping or hung_up or self._fault is not None or self._exited.is_set()
 
     def runs(self) -> bool:
         """Was it started, and has it not ended?"""
-        return self._popen is not None and self._pidfd >= 0 and self._popen.poll() is None
+        return self._worker is not None and self._worker.runs()
 
     async def _turn(self) -> None:
         """Wait for a tick, or until something happens; then see if it has kept its deadlines."""
@@ -212,11 +229,17 @@ class Process:
         if not isinstance(message, Hello):
             self._on_message(message)
         elif message.protocol == PROTOCOL:
+            self._greeted = True
+            self._listen()
+        else:
+            self.fail(WorkerEnd.GARBLED, f"is of another version ({message.protocol} and not {PROTOCOL})")
+
+    def _listen(self) -> None:
+        """Its HELLO may be here before we are told that it was started."""
+        if self._greeted and self._worker is not None and not self._over and not self.speaks:
             self.speaks = True
             self._wake.set()
             self._on_hello()
-        else:
-            self.fail(WorkerEnd.GARBLED, f"is of another version ({message.protocol} and not {PROTOCOL})")
 
     def _on_end(self, ending: Ending, text: str) -> None:
         if ending is Ending.GARBLED:
@@ -225,52 +248,53 @@ class Process:
         self._wake.set()
 
     def _on_exit(self) -> None:
-        if self.runs():
-            return
-        self._loop.remove_reader(self._pidfd)  # readable for ever after
         self._exited.set()
         self._wake.set()
 
     async def _see_off(self) -> Exit:
         """By itself, when asked to, or by SIGKILL."""
-        assert self._popen is not None and self._channel is not None
         patience, fault = 0.0, self._fault
         if fault is None and self._stopping and self.speaks and not self._hung_up:
-            self._channel.send(Stop())
+            self.send(Stop())
             patience = self._limits.stop_timeout
         elif fault is None and self._hung_up:
             patience = _GOODBYE
             fault = Exit(WorkerEnd.SILENT, "closed its connection")
-        if await _within(patience, self._exited):
-            how = ended(self._popen.returncode)
+        exited = await _within(patience, self._exited)
+        if patience and not exited and self._worker is not None and not self.runs():
+            exited = await _within(_KILL, self._exited)  # how, will be said in a moment
+        if exited:
+            assert self._worker is not None
+            how = ended(self._worker.status)
         else:
             if self._stopping and self.speaks and not self._hurried:
-                log.warning("worker process %d does not end, and is killed", self._popen.pid)
+                log.warning("worker process %d does not end, and is killed", self.pid)
+            started = self._worker is not None
             await self._kill()
             how = Exit(WorkerEnd.KILLED, "was killed")
             if fault is not None:
-                how = Exit(fault.end, f"{fault.text} and was killed")
-        self._channel.drain()
+                how = Exit(fault.end, f"{fault.text} and was killed" if started else fault.text)
+        if self._channel is not None:
+            self._channel.drain()
         self._close()
         return how
 
     async def _kill(self) -> None:
-        if self.runs():
-            assert self._popen is not None
-            self._popen.kill()
+        self._call_off()
+        if self._worker is not None and self.runs():
+            self._worker.kill()
             if not await _within(_KILL, self._exited):
-                log.error("worker process %d was killed and does not end", self._popen.pid)
+                log.error("worker process %d was killed and does not end", self.pid)
 
     def _close(self) -> None:
         """Give the descriptors back."""
         self.speaks = False
+        self._closed = True
+        self._call_off()
         if self._channel is not None:
             self._channel.close()
-        pidfd, self._pidfd = self._pidfd, -1
-        if pidfd >= 0:
-            if not self._loop.is_closed():
-                self._loop.remove_reader(pidfd)
-            os.close(pidfd)
+        if self._worker is not None:
+            self._worker.close()
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:
@@ -282,14 +306,3 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
         except TimeoutError:
             pass
     return event.is_set()
-
-
-def ended(status: int) -> Exit:
-    """How a process ended; `status` is Popen's."""
-    if status >= 0:
-        return Exit(WorkerEnd.EXITED, f"ended with status {status}")
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:  # a real-time signal
-        name = f"signal {-status}"
-    return Exit(WorkerEnd.KILLED, f"was killed by {name}")

@@ -28,6 +28,7 @@ class WorkerEnd(StrEnum):
     OVERDUE = "overdue"  # it did not do in time what it was told; killed
     STUCK = "stuck"  # a camera did not come back from a library; killed
     GARBLED = "garbled"  # it sent something that is no message; killed
+    UNKNOWN = "unknown"  # it ended, and so had the process that could have said how
     NOT_STARTED = "not_started"  # there was no process: it could not be started
     INTERNAL = "internal"  # an error in the supervisor; the log has it
 

@@ -17,6 +17,7 @@ from typing import Any, Self, Unpack, overload
 
 from valkka_async.camera.spec import CameraSettings, CameraSpec, Output
 from valkka_async.camera.workers.messages import LONGEST, Configure, encode
+from valkka_async.camera.workers.nurseries import Nurseries
 from valkka_async.camera.workers.place import Entry, Place
 from valkka_async.camera.workers.process import Limits, Process
 from valkka_async.camera.workers.status import SupervisedStatus, WorkerStatus
@@ -41,7 +42,7 @@ class Supervisor:
     Parameters
     ----------
     group_size
-        Cameras per process. Fewer processes take less memory (about 30 MB each), but cameras of a group fall
+        Cameras per process. Fewer processes take less memory (about 8 MB each), but cameras of a group fall
         together.
     restart_max
         The longest pause in seconds before a worker is started again.
@@ -80,6 +81,7 @@ class Supervisor:
                 raise ValueError(f"{key} is {limit} seconds, not {value!r}")
         self._group_size = group_size
         self._limits = Limits(float(restart_max), float(hang_timeout), float(stop_timeout))
+        self._nurseries = Nurseries(self._all_specs)
         # Fifty interpreters that start at once would all be late.
         self._starting = asyncio.Semaphore(max(2, os.cpu_count() or 1))
         self._closed = False
@@ -93,7 +95,7 @@ class Supervisor:
     async def add(
         self,
         name: str,
-        url: str | os.PathLike[str],
+        url: str | os.PathLike[str] | None = None,
         outputs: Output | Iterable[Output] | None = None,
         **settings: Unpack[CameraSettings],
     ) -> None: ...
@@ -118,8 +120,8 @@ class Supervisor:
         if place is None:
             place = Place(
                 self._limits,
+                self._nurseries,
                 self._starting,
-                specs=self._all_specs,
                 on_gone=self._on_gone,
                 on_end=self._on_end,
             )
@@ -133,7 +135,7 @@ class Supervisor:
     async def change(
         self,
         name: str,
-        url: str | os.PathLike[str],
+        url: str | os.PathLike[str] | None = None,
         outputs: Output | Iterable[Output] | None = None,
         **settings: Unpack[CameraSettings],
     ) -> None: ...
@@ -222,9 +224,11 @@ class Supervisor:
         try:
             if places:
                 await asyncio.wait([place.task for place in places])
+            await self._nurseries.aclose()
         except asyncio.CancelledError:
             for place in places:
                 place.hurry()
+            self._nurseries.hurry()
             raise
 
     def close(self) -> None:
@@ -238,6 +242,7 @@ class Supervisor:
                 process.hurry()
         for place in places:
             place.forget()
+        self._nurseries.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -247,8 +252,9 @@ class Supervisor:
     ) -> None:
         await self.aclose()
 
+    @fork.quiet_at_end
     def __del__(self) -> None:
-        if not self._closed and self._places:
+        if not self._closed and (self._places or self._nurseries):
             warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
             self.close()
 
@@ -261,6 +267,7 @@ class Supervisor:
         self._closed = True
         for place in self._places:
             place.after_fork()
+        self._nurseries.after_fork()
         self._places, self._entries = [], {}
 
 

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: MIT
 """A worker process: cameras that a supervisor in another process asks for.
 
-    python -m valkka_async.camera.workers.worker FD
+It comes from a nursery, as a fork of it (run()) or as a new interpreter:
 
-FD is one end of a pair of stream sockets; messages.py has what is said over it. A worker ends when told to,
-on SIGTERM, and with its supervisor, whose end it learns of in three ways: the socket closes; the kernel sends
-SIGTERM (needed where a process that the supervisor forked still has the socket); and a thread watches the
-socket too, in case the main thread is stuck. Only a process that somebody has stopped (SIGSTOP) stays, until
-it goes on.
+    python -m valkka_async.camera.workers.worker FD PIDFD THREAD
+
+FD is one end of a pair of stream sockets; messages.py has what is said over it. PIDFD is the supervisor's,
+THREAD the one of its threads to which the worker belongs. A worker ends when told to, on SIGTERM, and with
+its supervisor. Of that it learns by the socket, which closes; and in a thread, in case the main thread is
+stuck, by the pidfd (a process that the supervisor forked may still have the socket) and by asking for THREAD.
+It does not depend on the nursery. Only a process that somebody has stopped (SIGSTOP) stays, until it goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import faulthandler
 import logging
 import os
@@ -45,16 +46,16 @@ from valkka_async.camera.workers.messages import (
     Message,
     Status,
     Stop,
+    in_parts,
 )
 from valkka_async.errors import ValkkaError
 
 _LOOK = 0.25  # s between looks at the cameras' states
 _STUCK_BEATS = 3  # a process that was stopped and goes on must not take its late threads for stuck ones
 _STOPPING = 0.8  # of stop_timeout, in which cameras have to close: the supervisor waits for the whole
-_CAMERAS = 200  # in a message, which has a limit
 _RECORDS = 1000  # log records that wait for the main thread, at most
 _TEXT = 10_000  # characters of one
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_ASK = 1.0  # s between looks for the supervisor's thread
 
 FAILED = -1
 
@@ -64,8 +65,10 @@ log = logging.getLogger("valkka_async.camera")
 class Worker:
     """The main thread's part. `run()` returns the signal that ended it; 0 if none did; FAILED."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, supervisor: int, thread: int) -> None:
         self._sock = sock
+        self._supervisor = supervisor
+        self._thread = thread
         self._slots: dict[str, _Slot] = {}
         # Of all cameras that were ever here: old credentials are as secret as new ones. Replaced and never
         # changed, because other threads iterate over it.
@@ -131,7 +134,7 @@ class Worker:
             return
         spec = message.camera
         if spec is not None:
-            self._addresses |= {parse(spec.url)}
+            self._addresses |= {parse(url) for url in spec.urls.values()}
         slot = self._slots.get(message.name)
         if slot is None:
             slot = self._slots[message.name] = _Slot(self, message.name, spec, message.version)
@@ -163,7 +166,7 @@ class Worker:
                 camera = slot.status()
                 if camera is None:
                     continue
-                gist = (slot.version, camera.state, camera.cause, camera.attempts)
+                gist = (slot.version, *((s.state, s.cause, s.attempts) for s in camera.streams))
                 if full or told.get(slot.name) != gist:
                     told[slot.name] = gist
                     cameras.append(camera)
@@ -179,15 +182,18 @@ class Worker:
 
     def _tell(self, cameras: list[CameraStatus], stuck: list[str]) -> None:
         cpu_s, rss = round(time.process_time(), 3), _rss()
-        for n in range(0, max(1, len(cameras)), _CAMERAS):
-            status = Status(cpu_s, rss, tuple(cameras[n : n + _CAMERAS]), tuple(stuck))
-            self.send(status, optional=True)
+        for some in in_parts(cameras):
+            self.send(Status(cpu_s, rss, some, tuple(stuck)), optional=True)
 
     def _guard(self, fd: int) -> None:
         """In a thread: this process goes when the supervisor is gone, even if its main thread is stuck."""
         poll = select.poll()
-        poll.register(fd, 0)  # hang-ups only
-        poll.poll()
+        poll.register(fd, 0)  # hang-ups only, which the main thread sees, too
+        poll.register(self._supervisor, select.POLLIN)
+        while not (gone := poll.poll(_ASK * 1e3)) and _lives(self._thread):
+            pass
+        if fd not in dict(gone):
+            os.kill(os.getpid(), signal.SIGTERM)
         signal.setitimer(signal.ITIMER_REAL, self.stop_timeout)
 
 
@@ -228,12 +234,15 @@ class _Slot:
     async def _run(self) -> None:
         while True:
             self._changed.clear()
-            await self._close()
+            # For both: then the rings are closed all the same, and a thread that does not end is left alone.
+            until = asyncio.get_running_loop().time() + self._worker.stop_timeout * _STOPPING
+            if not await self._change(self._spec, until):
+                await self._close(until)
             spec, version = self._spec, self.version
             backoff = Backoff(last=10.0)
             while not self._changed.is_set():
                 retry = None
-                if spec is not None and not self._open(spec):
+                if spec is not None and self.camera is None and not self._open(spec):
                     retry = backoff.next()
                     self._retry_at = time.monotonic() + retry
                 self._worker.send(Applied(self.name, version, None if spec is None else self.status()))
@@ -244,6 +253,22 @@ class _Slot:
                         await self._changed.wait()
                 except TimeoutError:
                     continue
+
+    async def _change(self, spec: CameraSpec | None, until: float) -> bool:
+        """Change the camera, if one of its streams can go on as it is. False: it is to be closed. `until`: by
+        the loop's clock."""
+        camera = self.camera
+        if camera is None or spec is None:
+            return False
+        before = camera.spec.parts()
+        if not any(before.get(name) == part for name, part in spec.parts().items()):
+            return False
+        try:
+            async with asyncio.timeout_at(until):
+                await camera.achange(spec)
+        except (ValkkaError, OSError, ValueError, RuntimeError):  # opening all of it says why, if that fails
+            return False
+        return True
 
     def _open(self, spec: CameraSpec) -> bool:
         """Start the camera. False if something hinders that, which `status()` says."""
@@ -265,14 +290,12 @@ class _Slot:
             )
         return self.camera is not None
 
-    async def _close(self) -> None:
+    async def _close(self, until: float) -> None:
         self._failed = None
         camera, self.camera = self.camera, None
         if camera is not None:
             try:
-                # After that its rings are closed all the same, and a thread that hangs in a library is left
-                # alone.
-                async with asyncio.timeout(self._worker.stop_timeout * _STOPPING):
+                async with asyncio.timeout_at(until):
                     await camera.aclose()
             except TimeoutError:
                 pass
@@ -330,22 +353,32 @@ def _rss() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-async def _serve(fd: int) -> int:
+def _lives(thread: int) -> bool:
+    """Is there a thread with this number?"""
+    try:
+        os.getpriority(os.PRIO_PROCESS, thread)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it may not be looked at
+        pass
+    return True
+
+
+async def _serve(fd: int, supervisor: int, thread: int) -> int:
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
-    return await Worker(sock).run()
+    return await Worker(sock, supervisor, thread).run()
 
 
-def main() -> NoReturn:
+def run(fd: int, supervisor: int, thread: int) -> NoReturn:
+    """Be a worker, from here to the end of the process: see above."""
     # Ctrl-C in the terminal is for the supervisor, which decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    # Sent when the thread that started us ends. If it has ended already, the socket says so.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     if sys.stderr is not None:
         faulthandler.enable()  # names of functions and line numbers, no values
     try:
-        number = asyncio.run(_serve(int(sys.argv[1])))
+        number = asyncio.run(_serve(fd, supervisor, thread))
     except BaseException as e:
         if sys.stderr is not None:
             traceback.print_tb(e.__traceback__)
@@ -361,4 +394,4 @@ def main() -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    run(*map(int, sys.argv[1:4]))

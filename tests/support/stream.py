@@ -1,0 +1,89 @@
+"""A port that sends bytes at a pace, to each who connects: an encoder over TCP, or a camera over HTTP."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+
+class ByteServer:
+    """On 127.0.0.1, in threads. Each connection gets `head`, and then `pieces` at `fps`, again and again or
+    `once`; before that the first line of a request, if it is one of HTTP."""
+
+    def __init__(
+        self,
+        pieces: Sequence[bytes],
+        fps: float = 25,
+        *,
+        head: bytes = b"",
+        http: bool = False,
+        once: bool = False,
+        start: int = 0,
+    ) -> None:
+        self.connections = 0
+        self.sent: list[float] = []  # monotonic; when each piece was
+        self._stop = threading.Event()
+        outer = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            disable_nagle_algorithm = True
+            timeout = 10
+
+            def handle(self) -> None:
+                outer.connections += 1
+                try:
+                    while http and self.rfile.readline().strip():
+                        pass
+                    self.wfile.write(head)
+                    outer._send(self.wfile, pieces[start:] if once else _forever(pieces, start), fps)
+                except OSError:
+                    pass
+
+        class Server(socketserver.ThreadingTCPServer):
+            allow_reuse_address = True
+            daemon_threads = False
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    def url(self, scheme: str = "http", path: str = "") -> str:
+        return f"{scheme}://127.0.0.1:{self.port}{path}"
+
+    def _send(self, out: Any, pieces: Iterable[bytes], fps: float) -> None:
+        began = time.monotonic()
+        for number, piece in enumerate(pieces):
+            if self._stop.wait(max(0.0, began + number / fps - time.monotonic())):
+                return
+            self.sent.append(time.monotonic())
+            out.write(piece)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def _forever(pieces: Sequence[bytes], start: int) -> Iterable[bytes]:
+    while True:
+        yield from pieces[start:]
+        start = 0
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """A port that nobody has now."""
+    with socket.socket(type=kind) as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])

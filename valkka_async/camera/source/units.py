@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: MIT
+"""Access units of H.264 and H.265 from the packets of RTP, each complete when its last packet is here.
+
+FFmpeg's parser, which does this as a rule, hands a unit out when it sees the next one: a frame late. Without
+it (`UNPARSED`) FFmpeg gives what each packet of RTP has: a unit of the codec's (NAL), several, or a piece of
+one, with the packet's time. What belongs together is told here as the parser does, from the bytes. That it is
+complete is told from the marker of its last packet (wire.py), once the camera was seen to set that as it
+should; else, as ever, from the beginning of the next one.
+
+Where there is sound, too, FFmpeg moves the times of both when a report of the sender comes (RTCP), also
+between the packets of one frame. Here times go on by RTP's own, as far as wire.py sees them.
+"""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from valkka_async.camera.mp4 import nal
+from valkka_async.camera.source.geometry import Geometry
+from valkka_async.camera.source.packet import AnyPacket, SoundPacket, VideoPacket
+from valkka_async.camera.source.rational import fraction
+from valkka_async.camera.source.wire import Wire
+
+UNPARSED = "+noparse+nofillin"  # FFmpeg's fflags
+UNPARSED_FLAGS = 0x30  # the same in a container's flags: AVFMT_FLAG_NOPARSE, _NOFILLIN
+
+_START = b"\0\0\0\1"
+_TRUSTED = 2  # so many markers where a frame ended, and none elsewhere: then they are believed ...
+_DOUBTED = -250  # ... and again that much later, after one that was elsewhere
+_MOST_PARTS = 1 << 15  # of one access unit: a stream whose frames do not end is cut there
+_DEEPEST = 16  # frames by which H.264 and H.265 can be reordered
+_SAME = 450  # 5 ms: times that are no further apart may be those of one unit, moved by a report
+_JUMP = 10 * 90000  # between the times of two units, beyond which the clock was set
+_FASTEST = 1000  # frames per second; FFmpeg says 90000 where it does not know
+
+
+class _Kind(NamedTuple):
+    """What a part has."""
+
+    piece: bool  # it goes on with the unit (NAL) of the part before
+    slices: bool
+    begins: bool  # the first slice of a picture
+    after: bool  # what ends an access unit, and no slice
+    key: bool
+
+    def going_on(self) -> _Kind:
+        """That of a part which goes on with one of this kind."""
+        return self._replace(piece=True, begins=False)
+
+
+class _Part(NamedTuple):
+    """What FFmpeg gave at once."""
+
+    packet: VideoPacket
+    arrival_ns: int
+    kind: _Kind
+    pts: int | None
+
+
+class Markers:
+    """Whether a camera marks the ends of its frames and nothing else; over all of its connections."""
+
+    def __init__(self) -> None:
+        self._right = 0
+
+    @property
+    def trusted(self) -> bool:
+        return self._right >= _TRUSTED
+
+    def judge(self, right: bool) -> None:
+        """One was where it should be, or was not."""
+        self._right = min(self._right + 1, _TRUSTED) if right else _DOUBTED
+
+
+def _ignore(packet: SoundPacket) -> None:
+    pass
+
+
+class _Times:
+    """The stream's times, which go on by RTP's own where these are known."""
+
+    def __init__(self) -> None:
+        self._newest: int | None = None
+        self._raw = 0  # RTP's time of the newest
+        self._moved = 0  # from FFmpeg's times to ours
+
+    def of(self, pts: int | None, raw: int | None) -> int | None:
+        """That of the next packet."""
+        if pts is None:
+            return None
+        if raw is not None:
+            if self._newest is not None:
+                step = (raw - self._raw) & 0xFFFFFFFF
+                step -= (step & 1 << 31) << 1
+                self._moved = self._newest + step - pts if abs(step) < _JUMP else self._moved
+            self._raw, self._newest = raw, pts + self._moved
+        return pts + self._moved
+
+
+class Units:
+    """Puts access units together. `step` is a call into FFmpeg that gives its next packet, and `aside` gets
+    those of sound. `moving`: FFmpeg may move the times of all."""
+
+    def __init__(
+        self,
+        stream: VideoStream,
+        step: Callable[[], AnyPacket | None],
+        wire: Wire,
+        markers: Markers,
+        aside: Callable[[SoundPacket], None] = _ignore,
+        *,
+        moving: bool = False,
+    ) -> None:
+        self.early = False  # the newest unit was complete with its last packet
+        self.arrival_ns = 0  # when the first packet of the newest unit came
+        self._stream = stream
+        self._base = fraction(stream.time_base)
+        self._codec = nal.CODECS[stream.codec_context.codec.canonical_name]
+        self._step = step
+        self._index = stream.index
+        self._aside = aside
+        self._times = _Times() if moving else None
+        self._same = _SAME if moving else 0
+        self._wire = wire
+        self._order = _Order(stream)
+        self._parts: list[_Part] = []
+        self._body = 0  # so many of them are of this unit; the others may be the next one's
+        self._pictures = False  # the first slice of a picture is among them
+        self._pts: int | None = None  # of the newest part
+        self._ended: int | None = None  # the time of the unit that was handed out last, if by its marker
+        self._markers = markers
+        self._marked = False  # the newest part was, and nothing has come yet that tells whether rightly
+        self._ready: deque[tuple[VideoPacket, int, bool]] = deque()
+
+    def next(self) -> VideoPacket | None:
+        """The next access unit; a packet without data, and then None, at the end."""
+        while not self._ready:
+            any_packet, marked, raw = self._wire.read(self._step)
+            if any_packet is not None and any_packet.stream_index != self._index:
+                self._aside(cast("SoundPacket", any_packet))
+                continue
+            packet = cast("VideoPacket | None", any_packet)
+            if packet is not None and packet.size:
+                pts = packet.pts if self._times is None else self._times.of(packet.pts, raw)
+                self._take(packet, pts, bool(marked))
+                continue
+            self._close(early=False)
+            if packet is not None:
+                self._ready.append((packet, time.time_ns(), self.early))
+            elif not self._ready:
+                return None
+        packet, self.arrival_ns, self.early = self._ready.popleft()
+        return packet
+
+    def _is(self, pts: int | None, other: int | None) -> bool:
+        """Are these the times of one unit?"""
+        return pts == other or (pts is not None and other is not None and abs(pts - other) < self._same)
+
+    def _take(self, packet: VideoPacket, pts: int | None, marked: bool) -> None:
+        kind = self._look(bytes(packet))
+        other = not self._is(pts, self._pts)
+        if self._marked:
+            self._judge(other, kind)
+        if self._body and (other or (kind.begins and self._pictures) or len(self._parts) > _MOST_PARTS):
+            self._close(early=False)
+        if not self._body:
+            # Of a unit that was thought to be complete, or whose beginning was lost.
+            gone = self._is(pts, self._ended) and kind.slices and not kind.begins
+            if gone or kind.after or (kind.piece and (other or not self._parts)):
+                return
+            if other:
+                self._parts = [part for part in self._parts if not part.kind.piece][-_MOST_PARTS:]
+        self._pts = pts
+        self._parts.append(_Part(packet, time.time_ns(), kind, pts))
+        if kind.slices or kind.after:
+            self._body = len(self._parts)
+            self._pictures = self._pictures or kind.begins
+        self._marked = marked and self._body > 0
+        if self._marked and self._markers.trusted:
+            self._ended = pts
+            self._close(early=True)
+
+    def _judge(self, other: bool, kind: _Kind) -> None:
+        """This comes behind a marker. Was that the end of a unit? Parameter sets do not tell."""
+        right = other or kind.begins
+        if right or kind.slices:
+            self._markers.judge(right)
+            self._marked = False
+
+    def _look(self, data: bytes) -> _Kind:
+        if not data.startswith(_START):
+            before = self._parts[-1].kind if self._parts else _NOTHING
+            return before.going_on()
+        slices = begins = after = key = False
+        codec = self._codec
+        for begin, end in nal.units(data, 0):
+            kind = data[begin] >> codec.shift & codec.mask
+            if kind in codec.slices:
+                slices = True
+                begins = begins or nal.begins_picture(data, begin, codec)
+                key = key or kind in codec.keys
+            elif kind in codec.after:
+                after = True
+            elif kind == codec.sei:
+                key = key or nal.is_recovery_point(data[begin:end], codec)
+        return _Kind(False, slices, begins, after and not slices, key)
+
+    def _close(self, *, early: bool) -> None:
+        """Hand out the unit that is here, if there is one."""
+        parts, self._parts = self._parts[: self._body], self._parts[self._body :]
+        self._body, self._pictures = 0, False
+        if not parts:
+            return
+        pts = next((part.pts for part in parts if part.kind.slices), None)
+        first = next((part for part in parts if self._is(part.pts, pts)), parts[0])
+        packet = self._whole(parts, first)
+        packet.is_keyframe = any(part.kind.key for part in parts)
+        packet.pts = pts
+        packet.dts, packet.duration = self._order.place(packet)
+        self._ready.append((packet, first.arrival_ns, early))
+
+    def _whole(self, parts: list[_Part], first: _Part) -> VideoPacket:
+        """The parts in one, with what is known of the first."""
+        if len(parts) == 1:
+            return parts[0].packet
+        # Not made of bytes: decoders read some bytes beyond a packet's end.
+        whole = cast("VideoPacket", Packet(sum(part.packet.size for part in parts)))
+        with memoryview(cast(Any, whole)) as view:
+            at = 0
+            for part in parts:
+                view[at : at + part.packet.size] = memoryview(cast(Any, part.packet))
+                at += part.packet.size
+        whole.stream = self._stream
+        if self._base is not None:
+            whole.time_base = self._base
+        if first.packet.has_sidedata("prft"):
+            whole.set_sidedata(first.packet.get_sidedata("prft"), move=True)
+        return whole
+
+
+_NOTHING = _Kind(False, False, False, False, False)
+
+
+class _Order:
+    """When units are to be decoded, of which is known when they are to be shown."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._geometry = Geometry(stream)
+        self._depth = stream.codec_context.reorder_depth
+        self._shown: deque[int] = deque(maxlen=_DEEPEST)  # the latest, as they came
+        self._waiting: list[int] = []  # those that are not yet decode times, sorted
+        self._last: int | None = None  # decode time
+        rate = fraction(stream.average_rate or stream.guessed_rate)
+        base = fraction(stream.time_base)
+        known = rate is not None and base is not None and rate < _FASTEST
+        self._steps: deque[int] = deque([round(1 / (rate * base))] if known else [], maxlen=2)  # type: ignore[operator]
+
+    def place(self, packet: VideoPacket) -> tuple[int | None, int]:
+        """(dts, duration) of the next one; a duration of 0 is not known."""
+        if (said := self._geometry.look(packet)) is not None:
+            self._depth = said.reorder
+        pts = packet.pts
+        if pts is None:
+            return None, self._step()
+        if self._shown and abs(pts - self._shown[-1]) > _JUMP:
+            self._shown.clear()
+            self._waiting.clear()
+            self._last = None
+        self._depth = max(self._depth, sum(one > pts for one in self._shown))
+        self._shown.append(pts)
+        bisect.insort(self._waiting, pts)
+        if len(self._waiting) <= self._depth:
+            return None, self._step()
+        dts = self._waiting.pop(0)
+        if self._last is not None and dts > self._last:
+            self._steps.append(dts - self._last)
+        elif self._last is not None and self._depth:
+            return None, self._step()
+        self._last = dts
+        return dts, self._step()
+
+    def _step(self) -> int:
+        return min(self._steps, default=0)

@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: MIT
+"""Where frames end on their way through RTP: a look at each packet before FFmpeg takes it from the socket.
+
+The last packet of a frame has the marker bit of RTP (RFC 6184, RFC 7798), which FFmpeg does not pass on: its
+parser waits for the next frame instead. So packets are looked at (MSG_PEEK) while they wait in FFmpeg's
+sockets, in the thread that is about to call FFmpeg, and FFmpeg then reads them as ever. What was seen is
+believed of a packet only if its size and its time are those of what FFmpeg hands out.
+
+FFmpeg does not say which sockets are its own; the kernel does, while FFmpeg waits (deadline.py). Nor does it
+say which channel of the connection, or which socket, is that of the picture and which has the sound. Each is
+a flow of its own here, and that of the picture is the one whose sizes and times are those of what FFmpeg
+hands out.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from valkka_async.camera.mp4 import nal
+from valkka_async.camera.source.deadline import Deadline
+from valkka_async.camera.source.packet import AnyPacket
+
+_WINDOW = 1 << 16
+_RTP, _INTERLEAVED = 12, 4  # bytes of a header
+_RTCP = range(192, 224)  # in the second byte of a packet (RFC 5761)
+_A_MOMENT = 1  # ms; and so often it is given to cameras whose headers come by themselves
+_WAITS = 3
+_GLANCE = 200  # ms between looks whether to go on, where no connection can be shut down
+_START = 4  # bytes of a start code
+_ANY = -1
+_MASK = 0xFFFFFFFF
+_HALF = 1 << 15
+_MOST = 4096  # packets of a flow that are remembered
+_NUDGE = 450  # 5 ms, by which a report of the sender (RTCP) may move times; frames are further apart
+
+
+class _Seen(NamedTuple):
+    """An RTP packet that FFmpeg has not handed out yet."""
+
+    sequence: int
+    time: int
+    marked: bool
+    size: int  # of what FFmpeg makes of it; _ANY: not known
+
+
+class Read(NamedTuple):
+    """What FFmpeg gave, and what is known of it."""
+
+    packet: AnyPacket | None
+    marked: bool | None = None  # as the end of a frame; None: not known
+    time: int | None = None  # RTP's own; None: not known
+
+
+class _Flow:
+    """The packets of one stream that were seen, and not handed out yet."""
+
+    def __init__(self) -> None:
+        self._seen: deque[_Seen] = deque()  # in the order in which FFmpeg hands them out
+        self._base: int | None = None  # RTP's time of a packet whose pts is 0
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def note(self, seen: _Seen) -> None:
+        """This one comes next, or where its number says."""
+        place = len(self._seen)
+        while place and (self._seen[place - 1].sequence - seen.sequence) & 0xFFFF < _HALF:
+            place -= 1
+        if place < len(self._seen) and self._seen[place].sequence == seen.sequence:
+            return  # twice
+        self._seen.insert(place, seen)
+        if len(self._seen) > _MOST:
+            self._seen.popleft()  # of a flow that FFmpeg hands out no packets of
+
+    def forget(self) -> None:
+        self._seen.clear()
+
+    def match(self, packet: AnyPacket, *, ordered: bool) -> tuple[_Seen, bool] | None:
+        """Which one this is, and whether its time says so, too. `ordered`: none was lost or missed."""
+        if packet.pts is None or not packet.size:
+            return None
+        for place, seen in enumerate(self._seen):
+            base = (seen.time - packet.pts) & _MASK
+            moved = 0 if self._base is None else (base - self._base + _NUDGE) & _MASK
+            right = self._base is not None and (moved == _NUDGE or (not place and moved <= 2 * _NUDGE))
+            if seen.size not in (packet.size, _ANY) or (not right and seen.size == _ANY):
+                continue
+            if not right and place:
+                continue
+            # FFmpeg counts from the first packet, or from what RTCP says. With the next one it is known.
+            self._base = base
+            for _ in range(place + 1):
+                self._seen.popleft()
+            return seen, right
+        if ordered or self._base is None:
+            self._seen.clear()  # what FFmpeg has not taken will be looked at again
+        else:
+            # One that was not seen. Those that FFmpeg has thrown away are older.
+            now = packet.pts + self._base
+            while self._seen and 0 < (now - self._seen[0].time) & _MASK < 1 << 31:
+                self._seen.popleft()
+        return None
+
+
+class Wire:
+    """Reads from FFmpeg, one packet of RTP after the other. Belongs to the thread of `deadline`; without one,
+    nothing is looked at. `video`: the index of the picture's stream; packets of others are those of sound.
+    `goes_on`: False when there is no time left to wait. `counted`: they come over the connection that
+    `deadline` has counted, and are seen from the first on."""
+
+    def __init__(
+        self,
+        deadline: Deadline | None,
+        codec: nal.Codec,
+        video: int = 0,
+        goes_on: Callable[[], bool] = lambda: True,
+        *,
+        counted: bool = False,
+    ) -> None:
+        self._deadline = deadline
+        self._codec = codec
+        self._video = video
+        self._goes_on = goes_on
+        self._stream: socket.socket | None = None  # the connection, if packets come over it
+        self._rtp: list[socket.socket] = []  # else the sockets over which they come
+        self._held: list[socket.socket] = []
+        self._poll = select.poll()
+        self._others = select.poll()  # over UDP, what is not the picture's
+        self._buffer = bytearray(_WINDOW)
+        self._view = memoryview(self._buffer)
+        self._flows: dict[int, _Flow] = {}  # by channel or descriptor: those that may be the picture's
+        self._flow: int | None = None  # which of them it is
+        self._waits = _WAITS
+        if deadline is not None:
+            deadline.find(counted=counted)
+
+    def close(self) -> None:
+        """Let go of the sockets."""
+        if self._deadline is not None:
+            self._held += self._deadline.found()
+        for one in self._held:
+            one.close()
+        self._held, self._rtp, self._stream = [], [], None
+
+    def read(self, step: Callable[[], AnyPacket | None]) -> Read:
+        """What `step`, a call into FFmpeg, returns. Waits where FFmpeg would; but packets of sound may lie
+        until there is one of the picture: taking one, FFmpeg might go on waiting where we could not look."""
+        if not self._held and self._deadline is not None:
+            self._adopt(self._deadline.found())
+        if self._stream is not None:
+            if not self._seen:
+                self._look(self._stream)
+        elif self._rtp:
+            self._look_at_datagrams()
+        packet = step()
+        if packet is None or packet.stream_index != self._video:
+            if self._flow is None:
+                for flow in self._flows.values():  # one of them had it; what is left will be seen again
+                    flow.forget()
+            return Read(packet)
+        return self._match(packet)
+
+    @property
+    def _seen(self) -> bool:
+        """Was there a packet that may be the picture's, and was not handed out yet?"""
+        return any(self._flows.values())
+
+    def _match(self, packet: AnyPacket) -> Read:
+        for key, flow in self._flows.items():
+            if not flow:
+                continue
+            found = flow.match(packet, ordered=self._stream is not None)
+            if found is None:
+                continue
+            seen, right = found
+            if right and self._flow is None:
+                self._settle(key)
+            if right:
+                return Read(packet, seen.marked, seen.time)
+            # A connection keeps their order: it is this one, although its time was moved.
+            return Read(
+                packet, None, seen.time if self._flow is not None and self._stream is not None else None
+            )
+        return Read(packet)
+
+    def _settle(self, key: int) -> None:
+        """This one is the picture's."""
+        self._flow, self._flows = key, {key: self._flows[key]}
+        for one in self._rtp:
+            if one.fileno() != key:
+                self._poll.unregister(one)
+                self._others.register(one, select.POLLIN)
+
+    def _adopt(self, sockets: list[socket.socket]) -> None:
+        self._held = sockets
+        streams = [one for one in sockets if one.type == socket.SOCK_STREAM]
+        self._rtp = _without_reports(one for one in sockets if one.type == socket.SOCK_DGRAM)
+        self._stream = streams[0] if len(streams) == len(sockets) == 1 else None
+        for one in (*streams, *self._rtp):
+            one.setblocking(False)  # as FFmpeg has it; else Python would wait for a default timeout
+            self._poll.register(one, select.POLLIN)
+
+    # --------------------------------------------------------------------------------------- TCP
+
+    def _look(self, stream: socket.socket) -> None:
+        """Wait for the next packets of RTP, and note what they are."""
+        there = -1  # bytes, at the last look; -1: none was made
+        while True:
+            size = self._peek(stream)
+            piece = self._walk(size) if size > 0 else False
+            # Without more after waiting for it, FFmpeg is to see what is the matter.
+            if self._seen or not size or size == _WINDOW or 0 <= there >= size:
+                self._waits -= piece
+                return
+            there = max(0, size)
+            if not there:
+                self._poll.poll()
+                continue
+            if piece and self._waits <= 0:
+                return
+            # Something else, which FFmpeg would take, and then wait: it has to lie there until more comes.
+            # (Sound, too: of some of its packets FFmpeg makes nothing.)
+            # But a camera that sends headers by themselves may wait for an acknowledgement (Nagle), and our
+            # kernel, with that, for the header to be taken: then such packets cannot be seen.
+            try:
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, there + 1)
+                self._poll.poll(_A_MOMENT if piece else None)
+            finally:
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+    def _peek(self, one: socket.socket) -> int:
+        """How much a socket has, as far as the buffer can hold it. 0: it has ended, -1: nothing."""
+        try:
+            return one.recv_into(self._buffer, 0, socket.MSG_PEEK)
+        except BlockingIOError:
+            return -1
+        except OSError:
+            return 0
+
+    def _walk(self, size: int) -> bool:
+        """Note the packets among the first bytes of what is there. True: a header has only begun."""
+        data, at = self._view, 0
+        while at + _INTERLEAVED + _RTP <= size and data[at] == 0x24:  # "$"
+            length = data[at + 2] << 8 | data[at + 3]
+            begin = at + _INTERLEAVED
+            self._note(data[at + 1], begin, min(begin + length, size), length)
+            at = begin + length
+        return at < size and data[at] == 0x24
+
+    # --------------------------------------------------------------------------------------- UDP
+
+    def _look_at_datagrams(self) -> None:
+        # Sound is taken as long as there is nothing else, which is just behind a frame: FFmpeg takes what it
+        # finds on the first of its sockets, and would never come to another one.
+        if self._flow is not None and self._others.poll(0) and not self._poll.poll(0):
+            return
+        # With some that were seen and not handed out, FFmpeg is putting packets in order: it may have
+        # others to hand out at once, and a time after which it gives up waiting for what is missing.
+        if not self._seen:
+            while not self._poll.poll(_GLANCE) and self._goes_on():
+                pass
+        for one in self._rtp:
+            if self._flow in (None, one.fileno()) and (size := self._peek(one)) > 0:
+                self._note(one.fileno(), 0, size, size)
+
+    # -------------------------------------------------------------------------------------- both
+
+    def _note(self, key: int, at: int, end: int, size: int) -> None:
+        """Note the packet at `at`, of `size` bytes, of which those before `end` are here."""
+        data = self._view
+        if self._flow not in (None, key):
+            return
+        if size < _RTP or end - at < _RTP or data[at] >> 6 != 2 or data[at + 1] in _RTCP:
+            return
+        head = _RTP + 4 * (data[at] & 15)
+        if data[at] & 0x10:  # an extension
+            if at + head + 4 > end:
+                return
+            head += 4 + 4 * (data[at + head + 2] << 8 | data[at + head + 3])
+        padded, payload = data[at] & 0x20, at + head
+        if payload + self._codec.header + 1 > end:
+            return
+        made = _ANY if padded else self._made(payload, size - head, end)
+        seen = _Seen(
+            data[at + 2] << 8 | data[at + 3],
+            int.from_bytes(data[at + 4 : at + 8], "big"),
+            data[at + 1] > 127,
+            made,
+        )
+        self._flows.setdefault(key, _Flow()).note(seen)
+
+    def _made(self, at: int, size: int, end: int) -> int:
+        """The size of what FFmpeg makes of the payload at `at`, which is here as far as `end`."""
+        data = self._view
+        header = self._codec.header
+        kind = data[at] >> self._codec.shift & self._codec.mask
+        if kind in (range(24, 28) if self._codec is nal.H264 else (48,)):  # several units
+            return self._together(at + header, at + size) if at + size <= end else _ANY
+        if kind not in ((28, 29) if self._codec is nal.H264 else (49,)):  # one
+            return size + _START
+        first = data[at + header] & 0x80
+        return size - 1 + _START if first else size - header - 1
+
+    def _together(self, at: int, end: int) -> int:
+        """The same for several units, each behind its length."""
+        made = 0
+        while at + 2 < end:
+            length = self._view[at] << 8 | self._view[at + 1]
+            at += 2 + length
+            if at > end:
+                return _ANY
+            made += _START + length
+        return made
+
+
+def _without_reports(sockets: Iterable[socket.socket]) -> list[socket.socket]:
+    """Those of RTP. Each may have one of RTCP on the next port. It need not be an even one (RFC 3550, 11)."""
+    rtp: list[socket.socket] = []
+    expected: Counter[tuple[str, int]] = Counter()  # addresses of RTCP
+    for host, port, one in sorted(((*one.getsockname()[:2], one) for one in sockets), key=lambda at: at[:2]):
+        if expected[host, port]:
+            expected[host, port] -= 1
+        else:
+            rtp.append(one)
+            expected[host, port + 1] += 1
+    return rtp
