@@ -169,3 +169,15 @@ def test_ctrl_c_before_a_command_has_begun(arguments: list[str], work: str, stat
     """
     with Child(code) as child:
         assert child.finish()[0] == status
+
+
+@pytest.mark.parametrize(
+    ("package", "name"), [("pydantic", "pydantic"), ("aiohttp", "aiohttp"), ("yaml", "PyYAML")]
+)
+def test_a_package_that_is_missing_is_named_whoever_imports_it(package: str, name: str) -> None:
+    """Also where that is typer, in the middle of reading the arguments."""
+    hide = f"import sys; sys.modules[{package!r}] = None; from valkka_async.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", hide, "run", "none.yaml"], capture_output=True, text=True)
+    assert done.returncode == 1 and re.fullmatch(
+        rf'valkka-async: \w+ command needs {name}: pip install "valkka-async\[service\]"\n', done.stderr
+    )

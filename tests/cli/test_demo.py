@@ -71,8 +71,9 @@ def test_the_first_line_is_the_page_and_the_frames_are_there_for_programs(runtim
         for name, camera in cameras.items():
             assert (camera["live"], camera["still"]) == (f"{name}.fmp4", f"{name}.jpeg")
             status = camera["camera"]
-            assert (status["codec"], status["width"], status["height"]) == ("h264", 320, 180)
-            assert status["decoded"] == 0  # a camera without readers is not decoded
+            (stream,) = status["streams"]
+            assert (stream["codec"], stream["width"], stream["height"]) == ("h264", 320, 180)
+            assert stream["decoded"] == 0  # a camera without readers is not decoded
         with va.attach("demo2") as reader, reader.recv(SECONDS) as frame:
             assert (frame.shape, frame.format) == ((180, 320, 3), "rgb24")
         demo.until(r"connect\('demo1'\)", "async for frame in c")
@@ -147,7 +148,7 @@ def test_a_signal_while_it_starts_leaves_nothing(runtime_dir: Path) -> None:
 def test_all_ends_by_itself_when_the_demo_is_killed(runtime_dir: Path) -> None:
     with Demo(*TWO) as demo:
         wait_for(demo.live)
-        assert len(processes(runtime_dir)) == 5
+        assert len(processes(runtime_dir)) == 6  # it, two cameras, two workers and what these come from
         demo.kill()
         demo.wait()
         wait_for(lambda: not processes(runtime_dir))
@@ -169,12 +170,17 @@ def test_what_hangs_is_ended_by_force(runtime_dir: Path) -> None:
 def test_a_synthetic_camera_that_dies_is_started_again_where_it_was(runtime_dir: Path) -> None:
     with Demo(*TWO) as demo:
         wait_for(demo.live)
-        before = demo.cameras()["demo1"]["camera"]
+        (before,) = demo.cameras()["demo1"]["camera"]["streams"]
         os.kill(synthetics(runtime_dir)["demo1"], signal.SIGKILL)
         demo.until("^demo1: the synthetic camera ended: killed by SIGKILL; restarting it$")
         reconnects = before["reconnects"]
-        wait_for(lambda: demo.cameras()["demo1"]["camera"]["reconnects"] > reconnects and demo.live())
-        assert demo.cameras()["demo1"]["camera"]["url"] == before["url"]
+
+        def now() -> dict[str, Any]:
+            stream: dict[str, Any] = demo.cameras()["demo1"]["camera"]["streams"][0]
+            return stream
+
+        wait_for(lambda: now()["reconnects"] > reconnects and demo.live())
+        assert now()["url"] == before["url"]
         assert demo.end() == (0, "")
 
 

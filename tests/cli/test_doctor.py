@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import pytest
 
 import valkka_async as va
 from support.program import SECONDS, Program, run
-from valkka_async.cli.doctor import machine
-from valkka_async.cli.doctor.cgroup import Cgroups
+from valkka_async.cgroups import Cgroups
+from valkka_async.cli.doctor import machine, media
+from valkka_async.cli.doctor.capacity import fit
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check, look_at
 
 LIVE = "lavfi:testsrc=size=320x180:rate=25"
@@ -49,12 +51,36 @@ def test_this_machine_can_do_what_the_tests_need(runtime_dir: Path) -> None:
     assert one(checks, "libraries")["state"] == one(checks, "service")["state"] == OK
     assert str(runtime_dir) in one(checks, "directory")["found"]
     assert {"Python", "descriptors", "memory", "cores", "UDP", "clock"} <= {c["name"] for c in checks}
+    for size in ("640x360", "1920x1080"):
+        assert re.match(r"[1-9]\d* at 25/s, .* ms a frame, \d+ MB", one(checks, f"cameras {size}")["found"])
 
     text = run("doctor")
     assert text.returncode in (0, 1) and text.stderr == ""
     assert "\x1b" not in text.stdout and "Linux" in text.stdout
     assert text.stdout.count("fix: ") == sum(check["state"] != OK for check in checks)
     assert os.listdir(runtime_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds", "cores", "memory", "cameras", "short"),
+    [
+        ((1920, 1080), 5e-3, 2.0, 1e9, 11, "cores"),
+        ((640, 360), 1e-3, 2.0, 0.5e9, 19, "memory"),
+        ((640, 360), 1e-3, 0.5, 1e9, 10, "cores"),
+        ((3840, 2160), 20e-3, 8.0, 150e6, 0, "memory"),
+        ((640, 360), 1e-3, 2.0, 0, 0, "memory"),
+    ],
+)
+def test_how_many_cameras_fit_is_what_is_short_first(
+    size: tuple[int, int], seconds: float, cores: float, memory: float, cameras: int, short: str
+) -> None:
+    """Of two cores and a gigabyte, and of less."""
+    there = fit(size, seconds, cores, memory)
+    assert there.cameras == cameras
+    assert (there.by_memory < there.by_cores) == (short == "memory")
+    assert there.recorded >= there.cameras
+    more = fit(size, seconds, 2 * cores, 2 * memory)
+    assert more.cameras >= there.cameras
 
 
 def test_too_few_descriptors_are_a_problem() -> None:
@@ -123,6 +149,25 @@ def test_a_library_that_is_missing_is_told_and_no_traceback(module: str, name: s
     check = one(checked(done), name, "cannot be imported")
     assert check["state"] == state and "pip install" in check["fix"]
     assert done.returncode == (1 if state == PROBLEM else done.returncode)
+
+
+@pytest.mark.parametrize(("version", "state"), [("17.1.0", PROBLEM), ("19.0.2", OK), ("20.0.0", WARNING)])
+def test_a_video_library_that_was_not_tried_is_told(
+    version: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("av.__version__", version)
+    (check,) = (check for check in media.video() if check.name == "PyAV")
+    assert check.state == state and version in check.found
+    assert ("pip install" in check.fix) == (state != OK)
+
+
+def test_pixels_that_go_the_long_way_are_told_with_what_that_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    (check,) = (check for check in media.video() if check.name == "pixels")
+    assert (check.state, check.fix) == (OK, "")
+    monkeypatch.setattr("valkka_async.camera.pixels.swscale.reason", lambda: "libswscale 99 is not known")
+    (check,) = (check for check in media.video() if check.name == "pixels")
+    assert check.state == WARNING and "pip install" in check.fix
+    assert "libswscale 99" in check.found and "1.3 times the CPU" in check.found
 
 
 def test_a_look_that_fails_is_a_result_too() -> None:

@@ -78,6 +78,7 @@ class Street:
         }
 
 
+@pytest.mark.long  # test_camera_chaos.py has as many cameras, test_top.py the figures
 @pytest.mark.timeout(240)
 def test_top_and_metrics_tell_the_truth_under_faults(
     rtsp: RtspServer, clips: dict[str, Path], tmp_path: Path, runtime_dir: Path

@@ -258,6 +258,14 @@ def test_which_ring_a_name_means() -> None:
     assert picked("fron", "jpeg", "fmp4") is None
 
 
+def test_of_two_streams_a_camera_s_name_means_the_main_one() -> None:
+    rings = [Ring("gate.hd.fmp4", "gate", "fmp4", main=False), Ring("gate.fmp4", "gate", "fmp4")]
+    for known in (rings, rings[::-1]):
+        for name, meant in (("gate", "gate.fmp4"), ("gate.hd", "gate.hd.fmp4")):
+            ring = pick(name, known, ("fmp4",))
+            assert ring is not None and ring.name == meant
+
+
 def test_names_to_choose_from_are_few() -> None:
     text = absent("cam7", [Ring(f"cam{n}") for n in range(1, 41) if n != 7])
     assert "and 31 more" in text and text.count(",") == 7

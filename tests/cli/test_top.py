@@ -201,6 +201,7 @@ async def test_a_service_of_this_process_needs_no_socket() -> None:
 # ---------------------------------------------------------------------------------------- servers
 
 
+@pytest.mark.one_loop
 async def test_a_server_that_hangs_says_so_and_delays_nobody() -> None:
     with Child(SERVER, "hangs") as hangs, va.serve("works") as works:
         assert await asyncio.to_thread(hangs.line) == "ready"

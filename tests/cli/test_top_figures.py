@@ -12,9 +12,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from support.status import differing
 from valkka_async import typed
 from valkka_async.camera.spec import CameraSpec, Output
-from valkka_async.camera.status import CameraState, CameraStatus, before_start
+from valkka_async.camera.status import (
+    WARNINGS,
+    CameraState,
+    CameraStatus,
+    CameraWarning,
+    Cause,
+    before_start,
+    of_streams,
+)
 from valkka_async.camera.workers.status import WorkerEnd, WorkerState, WorkerStatus
 from valkka_async.cli import reports
 from valkka_async.cli.figures import (
@@ -56,7 +65,7 @@ def camera(name: str, rings: list[str], **more: Any) -> CameraStatus:
         "fps": 25.0,
         "last_packet_ns": T0,
     }
-    return replace(before_start(CameraSpec(name, URL, outputs), since_ns=T0), **values | more)
+    return differing(before_start(CameraSpec(name, URL, outputs), since_ns=T0), **values | more)
 
 
 def ring(at: float, published: int, **more: Any) -> ServerReport:
@@ -64,7 +73,9 @@ def ring(at: float, published: int, **more: Any) -> ServerReport:
     now_ns = int(at * 1e9)
     last_ns = now_ns if published else 0
     frame = ("rgb24", (192, 320, 3)) if published else ("", ())
-    report = ServerReport(50, now_ns, last_ns, published, 0, published * 1000, 0, 16, 3, *frame, (), None)
+    report = ServerReport(
+        50, now_ns, last_ns, published, 0, published * 1000, 0, 16, 3, 0, False, *frame, (), None
+    )
     return replace(report, **more)
 
 
@@ -251,6 +262,12 @@ def test_what_rings_and_service_say_of_a_camera_is_one_row() -> None:
     assert (row.state, row.service, row.restarts, row.rss) == ("live", "home", 1, 9_000_000)
     assert (row.last_end, row.recording) == (WorkerEnd.KILLED, RecordingState.WRITING)
     assert "cam: started again once: its process was killed by SIGSEGV" in shown(figures)
+
+
+def test_what_could_be_better_is_told_once_for_all_cameras() -> None:
+    slow = [camera(name, [name], warnings=(CameraWarning.SLOW_PIXELS,)) for name in ("a", "b")]
+    figures = Collector().take(look({one.name: ring(10, 1, camera=one) for one in slow}))
+    assert f"a, b: {WARNINGS[CameraWarning.SLOW_PIXELS]}" in shown(figures)
 
 
 def test_a_service_that_hangs_is_said_so_and_its_cameras_stay() -> None:
@@ -531,6 +548,7 @@ def test_a_report_with_numbers_that_no_counter_reaches_is_refused(field: str, va
     values = {
         "bytes": 0, "clients": [], "dropped": 0, "format": "rgb24", "last_published_ns": 1, "now_ns": 2,
         "pid": 1, "published": 1, "readers": 0, "shape": [4, 4, 3], "slots": 4, "slots_used": 1,
+        "backlog": 1, "backlog_outgrown": False,
     }  # fmt: skip
     assert reports.decode(values).pid == 1
     with pytest.raises(DataError):
@@ -539,7 +557,7 @@ def test_a_report_with_numbers_that_no_counter_reaches_is_refused(field: str, va
 
 def test_what_others_say_of_themselves_does_not_reach_the_terminal_as_commands() -> None:
     evil = "\x1b[31m\n"
-    cam = replace(camera("c", ["r"]), codec=evil, width=4, height=4)
+    cam = camera("c", ["r"], codec=evil, width=4, height=4)
     servers: dict[str, Any] = {
         "r": replace(ring(0, 1, clients=(client(1, 1, 0, policy=evil),)), format=evil, camera=cam),
         "s": replace(ring(0, 1, clients=(client(2, 1, 0, policy=evil),)), format=evil),
@@ -547,3 +565,55 @@ def test_what_others_say_of_themselves_does_not_reach_the_terminal_as_commands()
     figures = Collector().take(look(servers))
     text = "\n".join([*lines(figures), *shown(figures)])
     assert "?[31m?" in text and "\x1b[31m" not in text
+
+
+# -------------------------------------------------------------------------------------- streams
+
+
+def two_streams(main: dict[str, Any], sub: dict[str, Any], **more: Any) -> CameraStatus:
+    """A camera whose two streams have these values."""
+    outputs = (Output("cam", stream="sub"), Output("cam.fmp4", "fmp4", stream="main"))
+    spec = CameraSpec("cam", outputs=outputs, streams={"main": f"{URL}/1", "sub": f"{URL}/2"})
+    status = differing(before_start(spec, LIVE, pid=50, since_ns=T0), codec="h264", last_packet_ns=T0)
+    streams = (replace(status.streams[0], **main), replace(status.streams[1], **sub))
+    return of_streams("cam", 50, streams, (), status.outputs)
+
+
+def test_each_of_several_streams_has_a_row_and_its_own_figures() -> None:
+    collector = Collector()
+    for second in (0, 2):
+        cam = two_streams(
+            {"fps": 25.0, "width": 1920, "height": 1080, "cpu_s": 0.2 * second},
+            {"fps": 10.0, "width": 640, "height": 360, "cpu_s": 0.1 * second},
+        )
+        answers = {name: ring(second, second * 10, camera=cam) for name in ("cam", "cam.fmp4")}
+        figures = collector.take(look(answers, at=second))
+    (row,) = figures.cameras
+    assert [(s.name, s.fps, s.width) for s in row.streams] == [("main", 25.0, 1920), ("sub", 10.0, 640)]
+    assert [s.cpu for s in row.streams] == pytest.approx([0.2, 0.1]) and row.cpu == pytest.approx(0.3)
+    rows = [" ".join(line.split()) for line in shown(figures)]
+    assert any(line.startswith("main live h264 1920x1080 25.0") for line in rows)
+    assert any(line.startswith("sub live h264 640x360 10.0") for line in rows)
+    assert sum("live" in line.split() for line in rows[1:]) == 3
+    assert any(line.startswith("cam/sub  live") for line in lines(figures))
+    data = document(figures)["cameras"][0]["streams"]
+    assert [one["name"] for one in data] == ["main", "sub"]
+
+
+def test_where_there_is_little_room_only_streams_in_trouble_have_a_row_and_all_reasons_are_told() -> None:
+    waits = {"state": WAITING, "cause": Cause.BUSY, "reason": f"{URL}/2: too many viewers", "retry_in": 3.0}
+    cam = two_streams({"fps": 25.0}, waits)
+    figures = Collector().take(look({"cam": ring(0, 1, camera=cam, readers=1, clients=(client(1, 1, 0),))}))
+    (row,) = figures.cameras
+    assert (row.state, row.cause) == (WAITING, Cause.BUSY)
+    tall, low = shown(figures), shown(figures, height=7)
+    assert "cam: sub: too many viewers" in tall[-1] and URL not in "".join(tall)
+    assert any(line.split()[:2] == ["main", "live"] for line in tall)
+    assert not any(line.split()[:2] == ["main", "live"] for line in low)
+    assert any(line.split()[:2] == ["sub", "waiting"] for line in low)
+
+
+def test_a_camera_of_one_stream_has_no_row_for_it() -> None:
+    figures = Collector().take(look({"r": ring(0, 1, camera=camera("c", ["r"]))}))
+    assert len([line for line in shown(figures) if "h264" in line]) == 1
+    assert [one.name for one in figures.cameras[0].streams] == [""]

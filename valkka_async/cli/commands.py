@@ -120,6 +120,23 @@ def _valid(parse: Callable[[str], object], text: str) -> None:
         raise typer.BadParameter(str(e)) from None
 
 
+def _format(text: str | None) -> str | None:
+    if text is not None:
+        from valkka_async.camera.spec import is_format
+
+        if not is_format(text):
+            raise typer.BadParameter("FFmpeg's name of a format, such as mjpeg or v4l2, belongs here")
+    return text
+
+
+InputFormat = Annotated[
+    str | None,
+    typer.Option(
+        help="FFmpeg's name of what comes, where neither the URL nor the first bytes tell.",
+        callback=_format,
+        metavar="FORMAT",
+    ),
+]
 Seconds = Annotated[float | None, typer.Option(help="Stop after N seconds.", callback=_positive, metavar="N")]
 
 
@@ -153,6 +170,7 @@ def _play(
     size: Annotated[str | None, typer.Option(help="Scale the frames.", callback=_size, metavar="WxH")] = None,
     format: Annotated[PixelFormat, typer.Option(help="The pixel format.")] = "rgb24",
     transport: Annotated[Transport, typer.Option(help="For RTSP.")] = "tcp",
+    input_format: InputFormat = None,
     loop: Annotated[bool, typer.Option("--loop", help="Repeat a file for ever.")] = False,
     seconds: Seconds = None,
 ) -> None:
@@ -161,7 +179,17 @@ def _play(
     from valkka_async.cli.program import run
 
     pixels = None if size is None else parse_size(size)
-    run(play(url, name, fps=fps, size=pixels, format=format, transport=transport, loop=loop), seconds)
+    playing = play(
+        url,
+        name,
+        fps=fps,
+        size=pixels,
+        format=format,
+        transport=transport,
+        input_format=input_format,
+        loop=loop,
+    )
+    run(playing, seconds)
 
 
 @app.command("top")
@@ -236,6 +264,7 @@ def _probe(
         ),
     ],
     transport: Annotated[Transport, typer.Option(help="For RTSP.")] = "tcp",
+    input_format: InputFormat = None,
     seconds: Annotated[
         float, typer.Option(help="Listen for N seconds.", min=0.5, max=3600, metavar="N")
     ] = 5.0,
@@ -252,7 +281,7 @@ def _probe(
             address = parse(read_url(url))
         except (ValueError, EOFError) as e:
             raise typer.BadParameter(str(e)) from None
-    view = Probe(address, transport, seconds)
+    view = Probe(address, transport, seconds, input_format=input_format)
     run(view.run(), None)
     if wrong := view.tell(as_json=json):
         fail(wrong, 1)
@@ -384,6 +413,30 @@ def _run(
         service.check(config)
     else:
         service.start(config, hangups)
+
+
+@app.command("link")
+@guarded
+def _link(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="A YAML file with a `link`: see the documentation.", metavar="CONFIG"),
+    ] = None,
+    status: Annotated[bool, typer.Option("--status", help="Show how the running link is.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --status: print JSON.")] = False,
+    until_eof: Annotated[bool, typer.Option("--until-eof", hidden=True)] = False,
+) -> None:
+    """Let other hosts read cameras of this one, and have theirs here, as HOST/CAMERA."""
+    if status:
+        from valkka_async.cli.links import show
+
+        show(as_json=json)
+    elif config is None:
+        raise typer.BadParameter("a CONFIG is needed, or --status")
+    else:
+        from valkka_async.cli.link import start
+
+        start(config, until_eof=until_eof)
 
 
 @app.command("reload")

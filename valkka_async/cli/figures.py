@@ -10,12 +10,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 
-from valkka_async.camera.status import CameraState, CameraStatus, Cause
+from valkka_async.camera.status import (
+    CameraState,
+    CameraStatus,
+    CameraWarning,
+    Cause,
+    SoundState,
+    StreamStatus,
+)
 from valkka_async.camera.workers.status import WorkerEnd
 from valkka_async.cli.reports import ReaderReport, ServerReport
 from valkka_async.rates import CounterRates
+from valkka_async.ring.names import matches
 from valkka_async.service.status import CameraReport, RecordingState, ServiceStatus
 
 # States of what cannot speak for itself, beside those of cameras.
@@ -75,6 +82,7 @@ class RingFigures:
     reason: str = ""
     pid: int | None = None
     format: str = ""  # "": not known, as there was no frame
+    stream: str = ""  # of its camera's; "": that has but one, or there is no camera
     shape: tuple[int, ...] = ()  # of the newest frame
     fps: float | None = None  # published
     age: float | None = None  # of the newest frame, since it was published
@@ -85,15 +93,16 @@ class RingFigures:
     readers: int | None = None
     slots: int | None = None
     slots_used: int | None = None
+    backlog: int | None = None  # frames for readers that come late
+    backlog_outgrown: bool = False  # the GOP is too long for that
     clients: tuple[ReaderFigures, ...] = ()  # the message has no room for more than some hundred
 
 
 @dataclass(frozen=True, slots=True)
-class CameraFigures:
-    """A camera, from its rings, its service, or both."""
+class StreamFigures:
+    """One of a camera's streams, each a connection of its own."""
 
-    name: str
-    service: str | None
+    name: str  # "": the camera has but one
     url: str  # without credentials
     state: str
     cause: Cause | None
@@ -112,6 +121,35 @@ class CameraFigures:
     errors: int
     packets: int
     decoded: int
+    cpu: float | None  # of one core, by the stream's thread
+
+
+@dataclass(frozen=True, slots=True)
+class CameraFigures:
+    """A camera, from its rings, its service, or both. What is of one stream is of the main one, counts and
+    `cpu` are of all."""
+
+    name: str
+    service: str | None
+    url: str  # without credentials
+    state: str
+    cause: Cause | None
+    reason: str
+    retry_in: float | None
+    since_ns: int
+    codec: str
+    width: int
+    height: int
+    fps: float | None  # received
+    age: float | None  # of the newest packet
+    bit_rate: float | None  # known while the stream has readers
+    key_interval: float | None
+    sound: str  # its codec; "": none comes
+    attempts: int
+    reconnects: int
+    errors: int
+    packets: int
+    decoded: int
     cpu: float | None  # of one core, by the camera's thread; 0.5 is half
     pid: int | None
     restarts: int | None  # of its worker, if a service runs it
@@ -119,6 +157,8 @@ class CameraFigures:
     last_exit: str  # the same in words
     rss: int | None  # bytes of memory of its worker, which it may share with others
     recording: RecordingState | None  # None: not asked for, or not known
+    warnings: tuple[CameraWarning, ...]
+    streams: tuple[StreamFigures, ...]  # the main one first
     rings: tuple[RingFigures, ...]
 
     @property
@@ -211,12 +251,14 @@ class Collector:
         age = max(0.0, (reply.now_ns - last_ns) / 1e9) if last_ns else None
         idle = age is None or age > max(_IDLE, 3 / fps if fps else 0.0)
         outputs = () if reply.camera is None else reply.camera.outputs
-        format = next((output.format for output in outputs if output.name == name), reply.format)
+        output = next((output for output in outputs if output.name == name), None)
+        format = reply.format if output is None else output.format
         return RingFigures(
             name=name,
             state=IDLE if idle else CameraState.LIVE,
             pid=reply.pid,
             format=format,
+            stream="" if output is None else output.stream,
             shape=reply.shape,
             fps=fps,
             age=age,
@@ -227,6 +269,8 @@ class Collector:
             readers=reply.readers,
             slots=reply.slots,
             slots_used=reply.slots_used,
+            backlog=reply.backlog,
+            backlog_outgrown=reply.backlog_outgrown,
             clients=tuple(self._reader(name, reply.pid, at, one, look) for one in reply.clients),
         )
 
@@ -259,7 +303,8 @@ class Collector:
             if reply.now_ns > group.at_ns:
                 group.status, group.at_ns = reply.camera, reply.now_ns
         for key, group in groups.items():
-            self._rates.sample(("cpu", *key), group.at_ns / 1e9, {"cpu": group.status.cpu_s})
+            cpus = {stream.name: stream.cpu_s for stream in group.status.streams}
+            self._rates.sample(("cpu", *key), group.at_ns / 1e9, cpus)
         return groups
 
     def _known_to_services(self, groups: dict[tuple[int, str], _Group], look: Look) -> list[CameraFigures]:
@@ -322,18 +367,24 @@ class Collector:
         rings = [*rings, *self._silent(outputs - {ring.name for ring in rings}, look)]
         pid = next((ring.pid for ring in rings if ring.pid is not None), None)
         if rings and pid is None:
-            state, cause, reason, retry_in, cpu = SILENT, None, rings[0].reason, None, None
-        elif pid is not None:
-            cpu = self._rates.rate(("cpu", pid, status.name), "cpu")
-        else:
-            cpu = None if report is None else report.cpu
+            state, cause, reason, retry_in = SILENT, None, rings[0].reason, None
+        current = bool(rings) and state != SILENT
+        if not current and report is not None:
+            current = report.current
+        streams = tuple(
+            self._stream(status, stream, rings, look, pid, state=None if current else state)
+            for stream in status.streams
+        )
+        cpus = [stream.cpu for stream in streams if stream.cpu is not None]
+        cpu = sum(cpus) if cpus else None
+        if pid is None and report is not None and state != SILENT:
+            cpu = report.cpu
         worker = None if report is None else report.worker
         if pid is None and worker is not None:
             pid = worker.pid
-        fps = status.fps if state == CameraState.LIVE else 0.0 if state == CameraState.STALLED else None
-        last_ns = status.last_packet_ns
-        streams = [r.bit_rate for r in rings if r.format in ("fmp4", "packets") and r.bit_rate]
         recording = None if report is None else report.recording
+        main = streams[0]
+        last_ns = status.last_packet_ns
         return CameraFigures(
             name=status.name,
             service=service,
@@ -346,10 +397,11 @@ class Collector:
             codec=status.codec,
             width=status.width,
             height=status.height,
-            fps=fps,
+            fps=main.fps,
             age=max(0.0, (look.time_ns - last_ns) / 1e9) if last_ns else None,
-            bit_rate=streams[0] if streams else None,
-            key_interval=status.key_interval or None,
+            bit_rate=main.bit_rate,
+            key_interval=main.key_interval,
+            sound=status.sound.codec if status.sound.state in (SoundState.LIVE, SoundState.IDLE) else "",
             attempts=status.attempts,
             reconnects=status.reconnects,
             errors=status.errors,
@@ -362,7 +414,50 @@ class Collector:
             last_exit="" if worker is None else worker.last_exit,
             rss=None if worker is None else worker.rss,
             recording=None if recording is None else recording.state,
+            warnings=status.warnings,
+            streams=streams,
             rings=tuple(sorted(rings, key=lambda ring: _natural(ring.name))),
+        )
+
+    def _stream(
+        self,
+        camera: CameraStatus,
+        stream: StreamStatus,
+        rings: list[RingFigures],
+        look: Look,
+        pid: int | None,
+        state: str | None,
+    ) -> StreamFigures:
+        """`state`: the camera's, which counts where the stream's own is old."""
+        own = state is None
+        shown = str(stream.state) if state is None else state
+        last_ns = stream.last_packet_ns
+        rates = [
+            ring.bit_rate
+            for ring in rings
+            if ring.stream == stream.name and ring.format in ("fmp4", "packets") and ring.bit_rate
+        ]
+        return StreamFigures(
+            name=stream.name,
+            url=stream.url,
+            state=shown,
+            cause=stream.cause if own else None,
+            reason=stream.reason if own else "",
+            retry_in=stream.retry_in if own else None,
+            since_ns=stream.since_ns,
+            codec=stream.codec,
+            width=stream.width,
+            height=stream.height,
+            fps=stream.fps if shown == CameraState.LIVE else 0.0 if shown == CameraState.STALLED else None,
+            age=max(0.0, (look.time_ns - last_ns) / 1e9) if last_ns else None,
+            bit_rate=rates[0] if rates else None,
+            key_interval=stream.key_interval or None,
+            attempts=stream.attempts,
+            reconnects=stream.reconnects,
+            errors=stream.errors,
+            packets=stream.packets,
+            decoded=stream.decoded,
+            cpu=None if pid is None else self._rates.rate(("cpu", pid, camera.name), stream.name),
         )
 
     def _lost(
@@ -388,6 +483,7 @@ class Collector:
                     fps=None,
                     cpu=None,
                     bit_rate=None,
+                    streams=tuple(_lost_stream(stream, silent[0].state) for stream in camera.streams),
                     rings=tuple(silent),
                 )
             )
@@ -396,7 +492,7 @@ class Collector:
     # ------------------------------------------------------------------------------------- names
 
     def _wanted(self, *names: str) -> bool:
-        return self._names is None or any(fnmatchcase(name, want) for want in self._names for name in names)
+        return self._names is None or any(matches(name, want) for want in self._names for name in names)
 
     def _missing(self, cameras: list[CameraFigures], servers: list[RingFigures]) -> list[RingFigures]:
         there = {camera.name for camera in cameras} | {server.name for server in servers}
@@ -406,6 +502,12 @@ class Collector:
             for name in self._names or ()
             if not set(name) & set("*?[") and name not in there
         ]
+
+
+def _lost_stream(stream: StreamFigures, state: str) -> StreamFigures:
+    return replace(
+        stream, state=state, cause=None, reason="", retry_in=None, fps=None, cpu=None, bit_rate=None
+    )
 
 
 def _service(name: str, reply: ServiceStatus | Silence) -> ServiceFigures:

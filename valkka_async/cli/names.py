@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from valkka_async.camera.status import CameraState
+from valkka_async.camera.status import CameraState, CameraStatus, StreamStatus
 from valkka_async.cli.program import explain
 from valkka_async.cli.reports import ask
 from valkka_async.errors import ValkkaError
@@ -23,11 +23,13 @@ SUFFIXES = {".jpeg": "jpeg", ".fmp4": "fmp4"}
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """A server that is running. `camera` and `format`: as its camera says; "" for a server that has none."""
+    """A server that is running. `camera` and `format`: as its camera says; "" for a server that has none.
+    `main`: it is of the camera's main stream."""
 
     name: str
     camera: str = ""
     format: str = ""
+    main: bool = True
 
 
 def rings() -> list[Ring]:
@@ -49,26 +51,28 @@ def _ask(name: str) -> Ring | None:
     if report.camera is None:
         return Ring(name)
     formats = {output.name: output.format for output in report.camera.outputs}
-    return Ring(name, report.camera.name, formats.get(name, ""))
+    main = report.camera.stream_of(name) == report.camera.streams[0]
+    return Ring(name, report.camera.name, formats.get(name, ""), main)
 
 
 def pick(name: str, known: Collection[Ring], formats: Collection[str]) -> Ring | None:
     """The ring that `name` means, when one in any of `formats` (best first) is wanted: the ring of that
-    name, or one of the camera of that name, or the one with a suffix that tells. Failing these, the ring of
+    name, or one of the camera of that name (of its main stream, if there is one), or the one with a suffix
+    that tells. Failing these, the ring of
     that name with another or an unknown format. None: there is none."""
     exact = next((ring for ring in known if ring.name == name), None)
     if exact is not None and exact.format in formats:
         return exact
     for format in formats:
-        for ring in known:
-            if ring.format == format and ring.camera == name:
-                return ring
+        its = [ring for ring in known if ring.format == format and ring.camera == name]
+        if its:
+            return next((ring for ring in its if ring.main), its[0])
     if exact is not None and not exact.format:
         return exact
     for suffix, format in SUFFIXES.items():
         if format in formats:
             for ring in known:
-                if ring.name == name + suffix and not ring.format:
+                if ring.name == name + suffix and ring.format in ("", format):
                     return ring
     return exact
 
@@ -110,9 +114,14 @@ def ask_why(name: str) -> Word:
     camera = report.camera
     if camera is None:
         return Word(None, "")
-    return Word(
-        camera.state, f"the camera is {camera.state}" + (f": {camera.reason}" if camera.reason else "")
-    )
+    source = camera.stream_of(name)
+    if source is None or len(camera.streams) == 1:
+        return Word(camera.state, _says("the camera", camera))
+    return Word(source.state, _says(f"the stream {source.name}", source))
+
+
+def _says(what: str, source: CameraStatus | StreamStatus) -> str:
+    return f"{what} is {source.state}" + (f": {source.reason}" if source.reason else "")
 
 
 def complete(incomplete: str) -> list[str]:

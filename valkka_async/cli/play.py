@@ -27,6 +27,7 @@ async def play(
     size: tuple[int, int] | None,
     format: PixelFormat,
     transport: Transport,
+    input_format: str | None,
     loop: bool,
 ) -> None:
     """Until the file ends. Raises CameraError, NameInUseError, typer.BadParameter, ..."""
@@ -36,7 +37,16 @@ async def play(
     logging.getLogger("valkka_async.camera").setLevel(logging.ERROR)
     async with va.serve(name) as server:
         with _bad_usage():
-            player = start(url, server, fps=fps, size=size, format=format, transport=transport, loop=loop)
+            player = start(
+                url,
+                server,
+                fps=fps,
+                size=size,
+                format=format,
+                transport=transport,
+                input_format=input_format,
+                loop=loop,
+            )
         async with player:
             announcement = asyncio.create_task(_announce(name, shown))
             try:

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import re
 import signal
 import sys
 import time
@@ -143,17 +142,19 @@ def fail(text: str, status: int) -> NoReturn:
 
 
 def without_secrets(text: str) -> str:
-    """`text`, which may quote our arguments, without the passwords of the URLs among them."""
-    urls = [m[0] for arg in sys.argv[1:] if (m := re.search(r"[A-Za-z][A-Za-z0-9+.-]*://.+", arg, re.DOTALL))]
-    if not urls:
+    """`text`, which may quote our arguments, without the passwords of the addresses among them."""
+    quoted = {
+        part for arg in sys.argv[1:] for part in (arg, arg.partition("=")[2]) if part.strip() and part in text
+    }
+    if not quoted:
         return text
     from valkka_async.camera.source.secrets import parse
 
-    for url in urls:
+    for part in sorted(quoted, key=len, reverse=True):
         try:
-            address = parse(url)
-        except ValueError:  # no host in it, so it cannot be told what is what
-            text = text.replace(url, "***")
+            address = parse(part)
+        except ValueError:  # whatever it is, it cannot be told where a password would be in it
+            text = text.replace(part, "***")
         else:
-            text = address.scrub(text.replace(url, address.shown))
+            text = address.scrub(text.replace(part, address.shown))
     return text

@@ -36,6 +36,8 @@ class ServerReport:
     readers: int
     slots: int
     slots_used: int
+    backlog: int
+    backlog_outgrown: bool
     format: str  # of the newest frame; "": there was none
     shape: tuple[int, ...]  # the same
     clients: tuple[ReaderReport, ...]  # the message has no room for more than some hundred

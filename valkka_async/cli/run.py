@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from functools import partial
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import valkka_async.service.log as service_log
+from valkka_async.camera.spec import CameraSpec
 from valkka_async.cli import program
+from valkka_async.cli.linked import Linked
 from valkka_async.cli.program import fail
 from valkka_async.errors import ConnectError, InvalidNameError, ValkkaError
 from valkka_async.service.config.config import Config, Web
@@ -31,10 +34,12 @@ _RELOAD_SECONDS = 120.0  # for cameras that are slow to close
 log = logging.getLogger("valkka_async.service")
 
 
-def read(path: Path) -> Config:
+def read(
+    path: Path, lacks: Callable[[CameraSpec], tuple[tuple[str, ...], str] | None] = lambda _: None
+) -> Config:
     """The config. Ends the program with a line for each of its errors, if it has any."""
     try:
-        return load(path)
+        return load(path, lacks=lacks)
     except ConfigError as e:
         print(e, file=sys.stderr)
         count = len(e.problems)
@@ -42,8 +47,10 @@ def read(path: Path) -> Config:
 
 
 def check(path: Path) -> None:
-    """Say whether the config is good."""
-    cameras = len(read(path).specs())
+    """Say whether the config is good, and whether this machine can do what it says."""
+    from valkka_async.camera.source.ffmpeg import lacks  # a service itself does without FFmpeg
+
+    cameras = len(read(path, lacks).specs())
     print(f"{path}: good, {cameras} {'camera' if cameras == 1 else 'cameras'}")
 
 
@@ -55,6 +62,8 @@ def start(path: Path, hangups: asyncio.Event) -> None:
     logged, and the program ends.
     """
     config = read(path)
+    if config.link is not None:
+        import zenoh  # noqa: F401 - is it there?
     journal = sys.stderr is not None and service_log.is_journal(sys.stderr)
     service_log.configure(config.log.level, config.log.format, journal=journal)
     service_log.take_over()
@@ -75,6 +84,7 @@ class _Runner:
         self._service = Service(config)
         self._log = config.log
         self._web = config.web
+        self._linked = Linked(path, config.link)
         self._page: AsyncExitStack | None = None
         self._manager = Manager()
         self._over = asyncio.Event()
@@ -92,7 +102,10 @@ class _Runner:
                 self._page, url = await self._open_page(self._web)
                 _print(url)
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(work) for work in (self._follow(), self._manager.watchdog())]
+                tasks = [
+                    group.create_task(work)
+                    for work in (self._follow(), self._manager.watchdog(), self._linked.run())
+                ]
                 try:
                     await self._over.wait()
                 finally:
@@ -160,6 +173,8 @@ class _Runner:
             self._log = config.log
             service_log.configure(config.log.level, config.log.format, journal=self._journal)
             done += ["changed log"]
+        if self._linked.apply(config.link):
+            done += ["changed link"]
         text = "; ".join([str(changes), *done] if changes or not done else done)
         log.info("%s: %s", self._path, text)
         return asdict(changes) | {"text": text}

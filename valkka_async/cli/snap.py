@@ -87,7 +87,7 @@ def _path(name: str, file: str | None, timestamp_ns: int) -> Path:
     if file is not None and not os.path.isdir(file):
         return Path(file)
     when = datetime.fromtimestamp(timestamp_ns / 1e9)
-    return Path(file or "", f"{name}-{when:%Y%m%d-%H%M%S}.jpg")
+    return Path(file or "", f"{name.replace('/', '-')}-{when:%Y%m%d-%H%M%S}.jpg")
 
 
 # ------------------------------------------------------------------------------------------- reading

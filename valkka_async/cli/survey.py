@@ -18,7 +18,7 @@ from valkka_async.cli.figures import GONE, OTHER, SILENT, Look, Silence
 from valkka_async.cli.program import explain
 from valkka_async.cli.reports import ServerReport
 from valkka_async.errors import ConnectError, ValkkaError
-from valkka_async.ring.handshake import MAX_BYTES, Refused, Report, Stats, decode, encode
+from valkka_async.ring.handshake import MAX_BYTES, Busy, Refused, Report, Stats, decode, encode
 from valkka_async.ring.rendezvous import check_server, runtime_dir, servers, socket_path
 from valkka_async.service.control import ask_status, services
 from valkka_async.service.status import ServiceStatus
@@ -143,7 +143,11 @@ async def _ask_server(name: str) -> ServerReport | Silence:
             sock.connect(path)
             check_server(sock, path)
             sock.send(encode(Stats()), socket.MSG_NOSIGNAL)
-            data = await asyncio.get_running_loop().sock_recv(sock, MAX_BYTES)
+            loop = asyncio.get_running_loop()
+            try:
+                data = await loop.sock_recv(sock, MAX_BYTES)
+            except ConnectionResetError:  # it was closed before it read the question; what it sent follows
+                data = await loop.sock_recv(sock, MAX_BYTES)
         except BlockingIOError:  # its queue is full: it has not looked for long
             return _SILENCE
         except (FileNotFoundError, ConnectionError, BrokenPipeError):
@@ -154,7 +158,7 @@ async def _ask_server(name: str) -> ServerReport | Silence:
         match decode(data) if data else None:
             case Report(values):
                 return reports.decode(values)
-            case Refused(reason):
+            case Refused(reason) | Busy(reason):
                 return Silence(OTHER, reason)
             case None:
                 return _DEAD

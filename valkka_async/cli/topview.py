@@ -13,10 +13,9 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from valkka_async.camera.status import CameraState
+from valkka_async.camera.status import WARNINGS, CameraState
 from valkka_async.cli.figures import (
     GONE,
-    IDLE,
     MISSING,
     OTHER,
     SILENT,
@@ -24,6 +23,7 @@ from valkka_async.cli.figures import (
     Figures,
     ReaderFigures,
     RingFigures,
+    StreamFigures,
 )
 from valkka_async.cli.shape import describe, seconds
 
@@ -38,7 +38,7 @@ _COLOURS = {
     MISSING: "yellow",
     CameraState.CONNECTING: "yellow",
     CameraState.STOPPED: "dim",
-    IDLE: "dim",
+    CameraState.IDLE: "dim",
 }
 _WIDE = 104  # columns from which on there is room for all that is known
 _TALL = 20  # lines from which on there is room for air
@@ -224,10 +224,16 @@ def _summary(figures: Figures) -> Text:
 
 
 def _rows(figures: Figures, detail: int) -> Iterator[_Row]:
-    """4: all; 3: no rings without readers; 2: of readers only those that have trouble; 1: no rings but theirs
-    and those that have trouble themselves; 0: no rings."""
+    """4: all; 3: no rings without readers; 2: of readers only those that have trouble, and of several streams
+    only those that are not live; 1: no rings but theirs and those that have trouble themselves; 0: no
+    rings."""
     for camera in figures.cameras:
-        yield _camera_row(camera)
+        several = len(camera.streams) > 1
+        yield _camera_row(camera, in_short=several and detail >= 3)
+        if several:
+            for stream in camera.streams:
+                if detail >= 3 or stream.state not in (CameraState.LIVE, CameraState.IDLE):
+                    yield _stream_row(stream)
         if not detail:
             continue
         for ring in camera.rings:
@@ -248,15 +254,16 @@ def _reader_rows(ring: RingFigures, detail: int) -> Iterator[_Row]:
             yield _reader_row(reader, ring)
 
 
-def _camera_row(camera: CameraFigures) -> _Row:
+def _camera_row(camera: CameraFigures, in_short: bool) -> _Row:
+    """`in_short`: rows of its streams follow."""
     state = Text(camera.state, _COLOURS.get(camera.state, ""))
     if camera.retry_in is not None:
         state.append(f" {_soon(camera.retry_in)}")
     return _Row(
         Text(camera.name, "bold"),
         state,
-        Text(_stream(camera) or _NOTHING),
-        fps=_rate(camera.fps),
+        Text(f"{len(camera.streams)} streams" if in_short else _stream(camera) or _NOTHING),
+        fps="" if in_short else _rate(camera.fps),
         age=_age(camera.age),
         dropped=_number(camera.dropped),
         readers=str(camera.readers),
@@ -264,6 +271,22 @@ def _camera_row(camera: CameraFigures) -> _Row:
         restarts=_number(camera.restarts),
         pid="" if camera.pid is None else str(camera.pid),
         cpu=_percent(camera.cpu),
+    )
+
+
+def _stream_row(stream: StreamFigures) -> _Row:
+    """Of one of several."""
+    state = Text(stream.state, _COLOURS.get(stream.state, ""))
+    if stream.retry_in is not None:
+        state.append(f" {_soon(stream.retry_in)}")
+    return _Row(
+        Text(f"  {_plain(stream.name)}"),
+        state,
+        Text(_stream(stream) or _NOTHING),
+        fps=_rate(stream.fps),
+        age=_age(stream.age),
+        reconnects=_number(stream.reconnects),
+        cpu=_percent(stream.cpu),
     )
 
 
@@ -315,6 +338,8 @@ def _reader_row(reader: ReaderFigures, ring: RingFigures) -> _Row:
 def _what(ring: RingFigures) -> Text:
     if ring.drop_rate:
         return Text(f"drops {ring.drop_rate:.1f}/s", "red")
+    if ring.backlog_outgrown:
+        return Text(f"{_format(ring)}, GOP longer than slots", "yellow")
     return Text(_format(ring))
 
 
@@ -338,7 +363,15 @@ def _reasons(figures: Figures) -> list[Text]:
     """Why something is as it is, each with the names that it concerns."""
     concerned: dict[tuple[str, str], list[str]] = {}
     known = [(camera.state, _reason(camera), camera.name) for camera in figures.cameras]
+    for camera in figures.cameras:
+        for stream in camera.streams if len(camera.streams) > 1 else ():
+            said = f"{stream.name}: {stream.reason.removeprefix(f'{stream.url}: ')}"
+            if stream.reason and said != _reason(camera):
+                known.append((stream.state, said, camera.name))
     known += [("", _restarted(camera), camera.name) for camera in figures.cameras]
+    known += [
+        ("", WARNINGS[warning], camera.name) for camera in figures.cameras for warning in camera.warnings
+    ]
     known += [(server.state, server.reason, server.name) for server in figures.servers]
     known += [(SILENT, service.reason, f"service {service.name}") for service in figures.services]
     for state, reason, name in known:
@@ -360,7 +393,11 @@ def _reasons(figures: Figures) -> list[Text]:
 
 def _reason(camera: CameraFigures) -> str:
     """Without the URL: the same reason is then the same text for all cameras."""
-    return camera.reason.removeprefix(f"{camera.url}: ")
+    for stream in camera.streams:
+        name = f"{stream.name}: " if len(camera.streams) > 1 else ""
+        if stream.url and camera.reason.startswith(f"{name}{stream.url}: "):
+            return name + camera.reason.removeprefix(f"{name}{stream.url}: ")
+    return camera.reason
 
 
 def _restarted(camera: CameraFigures) -> str:
@@ -374,8 +411,8 @@ def _restarted(camera: CameraFigures) -> str:
 
 
 def lines(figures: Figures) -> list[str]:
-    """Without a terminal: one for each camera and other server, for each ring that is read, and for each
-    reader. How they begin tells them apart."""
+    """Without a terminal: one for each camera and other server, for each of several streams, for each ring
+    that is read, and for each reader. How they begin tells them apart."""
     return list(_lines(figures))
 
 
@@ -398,6 +435,8 @@ def _lines(figures: Figures) -> Iterator[str]:
             *([_plain(_reason(camera))] if camera.reason else []),
         ]
         yield "  ".join(cells)
+        for stream in camera.streams if len(camera.streams) > 1 else ():
+            yield _stream_line(stream, f"{camera.name}/{stream.name}")
         for ring in camera.rings:
             if ring.readers or ring.state == SILENT:
                 yield from _ring_lines(
@@ -409,6 +448,22 @@ def _lines(figures: Figures) -> Iterator[str]:
     for service in figures.services:
         if service.reason:
             yield f"service {service.name}  {_plain(service.reason)}"
+
+
+def _stream_line(stream: StreamFigures, name: str) -> str:
+    state = stream.state
+    if stream.retry_in is not None:
+        state += f" {_soon(stream.retry_in)}"
+    cells = [
+        name,
+        state,
+        _stream(stream) or _NOTHING,
+        f"{_rate(stream.fps)} fps",
+        f"age {_age(stream.age)}",
+        f"{_number(stream.reconnects)} reconnects",
+        f"cpu {_percent(stream.cpu)}",
+    ]
+    return "  ".join(cells)
 
 
 def _ring_lines(ring: RingFigures, name: str, state: str) -> Iterator[str]:
@@ -447,7 +502,7 @@ def _rounded(value: object) -> object:
 # ------------------------------------------------------------------------------------------ words
 
 
-def _stream(camera: CameraFigures) -> str:
+def _stream(camera: CameraFigures | StreamFigures) -> str:
     size = f"{camera.width}x{camera.height}" if camera.width and camera.height else ""
     return f"{_plain(camera.codec)} {size}".strip()
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from valkka_async.cli.doctor import machine, media, servers
+from valkka_async.cli.doctor import capacity, link, machine, media, servers
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check, Look, look_at
 
 _LOOKS: dict[str, Look] = {
@@ -25,15 +25,17 @@ _LOOKS: dict[str, Look] = {
     "video": media.video,
     "libraries": media.libraries,
     "service": media.service,
+    "cameras": capacity.cameras,
     "directory": servers.directory,
     "servers": servers.running,
+    "links": link.links,
 }
 _WIDE = 250  # columns without a terminal: a pipe should get lines in full
 _COLOURS = {OK: "green", WARNING: "yellow", PROBLEM: "bold red"}
 
 
 def doctor(*, as_json: bool) -> bool:
-    """Look at everything and print it. False if something does not work. Takes a second or two."""
+    """Look at everything and print it. False if something does not work. Takes two seconds or three."""
     checks = [check for name, look in _LOOKS.items() for check in look_at(name, look)]
     good = all(check.state != PROBLEM for check in checks)
     if as_json:

@@ -13,8 +13,9 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from valkka_async.cli.doctor.cgroup import Cgroups
+from valkka_async.cgroups import Cgroups
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
 
 # linux/fcntl.h, linux/mman.h, linux/timex.h: Python does not name them all
@@ -116,24 +117,41 @@ def descriptors() -> Check:
     return Check("descriptors", PROBLEM if cameras < 1 else WARNING, found, fix)
 
 
-def memory(cgroups: Cgroups | None = None, meminfo: Path = Path("/proc/meminfo")) -> Check:
-    """What is left of the memory of the machine and of the container."""
+class Room(NamedTuple):
+    """Memory in bytes: of the machine, and of the control group if that has less."""
+
+    total: int
+    free: int
+    limit: tuple[int, int] | None  # and what is left of it
+
+    @property
+    def left(self) -> int:
+        return self.free if self.limit is None else min(self.free, self.limit[1])
+
+
+def room(cgroups: Cgroups | None = None, meminfo: Path = Path("/proc/meminfo")) -> Room:
+    """How much memory there is."""
     values = {
         key: int(rest.split()[0]) * 1024
         for key, _, rest in (line.partition(":") for line in meminfo.read_text().splitlines())
         if rest.split() and rest.split()[0].isdecimal()
     }
-    total, left = values["MemTotal"], values.get("MemAvailable", values.get("MemFree", 0))
-    found = f"{left / 1e9:.1f} of {total / 1e9:.1f} GB are free"
-    fix = "run less beside it; scale outputs down (size=), or give them fewer slots"
+    total, free = values["MemTotal"], values.get("MemAvailable", values.get("MemFree", 0))
     limit = (cgroups or Cgroups()).memory()
-    if limit is not None and limit[0] < total:
-        found += f"; this control group has {limit[1] / 1e9:.1f} of {limit[0] / 1e9:.1f} GB left"
-        if limit[1] < left:
-            left = limit[1]
+    return Room(total, free, limit if limit is not None and limit[0] < total else None)
+
+
+def memory(cgroups: Cgroups | None = None, meminfo: Path = Path("/proc/meminfo")) -> Check:
+    """What is left of the memory of the machine and of the container."""
+    there = room(cgroups, meminfo)
+    found = f"{there.free / 1e9:.1f} of {there.total / 1e9:.1f} GB are free"
+    fix = "run less beside it; scale outputs down (size=), or give them fewer slots"
+    if there.limit is not None:
+        found += f"; this control group has {there.limit[1] / 1e9:.1f} of {there.limit[0] / 1e9:.1f} GB left"
+        if there.limit[1] < there.free:
             fix = "raise the limit (--memory of the container, MemoryMax= of the unit): rings count there"
-    if left < _LITTLE_MEMORY:
-        return Check("memory", PROBLEM if left < _TOO_LITTLE else WARNING, found, fix)
+    if there.left < _LITTLE_MEMORY:
+        return Check("memory", PROBLEM if there.left < _TOO_LITTLE else WARNING, found, fix)
     return Check("memory", OK, found)
 
 

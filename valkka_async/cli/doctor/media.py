@@ -15,11 +15,13 @@ _DECODERS = {
     "hevc": ("H.265", WARNING),
     "mjpeg": ("Motion JPEG", WARNING),
     "av1": ("AV1", WARNING),
+    "pcm_alaw": ("sound of most cameras (G.711)", WARNING),
 }
 _ALIASES = {"av1": ("libdav1d", "libaom-av1")}  # the one called av1 only decodes on a graphics card
 _ENCODERS = {
     "mjpeg": ("snapshots, and JPEGs for browsers that cannot play a camera's video", PROBLEM),
     "libx264": ("`valkka-async demo`, whose cameras have to be encoded", WARNING),
+    "aac": ("sound that MP4 does not carry as it comes, as G.711", WARNING),
     "png": ("`valkka-async snap NAME x.png`", WARNING),
 }
 _LIBRARIES = {  # how it is called to import it: to install it
@@ -34,6 +36,8 @@ _SERVICE = {
     "yaml": "PyYAML",
     "prometheus_client": "prometheus-client",
 }
+_PYAV = (18, 19)  # the major versions that the tests run under
+_OTHER_PYAV = 'pip install "av>=18,<20"'
 _REINSTALL = "pip install --force-reinstall av (its wheels bring an FFmpeg)"
 
 
@@ -44,15 +48,29 @@ def video() -> Iterator[Check]:
     except ImportError as e:
         yield Check("PyAV", PROBLEM, f"cannot be imported: {' '.join(str(e).split())}", _REINSTALL)
         return
-    version = getattr(av, "__version__", "of an unknown version")
-    if int(version.split(".")[0]) < 18:
-        yield Check("PyAV", PROBLEM, version, 'pip install --upgrade "av>=18"')
+    version = getattr(av, "__version__", "0")
+    major = int(version.split(".")[0])
+    if major < min(_PYAV):
+        yield Check("PyAV", PROBLEM, f"{version} is too old", _OTHER_PYAV)
+    elif major > max(_PYAV):
+        yield Check("PyAV", WARNING, f"{version} was not tried with this valkka-async", _OTHER_PYAV)
     else:
         yield Check("PyAV", OK, version)
     yield Check("FFmpeg", OK, str(getattr(av, "ffmpeg_version_info", "of an unknown version")))
     yield from _codecs("decoders", "r", _DECODERS)
     yield from _codecs("encoders", "w", _ENCODERS)
+    yield _pixels()
     yield _devices()
+
+
+def _pixels() -> Check:
+    """Whether pixels go the short way into a ring."""
+    from valkka_async.camera.pixels import swscale
+
+    if not swscale.reason():
+        return Check("pixels", OK, "libswscale writes them straight into the rings")
+    cost = "converting to rgb24 costs 1.3 times the CPU, to nv12 1.6 times"
+    return Check("pixels", WARNING, f"go the long way ({swscale.reason()}): {cost}", _OTHER_PYAV)
 
 
 def _codecs(name: str, mode: str, wanted: dict[str, tuple[str, str]]) -> Iterator[Check]:

@@ -18,7 +18,7 @@ from valkka_async.camera.spec import Transport
 from valkka_async.cli.probe.findings import Findings, OtherWay
 from valkka_async.cli.probe.session import Session
 from valkka_async.cli.probe.words import lines
-from valkka_async.errors import CameraAuthError, CameraNotFoundError
+from valkka_async.errors import CameraAuthError, CameraBusyError, CameraNotFoundError
 
 _TICK = 0.1
 _LEAVE_SECONDS = 5.0  # for a thread that was told to stop; a DNS lookup cannot be interrupted
@@ -30,11 +30,18 @@ class Probe:
     to send the next frame."""
 
     def __init__(
-        self, address: Address, transport: Transport, seconds: float, *, patience: float = 10.0
+        self,
+        address: Address,
+        transport: Transport,
+        seconds: float,
+        *,
+        patience: float = 10.0,
+        input_format: str | None = None,
     ) -> None:
         self._address = address
         self._transport = transport
         self._seconds = seconds
+        self._input_format = input_format
         self._patience = patience
         self._console = Console(stderr=True, highlight=False)
         self._terminal = sys.stderr.isatty() and not self._console.is_dumb_terminal
@@ -45,11 +52,11 @@ class Probe:
         by then counts."""
         # What goes wrong with a source is logged too, and once is enough.
         logging.getLogger("valkka_async.camera").setLevel(logging.CRITICAL)
-        session = Session(self._address, self._transport, self._patience)
+        session = Session(self._address, self._transport, self._patience, self._input_format)
         await self._follow(session, self._seconds, "opening")
         self._findings = found = session.findings
-        # No other way gets past a wrong password or path, and cameras lock accounts.
-        told = isinstance(session.error, CameraAuthError | CameraNotFoundError)
+        # No other way gets past a wrong password or path or too many viewers, and cameras lock accounts.
+        told = isinstance(session.error, CameraAuthError | CameraNotFoundError | CameraBusyError)
         if session.error is not None and not told and not found.packets and self._address.scheme == "rtsp":
             found.other_way = await self._try_other()
             found.conclude()

@@ -27,7 +27,7 @@ class Findings:
     """Times are seconds, rates per second; None, 0 and "" are for what is not known. No passwords."""
 
     url: str
-    transport: str | None  # "tcp" or "udp": what was used; None: no network
+    transport: str | None  # "tcp", "udp" ...: what was used; None: no network
     live: bool = True
     error: str = ""  # why it cannot be used
     error_type: str = ""  # the exception's name, as CameraAuthError
@@ -58,6 +58,7 @@ class Findings:
     clock_offset: float | None = None  # of the camera's clock to ours; None: it does not tell the time
     advice: list[str] = field(default_factory=list)
     config: list[str] = field(default_factory=list)  # lines for the config file
+    input_format: str | None = None  # that it was opened with
 
     def conclude(self) -> None:
         """Fill in what follows from the rest."""
@@ -117,6 +118,8 @@ class Findings:
         if not _PLAIN.fullmatch(url):
             url = "'" + url.replace("'", "''") + "'"
         said = ["cameras:", "  camera1:", f"    url: {url}"]
-        if self.transport == "udp" and self.url.lower().startswith(("rtsp:", "rtsps:")):
-            said.append("    transport: udp")
+        if self.transport not in (None, "tcp") and self.url.lower().startswith(("rtsp:", "rtsps:")):
+            said.append(f"    transport: {self.transport}")
+        if self.input_format:
+            said.append(f"    input_format: {self.input_format}")
         return said

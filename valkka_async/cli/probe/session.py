@@ -15,9 +15,11 @@ from valkka_async.camera.meter import Meter
 from valkka_async.camera.mp4.boxes import codec_string
 from valkka_async.camera.mp4.fragments import Muxer
 from valkka_async.camera.pace import LiveClock
+from valkka_async.camera.source.packet import VideoPacket
+from valkka_async.camera.source.rational import fraction
 from valkka_async.camera.source.secrets import Address
 from valkka_async.camera.source.sendertime import sender_time_ns
-from valkka_async.camera.source.source import Source, VideoPacket
+from valkka_async.camera.source.source import Source
 from valkka_async.camera.spec import Transport
 from valkka_async.cli.probe.findings import Findings
 from valkka_async.cli.probe.times import Times
@@ -35,13 +37,17 @@ _NOT_ENCODED = "wrapped_avframe"
 class Session:
     """One connection. `run()` is a thread's work; all else may be called from another."""
 
-    def __init__(self, address: Address, transport: Transport, patience: float) -> None:
+    def __init__(
+        self, address: Address, transport: Transport, patience: float, input_format: str | None = None
+    ) -> None:
         used = "tcp" if address.scheme in _TCP else "udp" if address.scheme == "udp" else None
         self.findings = Findings(address.shown, transport if address.scheme in _RTSP else used)
         self.error: CameraError | None = None
         self._address = address
         self._transport = transport
         self._patience = patience
+        self._input_format = input_format
+        self.findings.input_format = input_format
         self._stopped = False
         self._source: Source | None = None  # what is open
         self._listening: Source | None = None  # the same, while packets are read
@@ -94,6 +100,7 @@ class Session:
             open_timeout=timeout,
             read_timeout=self._patience,
             options=options,
+            input_format=self._input_format,
         )
 
     def _look(self, seconds: float) -> None:
@@ -119,7 +126,7 @@ class Session:
 
     def _listen(self, source: Source, seconds: float) -> None:
         found, meter, stream = self.findings, self._meter, source.stream
-        base, context = stream.time_base, stream.codec_context
+        base, context = fraction(stream.time_base), stream.codec_context
         # Each frame stands for itself; those of lavfi are not even encoded, nor called key frames.
         intra = context.codec.intra_only or context.name == _NOT_ENCODED
         clock, times, key_frames = LiveClock(), Times(source.live), _KeyFrames(source)
@@ -203,7 +210,7 @@ class _KeyFrames:
 
     def __init__(self, source: Source) -> None:
         self._context = source.stream.codec_context
-        self._decoder: Decoder[None] = Decoder(source.stream, 1)
+        self._decoder: Decoder[None] = Decoder(source.stream.codec_context, 1)
         self._muxer: Muxer | None = None
         with contextlib.suppress(CameraFormatError):
             self._muxer = Muxer(source.stream)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from valkka_async.camera.source.source import VideoPacket
+from valkka_async.camera.source.packet import VideoPacket
 
 _JUMP = 2.0  # s by which a step differs from what passed here, from which on it is a jump
 _LONG_ENOUGH = 3.0  # s after which the two clocks can be compared

@@ -56,7 +56,7 @@ def _stream(found: Findings) -> list[Text]:
         during = f" in {found.seconds:.1f} s" if found.seconds else ""
         rows.append(("key frames", f"{found.key_frames or 'none'}{during}"))
     if found.audio is not None:
-        rows.append(("sound", f"{', '.join(found.audio)} (not used)" if found.audio else "none"))
+        rows.append(("sound", ", ".join(found.audio) or "none"))
     rows.append(("timestamps", "; ".join(found.times) or "good"))
     if found.clock_offset is not None and abs(found.clock_offset) > _CLOCK:
         way = "ahead of" if found.clock_offset > 0 else "behind"

@@ -1,0 +1,276 @@
+"""The parts of a link by themselves: units, losses, clocks, limits, names, and what is refused."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+import valkka_async as va
+from valkka_async.errors import InvalidNameError, ProtocolError
+from valkka_async.link.budget import Budget
+from valkka_async.link.clock import PeerClock
+from valkka_async.link.keys import Key, Live, parse, parse_live
+from valkka_async.link.receiver import Receiver
+from valkka_async.link.spec import Certificates, LinkSpec, PeerSpec
+from valkka_async.link.unit import Unit, decode, encode
+from valkka_async.ring.names import matches
+
+UNIT = Unit(1, 1, "h264", True, 1_790_000_000_000_000_000, 9, -3, 40, Fraction(1, 90000), 2, {"a": [1]})
+
+
+@pytest.fixture
+def ring() -> Iterator[tuple[Receiver, va.Reader]]:
+    with va.serve("cam1", slots=64, backlog="gop") as server:
+        with va.attach("cam1", policy="ordered") as reader:
+            yield Receiver("garage", server), reader
+
+
+def take(receiver: Receiver, seq: int, *, key: bool = False, stream: int = 1, skipped: int = 0) -> None:
+    unit = replace(UNIT, seq=seq, key=key, stream=stream, skipped=skipped, meta=None)
+    header = b"sets" if key else b""
+    receiver.take(header + b"data", encode(unit, header))
+
+
+def seen(reader: va.Reader) -> list[va.Frame]:
+    frames = []
+    while (frame := reader.recv_nowait()) is not None:
+        frames.append(frame.copy())
+        frame.release()
+    return frames
+
+
+# ------------------------------------------------------------------------------------------ units
+
+
+@pytest.mark.parametrize(
+    "unit", [UNIT, Unit(2**32 - 1, 2**63, "jpeg", False, 1), replace(UNIT, pts=None, dts=None, meta=None)]
+)
+def test_a_unit_arrives_as_it_was(unit: Unit) -> None:
+    assert decode(encode(unit, b"sets"), 100) == (unit, 4)
+
+
+def test_metadata_that_would_leave_no_room_stay_behind() -> None:
+    assert decode(encode(replace(UNIT, meta={"a": "x" * 3900}), b""), 9)[0].meta is None
+
+
+def test_hostile_descriptions_are_refused_and_nothing_else_is_raised() -> None:
+    good, dice = encode(UNIT, b"sets"), random.Random(7)
+    for size, bad in [(4, good), (100, good[:-1]), (100, b""), (100, good + b"x"), (1 << 40, good)]:
+        with pytest.raises(ProtocolError):
+            decode(bad, size)
+    for _ in range(3000):
+        data = bytearray(good)
+        for _ in range(dice.randint(1, 4)):
+            data[dice.randrange(len(data))] = dice.randrange(256)
+        try:
+            decode(bytes(data), 100)
+        except ProtocolError:
+            pass
+
+
+def test_the_link_itself_loads_no_video_library() -> None:
+    """What another host sends is decoded by the importing worker alone."""
+    code = "import sys, valkka_async.link.link, valkka_async.cli.link; print('av' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_hostile_units_leave_a_ring_as_it_is(ring: tuple[Receiver, va.Reader]) -> None:
+    receiver, reader = ring
+    dice = random.Random(11)
+    take(receiver, 1, key=True)
+    for _ in range(1000):
+        data = bytearray(encode(replace(UNIT, seq=dice.randrange(2**64)), b""))
+        data[dice.randrange(len(data))] = dice.randrange(256)
+        receiver.take(b"x" * dice.randrange(20), bytes(data))
+    take(receiver, 1, key=True, stream=99)
+    assert bytes(seen(reader)[-1].data) == b"data" and receiver.counts().refused > 0
+
+
+# ----------------------------------------------------------------------------------------- losses
+
+
+def test_a_loss_is_counted_and_reading_goes_on_at_a_key_frame(ring: tuple[Receiver, va.Reader]) -> None:
+    receiver, reader = ring
+    for seq, key in ((5, True), (6, False), (9, False), (10, False), (11, True), (12, False)):
+        take(receiver, seq, key=key)
+    frames = seen(reader)
+    assert [frame.key for frame in frames] == [True, False, True, False]
+    assert [frame.meta["link"].get("lost", 0) for frame in frames] == [0, 0, 4, 0]
+    counts = receiver.counts()
+    assert (counts.received, counts.lost, counts.left_out, counts.restarts) == (6, 2, 2, 0)
+
+
+def test_a_new_stream_is_a_restart_and_not_a_loss(ring: tuple[Receiver, va.Reader]) -> None:
+    receiver, reader = ring
+    take(receiver, 900, key=True)
+    take(receiver, 3, stream=2)  # its key frame was not for us
+    take(receiver, 4, stream=2, key=True)
+    assert [frame.meta["link"].get("lost", 0) for frame in seen(reader)] == [0, 1]
+    assert (receiver.counts().lost, receiver.counts().restarts) == (0, 1)
+
+
+def test_what_was_left_out_for_the_limit_is_not_lost(ring: tuple[Receiver, va.Reader]) -> None:
+    receiver, reader = ring
+    take(receiver, 1, key=True)
+    take(receiver, 26, key=True, skipped=24)
+    assert len(seen(reader)) == 2
+    assert (receiver.counts().lost, receiver.counts().limited) == (0, 24)
+
+
+def test_a_repeat_is_refused(ring: tuple[Receiver, va.Reader]) -> None:
+    receiver, reader = ring
+    for _ in range(2):
+        take(receiver, 1, key=True)
+    assert len(seen(reader)) == 1 and receiver.counts().refused == 1
+
+
+def test_capture_times_are_by_our_clock(ring: tuple[Receiver, va.Reader]) -> None:
+    receiver, reader = ring
+    clock = PeerClock()
+    clock.take(1_000, 5_001_000, 3_000)  # theirs is 5 ms ahead
+    receiver.difference = clock.difference(3_000)
+    take(receiver, 1, key=True)
+    (frame,) = seen(reader)
+    assert frame.timestamp_ns == UNIT.timestamp_ns - 4_999_000
+    assert frame.meta["link"] == {"host": "garage", "clock_offset_ns": 4_999_000, "clock_error_ns": 1_000}
+
+
+# ----------------------------------------------------------------------------------------- clocks
+
+
+def test_the_quickest_answer_counts_and_the_truth_is_within_its_error() -> None:
+    clock, dice, offset = PeerClock(), random.Random(3), 123_456_789
+    now = 10**18
+    for _ in range(100):
+        out, back = (dice.randrange(50_000, 20_000_000) for _ in range(2))
+        clock.take(now, now + out + offset, now + out + back)
+        now += 10**9
+        found = clock.difference(now)
+        assert found is not None and abs(found.offset_ns - offset) <= found.error_ns
+
+
+@pytest.mark.parametrize("step", [3_600 * 10**9, -50_000_000, 10**18])
+def test_a_clock_that_is_set_is_believed_at_once(step: int) -> None:
+    clock = PeerClock()
+    for n in range(20):
+        at = n * 10**9
+        clock.take(at, at + 100_000 + (step if n >= 10 else 0), at + 200_000)
+        found = clock.difference(at + 200_000)
+        assert found is not None and abs(found.offset_ns - (step if n >= 10 else 0)) <= found.error_ns
+
+
+def test_our_own_clock_set_back_within_an_answer_forgets_all() -> None:
+    clock = PeerClock()
+    clock.take(0, 50, 100)
+    clock.take(10**9, 60, 5)
+    assert clock.difference(100) is None
+
+
+# ----------------------------------------------------------------------------------------- limits
+
+
+def test_without_a_limit_all_is_sent() -> None:
+    budget = Budget(None)
+    assert all(budget.admit(10**9, False, 0.0) for _ in range(10))
+
+
+def test_beyond_the_limit_key_frames_alone_are_sent_and_later_all_again() -> None:
+    budget = Budget(1000.0)
+    sent = [budget.admit(100, n % 25 == 0, n / 25) for n in range(250)]
+    assert budget.keys_only and 0 < sum(sent) * 100 <= 1000 * 10 + 1000
+    assert all(sent[n] for n in range(0, 250, 25)), "key frames fit"
+    calm = [budget.admit(1, n % 25 == 0, 10 + n / 25) for n in range(250)]
+    assert not budget.keys_only and calm[-1]
+
+
+def test_a_key_frame_larger_than_the_limit_goes_when_there_is_a_whole_burst() -> None:
+    budget = Budget(1000.0)
+    assert budget.admit(5000, True, 0.0)
+    assert not budget.admit(5000, True, 1.0)
+    assert budget.admit(5000, True, 6.0)
+
+
+# ------------------------------------------------------------------------------------------ names
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "meant"),
+    [
+        ("cam1", "*", True),
+        ("garage/cam1", "*", False),
+        ("garage/cam1", "*/*", True),
+        ("garage/cam1", "garage/cam?", True),
+        ("garage/cam1", "*/cam2", False),
+        ("garage/cam1/packets", "*/*", False),
+        ("garage/cam1/packets", "garage/*/packets", True),
+    ],
+)
+def test_patterns_mean_names_part_by_part(name: str, pattern: str, meant: bool) -> None:
+    assert matches(name, pattern) is meant
+
+
+def test_a_name_of_another_host_is_for_readers_alone() -> None:
+    with pytest.raises(InvalidNameError):
+        va.serve("garage/cam1")
+    va.connect("garage/cam1")
+    for bad in ("/cam1", "garage/", "a//b", "a/../b", "a/b/c/d", "a/" + "b" * 63, "a+b", "a/b+c"):
+        with pytest.raises(InvalidNameError):
+            va.connect(bad)
+
+
+@pytest.mark.parametrize(
+    "key", [Key("garage", "0a", "want", "attic", "cam.1", "7"), Key("g", "0a", "clock", "attic")]
+)
+def test_keys_come_back_as_they_were(key: Key) -> None:
+    assert parse(key.text) == key
+
+
+@pytest.mark.parametrize(
+    "text", ["", "va/1", "va/2/a/b/c/d", "va/1/a/b/c/**", "x" * 9999, "va/1/a/b/c/d/e/f/g"]
+)
+def test_other_keys_are_none(text: str) -> None:
+    assert parse(text) is None and parse_live(text) is None
+
+
+def test_a_host_of_another_version_is_understood_to_be_one() -> None:
+    assert parse_live("va/live/garage/2/0a") == Live("garage", "2", "0a")
+
+
+# ----------------------------------------------------------------------------------------- config
+
+
+@pytest.mark.parametrize(
+    ("listen", "files", "peer"),
+    [
+        (("tcp/0.0.0.0:7447",), False, {}),
+        (("tcp/10.0.0.1:7447",), False, {}),
+        (("tls/127.0.0.1:7447",), False, {}),
+        (("tcp/127.0.0.1:7447",), True, {}),
+        (("udp/127.0.0.1:7447",), False, {}),
+        (("tcp/127.0.0.1:0",), False, {}),
+        ((), False, {}),
+        (("tcp/127.0.0.1:7447",), False, {"name": "attic"}),
+        (("tcp/127.0.0.1:7447",), False, {"name": "x" * 25}),
+        (("tcp/127.0.0.1:7447",), False, {"export": ("a/b",)}),
+        (("tcp/127.0.0.1:7447",), False, {"connect": ("tcp/192.168.0.9:7447",)}),
+        (("tcp/127.0.0.1:7447",), False, {"max_rate": 0}),
+    ],
+)
+def test_a_link_that_cannot_be_or_is_not_safe_is_refused(
+    listen: tuple[str, ...], files: bool, peer: dict[str, Any]
+) -> None:
+    certificates = Certificates("a", "b", "c") if files else None
+    with pytest.raises(ValueError):
+        LinkSpec("attic", (PeerSpec(**{"name": "garage", **peer}),), listen, certificates)
+
+
+def test_no_repr_shows_where_the_key_is() -> None:
+    assert "secret.pem" not in repr(Certificates("a", "secret.pem", "c"))

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Rings of other hosts, over Zenoh."""

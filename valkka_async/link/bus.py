@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: MIT
+"""Zenoh's session as an event loop may use it.
+
+Zenoh has no asyncio and some of its calls wait, so they are made in order in one thread; what it says comes
+in threads of its own, and from there into the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import zenoh
+
+from valkka_async.link.engine import open_session
+from valkka_async.link.spec import LinkSpec
+
+_ANSWER = 1.0  # s for a question for the time
+_INT = 8
+
+log = logging.getLogger("valkka_async.link")
+
+
+class Request:
+    """A camera that is wanted: its units go to `take`, in a thread of Zenoh's, until it is given up."""
+
+    def __init__(self, take: Callable[[bytes, bytes], None]) -> None:
+        self._take = take
+        self.active = True
+        self.declared: list[Any] = []  # in the bus's thread
+
+    def hear(self, sample: zenoh.Sample) -> None:
+        attachment = sample.attachment
+        if self.active and attachment is not None:
+            self._take(sample.payload.to_bytes(), attachment.to_bytes())
+
+
+class Bus:
+    """Made with open(). What is declared stays declared over all connections, until it is given up."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pool = ThreadPoolExecutor(1, "zenoh")
+        self._session: Any = None
+        self._tokens: dict[str, Any] = {}
+        self._others: list[Any] = []
+        self._closed = False
+
+    async def open(self, spec: LinkSpec) -> None:
+        """Raises ConnectError."""
+
+        def work() -> None:
+            self._session = open_session(spec)
+
+        await self._loop.run_in_executor(self._pool, work)
+
+    async def aclose(self) -> None:
+        """Idempotent."""
+        if not self._closed:
+            self._closed = True
+            await self._loop.run_in_executor(self._pool, self._end)
+            self._pool.shutdown(wait=False)
+
+    def _end(self) -> None:
+        self._tokens.clear()
+        self._others.clear()
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _post(self, work: Callable[[], None]) -> None:
+        if self._closed:
+            return
+        self._pool.submit(work).add_done_callback(_logged)
+
+    def _call(self, function: Callable[..., None], *args: Any) -> None:
+        """In the loop, from a thread of Zenoh's."""
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the loop is closed
+            pass
+
+    # ------------------------------------------------------------------------------------ tokens
+
+    def follow_tokens(self, pattern: str, told: Callable[[str, bool], None]) -> None:
+        """`told` hears in the loop of each token that matches: its key, and whether it is there or gone."""
+
+        def hear(sample: zenoh.Sample) -> None:
+            self._call(told, str(sample.key_expr), sample.kind == zenoh.SampleKind.PUT)
+
+        def work() -> None:
+            handler: Any = zenoh.handlers.Callback(hear, indirect=False)
+            subscriber = self._session.liveliness().declare_subscriber(pattern, handler, history=True)
+            self._others.append(subscriber)
+
+        self._post(work)
+
+    def show(self, key: str) -> None:
+        """Declare a token."""
+
+        def work() -> None:
+            self._tokens[key] = self._session.liveliness().declare_token(key)
+
+        self._post(work)
+
+    def hide(self, key: str) -> None:
+        """Take a token back."""
+
+        def work() -> None:
+            if (token := self._tokens.pop(key, None)) is not None:
+                token.undeclare()
+
+        self._post(work)
+
+    # -------------------------------------------------------------------------------------- time
+
+    def answer_time(self, key: str) -> None:
+        """Tell what our clock shows to whom asks there."""
+
+        def hear(query: zenoh.Query) -> None:
+            with query:
+                query.reply(key, time.time_ns().to_bytes(_INT, "little"))
+
+        def work() -> None:
+            handler: Any = zenoh.handlers.Callback(hear, indirect=False)
+            self._others.append(self._session.declare_queryable(key, handler))
+
+        self._post(work)
+
+    def ask_time(self, key: str, told: Callable[[int, int, int], None]) -> None:
+        """`told` hears in the loop when it was asked, what that clock showed, and when the answer came."""
+
+        def work() -> None:
+            asked = time.time_ns()
+
+            def hear(reply: zenoh.Reply) -> None:
+                answered = time.time_ns()
+                if reply.ok is not None and len(data := reply.ok.payload.to_bytes()) == _INT:
+                    self._call(told, asked, int.from_bytes(data, "little"), answered)
+
+            handler: Any = zenoh.handlers.Callback(hear, indirect=False)
+            self._session.get(key, handler, timeout=_ANSWER)
+
+        self._post(work)
+
+    # ------------------------------------------------------------------------------------- units
+
+    def request(self, units: str, token: str, take: Callable[[bytes, bytes], None]) -> Request:
+        """Listen there, and then say so by a token."""
+        request = Request(take)
+
+        def work() -> None:
+            handler: Any = zenoh.handlers.Callback(request.hear, indirect=False)
+            request.declared = [
+                self._session.declare_subscriber(units, handler),
+                self._session.liveliness().declare_token(token),
+            ]
+
+        self._post(work)
+        return request
+
+    def give_up(self, request: Request) -> None:
+        """From now on nothing more is taken."""
+        request.active = False
+
+        def work() -> None:
+            for one in reversed(request.declared):
+                one.undeclare()
+            request.declared = []
+
+        self._post(work)
+
+    def put_to(self, key: str) -> Callable[[bytes, bytes], None]:
+        """What sends units there, from any thread. It waits for room for a second at most; what finds none is
+        dropped, and nobody says so: units are numbered."""
+
+        def put(payload: bytes, attachment: bytes) -> None:
+            session = self._session
+            if session is not None:
+                # Not a declared publisher: each of those leaves 2 KB behind (zenoh #1518).
+                session.put(
+                    key,
+                    payload,
+                    attachment=attachment,
+                    congestion_control=zenoh.CongestionControl.DROP,
+                )
+
+        return put
+
+
+def _logged(done: Future[None]) -> None:
+    if not done.cancelled() and (error := done.exception()) is not None:
+        log.error("the link: %s: %s", type(error).__name__, error)

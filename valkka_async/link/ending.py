@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: MIT
+"""The end of a process that ends with its standard input."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+async def end(process: asyncio.subprocess.Process, seconds: float) -> None:
+    """Close its input, and wait for its end; kill it after so many seconds. Returns when it has ended."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        async with asyncio.timeout(seconds):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

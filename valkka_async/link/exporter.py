@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: MIT
+"""What this host has for others: its encoded rings, found in the runtime directory, under their cameras'
+names."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from valkka_async.errors import ConnectError, ValkkaError
+from valkka_async.link.unit import EXPORTED
+from valkka_async.ring.connection import report
+from valkka_async.ring.directory import Directory
+
+_ANSWER = 1.0  # s for a ring's server to say what it is
+_AGAIN = 2.0  # s until one is asked again that has not said it yet: it has had no frame
+
+log = logging.getLogger("valkka_async.link")
+
+
+class Catalogue:
+    """The cameras that can be sent, by name, and the ring of each. `changed` is called when they have."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self.rings: dict[str, str] = {}  # by camera
+        self._changed = changed
+        self._known: dict[str, tuple[str, int]] = {}  # by ring: camera_of()
+        self._open: dict[str, float] = {}  # rings that have not said what they are: when to ask again
+
+    async def follow(self) -> None:
+        """For ever: look at the runtime directory when it changes."""
+        directory = Directory()
+        try:
+            while True:
+                try:
+                    there = set(directory.look())
+                except ConnectError as e:
+                    log.warning("%s; looking again", e)
+                    await asyncio.sleep(_AGAIN)
+                    continue
+                await self._learn({name for name in there if "/" not in name})
+                changes: set[str] | None = set()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_AGAIN if self._open else None):
+                        changes = await directory.changed()
+                for name in self._known.keys() if changes is None else changes:
+                    self._open.setdefault(name, 0.0)  # it may be another of that name
+        finally:
+            directory.close()
+
+    async def _learn(self, there: set[str]) -> None:
+        now = time.monotonic()
+        for gone in (self._known.keys() | self._open.keys()) - there:
+            self._known.pop(gone, None)
+            self._open.pop(gone, None)
+        asked = [n for n in there if n not in self._known or self._open.get(n, now + 1) <= now]
+        answers = await asyncio.gather(*(asyncio.to_thread(camera_of, name) for name in asked))
+        for name, camera in zip(asked, answers, strict=True):
+            if camera is None:
+                self._open[name] = now + _AGAIN
+                self._known.setdefault(name, ("", 0))
+            else:
+                self._open.pop(name, None)
+                self._known[name] = camera
+        rings: dict[str, str] = {}
+        for name in sorted(self._known, key=lambda name: (self._known[name][1], name)):
+            if of := self._known[name][0]:
+                rings.setdefault(of, name)
+        if rings != self.rings:
+            self.rings = rings
+            self._changed()
+
+
+def camera_of(ring: str) -> tuple[str, int] | None:
+    """The camera whose encoded frames are in this ring, or the ring's own name if it is no camera's; "": it
+    has other frames. And the number of the camera's stream, of which 0 is the main one. None: that is not
+    known yet. Blocks for a second at most."""
+    try:
+        said = report(ring, _ANSWER)
+    except (TimeoutError, ValkkaError):
+        return None
+    if said is None:
+        return None
+    camera = said.get("camera")
+    if isinstance(camera, Mapping):
+        output = next((o for o in _records(camera, "outputs") if o.get("name") == ring), {})
+        streams = [stream.get("name") for stream in _records(camera, "streams")]
+        stream = output.get("stream")
+        number = streams.index(stream) if stream in streams else 0
+        return (str(camera.get("name", "")) if output.get("format") == "packets" else "", number)
+    format = said.get("format")
+    return (ring if format in EXPORTED else "", 0) if format else None
+
+
+def _records(camera: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    return [one for one in camera.get(key) or () if isinstance(one, Mapping)]

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""A camera of another host, here: the ring of what that host sends, which is asked for while somebody
+reads."""
+
+from __future__ import annotations
+
+import logging
+
+from valkka_async.errors import ValkkaError
+from valkka_async.link.bus import Bus, Request
+from valkka_async.link.clock import Difference
+from valkka_async.link.keys import Key
+from valkka_async.link.receiver import Receiver
+from valkka_async.link.status import ImportStatus
+from valkka_async.ring.names import check_source
+from valkka_async.ring.server import BACKLOG_BYTES, Server
+
+_SLOTS = 320  # as of a camera's own packets
+_LINGER = 2.0  # s without readers after which nothing is asked for any more
+_SILENT = 3.0  # s
+_AGAIN = 10.0  # s of silence after which the request is made again
+_KEYS = 16  # by turns: for each that it has ever seen Zenoh keeps some kilobytes
+_RETRY = 5.0  # s until a ring is made again whose name was taken
+
+log = logging.getLogger("valkka_async.link")
+
+
+class ForeignCamera:
+    """Its ring is HOST/CAMERA/packets; the worker decodes that into HOST/CAMERA."""
+
+    def __init__(self, host: str, camera: str, me: str, bus: Bus) -> None:
+        self.name = f"{host}/{camera}"
+        self.camera = camera
+        self._host = host
+        self._me = me
+        self._bus = bus
+        self._requests = 0
+        self._receiver: Receiver | None = None
+        self._request: Request | None = None
+        self._epoch = ""  # of the request
+        self._asked_at = 0.0
+        self._read_at = -_LINGER
+        self._retry_at = 0.0
+        self._reason = ""
+
+    @property
+    def up(self) -> bool:
+        """Has it its ring?"""
+        return self._receiver is not None
+
+    def look(self, now: float, epoch: str, difference: Difference | None) -> None:
+        """Ask for it if somebody reads it. `epoch`: of its host's life; "": it is not there."""
+        receiver = self._receiver
+        if receiver is None:
+            if now >= self._retry_at:
+                self._serve(now)
+            return
+        receiver.difference = difference or receiver.difference
+        if receiver.server.readers:
+            self._read_at = now
+        wanted = now - self._read_at < _LINGER
+        if self._request is not None:
+            silence = now - max(self._asked_at, receiver.last_ns / 1e9)
+            if not wanted or (epoch and epoch != self._epoch) or (epoch and silence > _AGAIN):
+                self._give_up()
+        if wanted and epoch and self._request is None:
+            self._ask(receiver, epoch, now)
+
+    def _serve(self, now: float) -> None:
+        try:
+            server = Server(
+                check_source(f"{self.name}/packets"),
+                slots=_SLOTS,
+                max_clients=64,
+                mode=0o600,
+                group=None,
+                backlog="gop",
+                backlog_bytes=BACKLOG_BYTES,
+                watch="thread",
+            )
+        except ValkkaError as e:  # its name is too long, or taken by another link of this user
+            self._retry_at = now + _RETRY
+            if str(e) != self._reason:
+                self._reason = str(e)
+                log.warning("%s: %s", self.name, e)
+            return
+        self._reason = ""
+        self._receiver = Receiver(self._host, server)
+
+    def _ask(self, receiver: Receiver, epoch: str, now: float) -> None:
+        self._requests = (self._requests + 1) % _KEYS
+        key = Key(self._host, epoch, "want", self._me, self.camera, str(self._requests))
+        self._epoch, self._asked_at = epoch, now
+        self._request = self._bus.request(key.of_kind("to").text, key.text, receiver.take)
+
+    def _give_up(self) -> None:
+        if self._request is not None:
+            self._bus.give_up(self._request)
+            self._request = None
+        if self._receiver is not None:
+            self._receiver.pause()
+
+    def silent(self, now: float) -> bool:
+        """Is it asked for, and does not come?"""
+        receiver = self._receiver
+        if receiver is None or self._request is None:
+            return False
+        return now - max(self._asked_at, receiver.last_ns / 1e9) > _SILENT
+
+    def close(self) -> None:
+        """Close its ring."""
+        self._give_up()
+        if self._receiver is not None:
+            self._receiver.server.close()
+            self._receiver = None
+
+    def status(self) -> ImportStatus:
+        receiver = self._receiver
+        if receiver is None:
+            return ImportStatus(self.name, "", False, 0, 0, 0, 0, 0, 0, 0, self._reason)
+        c = receiver.counts()
+        return ImportStatus(
+            self.name,
+            receiver.format,
+            self._request is not None,
+            c.received,
+            c.bytes,
+            c.lost,
+            c.left_out,
+            c.limited,
+            c.refused,
+            c.restarts,
+            "",
+        )

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""What is said between hosts has these names, in Zenoh's words key expressions.
+
+    va/live/HOST/VERSION/EPOCH              a token: this host is there, and speaks this version
+    va/1/HOST/EPOCH/cam/READER/CAMERA       a token: READER may read this camera
+    va/1/HOST/EPOCH/want/READER/CAMERA/N    a token: READER wants it, and listens
+    va/1/HOST/EPOCH/to/READER/CAMERA/N      its access units (unit.py), for this request alone
+    va/1/HOST/EPOCH/clock/READER            a question for the time
+
+An EPOCH is one life of a host's link. A token goes with the session that has declared it, however that ends.
+Of the version only the first line must never change.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from valkka_async.ring.names import is_source
+
+VERSION = "1"
+LIVE = "va/live/*/*/*"
+
+
+class Live(NamedTuple):
+    """A host that is there."""
+
+    host: str
+    version: str
+    epoch: str
+
+    @property
+    def key(self) -> str:
+        return f"va/live/{self.host}/{self.version}/{self.epoch}"
+
+
+class Key(NamedTuple):
+    """Something about a host's camera, between it and a reading host."""
+
+    host: str
+    epoch: str
+    kind: str  # "cam", "want", "to", "clock"
+    reader: str
+    camera: str = ""
+    number: str = ""
+
+    def of_kind(self, kind: str) -> Key:
+        """The same about something else."""
+        return self._replace(kind=kind)
+
+    @property
+    def text(self) -> str:
+        return "/".join(part for part in (f"va/{VERSION}", *self) if part)
+
+
+def parse_live(text: str) -> Live | None:
+    """None: it is something else."""
+    parts = text.split("/")
+    return Live(*parts[2:]) if len(parts) == 5 and parts[:2] == ["va", "live"] and _named(parts[2:]) else None
+
+
+def parse(text: str) -> Key | None:
+    """None: it is something else."""
+    parts = text.split("/")
+    if len(parts) < 6 or len(parts) > 8 or parts[:2] != ["va", VERSION] or not _named(parts[2:]):
+        return None
+    return Key(*parts[2:])
+
+
+def _named(parts: list[str]) -> bool:
+    return all(part and is_source(part) for part in parts)
+
+
+def everything(host: str, epoch: str, kind: str) -> str:
+    """A pattern of Zenoh's: all keys of this kind."""
+    return f"va/{VERSION}/{host}/{epoch}/{kind}/**"

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""Link: this host's cameras for others, and theirs as rings of this host."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import secrets
+import time
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self
+
+from valkka_async.link.bus import Bus
+from valkka_async.link.exporter import Catalogue
+from valkka_async.link.keys import VERSION, Live, parse, parse_live
+from valkka_async.link.peer import Peer
+from valkka_async.link.probe import probe
+from valkka_async.link.spec import LinkSpec
+from valkka_async.link.status import LinkStatus, PeerState
+
+_LOOK = 0.02  # s between looks for readers: a camera that nobody has asked for comes so much later
+_PROBE = 5.0  # s between looks at the endpoints of hosts that are not there
+_JOIN = 2.0  # s for threads that send
+
+log = logging.getLogger("valkka_async.link")
+
+
+class Link:
+    """Runs while it is entered::
+
+        async with Link(spec) as link:
+            await link.failed()   # for ever, if all is well
+            print(link.status())
+
+    Raises ConnectError on entering: an endpoint is taken, or a certificate cannot be read. It belongs to the
+    event loop in which it is entered.
+    """
+
+    def __init__(self, spec: LinkSpec) -> None:
+        self._spec = spec
+        self._epoch = secrets.token_hex(8)
+        self._numbers = itertools.count(1)
+        self._peers: dict[str, Peer] = {}
+        self._twins: set[str] = set()  # lives of other hosts with our name
+        self._catalogue = Catalogue(self._offer)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._bus: Bus | None = None
+
+    async def __aenter__(self) -> Self:
+        self._bus = bus = Bus()
+        await bus.open(self._spec)
+        for spec in self._spec.peers:
+            self._peers[spec.name] = Peer(
+                spec, self._spec.host, self._epoch, bus, lambda: next(self._numbers)
+            )
+        bus.show(Live(self._spec.host, VERSION, self._epoch).key)
+        bus.follow_tokens("va/**", self._hear)
+        work: list[Coroutine[Any, Any, None]] = [self._catalogue.follow(), self._look(), self._probe()]
+        work += [peer.decoder.run() for peer in self._peers.values()]
+        self._tasks = [asyncio.create_task(one) for one in work]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the rings, tell the other hosts, end the workers. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks = []
+        senders = [sender for peer in self._peers.values() if (sender := peer.close()) is not None]
+        await asyncio.gather(*(asyncio.to_thread(sender.join, _JOIN) for sender in senders))
+        if self._bus is not None:
+            await self._bus.aclose()
+
+    async def failed(self) -> None:
+        """Wait for an error that nobody foresaw, and raise it: a link must not run by half."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    # ------------------------------------------------------------------------------------ hearing
+
+    def _hear(self, text: str, there: bool) -> None:
+        """A token of whomever has come or gone."""
+        if (live := parse_live(text)) is not None:
+            if live.host == self._spec.host:
+                self._hear_twin(live, there)
+            elif (peer := self._peers.get(live.host)) is not None:
+                peer.hear_live(live, there)
+            return
+        key = parse(text)
+        if key is None:
+            return
+        me = self._spec.host
+        if key.kind == "cam" and key.reader == me and (peer := self._peers.get(key.host)) is not None:
+            peer.hear_offer(key, there)
+        elif key.kind == "want" and key.host == me and key.epoch == self._epoch:
+            if (peer := self._peers.get(key.reader)) is not None:
+                peer.hear_want(key, there, self._catalogue.rings)
+
+    def _hear_twin(self, live: Live, there: bool) -> None:
+        if live.epoch == self._epoch:
+            return
+        if there:
+            self._twins.add(live.epoch)
+            log.warning("%s", self._twin_reason())
+        else:
+            self._twins.discard(live.epoch)
+
+    def _twin_reason(self) -> str:
+        if not self._twins:
+            return ""
+        return (
+            f"another host is called {self._spec.host} too: hosts that know both read the one that was there "
+            "first; rename one"
+        )
+
+    def _offer(self) -> None:
+        for peer in self._peers.values():
+            peer.offer(self._catalogue.rings)
+
+    # -------------------------------------------------------------------------------------- looking
+
+    async def _look(self) -> None:
+        while True:
+            now = time.monotonic()
+            for peer in self._peers.values():
+                peer.look(now)
+            await asyncio.sleep(_LOOK)
+
+    async def _probe(self) -> None:
+        while True:
+            await asyncio.sleep(_PROBE)
+            for peer in self._peers.values():
+                if peer.state is not PeerState.LIVE and peer.spec.connect:
+                    peer.found(*await probe(peer.spec.connect[0]))
+
+    def status(self) -> LinkStatus:
+        """How all is now."""
+        offered = {
+            camera
+            for camera in self._catalogue.rings
+            if any(peer.spec.may_read(camera) for peer in self._peers.values())
+        }
+        return LinkStatus(
+            self._spec.host,
+            os.getpid(),
+            self._spec.certificates is not None,
+            self._twin_reason(),
+            tuple(sorted(offered)),
+            tuple(peer.status() for peer in self._peers.values()),
+        )

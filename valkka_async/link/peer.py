@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""Another host: whether it is there, what it has for us, how its clock goes, and what it reads of ours."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from valkka_async.camera.status import CameraState, Cause
+from valkka_async.link.budget import Budget
+from valkka_async.link.bus import Bus
+from valkka_async.link.clock import Difference, PeerClock
+from valkka_async.link.foreign import ForeignCamera
+from valkka_async.link.keys import VERSION, Key, Live
+from valkka_async.link.messages import Import, Work
+from valkka_async.link.sender import Sender, Stream
+from valkka_async.link.spec import PeerSpec
+from valkka_async.link.status import ExportStatus, PeerCause, PeerState, PeerStatus
+from valkka_async.link.worker import DecoderProcess
+
+_MOST = 1024  # cameras of one host, and requests of one
+_LIVES = 16  # of hosts with one name
+_FOLLOW = 0.2  # s between looks at what has come and gone
+_WITHDRAWN = 1.0  # s: when a host goes, its cameras' tokens may go first
+_ASK = 1.0  # s between questions for the time
+_SOON = 0.1  # between the first ones
+_FIRST = 5
+
+log = logging.getLogger("valkka_async.link")
+
+
+class Peer:
+    """Lives in the event loop. `me` is this host's name, `epoch` the life of its link."""
+
+    def __init__(self, spec: PeerSpec, me: str, epoch: str, bus: Bus, number: Callable[[], int]) -> None:
+        self.spec = spec
+        self.state = PeerState.CONNECTING
+        self.cause: PeerCause | None = None
+        self.reason = ""
+        self.decoder = DecoderProcess(spec.name)
+        self._me = me
+        self._epoch = epoch
+        self._bus = bus
+        self._number = number
+        self._since_ns = time.time_ns()
+        self._found = (PeerCause.UNREACHABLE, self._waited_for())  # by the last look at its endpoint
+        self._was_there = False
+        self._lives: dict[str, str] = {}  # epoch: version, in the order in which they came
+        self._current = ""  # the epoch that we read
+        self._has: dict[str, set[str]] = {}  # epoch: cameras that we may read
+        self._cameras: dict[str, ForeignCamera] = {}
+        self._missing: dict[str, float] = {}  # since when a camera is withdrawn
+        self._clock = PeerClock()
+        self._asked = 0
+        self._ask_at = self._follow_at = 0.0
+        self._budget = Budget(spec.max_rate)
+        self._offered: set[str] = set()
+        self._wants: dict[str, Key] = {}  # by camera: the newest request
+        self._sender: Sender | None = None  # once it has wanted something
+        self._streams: dict[Key, Stream] = {}
+        self._too_many = False
+        bus.answer_time(Key(me, epoch, "clock", spec.name).text)
+
+    def _waited_for(self) -> str:
+        if self.spec.connect:
+            return f"{self.spec.name} has not answered yet at {', '.join(self.spec.connect)}"
+        return f"{self.spec.name} has not connected to this host yet"
+
+    def _gone(self) -> str:
+        if self.spec.connect:
+            return f"{self.spec.name} was there and is gone; this host connects again when it is back"
+        return f"{self.spec.name} was there and is gone; it connects to this host when it is back"
+
+    # ------------------------------------------------------------------------------- is it there?
+
+    def hear_live(self, live: Live, there: bool) -> None:
+        """A life of that host has come or gone."""
+        if there:
+            if len(self._lives) >= _LIVES:
+                return
+            self._lives[live.epoch] = live.version
+            self._found = (PeerCause.SILENT, self._gone())  # what is so when it goes
+        else:
+            self._lives.pop(live.epoch, None)
+            self._has.pop(live.epoch, None)
+        self.judge()
+
+    def found(self, cause: PeerCause, reason: str) -> None:
+        """What there is at its endpoint, while it does not answer as it should."""
+        self._found = cause, reason
+        self.judge()
+
+    def judge(self) -> None:
+        """Its state, from all that is known."""
+        name = self.spec.name
+        ours = [epoch for epoch, version in self._lives.items() if version == VERSION]
+        others = sorted({version for version in self._lives.values() if version != VERSION})
+        before = self.state, self.cause
+        current = self._current if self._current in ours else ours[0] if ours else ""
+        if current and current != self._current:
+            self._current = current
+            self._clock, self._asked, self._ask_at = PeerClock(), 0, 0.0
+        if ours:
+            self._was_there = True
+            self.state, self.cause, self.reason = PeerState.LIVE, None, ""
+            if len(ours) > 1:
+                self.cause = PeerCause.TWICE
+                self.reason = (
+                    f"{len(ours)} hosts are called {name}: the one that came first is read; rename one"
+                )
+        else:
+            self.state = PeerState.AWAY if self._was_there else PeerState.CONNECTING
+            self.cause, self.reason = self._found
+            if others:
+                self.cause = PeerCause.VERSION
+                self.reason = (
+                    f"{name} speaks version {', '.join(others)} of the link, and this host {VERSION}: "
+                    "update the older one"
+                )
+        if (self.state, self.cause) != before:
+            self._since_ns = time.time_ns()
+            good = self.state is PeerState.LIVE and self.cause is None
+            log.log(
+                logging.INFO if good else logging.WARNING,
+                "%s: %s%s",
+                name,
+                self.state,
+                f": {self.reason}" if self.reason else "",
+            )
+
+    # ------------------------------------------------------------------------- what it has for us
+
+    def hear_offer(self, key: Key, there: bool) -> None:
+        """We may, or may no longer, read this camera of that life."""
+        if not there:
+            self._has.get(key.epoch, set()).discard(key.camera)
+            return
+        if key.epoch not in self._has and len(self._has) >= _LIVES:
+            return
+        cameras = self._has.setdefault(key.epoch, set())
+        if len(cameras) < _MOST:
+            cameras.add(key.camera)
+        elif not self._too_many:
+            self._too_many = True
+            log.warning("%s: it has more than %d cameras; the others are left out", self.spec.name, _MOST)
+
+    def look(self, now: float) -> None:
+        """What is to be done, fifty times a second."""
+        live = self.state is PeerState.LIVE
+        follow = now >= self._follow_at
+        if live:
+            self._ask(now)
+            if follow:
+                self._follow_cameras(now)
+        else:
+            self._missing.clear()
+        difference = self._clock.difference(time.time_ns()) if live else None
+        epoch = self._current if live and difference is not None else ""
+        for camera in self._cameras.values():
+            camera.look(now, epoch, difference)
+        if not follow:
+            return
+        self._follow_at = now + _FOLLOW
+        self.decoder.tell(
+            Work(tuple(self._import(camera, now) for camera in self._cameras.values() if camera.up))
+        )
+
+    def _follow_cameras(self, now: float) -> None:
+        has = self._has.get(self._current, set())
+        for camera in has - self._cameras.keys():
+            if self.spec.imported(camera):
+                self._cameras[camera] = ForeignCamera(self.spec.name, camera, self._me, self._bus)
+        for camera in [*self._cameras]:
+            if camera in has:
+                self._missing.pop(camera, None)
+            elif now - self._missing.setdefault(camera, now) > _WITHDRAWN:
+                del self._missing[camera]
+                self._cameras.pop(camera).close()
+
+    def _import(self, camera: ForeignCamera, now: float) -> Import:
+        state, cause, reason = CameraState.LIVE, None, ""
+        if self.state is not PeerState.LIVE:
+            state, cause, reason = CameraState.WAITING, Cause.UNREACHABLE, self.reason
+        elif camera.silent(now):
+            state, cause = CameraState.STALLED, Cause.TIMEOUT
+            reason = f"{self.spec.name} is there, but sends nothing of {camera.camera}"
+        return Import(camera.name, self.spec.format, state, cause, reason)
+
+    def _ask(self, now: float) -> None:
+        """What does its clock show?"""
+        if now >= self._ask_at:
+            self._asked += 1
+            self._ask_at = now + (_SOON if self._asked < _FIRST else _ASK)
+            clock = self._clock  # of this life
+            self._bus.ask_time(Key(self.spec.name, self._current, "clock", self._me).text, clock.take)
+
+    def difference(self) -> Difference | None:
+        """Of its clock and ours."""
+        return self._clock.difference(time.time_ns())
+
+    # ------------------------------------------------------------------------ what it reads of ours
+
+    def offer(self, rings: Mapping[str, str]) -> None:
+        """These are the cameras that there are here, and their rings."""
+        wanted = {camera for camera in rings if self.spec.may_read(camera)}
+        for camera in wanted - self._offered:
+            self._bus.show(self._key("cam", camera))
+        for camera in self._offered - wanted:
+            self._bus.hide(self._key("cam", camera))
+        self._offered = wanted
+        self._serve(rings)
+
+    def _key(self, kind: str, camera: str) -> str:
+        return Key(self._me, self._epoch, kind, self.spec.name, camera).text
+
+    def hear_want(self, key: Key, there: bool, rings: Mapping[str, str]) -> None:
+        """It wants a camera, or does not any more. Of several requests for one the newest counts."""
+        if there:
+            if self.spec.may_read(key.camera) and (key.camera in self._wants or len(self._wants) < _MOST):
+                self._wants[key.camera] = key
+        elif self._wants.get(key.camera) == key:
+            del self._wants[key.camera]
+        self._serve(rings)
+
+    def _serve(self, rings: Mapping[str, str]) -> None:
+        """A stream for each request that can be served."""
+        due = {key: rings[key.camera] for key in self._wants.values() if key.camera in rings}
+        for key, stream in [*self._streams.items()]:
+            if due.get(key) != stream.ring and self._sender is not None:
+                self._sender.discard(self._streams.pop(key))
+        for key, ring in due.items():
+            if key not in self._streams:
+                try:
+                    self._sender = self._sender or Sender(self.spec.name, self._budget, self._number)
+                except OSError as e:  # no room for another thread
+                    log.error("nothing is sent to %s: %s", self.spec.name, e)
+                    return
+                self._streams[key] = self._sender.add(ring, self._bus.put_to(key.of_kind("to").text))
+
+    # ----------------------------------------------------------------------------------------- end
+
+    def close(self) -> Sender | None:
+        """Close its rings here, and stop sending. The thread that is to end, if there is one."""
+        for camera in self._cameras.values():
+            camera.close()
+        if self._sender is not None:
+            self._sender.stop()
+        return self._sender
+
+    def status(self) -> PeerStatus:
+        difference = self.difference()
+        return PeerStatus(
+            self.spec.name,
+            self.state,
+            self.cause,
+            self.reason,
+            self._since_ns,
+            self._current,
+            None if difference is None else difference.offset_ns,
+            None if difference is None else difference.error_ns,
+            self._budget.keys_only,
+            self.decoder.pid,
+            self.decoder.restarts,
+            tuple(camera.status() for camera in self._cameras.values()),
+            tuple(
+                ExportStatus(key.camera, stream.ring, stream.sent, stream.bytes, stream.skipped)
+                for key, stream in self._streams.items()
+            ),
+        )

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""Another host's access units on their way into a ring of this one.
+
+take() runs in Zenoh's thread that receives, and does no more than check, copy and count: what is in a unit
+nobody here looks at. It is decoded by the importing worker (decoder.py), in a process of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from valkka_async.errors import ConnectionClosedOK, ProtocolError, ValkkaError
+from valkka_async.link.clock import Difference
+from valkka_async.link.unit import decode
+from valkka_async.rates import EventRate
+from valkka_async.ring.server import Server
+
+log = logging.getLogger("valkka_async.link")
+
+META = "link"  # where a frame's metadata say how it came
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of a camera, since its ring was made. ``lost``: on the way, or before it, as the host could not keep
+    up. ``limited``: left out by that host for the link's limit. ``refused``: not access units at all.
+    ``left_out``: after a loss, up to the next key frame."""
+
+    received: int = 0
+    bytes: int = 0
+    lost: int = 0
+    left_out: int = 0
+    limited: int = 0
+    refused: int = 0
+    restarts: int = 0
+
+
+class Receiver:
+    """Publishes units in order, and after a loss from the next key frame on. A new `stream` is the same
+    camera after a restart, of whatever, and nothing is lost by that."""
+
+    def __init__(self, host: str, server: Server) -> None:
+        self.server = server
+        self.last_ns = 0  # when the newest one came, CLOCK_MONOTONIC
+        self.difference: Difference | None = None  # of that host's clock; set from outside
+        self.format = ""
+        self._host = host
+        self._lock = threading.Lock()
+        self._stream: int | None = None
+        self._seq = 0
+        self._skipped = 0
+        self._waits = True  # for a key frame
+        self._lost = 0  # since the last frame that was published
+        self._counts = dict.fromkeys(("received", "bytes", "lost", "left_out", "limited", "refused"), 0)
+        self._restarts = 0
+        self._said = ""
+        self.rate = EventRate()
+
+    def counts(self) -> Counts:
+        """So far."""
+        return Counts(restarts=self._restarts, **self._counts)
+
+    def pause(self) -> None:
+        """Nothing is asked for now: what comes next is another stream, and no frame of this one is fresh."""
+        with self._lock:
+            self._stream = None
+            self._waits = True
+            if not self.server.closed:
+                self.server.expire()
+
+    def take(self, payload: bytes, attachment: bytes) -> None:
+        """One unit, as it came. Never raises."""
+        try:
+            with self._lock:
+                self._take(payload, attachment)
+        except ConnectionClosedOK:
+            pass
+        except ProtocolError as e:
+            self._counts["refused"] += 1
+            self._complain(e)
+        except ValkkaError as e:  # no memory for the ring
+            self._waits = True
+            self._complain(e)
+        except Exception:  # Zenoh would only print it
+            log.exception("%s: a unit could not be taken", self.server.name)
+
+    def _take(self, payload: bytes, attachment: bytes) -> None:
+        unit, header = decode(attachment, len(payload))
+        counts = self._counts
+        counts["received"] += 1
+        counts["bytes"] += len(payload)
+        self.last_ns = time.monotonic_ns()
+        self.rate.note(self.last_ns / 1e9)
+        if unit.stream != self._stream:
+            self._restarts += self._stream is not None
+            self._stream, self._skipped, self._waits, self._lost = unit.stream, unit.skipped, True, 0
+        elif unit.seq <= self._seq:
+            raise ProtocolError("an access unit that came before")
+        else:
+            missing = unit.seq - self._seq - 1
+            limited = min(missing, max(0, unit.skipped - self._skipped))
+            counts["limited"] += limited
+            counts["lost"] += missing - limited
+            self._lost += missing - limited
+            self._waits = self._waits or missing > 0
+            self._skipped = unit.skipped
+        self._seq = unit.seq
+        if self._waits and not unit.key:
+            counts["left_out"] += 1
+            self._lost += 1
+            return
+        if unit.key:
+            self.server.set_header(payload[:header])
+        self.format = unit.format
+        self._waits = not self.server.publish(
+            memoryview(payload)[header:] if header else payload,
+            format=unit.format,
+            timestamp_ns=self._ours(unit.timestamp_ns),
+            pts=unit.pts,
+            dts=unit.dts,
+            duration=unit.duration,
+            time_base=unit.time_base,
+            key=unit.key,
+            meta=self._meta(unit.meta),
+        )
+        if not self._waits:
+            self._lost = 0
+            self._said = ""
+
+    def _ours(self, theirs_ns: int) -> int:
+        """That host's time by our clock."""
+        difference = self.difference
+        return max(0, theirs_ns - (difference.offset_ns if difference is not None else 0))
+
+    def _meta(self, theirs: dict[str, Any] | None) -> dict[str, Any]:
+        difference = self.difference
+        link: dict[str, Any] = {"host": self._host}
+        if difference is not None:
+            link |= {"clock_offset_ns": difference.offset_ns, "clock_error_ns": difference.error_ns}
+        if self._lost:
+            link["lost"] = self._lost
+        return {**(theirs or {}), META: link}
+
+    def _complain(self, error: Exception) -> None:
+        if str(error) != self._said:
+            self._said = str(error)
+            log.warning("%s: %s", self.server.name, error)

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: MIT
+"""What one other host reads of ours, on its way: a reader of the local ring for each request, and a thread
+for all of them.
+
+The rings are the only queues. A ring's backlog is what a host that comes late gets first, and what a slow
+host falls behind in: that host alone loses frames, and goes on at a key frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from valkka_async.errors import ConnectError, ConnectionClosed, ValkkaError
+from valkka_async.foreign import start
+from valkka_async.link.budget import Budget
+from valkka_async.link.unit import EXPORTED, Unit, encode
+from valkka_async.ring.frame import Frame
+from valkka_async.ring.reader import Reader, attach
+
+_RETRY = 0.5  # s until a ring is looked for again
+_FRAMES = 4  # of a ring before the others have their turn
+
+log = logging.getLogger("valkka_async.link")
+
+Put = Callable[[bytes, bytes], None]  # a payload and its attachment
+
+
+class Stream:
+    """A ring that is sent by `put`. Counts are of access units; the sender's thread alone changes it."""
+
+    def __init__(self, ring: str, put: Put) -> None:
+        self.ring = ring
+        self.sent = 0
+        self.bytes = 0
+        self.skipped = 0  # left out for the limit of the link
+        self.put = put
+        self.over = False
+        self.reader: Reader | None = None
+        self.retry_at = 0.0
+        self.number = 0  # of this reading of the ring
+        self.left_out = 0  # in it
+        self.waits = True  # for a key frame
+        self.limited = False  # ... as frames were left out for the limit
+        self.said = ""
+
+
+class Sender:
+    """Sends until stop(). `put` may block for a while, if the host is slow. `number` gives each reading of a
+    ring a number of its own. Raises OSError when the system has no room for its thread."""
+
+    def __init__(self, host: str, budget: Budget, number: Callable[[], int]) -> None:
+        self._host = host
+        self._budget = budget
+        self._number = number
+        self._streams: list[Stream] = []
+        self._new: deque[Stream] = deque()
+        self._stop = False
+        self._selector = selectors.DefaultSelector()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._selector.register(self._wake, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name=f"to {host}", daemon=True)
+        start(self._thread)
+
+    def add(self, ring: str, put: Put) -> Stream:
+        """Send this ring from its newest key frame on."""
+        stream = Stream(ring, put)
+        self._new.append(stream)
+        self._ring()
+        return stream
+
+    def discard(self, stream: Stream) -> None:
+        """Soon nothing more of it is sent."""
+        stream.over = True
+        self._ring()
+
+    def stop(self) -> None:
+        """Soon nothing more is sent at all."""
+        self._stop = True
+        self._ring()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for its end. False: it has not come."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _ring(self) -> None:
+        if self._thread.is_alive():
+            with contextlib.suppress(OSError):  # it ends at this moment
+                os.eventfd_write(self._wake, 1)
+
+    # ---------------------------------------------------------------------------- in its thread
+
+    def _run(self) -> None:
+        try:
+            while not self._stop:
+                try:
+                    self._turn()
+                except Exception:  # a thread that dies must not look like cameras without frames
+                    log.exception("what goes to %s is held up; trying again", self._host)
+                    time.sleep(_RETRY)
+        finally:
+            for stream in self._streams:
+                self._close(stream)
+            self._selector.close()
+            self._stop, wake, self._wake = True, self._wake, -1
+            os.close(wake)
+
+    def _turn(self) -> None:
+        self._follow()
+        for key, _ in self._selector.select(self._pause()):
+            if key.data is None:
+                os.eventfd_read(self._wake)
+            elif not key.data.over:
+                self._send_some(key.data)
+
+    def _pause(self) -> float | None:
+        """Seconds until a ring is to be looked for; None: there is none."""
+        due = [stream.retry_at for stream in self._streams if stream.reader is None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _follow(self) -> None:
+        """Streams that are new, over, or without their ring."""
+        while self._new:
+            self._streams.append(self._new.popleft())
+        if any(stream.over for stream in self._streams):
+            for stream in self._streams:
+                if stream.over:
+                    self._close(stream)
+            self._streams = [stream for stream in self._streams if not stream.over]
+        for stream in self._streams:
+            if stream.reader is None and time.monotonic() >= stream.retry_at:
+                self._open(stream)
+
+    def _open(self, stream: Stream) -> None:
+        stream.retry_at = time.monotonic() + _RETRY
+        try:
+            stream.reader = attach(stream.ring, policy="ordered", max_leases=1, open_timeout=0)
+            self._selector.register(stream.reader.fileno(), selectors.EVENT_READ, stream)
+        except TimeoutError:  # it is not there now
+            return
+        except ConnectError as e:
+            self._complain(stream, e)
+            return
+        stream.number = self._number()
+        stream.left_out, stream.waits, stream.limited = 0, True, False
+
+    def _close(self, stream: Stream) -> None:
+        reader, stream.reader = stream.reader, None
+        if reader is not None:
+            if not reader.closed:
+                self._selector.unregister(reader.fileno())
+            reader.close()
+
+    def _send_some(self, stream: Stream) -> None:
+        reader = stream.reader
+        if reader is None:
+            return
+        try:
+            for _ in range(_FRAMES):
+                if (frame := reader.recv_nowait()) is None:
+                    return
+                with frame:
+                    self._send(stream, frame, reader)
+        except ConnectionClosed:  # the camera's process went, or its ring was closed
+            self._close(stream)
+        except Exception as e:
+            self._complain(stream, e)
+            self._close(stream)
+
+    def _send(self, stream: Stream, frame: Frame, reader: Reader) -> None:
+        if frame.format not in EXPORTED:
+            raise ValkkaError(f"{frame.format} is not sent to other hosts")
+        key = frame.key
+        data = frame.data
+        stream.waits = (stream.waits or frame.dropped > 0) and not key
+        if not stream.waits:
+            stream.limited = stream.waits = not self._budget.admit(len(data), key, time.monotonic())
+        if stream.waits:
+            stream.left_out += stream.limited
+            stream.skipped += stream.limited
+            return
+        header = reader.header if key else b""
+        unit = Unit(
+            stream.number,
+            frame.seq,
+            frame.format,
+            key,
+            frame.timestamp_ns,
+            frame.pts,
+            frame.dts,
+            frame.duration,
+            frame.time_base,
+            stream.left_out,
+            frame.meta,
+        )
+        payload = header + bytes(data)
+        stream.put(payload, encode(unit, header))
+        stream.sent += 1
+        stream.bytes += len(payload)
+        stream.said = ""
+
+    def _complain(self, stream: Stream, error: Exception) -> None:
+        if str(error) != stream.said:
+            stream.said = str(error)
+            log.warning("%s: not sent: %s; trying again", stream.ring, error)

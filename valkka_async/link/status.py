@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""How a link is, as data that any process can read. No Zenoh here.
+
+Programs decide by `state` and `cause`; `reason` is a text for people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+
+class PeerState(StrEnum):
+    """How another host is, seen from here."""
+
+    CONNECTING = "connecting"  # it was not there yet
+    LIVE = "live"
+    AWAY = "away"  # it was there: the cable, the machine, or its link
+
+
+class PeerCause(StrEnum):
+    """Why it is not live, or what is wrong although it is."""
+
+    UNREACHABLE = "unreachable"  # its endpoint refuses, or nothing answers there
+    FOREIGN = "foreign"  # something else answers there, or it refuses our certificate
+    SILENT = "silent"  # it has said nothing for longer than the lease
+    VERSION = "version"  # it speaks another version
+    TWICE = "twice"  # two hosts have this name
+
+
+if TYPE_CHECKING:
+    AnyPeerState: TypeAlias = Literal[PeerState.CONNECTING, PeerState.LIVE, PeerState.AWAY]
+else:
+    AnyPeerState = PeerState
+
+
+@dataclass(frozen=True, slots=True)
+class ImportStatus:
+    """A camera of another host. Counts since its ring was made here, of access units."""
+
+    name: str  # HOST/CAMERA, to connect to
+    codec: str  # h264, h265, jpeg; "": not known yet
+    wanted: bool  # somebody reads it here
+    received: int
+    bytes: int
+    lost: int
+    left_out: int  # after a loss, up to the next key frame
+    limited: int  # left out by its host for max_rate
+    refused: int  # were no access units
+    restarts: int
+    reason: str  # why it has no ring; ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportStatus:
+    """A camera of ours that another host reads now."""
+
+    name: str
+    ring: str  # that it is read from
+    sent: int  # access units
+    bytes: int
+    limited: int  # left out for max_rate
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """Another host. Times are Unix nanoseconds."""
+
+    name: str
+    state: AnyPeerState
+    cause: PeerCause | None
+    reason: str
+    since_ns: int
+    epoch: str  # of the life that is read, a number at random; "": none was there yet
+    clock_offset_ns: int | None  # what its clock shows less what ours does; None: not known
+    clock_error_ns: int | None  # this is right within so much
+    keys_only: bool  # key frames alone are sent to it, as max_rate does not reach
+    decoder_pid: int  # of the process that decodes its cameras; 0: there is none now
+    decoder_restarts: int
+    imports: tuple[ImportStatus, ...]
+    exports: tuple[ExportStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """This host's link."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    host: str
+    pid: int
+    safe: bool  # TLS of both sides; else this machine alone
+    reason: str  # another host has our name; ""
+    offered: tuple[str, ...]  # cameras that some host may read
+    peers: tuple[PeerStatus, ...]

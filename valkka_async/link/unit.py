@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""An access unit on its way between hosts <-> bytes.
+
+The payload is the stream's header (the codec's parameter sets; at key frames alone), then the unit. All else
+is the attachment, of a fixed size but for the frame's own metadata, which is JSON. Times are the sender's.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from valkka_async.errors import ProtocolError
+from valkka_async.ring.formats import FrameFormat
+
+MAX_BYTES = 32 << 20  # of a payload: an intra-coded frame of 8K takes less
+_META_BYTES = 3800  # a frame's have 4096, and the reading host adds to them
+_CODES: dict[int, FrameFormat] = {1: "h264", 2: "h265", 3: "jpeg"}
+_NUMBERS = {format: code for code, format in _CODES.items()}
+_KEY, _PTS, _DTS, _DURATION, _BASE = 1, 2, 4, 8, 16
+_STRUCT = struct.Struct("<BBHIIIQqqqqII")
+EXPORTED = tuple(_NUMBERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """``stream`` counts the sender's readings of a ring, each of which begins anew; ``seq`` the frames of
+    that ring, whether they are sent or not."""
+
+    stream: int
+    seq: int
+    format: FrameFormat
+    key: bool
+    timestamp_ns: int
+    pts: int | None = None
+    dts: int | None = None
+    duration: int | None = None
+    time_base: Fraction | None = None
+    skipped: int = 0  # frames before this one that were left out on purpose, so far
+    meta: dict[str, Any] | None = None
+
+
+def encode(unit: Unit, header: bytes) -> bytes:
+    """The attachment."""
+    base = unit.time_base
+    flags = _KEY * unit.key | _PTS * (unit.pts is not None) | _DTS * (unit.dts is not None)
+    flags |= _DURATION * (unit.duration is not None) | _BASE * (base is not None)
+    meta = json.dumps(unit.meta, separators=(",", ":"), ensure_ascii=False).encode() if unit.meta else b""
+    return _STRUCT.pack(
+        _NUMBERS[unit.format],
+        flags,
+        0,
+        len(header),
+        unit.stream,
+        unit.skipped,
+        unit.seq,
+        unit.timestamp_ns,
+        unit.pts or 0,
+        unit.dts or 0,
+        unit.duration or 0,
+        base.numerator if base is not None else 0,
+        base.denominator if base is not None else 0,
+    ) + (meta if len(meta) <= _META_BYTES else b"")
+
+
+def decode(attachment: bytes, size: int) -> tuple[Unit, int]:
+    """The unit of a payload of this size, and how many bytes of it are the header. Raises ProtocolError."""
+    try:
+        fields = _STRUCT.unpack_from(attachment)
+    except struct.error:
+        raise ProtocolError("an access unit without its description") from None
+    code, flags, _, header, stream, skipped, seq, timestamp_ns, pts, dts, duration, above, below = fields
+    format = _CODES.get(code)
+    if format is None or header >= size or size > MAX_BYTES or len(attachment) > _STRUCT.size + _META_BYTES:
+        raise ProtocolError("an access unit whose description cannot be")
+    if timestamp_ns < 0 or (flags & _BASE and not (0 < above < 1 << 31 and 0 < below < 1 << 31)):
+        raise ProtocolError("an access unit whose times cannot be")
+    meta = None
+    if len(attachment) > _STRUCT.size:
+        try:
+            meta = json.loads(attachment[_STRUCT.size :])
+        except (ValueError, RecursionError):
+            raise ProtocolError("an access unit whose metadata is not JSON") from None
+        if not isinstance(meta, dict):
+            raise ProtocolError("an access unit whose metadata is no object")
+    return (
+        Unit(
+            stream,
+            seq,
+            format,
+            bool(flags & _KEY),
+            timestamp_ns,
+            pts if flags & _PTS else None,
+            dts if flags & _DTS else None,
+            duration if flags & _DURATION else None,
+            Fraction(above, below) if flags & _BASE else None,
+            skipped,
+            meta,
+        ),
+        header,
+    )
