@@ -27,6 +27,9 @@ TABLES = {
     "`record`": "Record",
     "`log`": "Log",
     "`workers`": "Workers",
+    "`link`": "LinkConfig",
+    "`peers`": "PeerConfig",
+    "`certificates`": "CertificatesConfig",
 }
 
 
@@ -68,7 +71,7 @@ def row(key: str, value: dict[str, Any]) -> str:
 
 def test_defaults_have_the_keys_of_a_camera_but_for_its_own() -> None:
     sections = schema.sections()
-    assert sections["CameraConfig"].keys() - sections["Defaults"].keys() == {"url", "title"}
+    assert sections["CameraConfig"].keys() - sections["Defaults"].keys() == {"url", "streams", "title"}
     assert sections["Defaults"].items() <= sections["CameraConfig"].items()
 
 
@@ -95,6 +98,9 @@ def test_editors_refuse_what_the_service_refuses() -> None:
         {"cameras": []},
         {"cameras": {"a b": {"url": "x"}}},
         {"cameras": {"a": {}}},
+        {"cameras": {"a": {"streams": {}}}},
+        {"cameras": {"a": {"streams": {"x": 5}}}},
+        {"cameras": {"a": {"streams": {"x": "rtsp://h/x"}, "url": "rtsp://h/x"}}},
         {"cameras": {"a": {"url": 5}}},
         good | {"port": 80},
         good | {"web": {"port": 65536}},
@@ -140,8 +146,9 @@ def test_editors_take_all_spellings_that_the_service_takes() -> None:
 
 KNOWN = {
     "$defs", "$ref", "$schema", "additionalProperties", "anyOf", "default", "description", "enum",
-    "exclusiveMinimum", "format", "items", "maxItems", "maxLength", "maximum", "minItems", "minProperties",
-    "minimum", "pattern", "properties", "propertyNames", "required", "title", "type", "writeOnly",
+    "exclusiveMinimum", "format", "items", "maxItems", "maxLength", "maxProperties", "maximum", "minItems",
+    "minProperties", "minimum", "oneOf", "pattern", "properties", "propertyNames", "required", "title",
+    "type", "writeOnly",
 }  # fmt: skip
 TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -166,6 +173,8 @@ def _errors(value: Any, node: dict[str, Any], whole: dict[str, Any], at: str) ->
         found += _errors(value, whole["$defs"][node["$ref"].removeprefix("#/$defs/")], whole, at)
     if "anyOf" in node and all(_errors(value, option, whole, at) for option in node["anyOf"]):
         found.append(f"{at}: none of the alternatives")
+    if "oneOf" in node and sum(not _errors(value, option, whole, at) for option in node["oneOf"]) != 1:
+        found.append(f"{at}: not one of the alternatives")
     if "type" in node:
         names = node["type"] if isinstance(node["type"], list) else [node["type"]]
         kinds = tuple(kind for name in names for kind in TYPES[name])
@@ -187,8 +196,8 @@ def _errors(value: Any, node: dict[str, Any], whole: dict[str, Any], at: str) ->
             found += _errors(item, node.get("items", {}), whole, f"{at}[{i}]")
     elif isinstance(value, dict):
         found += [f"{at}: no {key}" for key in node.get("required", ()) if key not in value]
-        if len(value) < node.get("minProperties", 0):
-            found.append(f"{at}: too few")
+        if not node.get("minProperties", 0) <= len(value) <= node.get("maxProperties", len(value)):
+            found.append(f"{at}: too few or too many")
         for key, item in value.items():
             found += _errors(key, node.get("propertyNames", {}), whole, f"{at}: the name {key}")
             inner = node.get("properties", {}).get(key, node.get("additionalProperties", {}))

@@ -173,6 +173,105 @@ cameras:
 ----
 cameras:
   a:
+    streams: {}  #> cameras.a.streams ... as `main: rtsp://HOST/PATH` belongs here, and there is nothing
+----
+cameras:
+  a:
+    streams: {a: x, b: x, c: x, d: x, e: x, f: x,  #> cameras.a.streams ... at most 16 streams
+              g: x, h: x, i: x, j: x, k: x, l: x, m: x, o: x, p: x, q: x, r: x}
+----
+cameras:
+  a:
+    streams: rtsp://me:hunter2@h/x  #> cameras.a.streams ... each stream's name with its address
+----
+cameras:
+  a:
+    streams: [rtsp://me:hunter2@h/x]  #> cameras.a.streams ... not a list
+----
+cameras:
+  a:
+    streams:
+      main: rtsp://h/x
+      sub: rtsp:/me:hunter2@h/x  #> cameras.a.streams.sub ... is written rtsp://HOST/PATH
+----
+cameras:
+  a:
+    streams:
+      main: rtsp://h/x
+      "rtsp://me:hunter2@h/y": sub  #> cameras.a.streams ... the name of a stream is
+----
+cameras:
+  a:
+    streams: {main: rtsp://h/x}
+    url: rtsp://me:hunter2@h/x  #> cameras.a.url ... `url` or `streams`, and not both
+----
+cameras:
+  a:
+    streams: {main: rtsp://h/x, sub: rtsp://h/y}
+    outputs:
+      - {}
+      - stream: sbu  #> cameras.a.outputs[1].stream ... no such stream; this camera has main and sub
+        name: b
+----
+cameras:
+  a:
+    streams: {main: rtsp://h/x, sub: rtsp://h/y}
+    live_stream: large  #> cameras.a.live_stream ... no such stream
+----
+cameras:
+  a:
+    streams: {main: rtsp://h/x, sub: rtsp://h/y}
+    record: {stream: large}  #> cameras.a.record.stream ... no such stream
+----
+cameras:
+  a:
+    url: rtsp://h/x
+    outputs: [{stream: sub}]  #> cameras.a.outputs[0].stream ... a `url` and no `streams`
+----
+cameras:
+  a:
+    streams:
+      main: rtsp://h/x
+      third: rtsp://h/y  #> cameras.a.streams.third ... no output uses this stream
+----
+cameras:
+  a:
+    streams:
+      main: rtsp://h/x
+      sub: rtsp://h/y  #> cameras.a.streams.sub ... give one `stream: sub`, or remove it
+    live: false
+    outputs: [{format: fmp4}]
+----
+cameras:
+  a:
+    streams: {main: rtsp://h/x, sub: rtsp://h/y}
+    outputs:
+      - {format: fmp4, stream: sub, name: a.fmp4}  #> cameras.a.outputs[0].name ... of the stream main
+----
+cameras:
+  a:
+    streams:
+      main: lavfi:testsrc  #> cameras.a.streams.main ... cannot be recorded
+      sub: rtsp://h/y
+    record: true
+----
+cameras:
+  a:
+    streams: {main: rtsp://me:hunter2@h/x, sub: clip.mp4}  #> cameras.a.streams ... a user already, or no host
+    user: other
+----
+cameras:
+  a:
+    stream: rtsp://me:hunter2@h/x  #> cameras.a.stream ... did you mean url?
+    url: rtsp://h/x
+----
+cameras:
+  a:
+    url: rtsp://h/x
+    connect: sometimes  #> cameras.a.connect ... always or on_demand
+----
+cameras:
+  a:
     url: 10.0.0.1/hunter2  #> cameras.a.url ... begins with its protocol, as in rtsp://
 ----
 cameras:
@@ -221,12 +320,22 @@ cameras:
 cameras:
   a:
     url: x
-    transport: upd  #> cameras.a.transport ... tcp or udp, not 'upd'; did you mean udp?
+    transport: upd  #> cameras.a.transport ... one of tcp, udp, multicast, http, not 'upd'; did you mean udp?
 ----
 cameras:
   a:
     url: x
-    record: 5  #> cameras.a.record ... (path, seconds, max_bytes), not a number
+    tls_ca_file: camera.pem  #> cameras.a.tls_ca_file ... it is for tls_verify: true, which is missing
+----
+cameras:
+  a:
+    url: x
+    input_format: MJPEG  #> cameras.a.input_format ... such as mjpeg or v4l2, belongs here
+----
+cameras:
+  a:
+    url: x
+    record: 5  #> cameras.a.record ... (path, seconds, max_bytes, stream), not a number
 ----
 cameras:
   a:

@@ -159,7 +159,7 @@ REFUSED: dict[str, list[tuple[str | bytes, int | None, str]]] = {
     "texts without end": [
         (f"cameras: {{a: {{url: 'rtsp://{'@' * 100_000}h'}}}}", 1, "at most 8192 characters"),
         (f"{'a' * 100_000}: 1\n{CAMERAS}", 1, "a key is not expected here"),
-        (f"cameras: {{a: {{url: x, transport: {'u' * 100_000}}}}}", 1, "tcp or udp"),
+        (f"cameras: {{a: {{url: x, transport: {'u' * 100_000}}}}}", 1, "tcp, udp"),
         ("#" * (1 << 20) + "\n", None, "larger than 1 MB"),
     ],
 }  # fmt: skip

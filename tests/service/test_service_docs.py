@@ -8,9 +8,11 @@ import re
 import shutil
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from support.require import missing
 from valkka_async.cli.commands import app
@@ -39,11 +41,34 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     unit = tmp_path / "valkka-async.service"
     text = (DOCS / "valkka-async.service").read_text()
     # The program is not installed there, which systemd would notice.
-    unit.write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", text))
+    unit.write_text(re.sub(r"^(Exec\w+)=\S+", r"\1=/bin/true", text, flags=re.M))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_unit_needs_no_program_but_this_one() -> None:
+    """A small Debian has no /bin/kill, for one."""
+    commands = re.findall(r"^Exec\w+=(\S+) (\w+)", (DOCS / "valkka-async.service").read_text(), re.M)
+    assert commands == [("/opt/valkka-async/bin/valkka-async", word) for word in ("run", "reload")]
+    assert {"run", "reload"} <= {command.name for command in app.registered_commands}
+
+
+def test_the_compose_file_and_the_config_in_it_are_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (DOCS / "compose.yaml").read_text()
+    version = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]["version"]
+    services = yaml.safe_load(text)["services"]
+    assert services["cameras"]["image"] == services["reader"]["image"] == f"valkka-async:{version}"
+    assert "shm_size" not in text and f"valkka-async-{version}-image.tar" in text
+    shown = re.search(r"^# cameras.yaml .*\n((?:#   .*\n)+)", text, re.M)
+    assert shown is not None
+    monkeypatch.setenv("TOKEN", "0123456789abcdef0123")  # as env_file does
+    path = tmp_path / "cameras.yaml"
+    path.write_text(re.sub(r"^#   ", "", shown[1], flags=re.M))
+    assert load(path).specs()
 
 
 @pytest.fixture

@@ -464,3 +464,13 @@ async def test_a_notice_comes_behind_frames_and_is_forgotten_when_there_are_more
     viewer.end(Ending(4404, "gone"))
     with pytest.raises(Ending):
         await viewer.next()
+
+
+@pytest.mark.parametrize("old", [True, False])
+async def test_what_came_before_the_first_reader_has_room_beyond_the_queue(old: bool) -> None:
+    """All of a GOP comes at once; without room for it the browser would wait for the next key frame."""
+    init = Init(b"", "avc1", 320, 192, 1)
+    viewer = Viewer()
+    for n in range(20):
+        viewer.offer(Media(init, n == 0, bytes(500_000)), old=old)
+    assert viewer.skipped == (0 if old else 20)

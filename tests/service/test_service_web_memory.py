@@ -30,7 +30,7 @@ FRAME_BYTES = 128 << 10
 MOST = 10_000_000
 
 SERVER = """
-sys.path[:0] = sys.argv[2:]
+sys.path[:0] = sys.argv[1:]
 import uvloop
 from web_tools import Settings, Stand
 from valkka_async.service.web.app import serve
@@ -38,7 +38,7 @@ async def main():
     async with serve(Stand(), Settings()) as page:
         say(page.url)
         await asyncio.to_thread(sys.stdin.readline)
-{"asyncio": asyncio, "uvloop": uvloop}[sys.argv[1]].run(main())
+uvloop.run(main())
 """
 
 
@@ -94,11 +94,10 @@ class Client:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_one_that_does_not_read_and_fifty_that_do(tmp_path: Path, loop: str) -> None:
+def test_one_that_does_not_read_and_fifty_that_do(tmp_path: Path) -> None:
     header, fragments = film(tmp_path)
     here = Path(__file__).parent
-    with Child(SERVER, loop, here, here.parent) as server, va.serve("front.fmp4", slots=64) as ring:
+    with Child(SERVER, here, here.parent) as server, va.serve("front.fmp4", slots=64) as ring:
         url = server.line() + "api/cameras/front/live"
         ring.set_header(header)
         asyncio.run(watched(url, server.pid, ring, fragments))
@@ -123,6 +122,8 @@ async def watched(url: str, pid: int, ring: va.Server, fragments: list[Fragment]
         count = 60 * (ROUNDS - 1)
         for first in range(0, count, GROUP):
             await publish(first, first + GROUP)
+            if first == 0:
+                await asyncio.sleep(2.1)  # so long a viewer may queue more, of frames from before it came
             if first == 2 * GROUP:  # all have what they need
                 before = private_bytes(pid)
             most = max(most, private_bytes(pid))

@@ -23,9 +23,10 @@ from pydantic import SecretStr
 import valkka_async as va
 from support import footage
 from support.playback import packets
+from support.status import differing as with_values
 from valkka_async.camera.mp4.fragments import Fragment, Muxer, Timeline
 from valkka_async.camera.spec import CameraSpec, Output
-from valkka_async.camera.status import CameraState, before_start
+from valkka_async.camera.status import CameraState, SoundState, SoundStatus, before_start
 from valkka_async.camera.workers.status import WorkerState, WorkerStatus
 from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
 from valkka_async.service.web.app import serve
@@ -63,7 +64,7 @@ def camera(name: str = "front", **differing: Any) -> CameraReport:
         live=f"{name}.fmp4",
         still=f"{name}.jpeg",
         recording=None,
-        camera=replace(
+        camera=with_values(
             own,
             attempts=3,
             reconnects=1,
@@ -72,11 +73,14 @@ def camera(name: str = "front", **differing: Any) -> CameraReport:
             height=192,
             fps=25.0,
             key_interval=0.4,
+            clock_disagrees=False,
+            early=True,
             packets=1000,
             decoded=900,
             errors=4,
             last_packet_ns=time.time_ns(),
             cpu_s=1.5,
+            sound=SoundStatus(SoundState.LIVE, "pcm_alaw", 8000, 1, "mp4a.40.2", 50, 0),
             outputs=rings,
         ),
         worker=worker(4711, name),
@@ -87,7 +91,9 @@ def camera(name: str = "front", **differing: Any) -> CameraReport:
 def changed(report: CameraReport, **differing: Any) -> CameraReport:
     """The report with other values in its own fields, or else in the camera's record."""
     own = {f.name for f in fields(CameraReport)}
-    camera = replace(report.camera, **{key: value for key, value in differing.items() if key not in own})
+    rest = {key: value for key, value in differing.items() if key not in own}
+    state = {"state": differing["state"]} if "state" in differing else {}  # of the report, and of its stream
+    camera = with_values(report.camera, **rest, **state)
     return replace(report, **{"camera": camera} | {key: differing[key] for key in differing if key in own})
 
 

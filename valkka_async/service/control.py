@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The socket on which other programs of this user talk to a service: ``NAME.control`` in the runtime
-directory.
+directory. A link (link/) has one of another kind, ``HOST.link``.
 
 A stream socket that only this user may open. A request is a JSON object on a line, {"op": "status"}; so is
 the answer: {"ok": ...}, or {"error": "text"}. One connection may make several requests.
@@ -47,13 +47,13 @@ class Control:
     Raises NameInUseError when a service of that name runs, ConnectError.
     """
 
-    def __init__(self, name: str, ops: Mapping[str, Answer]) -> None:
+    def __init__(self, name: str, ops: Mapping[str, Answer], kind: str = _KIND) -> None:
         self._ops = dict(ops)
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._looker: asyncio.Task[None] | None = None
         self._claim = Claim(
-            check_name(name), mode=0o600, group=-1, backlog=_CONNECTIONS, kind=_KIND, type=socket.SOCK_STREAM
+            check_name(name), mode=0o600, group=-1, backlog=_CONNECTIONS, kind=kind, type=socket.SOCK_STREAM
         )
 
     async def __aenter__(self) -> Self:
@@ -141,9 +141,9 @@ class Control:
             return {"error": "that failed; the service's log says why"}
 
 
-def services() -> list[str]:
+def services(kind: str = _KIND) -> list[str]:
     """Names of services that have a socket, even if they were killed. Raises ConnectError."""
-    return servers(_KIND)
+    return servers(kind)
 
 
 def ask_status(name: str, timeout: float) -> ServiceStatus | None:
@@ -152,14 +152,14 @@ def ask_status(name: str, timeout: float) -> ServiceStatus | None:
     return None if data is None else typed.decode(ServiceStatus, data)
 
 
-def ask(name: str, op: str, timeout: float) -> Any:
+def ask(name: str, op: str, timeout: float, kind: str = _KIND) -> Any:
     """A service's answer, as data; None if it does not run. Blocks for `timeout` seconds at most, more or
     less.
 
     Raises TimeoutError, ConnectError, DataError for an answer that is none, and ValkkaError with what the
     service has to say against it.
     """
-    path = socket_path(runtime_dir(), check_name(name), _KIND)
+    path = socket_path(runtime_dir(), check_name(name), kind)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout)
         try:

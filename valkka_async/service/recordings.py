@@ -6,10 +6,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from valkka_async.camera.mp4.boxes import CARRIED
 from valkka_async.errors import ValkkaError
-from valkka_async.record.cause import cause_of
+from valkka_async.record.cause import RecordingCause, cause_of
 from valkka_async.record.recorder import Recorder
 from valkka_async.service.status import RecordingError, RecordingState, RecordingStatus
 
@@ -147,7 +148,21 @@ class Recordings:
         """Stop all of them."""
         await asyncio.gather(*(self.stop(camera) for camera in list(self._running)))
 
-    def status(self, camera: str) -> RecordingStatus | None:
-        """How the recording of a camera is; None if there is none."""
+    def status(self, camera: str, codec: str = "") -> RecordingStatus | None:
+        """How the recording of a camera is; None if there is none. `codec`: what the camera sends, if that is
+        known. It waits for ever for what cannot be recorded, and that is a failure."""
         recording = self._running.get(camera)
-        return None if recording is None else recording.status()
+        if recording is None:
+            return None
+        status = recording.status()
+        if status.state is RecordingState.WAITING and (text := unrecordable(codec)):
+            error = RecordingError(RecordingCause.FORMAT, text, status.since_ns)
+            return replace(status, state=RecordingState.FAILED, error=error)
+        return status
+
+
+def unrecordable(codec: str) -> str:
+    """Why what a camera sends cannot be recorded; "": it can, or is not known yet."""
+    if codec in CARRIED or not codec:
+        return ""
+    return f"MP4 does not carry {codec} here; have the camera send H.264"

@@ -20,7 +20,7 @@ from valkka_async.camera.workers.supervisor import Supervisor
 from valkka_async.errors import ValkkaError
 from valkka_async.rates import CounterRates
 from valkka_async.service.config.config import Config
-from valkka_async.service.recordings import Plan, Recordings
+from valkka_async.service.recordings import Plan, Recordings, unrecordable
 from valkka_async.service.status import CameraReport, RecordingStatus, ServiceStatus
 
 _LOOK = 0.25  # s between looks at the cameras
@@ -130,8 +130,8 @@ class Service:
         name, now = status.name, time.monotonic()
         rings = {output.name for output in self._specs[name].outputs}
         config = self._config.cameras.get(name)
-        live, still = f"{name}.fmp4", f"{name}.jpeg"
-        shown = config is not None and config.live
+        live = config.live_ring(name) if config is not None and config.live else ""
+        still = config.still_ring(name) if config is not None and config.live else ""
         last_ns = status.camera.last_packet_ns
         return CameraReport(
             name=name,
@@ -144,12 +144,18 @@ class Service:
             age=max(0.0, (time.time_ns() - last_ns) / 1e9) if last_ns else None,
             cpu=self._rates.rate(name, _CPU, now) or 0.0,
             ring_fps={ring: self._rates.rate(name, _RING + ring, now) or 0.0 for ring in sorted(rings)},
-            live=live if shown and live in rings else None,
-            still=still if shown and still in rings else None,
-            recording=self._recordings.status(name),
+            live=live if live in rings else None,
+            still=still if still in rings else None,
+            recording=self._recordings.status(name, self._codec(status.camera)),
             camera=status.camera,
             worker=status.worker,
         )
+
+    def _codec(self, camera: CameraStatus) -> str:
+        """What is recorded of a camera; "": not known, or nothing."""
+        config = self._config.cameras.get(camera.name)
+        stream = camera.stream_of(config.record_ring(camera.name)) if config is not None else None
+        return "" if stream is None else stream.codec
 
     @property
     def _supervised(self) -> Supervisor:
@@ -174,9 +180,9 @@ class Service:
             return None
         if plan.ring not in {output.name for output in self._specs[camera].outputs}:
             raise ValkkaError(f"{camera} cannot be recorded: set `live` or `record` in the config")
-        codec = self._supervised.status()[camera].camera.codec
-        if codec not in ("", "h264", "hevc"):
-            raise ValkkaError(f"{camera} sends {codec}, and only H.264 and H.265 can be recorded")
+        codec = self._codec(self._supervised.status()[camera].camera)
+        if unrecordable(codec):
+            raise ValkkaError(f"{camera} cannot be recorded: {unrecordable(codec)}")
         try:
             self._recordings.start(camera, plan)
         except ValueError as e:
@@ -348,7 +354,7 @@ def _plan(config: Config, name: str) -> Plan:
     record = camera.record
     pattern = (record.path if record is not None else None) or config.recordings
     return Plan(
-        ring=f"{name}.fmp4",
+        ring=camera.record_ring(name),
         pattern=pattern.replace("{name}", name),  # a recorder's own {name} is its ring's
         seconds=record.seconds if record is not None else None,
         max_bytes=record.max_bytes if record is not None else None,
@@ -360,8 +366,12 @@ def _tell(status: SupervisedStatus) -> None:
     """A camera has come into another state."""
     text = f"{status.name}: {status.state}"
     camera = status.camera
-    if status.state == CameraState.LIVE and camera.codec:
-        text += f", {camera.codec} {camera.width}x{camera.height}"
+    if status.state == CameraState.LIVE:
+        several = len(camera.streams) > 1
+        for stream in camera.streams:
+            if stream.state == CameraState.LIVE and stream.codec:
+                name = f" {stream.name}" if several else ""
+                text += f",{name} {stream.codec} {stream.width}x{stream.height}"
     if status.reason:
         text += f": {status.reason}"
     log.log(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from valkka_async.camera.status import AnyState, CameraStatus, Cause
+from valkka_async.camera.status import AnyState, CameraStatus, Cause, StreamStatus
 from valkka_async.camera.workers.status import WorkerStatus, is_current
 from valkka_async.record.cause import RecordingCause
 
@@ -75,6 +75,12 @@ class CameraReport:
     def current(self) -> bool:
         """Is `camera` of the process that there is now?"""
         return is_current(self.camera, self.worker)
+
+    def feeding(self, ring: str | None) -> CameraReport | StreamStatus:
+        """Whose state says why there are frames in this ring or not: the stream's of which it is made; if the
+        process is gone, the camera's."""
+        stream = self.camera.stream_of(ring) if self.current and ring is not None else None
+        return self if stream is None or len(self.camera.streams) == 1 else stream
 
 
 @dataclass(frozen=True, slots=True)

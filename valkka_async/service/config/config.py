@@ -11,18 +11,23 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError
 
-from valkka_async.camera.spec import CameraSpec
+from valkka_async.camera.spec import CameraSpec, Output
 from valkka_async.service.config import addresses
 from valkka_async.service.config.cameras import CameraConfig, Defaults, OutputConfig, Record
 from valkka_async.service.config.fields import CameraName, Pattern, RingName, Section, or_switch, switch
+from valkka_async.service.config.linked import LinkConfig
 from valkka_async.service.config.sections import Log, Web, Workers
 
 __all__ = ["CameraConfig", "Config", "Defaults", "Log", "OutputConfig", "Record", "Web", "Workers"]
 
 Loc: TypeAlias = tuple[str | int, ...]
 
+_TOO_LONG = (
+    "the page, recordings and other hosts have the rings CAMERA.fmp4, CAMERA.STREAM.fmp4 and CAMERA.packets, "
+    "and one of these names has more than 64 characters; shorten that of the camera or of the stream"
+)
 RINGS = "rings"  # the type of errors that say which rings do not fit together
 
 
@@ -50,13 +55,22 @@ class Config(Section):
     defaults: Defaults = Field(
         default_factory=Defaults, description="Keys for all cameras. A camera's own key wins, as a whole."
     )
+    link: LinkConfig | None = Field(
+        default=None, description="Other hosts that read cameras of this one, or have cameras for it."
+    )
     cameras: dict[CameraName, CameraConfig] = Field(
-        min_length=1, description="Each under its name, which is also the name of its ring."
+        default_factory=dict,
+        description="Each under its name, which is also the name of its ring. At least one, or a `link`.",
+        validate_default=True,
     )
 
     def specs(self) -> dict[str, CameraSpec]:
         """For a Supervisor: the cameras that are enabled, with all their rings and their credentials."""
-        return {name: camera.spec(name) for name, camera in self.cameras.items() if camera.enabled}
+        return {
+            name: camera.spec(name, exported=_exported(self.link, name))
+            for name, camera in self.cameras.items()
+            if camera.enabled
+        }
 
     @model_validator(mode="before")
     @classmethod
@@ -95,9 +109,11 @@ class Config(Section):
     @classmethod
     def _check_rings(cls, cameras: dict[str, CameraConfig], info: ValidationInfo) -> dict[str, CameraConfig]:
         """Each ring is fed by one output of one camera."""
+        if not cameras and info.data.get("link", ...) is None:
+            raise PydanticKnownError("too_short", {"field_type": "dict", "min_length": 1, "actual_length": 0})
         errors = [
             InitErrorDetails(type=PydanticCustomError(RINGS, "{text}", {"text": text}), loc=loc, input=None)
-            for loc, text in _conflicts(cameras, info.data.get("name", ""))
+            for loc, text in _conflicts(cameras, info.data.get("name", ""), info.data.get("link"))
         ]
         if errors:
             raise ValidationError.from_exception_data("rings", errors, hide_input=True)
@@ -107,24 +123,53 @@ class Config(Section):
 def _inherited(defaults: Mapping[str, Any], camera: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults, without the login if the camera's address has one or has no place for one."""
     login = camera.get("user", True) not in (None, "")
-    url = camera.get("url")
-    if login and isinstance(url, str):
-        try:
-            address = addresses.check(url)
-            login = addresses.has_host(address) and not addresses.has_login(address)
-        except ValueError:
-            login = False
-    return {key: value for key, value in defaults.items() if login or key not in ("user", "password")}
+    streams = camera.get("streams")
+    urls = [camera.get("url"), *(streams.values() if isinstance(streams, Mapping) else ())]
+    if login and (given := [url for url in urls if isinstance(url, str)]):
+        login = any(_takes_login(url) for url in given)
+    left = set() if login else {"user", "password"}
+    if not streams:  # a default for cameras that have them
+        left.add("live_stream")
+    return {key: value for key, value in defaults.items() if key not in left}
 
 
-def _conflicts(cameras: Mapping[str, CameraConfig], service: str) -> Iterator[tuple[Loc, str]]:
+def _takes_login(url: str) -> bool:
+    try:
+        addresses.check(url)
+    except ValueError:
+        return False
+    return addresses.takes_login(url)
+
+
+def _exported(link: LinkConfig | None, camera: str) -> bool:
+    return link is not None and link.exports(camera)
+
+
+def _own_rings(name: str, camera: CameraConfig, exported: bool) -> tuple[Output, ...] | None:
+    """None: one of their names is too long."""
+    try:
+        return camera.own_rings(name, exported=exported)
+    except ValueError:
+        return None
+
+
+def _conflicts(
+    cameras: Mapping[str, CameraConfig], service: str, link: LinkConfig | None
+) -> Iterator[tuple[Loc, str]]:
     """Where rings do not fit together, and why."""
+    exported = {name: _exported(link, name) for name in cameras}
+    for name, camera in cameras.items():
+        for where, text in camera.stream_problems(exported=exported[name]):
+            yield (name, *where), text
     enabled = {name: camera for name, camera in cameras.items() if camera.enabled}
-    for_page = {ring.name: name for name, camera in enabled.items() for ring in camera.page_rings(name)}
+    owns = {name: _own_rings(name, camera, exported[name]) for name, camera in enabled.items()}
+    for_own = {ring.name: name for name, rings in owns.items() for ring in rings or ()}
     fed: dict[str, str] = {}
     for name, camera in enabled.items():
-        own = {ring.name: ring.format for ring in camera.page_rings(name)}
-        good = True
+        if (rings := owns[name]) is None:
+            yield (name, "streams") if camera.streams else (name,), _TOO_LONG
+        own = {ring.name: ring for ring in rings or ()}
+        good = rings is not None and not any(camera.stream_problems(exported=exported[name]))
         for i, output in enumerate(camera.outputs):
             place: Loc = (name, "outputs", i, "name") if output.name else (name, "outputs", i)
             try:
@@ -136,14 +181,19 @@ def _conflicts(cameras: Mapping[str, CameraConfig], service: str) -> Iterator[tu
             text = ""
             if ring.name == f"{service}.control":  # its socket and its lock are called so
                 text = f"{ring.name} belongs to the service itself; choose another name"
-            elif ring.name in own and ring.format != own[ring.name]:
+            elif (taken := own.get(ring.name)) and ring.format != taken.format:
                 text = (
-                    f"{ring.name} is a ring of the page and of recordings, of format {own[ring.name]}; "
-                    "choose another name"
+                    f"{ring.name} is a ring of the page, of recordings or for other hosts, of format "
+                    f"{taken.format}; choose another name"
+                )
+            elif taken and ring.stream != taken.stream:
+                text = (
+                    f"{ring.name} is a ring of the page, of recordings or for other hosts, of the stream "
+                    f"{taken.stream}; choose another name"
                 )
             elif fed.get(ring.name) == name:
                 text = f"two outputs of {name} feed the ring {ring.name}; give one of them another name"
-            elif (other := fed.get(ring.name) or for_page.get(ring.name, name)) != name:
+            elif (other := fed.get(ring.name) or for_own.get(ring.name, name)) != name:
                 text = f"the cameras {other} and {name} both feed the ring {ring.name}; give it another name"
             if text:
                 yield place, text
@@ -151,6 +201,6 @@ def _conflicts(cameras: Mapping[str, CameraConfig], service: str) -> Iterator[tu
             fed.setdefault(ring.name, name)
         if good:
             try:
-                camera.spec(name)
+                camera.spec(name, exported=exported[name])
             except ValueError as e:  # all that is known here was checked before
                 yield (name,), str(e)

@@ -24,8 +24,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
+from valkka_async.camera.spec import STREAM_NAME, is_stream_name
 from valkka_async.record.recorder import Recorder
 from valkka_async.ring.rendezvous import check_name
+from valkka_async.service.config import addresses
 
 SIDE_MAX = 16384  # pixels
 NAME_MAX = 59  # NAME.jpeg is a ring's name too, and has 64 characters at most
@@ -129,6 +131,17 @@ def _ring_name(name: str) -> str:
         raise ValueError("a name is 1 to 64 of A-Z a-z 0-9 . _ -") from None
 
 
+def _stream_name(name: str) -> str:
+    if not is_stream_name(name):  # not repeated: it may be an address
+        raise ValueError(STREAM_NAME)
+    return name
+
+
+def _url(url: str) -> str:
+    addresses.check(url)
+    return url
+
+
 def _device(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_]+(:.+)?", value):
         raise ValueError("auto, or a type of device for FFmpeg, such as cuda, vaapi or cuda:1")
@@ -155,6 +168,8 @@ Texts = Annotated[
 ]
 CameraName = Annotated[str, AfterValidator(_camera_name)]
 RingName = Annotated[str, AfterValidator(_ring_name)]
+StreamName = Annotated[str, AfterValidator(_stream_name)]
+Url = Annotated[str, AfterValidator(_url)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Device = Annotated[Annotated[str, AfterValidator(_device)] | None, BeforeValidator(_off)]
 Size = Annotated[

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
 
+from valkka_async.camera.spec import CameraSpec
 from valkka_async.service.config import addresses, yamlfile
 from valkka_async.service.config.config import RINGS, Config
 from valkka_async.service.config.problems import ConfigError, Document, Path, Problem
@@ -31,8 +32,13 @@ __all__ = ["ConfigError", "Problem", "json_schema", "load"]
 _NEUTRAL: dict[str, Any] = {"url": "rtsp://host", "live": False, "record": False, "outputs": []}
 
 
-def load(path: str | os.PathLike[str]) -> Config:
-    """Read a config. Blocks while it reads the file, and a secrets file that it names.
+def load(
+    path: str | os.PathLike[str],
+    *,
+    lacks: Callable[[CameraSpec], tuple[tuple[str, ...], str] | None] = lambda _: None,
+) -> Config:
+    """Read a config. Blocks while it reads the file, and a secrets file that it names. `lacks` says which key
+    of a camera cannot be followed on this machine, and why.
 
     Raises ConfigError, and nothing else, with all that is wrong: the file cannot be read, is not YAML, has
     unknown keys, values that cannot be, cameras that do not fit together, or ${NAME} that is not known.
@@ -53,6 +59,10 @@ def load(path: str | os.PathLike[str]) -> Config:
     except ValidationError as e:
         explain(e, document, expanded)
         _explain_rings(e, document, expanded)
+    else:
+        for name, spec in config.specs().items():
+            if (lack := lacks(spec)) is not None:
+                document.problem(("cameras", name, *lack[0]), lack[1])
     if document.problems:
         raise ConfigError(sorted(document.problems, key=lambda p: (p.file != document.file, p.line or 0)))
     return config
@@ -96,7 +106,7 @@ def _without_empty(document: Document) -> None:
     """YAML takes `key:` for null. That does no harm where a section may be left out, but it does for a
     password."""
     data = document.data
-    for key in ("log", "workers", "defaults"):
+    for key in ("log", "workers", "defaults", "link"):
         if key in data and data[key] is None:
             del data[key]
     if "web" in data and data["web"] is None:
@@ -116,12 +126,27 @@ def _resolve(data: dict[str, Any], folder: FilePath) -> None:
     """Make paths absolute, so that they do not depend on where the service is started."""
     recordings = data.setdefault("recordings", Config.model_fields["recordings"].default)
     data["recordings"] = _pattern(recordings, folder)
+    link = data.get("link")
+    files = link.get("certificates") if isinstance(link, dict) else None
+    if isinstance(files, dict):
+        for key, name in files.items():
+            if isinstance(name, str) and name:
+                files[key] = str(folder / os.path.expanduser(name))
     for _, section in _sections(data):
         record, url = section.get("record"), section.get("url")
+        if isinstance(file := section.get("tls_ca_file"), str) and file:
+            section["tls_ca_file"] = str(folder / os.path.expanduser(file))
         if isinstance(record, dict) and "path" in record:
             section["record"] = record | {"path": _pattern(record["path"], folder)}
         if isinstance(url, str) and addresses.is_relative_path(url):
             section["url"] = str(folder / os.path.expanduser(url))
+        if isinstance(streams := section.get("streams"), dict):
+            section["streams"] = {
+                stream: str(folder / os.path.expanduser(one))
+                if isinstance(one, str) and addresses.is_relative_path(one)
+                else one
+                for stream, one in streams.items()
+            }
 
 
 def _pattern(pattern: Any, folder: FilePath) -> Any:
@@ -164,6 +189,8 @@ def _explain_rings(error: ValidationError, document: Document, expanded: Contain
             camera[key] = [{"name": f"--{number}"} if i == item else o for i, o in enumerate(camera[key])]
         elif key in ("user", "password"):  # one without the other would be another error
             camera |= {"user": "", "password": None}
+        elif key == "streams":  # what its outputs name is unknown then
+            del cameras[str(name)]
         elif key in _NEUTRAL:
             camera[str(key)] = _NEUTRAL[str(key)]
         else:

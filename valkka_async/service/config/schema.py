@@ -22,7 +22,10 @@ def json_schema() -> Schema:
     schema = Config.model_json_schema()
     for section in (schema, *schema["$defs"].values()):
         section["properties"] = {key: _or_placeholder(value) for key, value in section["properties"].items()}
+    schema["$defs"]["CameraConfig"]["oneOf"] = [{"required": ["url"]}, {"required": ["streams"]}]
     schema["properties"]["cameras"]["propertyNames"] = {"pattern": rf"^[A-Za-z0-9._-]{{1,{NAME_MAX}}}$"}
+    schema["properties"]["cameras"]["minProperties"] = 1
+    schema["anyOf"] = [{"required": ["cameras"]}, {"required": ["link"]}]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,

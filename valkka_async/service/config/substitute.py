@@ -94,7 +94,8 @@ def expand_text(text: str, path: Path, document: Document, secrets: Secrets) -> 
     # An address's user and password may have any characters. A piece counts as harmless ones: what is in it
     # does not end them.
     shape = _PIECE.sub(lambda piece: "\0" * len(piece[0]), text)
-    login = _LOGIN.match(shape) if path[-1:] == ("url",) else None
+    address = path[-1:] == ("url",) or path[-2:-1] == ("streams",)
+    login = _LOGIN.match(shape) if address else None
     problems: list[str] = []
 
     def value(piece: re.Match[str]) -> str:

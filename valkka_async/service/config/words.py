@@ -17,7 +17,7 @@ from valkka_async.service.config.problems import Document, Path, shown
 _LARGE = 10**20  # a number that is not repeated: Python does not even write one of more than 4300 digits
 
 # Their values are never repeated.
-_SECRET = {"url", "user", "password", "token", "options"}
+_SECRET = {"url", "streams", "user", "password", "token", "options"}
 
 # What a section is called, and the sections in which to look for a key that it does not have, nearest first.
 _SECTIONS = {
@@ -98,8 +98,6 @@ def _text(details: Any, path: Path, expanded: Container[Path]) -> str:
         return _unknown(path, value)
     if path == ("cameras",) and (value is None or kind in ("missing", "too_short")):
         return "there are no cameras; add one, which is a name, and below it a url: rtsp://HOST/PATH"
-    if kind == "missing":
-        return "a camera needs its address, rtsp://HOST/PATH or a path"
     section = schema.section_of(path)
     if section == "CameraConfig" and kind == "model_type":
         return "a camera is a name, and below it keys of its own, at least url: rtsp://HOST/PATH"
@@ -108,6 +106,12 @@ def _text(details: Any, path: Path, expanded: Container[Path]) -> str:
         what = f"text of at most {details['ctx']['max_length']} characters"
     if path == ("cameras",):
         what = "each camera's name with its keys below it, as `front:` and below that `url: ...`"
+    elif path[2:] == ("streams",):
+        what = "each stream's name with its address, as `main: rtsp://HOST/PATH`"
+        if kind == "too_short":
+            value = None
+        if kind == "too_long":
+            return f"a camera has at most {details['ctx']['max_length']} streams"
     elif section is not None and len(keys := schema.sections()[section]) < 8:
         what += f" ({', '.join(keys)})"
     if value is None:
@@ -155,15 +159,17 @@ def _unknown(path: Path, value: Any) -> str:
     section = schema.section_of(path[:-1]) or "Config"
     if ":" in key and value is None:
         return "a space is missing after the colon"
-    if section == "Config" and isinstance(value, dict) and "url" in value:
+    if section == "Config" and isinstance(value, dict) and ("url" in value or "streams" in value):
         return "a camera belongs below `cameras`; indent it"
     if section == "CameraConfig" and key == "name":
         return "there is no such key: a camera's name is the key above its own keys (`title` may be any text)"
     own = schema.sections()[section]
     key = key.lower().replace("-", "_")
-    for meant in (key, _OTHER_NAMES.get(key, "")):
+    other_name = _OTHER_NAMES.get(key, "")
+    for meant in (key, other_name):
         if meant in own:
             return f"there is no such key; did you mean {meant}?"
+    for meant in (key, other_name):
         for other in _SECTIONS[section][1]:
             if meant in schema.sections()[other]:
                 return f"there is no such key here; {meant} belongs to {_SECTIONS[other][0]}"

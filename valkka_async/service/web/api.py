@@ -54,7 +54,8 @@ class Api:
                 taken_ns, jpeg = unpack(await self._newest(name))
         except TimeoutError:
             camera = self._find(name) or camera
-            why = f"{camera.state}: {camera.reason}" if camera.reason else camera.state
+            source = camera.feeding(camera.still)
+            why = f"{source.state}: {source.reason}" if source.reason else source.state
             return _text(503, f"no frame of {name} within {_SNAPSHOT_SECONDS:g} s ({why})", Retry_After="5")
         except Ending as e:
             return _text(404 if e.code == NO_CAMERA else 503, e.reason)

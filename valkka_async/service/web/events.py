@@ -99,7 +99,7 @@ def _gist(cameras: Iterable[CameraReport]) -> list[tuple[object, ...]]:
     return [
         (
             *(report.name, report.title, report.state, report.cause, report.live, report.still),
-            *(report.camera.codec, report.camera.width, report.camera.height),
+            *((s.state, s.cause, s.codec, s.width, s.height) for s in report.camera.streams),
             *_recording(report.recording),
         )
         for report in cameras

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from enum import StrEnum
 
-from valkka_async.camera.mp4 import boxes
+from valkka_async.camera.mp4 import boxes, sound
 from valkka_async.camera.status import CameraState
 from valkka_async.errors import ConnectError, ConnectionClosed
 from valkka_async.ring.client import Client, connect
@@ -15,14 +15,18 @@ from valkka_async.ring.frame import Frame
 from valkka_async.ring.policy import Policy
 from valkka_async.service.status import CameraReport
 from valkka_async.service.web.contract import Find
+from valkka_async.service.web.soundfill import SoundFill
 from valkka_async.service.web.viewer import DELTA, INIT, JPEG, KEY, Ending, Init, Media, Notice, Viewer, pack
 
-FORMATS = ("fmp4", "jpeg")
+# The picture of fragmented MP4, the same with its sound, and JPEGs
+FORMATS = ("fmp4", "sound", "jpeg")
 
 _QUIET = 2.0  # s without a frame after which we look what is the matter with the camera
 _SILENT = 10.0  # s without a frame after which there are none, whatever the camera's state
 _AGAIN = 1.0  # s until the next attempt at a ring that refuses us or has not what it should have
 _BREATH = 0.25  # s between a ring that has ended and the next look at the camera, which may be gone too
+_OLD = 1.0  # s since it was captured, after which a frame is one that came before its first reader,
+_CATCH_UP = 2.0  # if the ring gave us its first one less than so many s ago
 _BACKLOG_BYTES = 16 << 20
 _BACKLOG_FRAMES = 1500
 
@@ -60,9 +64,12 @@ class Hub:
         self.viewers: set[Viewer] = set()
         self._find = find
         self._segment = b""
+        self._fill: SoundFill | None = None
         self._init: Init | None = None
         self._timeline = 0
+        self._sounds = False  # there is a track of sound
         self._dts = 0  # of the newest frame
+        self._caught_up = 0.0  # when old frames are no longer the camera's backlog
         self._backlog: list[Media] | None = None
         self._backlog_bytes = 0
         self._notice: Notice | None = None
@@ -99,15 +106,15 @@ class Hub:
                 what = "no such camera" if camera is None else "no live video of this camera"
                 self.end(Ending(NO_CAMERA, what))
                 return
-            if camera.state != CameraState.LIVE:
-                self._tell(camera)
+            if camera.feeding(ring).state != CameraState.LIVE:
+                self._tell(camera, ring)
             # Lossless would make the camera wait for us; a JPEG needs none but the newest.
             policy: Policy = "latest" if self.format == "jpeg" else "ordered"
             try:
                 async with connect(ring, policy=policy, open_timeout=_QUIET) as client:
                     await self._follow(client, ring)
             except TimeoutError:
-                self._tell(camera)
+                self._tell(camera, ring)
             except (ConnectionClosed, _Elsewhere):
                 await asyncio.sleep(_BREATH)
             except (ConnectError, _Other) as e:
@@ -130,7 +137,9 @@ class Hub:
                 continue
             with frame:
                 # Those before the first are none that it missed, and of JPEGs only the newest is wanted.
-                missed = frame.dropped if any_yet and self.format == "fmp4" else 0
+                missed = frame.dropped if any_yet and self.format != "jpeg" else 0
+                if not any_yet:
+                    self._caught_up = asyncio.get_running_loop().time() + _CATCH_UP
                 self._take(frame, client.header, missed)
             any_yet, silent = True, 0.0
 
@@ -139,22 +148,23 @@ class Hub:
         camera = self._find(self.camera)
         if camera is None or self._ring(camera) != ring:
             raise _Elsewhere
-        if camera.state != CameraState.LIVE:
-            self._tell(camera)
+        if camera.feeding(ring).state != CameraState.LIVE:
+            self._tell(camera, ring)
         elif silent >= _SILENT:
             self._say(Trouble.NO_FRAMES, f"no frame for {silent:.0f} s")
 
     def _ring(self, camera: CameraReport | None) -> str | None:
         if camera is None:
             return None
-        return camera.live if self.format == "fmp4" else camera.still
+        return camera.still if self.format == "jpeg" else camera.live
 
-    def _tell(self, camera: CameraReport) -> None:
+    def _tell(self, camera: CameraReport, ring: str) -> None:
         """Say why there are no frames, as far as the camera's status says it."""
-        if camera.state == CameraState.LIVE:
+        source = camera.feeding(ring)
+        if source.state == CameraState.LIVE:
             self._say(Trouble.NO_FRAMES, "no frame yet")
         else:
-            text = f"{camera.state}: {camera.reason}" if camera.reason else camera.state
+            text = f"{source.state}: {source.reason}" if source.reason else source.state
             self._say(Trouble.CAMERA, text)
 
     def _say(self, code: Trouble, reason: str) -> bool:
@@ -170,20 +180,34 @@ class Hub:
         return True
 
     def _take(self, frame: Frame, init_segment: bytes, missed: int) -> None:
-        if frame.format != self.format:
-            raise _Other(f"the ring {frame.source!r} has {frame.format} and not {self.format}")
+        wanted = "jpeg" if self.format == "jpeg" else "fmp4"
+        if frame.format != wanted:
+            raise _Other(f"the ring {frame.source!r} has {frame.format} and not {wanted}")
         if self.format == "jpeg":
             media = Media(None, True, pack(JPEG, frame.timestamp_ns, frame.data))
         else:
             init = self._init_for(frame, init_segment)
             kind = KEY if frame.key else DELTA
-            media = Media(init, frame.key, pack(kind, frame.timestamp_ns, frame.data, _shown(frame)))
+            data = self._fragment(frame)
+            media = Media(init, frame.key, pack(kind, frame.timestamp_ns, data, _shown(frame)))
         self._notice = None
         self._remember(media, missed)
+        old = frame.age > _OLD and asyncio.get_running_loop().time() < self._caught_up
         for viewer in self.viewers:
             if missed:
                 viewer.miss(missed)
-            viewer.offer(media)
+            viewer.offer(media, old=old)
+
+    def _fragment(self, frame: Frame) -> bytes | memoryview:
+        """What is to be sent of it."""
+        try:
+            if self.format != "sound":
+                return frame.data if sound.span(frame.data) is None else sound.fragment_without(frame.data)
+            return (
+                bytes(frame.data) if self._fill is None else self._fill.fill(bytes(frame.data), _pts(frame))
+            )
+        except ValueError as e:
+            raise _Other(f"the ring {frame.source!r} cannot be shown: {e}") from None
 
     def _init_for(self, frame: Frame, init_segment: bytes) -> Init:
         """What the frame needs; the same object as long as the frames follow each other."""
@@ -196,10 +220,18 @@ class Hub:
         if begins or init_segment != self._segment or self._init is None:
             try:
                 width, height = boxes.frame_size(init_segment)
-                codec = boxes.codec_string(init_segment)
+                whole = self.format == "sound"
+                shown = init_segment if whole else sound.init_without(init_segment)
+                codec = boxes.codec_string(shown)
+                about = boxes.sound_about(shown)
+                self._fill = None if about is None else SoundFill(shown)
             except ValueError as e:
                 raise _Other(f"the ring {frame.source!r} cannot be shown: {e}") from None
-            data = pack(INIT, frame.timestamp_ns, init_segment)
+            # A browser cannot go on with more tracks, or fewer.
+            if (about is not None) != self._sounds:
+                self._sounds = about is not None
+                self._timeline += not begins
+            data = pack(INIT, frame.timestamp_ns, shown)
             self._init = Init(data, codec, width, height, self._timeline)
             self._segment = init_segment
         self._dts = dts
@@ -222,5 +254,9 @@ class Hub:
 
 def _shown(frame: Frame) -> float:
     """When a fragment is shown, in seconds on the stream's time axis."""
+    return float(_pts(frame) * (frame.time_base or 0))
+
+
+def _pts(frame: Frame) -> int:
     pts = frame.pts if frame.pts is not None else frame.dts
-    return float((pts or 0) * (frame.time_base or 0))
+    return pts or 0

@@ -99,7 +99,7 @@ class Hubs:
 
 
 class Live:
-    """GET /api/cameras/NAME/live?format=fmp4|jpeg"""
+    """GET /api/cameras/NAME/live?format=fmp4|sound|jpeg"""
 
     def __init__(self, hubs: Hubs, sockets: Sockets) -> None:
         self._hubs = hubs

@@ -8,6 +8,7 @@ take that into account.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from aiohttp import web
@@ -17,7 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from valkka_async.camera.status import CameraState, OutputStatus
+from valkka_async.camera.status import CameraState, OutputStatus, SoundState, StreamStatus
 from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
 from valkka_async.service.web.contract import Service
 from valkka_async.service.web.events import Events
@@ -27,38 +28,72 @@ from valkka_async.service.web.sockets import Sockets
 _SCRAPES = 4  # at once
 
 # name, what it is, its value; None: there is no sample
-_CameraMetric = tuple[str, str, Callable[[CameraReport], float | None]]
-_CAMERA_GAUGES: tuple[_CameraMetric, ...] = (
-    ("valkka_camera_up", "1: frames come from the camera.", lambda r: r.state is CameraState.LIVE),
+_StreamMetric = tuple[str, str, Callable[[CameraReport, StreamStatus], float | None]]
+
+
+def _up(camera: CameraReport, stream: StreamStatus) -> float | None:
+    if not camera.current:
+        return 0.0
+    # That of a report whose process runs is the stream's own, if there is but one.
+    return None if stream.state == CameraState.IDLE else float(stream.state == CameraState.LIVE)
+
+
+def _age(camera: CameraReport, stream: StreamStatus) -> float | None:
+    if camera.current and stream.state == CameraState.IDLE:
+        return None
+    if len(camera.camera.streams) == 1:
+        return camera.age
+    return max(0.0, (time.time_ns() - stream.last_packet_ns) / 1e9) if stream.last_packet_ns else None
+
+
+def _sounds(camera: CameraReport, stream: StreamStatus) -> float | None:
+    if stream.sound.state is SoundState.OFF or (camera.current and stream.state == CameraState.IDLE):
+        return None
+    return float(camera.current and stream.sound.state in (SoundState.LIVE, SoundState.IDLE))
+
+
+_STREAM_GAUGES: tuple[_StreamMetric, ...] = (
+    (
+        "valkka_camera_up",
+        "1: frames come from the camera; missing while it is idle, as nobody wants any.",
+        _up,
+    ),
     (
         "valkka_camera_last_frame_age_seconds",
-        "Time since the last packet; missing if there was none.",
-        lambda r: r.age,
+        "Time since the last packet; missing if there was none, and while it is idle.",
+        _age,
     ),
     (
         "valkka_camera_fps",
         "Frames per second, as received in the last seconds.",
-        lambda r: r.camera.fps if r.current else 0.0,
+        lambda r, s: s.fps if r.current else 0.0,
     ),
     (
         "valkka_camera_key_interval_seconds",
         "Time between the last key frames; 0: not known.",
-        lambda r: r.camera.key_interval,
+        lambda r, s: s.key_interval,
     ),
-    ("valkka_camera_width_pixels", "Width of the frames; 0: not known.", lambda r: r.camera.width),
-    ("valkka_camera_height_pixels", "Height of the frames; 0: not known.", lambda r: r.camera.height),
-)
-_CAMERA_COUNTERS: tuple[_CameraMetric, ...] = (
-    ("valkka_camera_packets", "Packets received.", lambda r: r.camera.packets),
-    ("valkka_camera_decoded", "Frames decoded.", lambda r: r.camera.decoded),
-    ("valkka_camera_errors", "Packets that could not be decoded or muxed.", lambda r: r.camera.errors),
-    ("valkka_camera_attempts", "Attempts to connect.", lambda r: r.camera.attempts),
     (
-        "valkka_camera_reconnects",
-        "Attempts that gave frames, after the first.",
-        lambda r: r.camera.reconnects,
+        "valkka_camera_sound_up",
+        "1: sound comes from the camera; missing if it is not asked for, and while it is idle.",
+        _sounds,
     ),
-    ("valkka_camera_cpu_seconds", "CPU time of the camera's thread.", lambda r: r.camera.cpu_s),
+    ("valkka_camera_width_pixels", "Width of the frames; 0: not known.", lambda r, s: s.width),
+    ("valkka_camera_height_pixels", "Height of the frames; 0: not known.", lambda r, s: s.height),
+)
+_STREAM_COUNTERS: tuple[_StreamMetric, ...] = (
+    ("valkka_camera_packets", "Packets received.", lambda r, s: s.packets),
+    ("valkka_camera_decoded", "Frames decoded.", lambda r, s: s.decoded),
+    ("valkka_camera_errors", "Packets that could not be decoded or muxed.", lambda r, s: s.errors),
+    ("valkka_camera_sound_packets", "Packets of sound received.", lambda r, s: s.sound.packets),
+    (
+        "valkka_camera_sound_errors",
+        "Packets of sound that could not be decoded.",
+        lambda r, s: s.sound.errors,
+    ),
+    ("valkka_camera_attempts", "Attempts to connect.", lambda r, s: s.attempts),
+    ("valkka_camera_reconnects", "Attempts that gave frames, after the first.", lambda r, s: s.reconnects),
+    ("valkka_camera_cpu_seconds", "CPU time of the camera's thread.", lambda r, s: s.cpu_s),
 )
 _OUTPUT_COUNTERS: tuple[tuple[str, str, Callable[[OutputStatus], float]], ...] = (
     ("valkka_output_published", "Frames published in the ring.", lambda o: o.published),
@@ -171,13 +206,23 @@ def _camera_families(cameras: Sequence[CameraReport]) -> Iterator[Metric]:
         for one in CameraState:
             state.add_metric([camera.name, one], camera.state is one)
     yield state
-    for family, metrics in ((GaugeMetricFamily, _CAMERA_GAUGES), (CounterMetricFamily, _CAMERA_COUNTERS)):
+    for family, end, metrics in (
+        (GaugeMetricFamily, "", _STREAM_GAUGES),
+        (CounterMetricFamily, "_total", _STREAM_COUNTERS),
+    ):
         for name, text, value in metrics:
-            metric = family(name, text, labels=["camera"])
+            metric = family(name, text)
             for camera in cameras:
-                if (number := value(camera)) is not None:
-                    metric.add_metric([camera.name], number)
+                for stream in camera.camera.streams:
+                    if (number := value(camera, stream)) is not None:
+                        metric.add_sample(name + end, _labels(camera, stream), number)
             yield metric
+
+
+def _labels(camera: CameraReport, stream: StreamStatus) -> dict[str, str]:
+    """A camera of one stream has no label for it: its figures are the camera's."""
+    labels = {"camera": camera.name}
+    return labels if len(camera.camera.streams) == 1 else labels | {"stream": stream.name}
 
 
 def _output_families(cameras: Sequence[CameraReport]) -> Iterator[Metric]:
@@ -196,10 +241,16 @@ def _output_families(cameras: Sequence[CameraReport]) -> Iterator[Metric]:
     fps = GaugeMetricFamily(
         "valkka_output_fps", "Frames per second published in the last seconds.", labels=labels
     )
+    outgrown = GaugeMetricFamily(
+        "valkka_output_backlog_outgrown",
+        "1: the GOP is longer than the ring's slots reach: readers that come late wait for a key frame.",
+        labels=labels,
+    )
     for values, camera, output in outputs:
         readers.add_metric(values, output.readers if camera.current else 0)
         fps.add_metric(values, camera.ring_fps.get(output.name, 0.0))
-    yield from (readers, fps)
+        outgrown.add_metric(values, output.backlog_outgrown)
+    yield from (readers, fps, outgrown)
 
 
 def _recording_families(cameras: Sequence[CameraReport]) -> Iterator[Metric]:

@@ -26,6 +26,7 @@ INIT, KEY, DELTA, JPEG = range(4)
 _HEAD = struct.Struct("<B7xdd")
 
 QUEUE_BYTES = 4 << 20
+CATCH_UP_BYTES = 16 << 20  # in addition, of frames that were old when they came
 QUEUE_FRAMES = 1000
 QUEUE_SECONDS = 5.0
 
@@ -128,12 +129,15 @@ class Viewer:
             self._push(media)
         self._extra = self._bytes
 
-    def offer(self, media: Media) -> None:
-        """The next frame of the stream."""
+    def offer(self, media: Media, *, old: bool = False) -> None:
+        """The next frame of the stream. One that is `old` came with others at once, when the camera got its
+        first reader: there is room for all of them, or the browser would wait for the next key frame."""
         if self._newest:
             self._clear()
             self._push(media)
             return
+        if old and self._extra < CATCH_UP_BYTES:
+            self._extra += len(media.data)
         if self._full(len(media.data)):
             self.miss(self._clear())
             self._wants_key = True

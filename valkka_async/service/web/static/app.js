@@ -73,6 +73,7 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "ArrowLeft" || event.key === "ArrowUp") step(-1);
   else if (event.key === "ArrowRight" || event.key === "ArrowDown") step(1);
   else if (event.key === "f") grid.tile(chosen())?.fullscreen();
+  else if (event.key === "m") grid.tile(chosen())?.toggleSound();
   else return;
   event.preventDefault();
 });
@@ -97,7 +98,7 @@ function show() {
 function summary(tiles) {
   if (!tiles.length || lostSince) return "";
   const counts = new Map();
-  for (const { state } of tiles) counts.set(state, (counts.get(state) ?? 0) + 1);
+  for (const { overall } of tiles) counts.set(overall, (counts.get(overall) ?? 0) + 1);
   const parts = [...counts].map(([state, n]) => `${n} ${(words.STATES[state] ?? state).toLowerCase()}`);
   return `${words.plural(tiles.length, "camera", "cameras")}: ${parts.join(", ")}`;
 }

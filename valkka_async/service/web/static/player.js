@@ -22,6 +22,7 @@ export class Player {
   #video;
   #still;
   #events;
+  #muted;
   #edge = new LiveEdge();
   #session = null; // {abort, url, media, buffer, type, settled} of one MediaSource
   #announced = null; // {codec, reset} of the init segment that comes next
@@ -40,8 +41,9 @@ export class Player {
   skipped = 0; // frames that were not shown for want of room
 
   // `shown()` for the first frame of each MediaSource, `failed(text)` when it has to be connected again,
-  // `refused(text)` when this browser will not play it.
-  constructor(video, still, { shown, failed, refused }) {
+  // `refused(text)` when this browser will not play it. `muted`: there is no sound, or nobody wants it.
+  constructor(video, still, { shown, failed, refused }, muted) {
+    this.#muted = muted;
     this.#video = video;
     this.#still = still;
     this.#events = { shown, failed, refused };
@@ -165,7 +167,7 @@ export class Player {
       this.#nudges = 0;
       this.#events.shown();
     });
-    this.#video.muted = true;
+    this.#video.muted = this.#muted;
     this.#video.disableRemotePlayback = true; // a ManagedMediaSource asks for it
     this.#video.src = url;
     this.#play();

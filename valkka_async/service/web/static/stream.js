@@ -6,6 +6,7 @@ import { liveUrl } from "./api.js";
 import { Backoff } from "./backoff.js";
 import { Player, canPlay } from "./player.js";
 import { Still, StillPlayer } from "./still.js";
+import * as streams from "./streams.js";
 
 const HEAD = 24; // bytes before the payload of a binary message: see viewer.py
 const [INIT, KEY, FRAGMENT, JPEG] = [0, 1, 2, 3];
@@ -43,7 +44,10 @@ export class Stream {
   #stillsFor = new Backoff(60_000, 600_000); // how long it then is JPEGs
   #notBefore = 0; // until then
   #refused = false; // the browser will never play it
+  #loud = false; // with sound
+  #sounds = false; // the camera has some
   #codec = "";
+  #idle = false; // it is connected when somebody looks
   #skipped = 0;
   mode = "none"; // "mse" or "jpeg": what is open, or would be
   shown = false; // a frame was shown since it was opened
@@ -62,14 +66,18 @@ export class Stream {
       this.#close();
       return;
     }
-    const { codec, fps, key_interval: keyInterval } = report.camera;
+    const { codec, fps, key_interval: keyInterval, sound } = streams.shown(report);
+    const { state } = streams.speaker(report);
+    this.#sounds = Boolean(sound.carried);
     if (codec && codec !== this.#codec) {
       this.#codec = codec;
       this.#refused = false;
     }
-    this.#videos = Boolean(report.live) && this.#codec in PLAINEST;
+    this.#idle = state === "idle";
+    // What has never been connected says nothing of its codec, and is connected when somebody looks.
+    this.#videos = Boolean(report.live) && (this.#codec in PLAINEST || (!this.#codec && this.#idle));
     this.#stills = Boolean(report.still);
-    this.#live = report.state === "live";
+    this.#live = state === "live";
     this.#interval = fps > 0 ? 1000 / fps : 0;
     this.#keyInterval = 1000 * keyInterval;
     this.#update();
@@ -86,6 +94,24 @@ export class Stream {
 
   get open() {
     return this.#socket !== null;
+  }
+
+  // Could there be sound? And is there?
+  get audible() {
+    return this.#sounds && this.mode === "mse";
+  }
+
+  get loud() {
+    return this.#loud;
+  }
+
+  // With sound from here on, or without. Browsers allow it after a click.
+  hear(loud) {
+    if (loud === this.#loud) return;
+    this.#loud = loud;
+    if (this.mode !== "mse") return;
+    this.#close();
+    this.#update();
   }
 
   // ms since a frame came, or since it was opened.
@@ -124,7 +150,7 @@ export class Stream {
   }
 
   #choice() {
-    const video = this.#videos && !this.#refused && canPlay(PLAINEST[this.#codec]);
+    const video = this.#videos && !this.#refused && canPlay(PLAINEST[this.#codec || "h264"]);
     if (video && performance.now() >= this.#notBefore) return "mse";
     if (this.#stills) return "jpeg";
     return video ? "mse" : "none";
@@ -138,7 +164,7 @@ export class Stream {
       this.#backoff.reset();
     }
     // Before the camera has been reached once, its codec is unknown; and it sends nothing.
-    if (!this.#codec) return;
+    if (!this.#codec && !this.#idle) return;
     if (mode === "none") this.trouble = this.#nothing();
     else if (this.#seen && !this.#socket && !this.#timer) this.#connect();
   }
@@ -152,7 +178,8 @@ export class Stream {
     clearTimeout(this.#timer);
     this.#timer = 0;
     this.#player ??= this.#makePlayer();
-    const socket = new WebSocket(liveUrl(this.#name, this.mode === "mse" ? "fmp4" : "jpeg"));
+    const format = this.mode === "jpeg" ? "jpeg" : this.#loud ? "sound" : "fmp4";
+    const socket = new WebSocket(liveUrl(this.#name, format));
     socket.binaryType = "arraybuffer";
     this.#socket = socket;
     this.#opened = performance.now();
@@ -173,11 +200,8 @@ export class Stream {
       this.trouble = "";
     };
     if (this.mode === "jpeg") return new StillPlayer(this.#still, { shown, failed: (text) => (this.trouble = text) });
-    return new Player(this.#video, this.#still, {
-      shown,
-      failed: (text) => this.#fail(text),
-      refused: (text) => this.#refuse(text),
-    });
+    const events = { shown, failed: (text) => this.#fail(text), refused: (text) => this.#refuse(text) };
+    return new Player(this.#video, this.#still, events, !this.#loud);
   }
 
   #told(message) {
@@ -222,6 +246,10 @@ export class Stream {
   }
 
   #refuse(text) {
+    if (this.#loud) {
+      this.hear(false); // the picture by itself, perhaps
+      return;
+    }
     this.#refused = true;
     this.#close();
     this.#update();

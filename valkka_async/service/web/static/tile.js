@@ -3,12 +3,15 @@
 
 import { download, setRecording, snapshot } from "./api.js";
 import { Stream } from "./stream.js";
+import * as streams from "./streams.js";
 import { toast } from "./toasts.js";
 import * as words from "./words.js";
 
 const SILENT = 3000; // ms without a frame of a camera that is reported live, until it is called stalled
 const OLD = 2; // s from which on the age of a frame stands out
 const OPENING = 700; // ms without a frame before the page says that it waits for one
+
+let loud = null; // the one tile that is heard
 
 export class Tile {
   #report;
@@ -36,6 +39,7 @@ export class Tile {
     this.#parts.open.onclick = () => opened(report.name);
     this.#parts.snapshot.onclick = () => this.#snap();
     this.#parts.record.onclick = () => this.#record();
+    this.#parts.sound.onclick = () => this.toggleSound();
     this.#parts.fullscreen.onclick = () => this.fullscreen();
     this.#parts.fullscreen.hidden = !document.fullscreenEnabled;
   }
@@ -50,7 +54,12 @@ export class Tile {
 
   get state() {
     if (!this.#connected) return "lost";
-    return this.#silent ? "stalled" : this.#report.state;
+    return this.#silent ? "stalled" : streams.speaker(this.#report).state;
+  }
+
+  // Of the camera as a whole, whatever this tile shows of it.
+  get overall() {
+    return this.state === "live" ? this.#report.state : this.state;
   }
 
   see(seen) {
@@ -74,6 +83,18 @@ export class Tile {
     this.tick();
   }
 
+  toggleSound() {
+    if (this.#stream.loud || this.#stream.audible) this.hear(!this.#stream.loud);
+  }
+
+  // With its sound, or without. One camera is heard at a time.
+  hear(on) {
+    if (on && loud !== this) loud?.hear(false);
+    loud = on ? this : loud === this ? null : loud;
+    this.#stream.hear(on);
+    this.#showSound();
+  }
+
   focus() {
     this.#parts.open.focus({ preventScroll: false });
   }
@@ -84,6 +105,7 @@ export class Tile {
   }
 
   remove() {
+    if (loud === this) loud = null;
     this.#stream.close();
     this.element.remove();
   }
@@ -100,6 +122,7 @@ export class Tile {
     put(this.#parts.age.dataset, "old", String(age !== null && age > OLD));
     this.#parts.snapshot.disabled = this.#snapping || !this.#connected;
     this.#cover(state, age);
+    this.#showSound();
     this.#showRecording();
   }
 
@@ -107,21 +130,33 @@ export class Tile {
   details() {
     const { name, camera, worker, recording } = this.#report;
     const readers = camera.outputs.reduce((sum, output) => sum + output.readers, 0);
+    const several = camera.streams.length > 1;
     const list = [
       ["Name", name],
-      ["Address", camera.url],
-      ["Video", this.#facts() || "not known yet"],
-      ["Key frames", camera.key_interval ? `every ${words.age(camera.key_interval)}` : "not known yet"],
-      ["Received", `${words.count(camera.packets)} frames, ${words.plural(camera.errors, "error", "errors")}`],
-      ["Connected again", camera.reconnects ? words.plural(camera.reconnects, "time", "times") : "never"],
+      ...camera.streams.flatMap((stream) => (several ? this.#inShort(stream) : inFull(stream))),
       ["Readers", `${words.count(readers)} (${words.plural(camera.outputs.length, "ring", "rings")})`],
       ["CPU", `${Math.round(this.#report.cpu * 100)} % of a core`],
       ["Worker", worker.pid ? `process ${worker.pid}, ${words.bytes(worker.rss)}` : "not running"],
       ["Restarts", worker.restarts ? `${worker.restarts}; the last time it ${worker.last_exit}` : "none"],
     ];
+    for (const code of camera.warnings) list.push(["Warning", words.warning(code)]);
     if (recording) list.push(["Recording", recordingText(recording)]);
     list.push(["This browser", this.#here()]);
     return list;
+  }
+
+  // One of several, in a few lines.
+  #inShort(stream) {
+    const name = stream === streams.shown(this.#report) ? `Stream ${stream.name}, shown here` : `Stream ${stream.name}`;
+    const said = [words.STATES[stream.state] ?? stream.state, streams.plain(stream)].filter(Boolean).join(": ");
+    const texts = [facts(stream), `${words.fps(stream.fps)} fps`];
+    if (stream.key_interval) texts.push(`key frames every ${words.age(stream.key_interval)}`);
+    if (stream.sound.carried) texts.push(words.sound(stream.sound));
+    const counts = [];
+    if (stream.errors) counts.push(words.plural(stream.errors, "error", "errors"));
+    if (stream.reconnects) counts.push(`connected again ${words.plural(stream.reconnects, "time", "times")}`);
+    const how = stream.state === "live" ? texts.join(", ") : said;
+    return [[name, [stream.url, how, counts.join(", ")].filter(Boolean).join("\n")]];
   }
 
   #here() {
@@ -133,8 +168,8 @@ export class Tile {
   }
 
   get #silent() {
-    const { state } = this.#report;
-    const { fps } = this.#report.camera;
+    const { state } = streams.speaker(this.#report);
+    const { fps } = streams.shown(this.#report);
     const patience = Math.max(SILENT, fps > 0 ? 5000 / fps : 0);
     return state === "live" && this.#stream.shown && performance.now() - this.#stream.heard > patience;
   }
@@ -143,32 +178,35 @@ export class Tile {
   #age() {
     const { captured } = this.#stream;
     if (!Number.isNaN(captured)) return (this.#clock.now() - captured) / 1000;
-    const { last_packet_ns: last } = this.#report.camera;
+    const { last_packet_ns: last, state } = streams.shown(this.#report);
+    if (state === "idle") return null;
     return last ? (this.#clock.now() - last / 1e6) / 1000 : null;
   }
 
-  #facts() {
-    const { codec, width, height } = this.#report.camera;
-    return [width && `${width} × ${height}`, codec && words.codec(codec)].filter(Boolean).join(" · ");
-  }
-
   #label() {
-    const { name, title, state, camera } = this.#report;
+    const { name, title, camera } = this.#report;
+    const { state } = streams.speaker(this.#report);
+    const stream = streams.shown(this.#report);
     const parts = this.#parts;
     say(parts.title, this.title);
     put(parts.title, "title", title && title !== name ? name : "");
     put(parts.open, "ariaLabel", `${this.title}: show large`);
     put(parts.fullscreen, "ariaLabel", `${this.title}: full screen`);
     put(parts.snapshot, "ariaLabel", `Snapshot of ${this.title}`);
-    say(parts.fps, state === "live" ? `${words.fps(camera.fps)} fps` : "");
+    say(parts.fps, state === "live" ? `${words.fps(stream.fps)} fps` : "");
     const dropped = camera.outputs.reduce((sum, output) => sum + output.dropped, 0);
     say(parts.drops, `${words.count(dropped + this.#stream.skipped)} dropped`);
     put(parts.drops.dataset, "some", String(dropped + this.#stream.skipped > 0));
     const skipped = `${words.count(this.#stream.skipped)} skipped on the way here`;
     put(parts.drops, "title", `${words.count(dropped)} dropped by the camera's rings, ${skipped}`);
-    const facts = this.#facts();
-    say(parts.facts, facts);
-    parts.facts.hidden = !facts;
+    const known = facts(stream);
+    say(parts.facts, known);
+    parts.facts.hidden = !known;
+    const others = streams.troubled(this.#report);
+    const word = (one) => `${one.name}: ${(words.STATES[one.state] ?? one.state).toLowerCase()}`;
+    say(parts.others, others.map(word).join(", "));
+    put(parts.others, "title", others.map((one) => words.sentence(streams.plain(one))).join("\n"));
+    parts.others.hidden = !others.length;
   }
 
   // What lies over a view that is not live, and says why.
@@ -179,15 +217,16 @@ export class Tile {
     if (state === "lost") {
       title = "No connection to the service";
     } else if (state !== "live") {
-      const { cause, reason: said, retry_in: wait } = this.#report;
-      const { url } = this.#report.camera;
+      const { cause, reason: said, retry_in: wait } = streams.speaker(this.#report);
+      const { url } = streams.shown(this.#report);
       title = words.STATES[state] ?? state;
-      reason = said.startsWith(`${url}: `) ? said.slice(url.length + 2) : said;
+      reason = streams.plain({ reason: said, url });
       if (state === "stalled") reason = `no frame for ${words.about(age ?? 0)}`;
       // The camera does not know of it: it is between the service and here.
-      if (state !== this.#report.state) reason += " here; the camera itself is live";
+      if (state !== streams.speaker(this.#report).state) reason += " here; the camera itself is live";
       if (wait !== null) next = this.#countdown(wait);
       if (state === "connecting" && cause === null) reason = "waiting for the first frame";
+      if (state === "idle") reason = "it is connected when somebody looks";
     } else if (!stream.shown && (stream.mode === "none" || stream.quiet > OPENING)) {
       title = stream.mode === "none" ? "No live view" : "Opening …";
       reason = stream.trouble || this.#keyFrame();
@@ -201,7 +240,7 @@ export class Tile {
 
   // Video can begin with a key frame only.
   #keyFrame() {
-    const { key_interval: interval } = this.#report.camera;
+    const { key_interval: interval } = streams.shown(this.#report);
     if (this.#stream.quiet < 3 * OPENING) return "";
     return `waiting for a key frame${interval > 2 ? `; this camera sends one every ${words.about(interval)}` : ""}`;
   }
@@ -273,12 +312,37 @@ export class Tile {
     }
   }
 
+  #showSound() {
+    const { sound } = this.#parts;
+    const { loud: on, audible } = this.#stream;
+    if (sound.hidden === audible) sound.hidden = !audible;
+    put(sound, "ariaPressed", String(on));
+    put(sound, "ariaLabel", `${on ? "Mute" : "Listen to"} ${this.title}`);
+    put(sound, "title", on ? "Mute (M)" : "Sound (M)");
+  }
+
   #complain() {
     const { error } = this.#report.recording ?? {};
     const text = error?.text ?? "";
     if (text && text !== this.#complaint) toast(`${this.title}: recording: ${text}`, "error");
     this.#complaint = text;
   }
+}
+
+// "1920 × 1080 · H.264"
+function facts({ codec, width, height }) {
+  return [width && `${width} × ${height}`, codec && words.codec(codec)].filter(Boolean).join(" · ");
+}
+
+function inFull(stream) {
+  return [
+    ["Address", stream.url],
+    ["Video", facts(stream) || "not known yet"],
+    ["Sound", words.sound(stream.sound)],
+    ["Key frames", stream.key_interval ? `every ${words.age(stream.key_interval)}` : "not known yet"],
+    ["Received", `${words.count(stream.packets)} frames, ${words.plural(stream.errors, "error", "errors")}`],
+    ["Connected again", stream.reconnects ? words.plural(stream.reconnects, "time", "times") : "never"],
+  ];
 }
 
 function recordingText(recording) {

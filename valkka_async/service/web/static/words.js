@@ -6,6 +6,7 @@ export const STATES = {
   live: "Live",
   stalled: "Stalled",
   waiting: "Waiting",
+  idle: "Idle",
   stopped: "Stopped",
   failed: "Failed",
   lost: "No connection",
@@ -14,6 +15,30 @@ export const STATES = {
 const CODECS = { h264: "H.264", hevc: "H.265", mjpeg: "MJPEG", av1: "AV1", vp9: "VP9", vp8: "VP8", mpeg4: "MPEG-4", "raw video": "uncompressed" };
 
 export const codec = (name) => CODECS[name] ?? name.toUpperCase();
+
+const SOUNDS = { aac: "AAC", opus: "Opus", pcm_alaw: "G.711 A-law", pcm_mulaw: "G.711 µ-law", adpcm_g722: "G.722" };
+const SILENCES = {
+  off: "not asked for",
+  none: "none",
+  refused: "the camera sends its picture only without it",
+  unsupported: "coded in a way that is not known here",
+  broken: "cannot be decoded",
+  silent: "none comes now",
+};
+
+// What there is of a camera's sound.
+export function sound({ state, codec: name, rate, channels }) {
+  const about = [
+    name && (SOUNDS[name] ?? name.toUpperCase()),
+    rate && `${rate / 1000} kHz`,
+    channels && (channels === 1 ? "mono" : channels === 2 ? "stereo" : `${channels} channels`),
+  ].filter(Boolean);
+  return [...about, SILENCES[state]].filter(Boolean).join(" · ") || "not known yet";
+}
+
+const WARNINGS = { slow_pixels: "pixels are converted the long way: valkka-async doctor says why" };
+
+export const warning = (code) => WARNINGS[code] ?? code;
 
 // How old something is: "0.3 s", "12 s", "5 min", "3 h", "2 d".
 export function age(seconds) {
