@@ -13,8 +13,12 @@ import pytest
 PACKAGE = "valkka_async"
 HOUSE = Path(__file__).parents[2] / PACKAGE
 # From the top down. "" is valkka_async/__init__.py, the public names; modules beside it are at the bottom.
-LAYERS = ("__main__", "cli", "service", "", "record", "camera", "ring")
-COMPILED = {"_shm": "ring", "_pixels": "camera.pixels"}  # module: the only folder that imports it
+LAYERS = ("__main__", "cli", "service", "", "record", "link", "camera", "ring")
+COMPILED = {
+    "_shm": "ring",
+    "_rows": "ring",
+    "_pixels": "camera.pixels",
+}  # module: the only folder that imports it
 
 
 def violations(house: Path) -> set[str]:

@@ -3,7 +3,10 @@ else."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
+import sys
 import tarfile
 import tomllib
 import venv
@@ -37,23 +40,25 @@ class Installed:
         )
 
 
-def run(*command: str | Path) -> str:
-    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=250)
+def run(*command: str | Path, cwd: str | Path = "/", **environment: str) -> str:
+    env = os.environ | environment
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sdist, and the wheel that was made from it."""
+    """The sdist, and the wheel that was made from it, as a release's is: of the limited API."""
     folder = tmp_path_factory.mktemp("dist")
     tree, tools = folder / "tree", folder / "tools"
     run("git", "clone", "-q", ROOT, tree)
     needs = tomllib.loads((tree / "pyproject.toml").read_text())["build-system"]["requires"]
     venv.create(tools, with_pip=True)
     python = tools / "bin" / "python"
-    run(python, "-m", "pip", "-q", "--disable-pip-version-check", "install", "build", *needs)
-    run(python, "-m", "build", "--no-isolation", tree, "--outdir", folder)  # which would install it all twice
+    run(python, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--no-compile", "build", *needs)
+    # With isolation it would install it all twice.
+    run(python, "-m", "build", "--no-isolation", tree, "--outdir", folder, VALKKA_ABI3="1")
     return folder
 
 
@@ -61,7 +66,7 @@ def install(folder: Path, dist: Path, extras: str) -> Installed:
     venv.create(folder, with_pip=False)
     pip = (dist / "tools/bin/python", "-m", "pip", "-q", "--disable-pip-version-check", "--python", folder)
     (wheel,) = dist.glob("*.whl")
-    run(*pip, "install", f"{wheel}{extras}")
+    run(*pip, "install", "--no-compile", f"{wheel}{extras}")
     return Installed(folder / "bin", pip)
 
 
@@ -84,6 +89,30 @@ def test_the_archives_have_what_they_should(dist: Path) -> None:
         names = set(archive.namelist())
     assert {"valkka_async/py.typed", "valkka_async/ring/_shm.pyi", "valkka_async/cli/__init__.py"} <= names
     assert not [n for n in names if n.startswith(("tests", "_shm", "benchmarks"))]
+
+
+def test_the_wheel_serves_each_python_from_3_11_on(dist: Path) -> None:
+    """By its tags, and by what its modules need of Python."""
+    (wheel,) = dist.glob("*.whl")
+    assert "-cp311-abi3-linux_" in wheel.name
+    code = f"""
+import inspection, json, platform, zipfile
+with zipfile.ZipFile({str(wheel)!r}) as archive:
+    modules = {{name: archive.read(name) for name in archive.namelist() if name.endswith(".so")}}
+tag = f"manylinux_2_99_{{platform.machine()}}"
+print(json.dumps({{name: inspection.module(content, tag, True) for name, content in modules.items()}}))
+"""
+    found = json.loads(run(sys.executable, "-c", code, cwd=ROOT / "machines"))
+    assert set(found) == {
+        "valkka_async/camera/pixels/_pixels.abi3.so",
+        "valkka_async/ring/_rows.abi3.so",
+        "valkka_async/ring/_shm.abi3.so",
+    }
+    # What is built here is as this Python was built: not stripped, and with its paths of libraries.
+    others = {
+        text for texts in found.values() for text in texts if not text.startswith(("is not", "has a path"))
+    }
+    assert others == set()
 
 
 def test_the_base_needs_numpy_alone(base: Installed) -> None:
@@ -153,6 +182,7 @@ def test_the_command_says_in_a_line_what_to_install(base: Installed, arguments: 
     assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
 
 
+@pytest.mark.long  # the environment of the tests has all extras, too
 def test_with_everything_cameras_play_and_commands_run(dist: Path, tmp_path: Path) -> None:
     full = install(tmp_path, dist, "[all]")
     assert full.python("""

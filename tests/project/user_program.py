@@ -20,6 +20,8 @@ def serve_frames(image: NDArray[np.uint8]) -> va.ServerStats:
             slot: va.Slot = server.loan((480, 640, 3), "bgr24")
             with slot:
                 slot.array[...] = image
+            with server.loan((4, 4), "array", dtype="float32") as tensor:
+                tensor.array[:] = 0
         except va.NoFreeSlotError:
             published = False
         except (va.FrameError, va.RingMemoryError, va.NameInUseError, va.InvalidNameError) as e:
@@ -30,14 +32,16 @@ def serve_frames(image: NDArray[np.uint8]) -> va.ServerStats:
 
 
 def read_frames(server: va.Server) -> int:
-    print(server.name)
     policy: va.Policy = "ordered"
     reader: va.Reader = va.attach("cam1", policy=policy, open_timeout=5.0)
     with reader:
         frame: va.Frame = reader.recv(timeout=1.0)
         with frame:
             format: va.FrameFormat = frame.format
-            print(format, frame.array.mean(), frame.age)
+            print(format, frame.array.mean(), frame.age, frame.dtype.itemsize, frame.dts, frame.duration)
+            server.publish(frame, format=frame.format, time_base=frame.time_base, pts=1)
+            if frame.format == "gray16":
+                print(server.name)
         stats: va.ReaderStats = reader.stats()
         return stats.dropped
 
@@ -50,8 +54,14 @@ async def read_many() -> None:
             async for frame in client:
                 print(frame.seq)
         async with va.merge("cam*", policy="latest") as merged:
-            async for batch in merged.batches(max_frames=16):
-                print([frame.source for frame in batch])
+            batches: va.Batches = merged.batches(max_frames=16, max_age=0.5, align="sender", size=(640, 640))
+            async for batch in batches:
+                together: va.Batch = batch
+                print([frame.source for frame in together], together.names, together.spread)
+                place: va.Placement = together.placements[0]
+                print(together.array.shape, place.to_frame([[0, 0, 10, 10]]), together.to_frame(0, [1, 2]))
+            counts: va.BatchStats = batches.stats()
+            print(counts.too_old)
             totals: va.MergeStats = merged.stats()
             print(totals.received)
     except (va.ConnectError, va.ProtocolError, va.LeaseLimitError, va.ConcurrencyError) as e:
@@ -70,14 +80,29 @@ def use_camera() -> va.CameraStatus:
     pixels: va.PixelFormat = "gray8"
     encoded: va.OutputFormat = "fmp4"
     outputs = [va.Output("cam1", pixels, size=(640, None), fps=5), va.Output("cam1.fmp4", encoded)]
-    with va.Camera("cam1", URL, outputs, transport=transport, retry_max=10.0) as camera:
+    with va.Camera("cam1", URL, outputs, transport=transport, retry_max=10.0, audio=True) as camera:
         status = camera.status()
         if status.state is va.CameraState.LIVE or status.state == va.CameraState.STALLED:
             output: va.OutputStatus = status.outputs[0]
             print(output.readers)
         if status.cause is va.Cause.AUTH:
             print("wrong password")
+        if va.CameraWarning.SLOW_PIXELS in status.warnings:
+            print("slow")
+        sound: va.SoundStatus = status.sound
+        if sound.state is va.SoundState.LIVE or sound.state == va.SoundState.SILENT:
+            print(sound.codec)
         return status
+
+
+async def use_both_streams() -> None:
+    connect: va.ConnectMode = "on_demand"
+    outputs = [va.Output("cam1"), va.Output("cam1.main", stream="main")]
+    async with va.Camera(
+        "cam1", streams={"main": URL, "sub": URL}, outputs=outputs, connect=connect
+    ) as camera:
+        stream: va.StreamStatus = camera.status().streams[0]
+        print(stream.state is va.CameraState.IDLE)
 
 
 async def supervise() -> None:
@@ -98,6 +123,8 @@ async def play_file(server: va.Server) -> va.PlayerStats:
     try:
         async with player:
             await player
+    except (va.CameraBusyError, va.CameraRefusedError) as e:
+        print("try again later, or another transport", e)
     except (va.CameraOpenError, va.CameraAuthError, va.CameraNotFoundError) as e:
         refused: va.CameraError = e
         print(refused)
