@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""The README's table of figures, from benchmarks/report/report.json.
+"""The README's tables of figures, from report.json, latency.json and batches.json in benchmarks/report/.
 
-python benchmarks/readme.py           writes it between the markers
-python benchmarks/readme.py --check   says whether it is what the report gives
+python benchmarks/readme.py           writes them between the markers
+python benchmarks/readme.py --check   says whether they are what the reports give
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-REPORT = Path(__file__).parent / "report" / "report.json"
+REPORTS = Path(__file__).parent / "report"
 BEGIN, END = "<!-- figures: benchmarks/readme.py -->", "<!-- end of figures -->"
+MODEL, MODEL_END = "<!-- batches: benchmarks/readme.py -->", "<!-- end of batches -->"
+LATE, LATE_END = "<!-- latency: benchmarks/readme.py -->", "<!-- end of latency -->"
 
 SIZES = ("270p", "1080p", "4K")
 OURS = ("va-uvloop", "va-attach", "va-loan")
@@ -69,12 +72,90 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+LATE_NAMES = {
+    "va": "**`va.Camera`, `attach`**, bgr24",
+    "va-yuv420p": "**the same**, yuv420p",
+    "pyav": "PyAV, bgr24",
+    "cv2": "OpenCV, bgr24",
+    "cv2-1": "OpenCV with one thread, bgr24",
+    "ffmpeg": "ffmpeg to a pipe, yuv420p",
+    "gst": "GStreamer `latency=0`, I420",
+}
+
+
+def latency(report: dict[str, Any]) -> str:
+    groups = [(size, fps) for size in report["sizes"] for fps in report["rates"]]
+
+    def cell(size: str, fps: int, name: str) -> str:
+        number = value(report["results"], f"{size}/{fps}/{name}", "p50_ms")
+        return "-" if number is None else f"{number:,.1f}" if number < 100 else f"{number:,.0f}"
+
+    m = report["machine"]
+    decode = ", ".join(f"{size} {about['decode_ms']:.1f}" for size, about in report["sizes"].items())
+    lines = [
+        "| ms from a frame's last packet to its pixels | "
+        + " | ".join(f"{s}, {f} fps" for s, f in groups)
+        + " |",
+        "|---" * (len(groups) + 1) + "|",
+        *(
+            f"| {LATE_NAMES[name]} | " + " | ".join(cell(*group, name) for group in groups) + " |"
+            for name in report["notes"]
+        ),
+        "",
+        f"H.264 over RTSP (TCP) on loopback; medians of one run. Decoding alone takes, in ms: {decode}.",
+        f"{m['cpu']}, {m['cores']} cores, {m['kernel'].split('-')[0]}, {m['python']}.",
+        "`make bench-latency` makes [the whole report](benchmarks/report/latency.md).",
+    ]
+    return "\n".join(lines)
+
+
+def batches(report: dict[str, Any]) -> str:
+    works = list(report["works"])
+    fields = ("frames_per_s", "age_p50_ms", "age_p99_ms", "cpu_ms_per_frame")
+
+    def cell(work: str, name: str) -> str:
+        rounds = report["results"].get(f"{work}/{name}", [])
+        if not rounds or any("error" in one for one in rounds):
+            return "-"
+        fps, p50, p99, cpu = (statistics.median(one[field] for one in rounds) for field in fields)
+        per_batch = fps / statistics.median(one["batches_per_s"] for one in rounds)
+        return f"{fps / per_batch:.1f} x {per_batch:.0f} / {p50:,.0f}, {p99:,.0f} / {cpu:.2f}"
+
+    m = report["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in m["packages"].items() if name != "numpy")
+    offered = ", ".join(f"{w}: {about['fps']} fps each" for w, about in report["works"].items())
+    lines = [
+        "| batches/s x frames / age of the oldest, ms (p50, p99) / CPU, ms a frame | "
+        + " | ".join(works) + " |",
+        "|---" * (len(works) + 1) + "|",
+        *(
+            f"| {about['label']} ({about['note']}) | " + " | ".join(cell(w, name) for w in works) + " |"
+            for name, about in report["contenders"].items()
+        ),
+        "",
+        f"Rings of bgr24 ({offered}) into (N, 640, 640, 3)",
+        f"for a model that takes no time; medians of {report['rounds']} rounds in one run. The others read",
+        f"the rings as a `cv2.VideoCapture`. {versions}.",
+        f"{m['cpu']}, {m['cores']} cores, {m['kernel'].split('-')[0]}, {m['python']}; load before:",
+        f"{m['load_before']}. `make bench-batches` makes it.",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def between(text: str, begin: str, end: str, new: str) -> str:
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{new}\n{end}{after}"
+
+
 def main() -> int:
     readme = ROOT / "README.md"
     text = readme.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    wanted = f"{before}{BEGIN}\n{table(json.loads(REPORT.read_text()))}\n{END}{after}"
+    wanted = between(text, BEGIN, END, table(json.loads((REPORTS / "report.json").read_text())))
+    late = latency(json.loads((REPORTS / "latency.json").read_text()))
+    wanted = between(wanted, LATE, LATE_END, late)
+    many = batches(json.loads((REPORTS / "batches.json").read_text()))
+    wanted = between(wanted, MODEL, MODEL_END, many)
     if "--check" in sys.argv:
         return 0 if wanted == text else 1
     readme.write_text(wanted)

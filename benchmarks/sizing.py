@@ -2,8 +2,9 @@
 """Memory and descriptors of a service, for each camera: ``python benchmarks/sizing.py [--cameras 4]``.
 
 A real service (`valkka-async run`) reads synthetic H.264 from a real RTSP server on loopback. Memory is PSS:
-what several processes share is divided among them. docs/sizing.md has these figures; cameras.py measures CPU
-time.
+what several processes share is divided among them. "workers" is all that runs below the service: what workers
+share is in there, so that what one more takes is the difference to fewer. docs/sizing.md has these figures;
+cameras.py measures CPU time.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from processes import below, descriptors, pss
+
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "tests"))
 import valkka_async as va  # noqa: E402
@@ -30,18 +33,6 @@ from valkka_async.service.control import ask  # noqa: E402
 
 SETTLE = 6.0  # s after all cameras are live
 SIZES = {"1080p": (1920, 1080), "360p": (640, 360)}
-
-
-def pss(pid: int) -> float:
-    """MB."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise ValueError(pid)
-
-
-def descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def config(count: int, url: str, folder: Path, camera: str) -> str:
@@ -82,7 +73,7 @@ def measure(url: str, count: int, camera: str, read: bool) -> dict[str, float]:
                 time.sleep(0.1)
         return {
             "service_mb": pss(main),
-            "worker_mb": statistics.mean(map(pss, workers)),
+            "workers_mb": sum(map(pss, below(main))),
             "service_fds": descriptors(main),
             "worker_fds": statistics.mean(map(descriptors, workers)),
         }
@@ -114,8 +105,8 @@ def main() -> None:
                     if not options.json:
                         print(
                             f"{size:6} {case:26} x{count:<3} service {found['service_mb']:6.1f} MB "
-                            f"{found['service_fds']:4.0f} fds; worker {found['worker_mb']:6.1f} MB "
-                            f"{found['worker_fds']:4.0f} fds",
+                            f"{found['service_fds']:4.0f} fds; workers {found['workers_mb']:6.1f} MB "
+                            f"{found['worker_fds']:4.0f} fds each",
                             flush=True,
                         )
     if options.json:

@@ -47,8 +47,8 @@ async def watch(path: str) -> None:
     found: dict[str, tuple[np.ndarray, str]] = {}
     print("people: waiting for *.motion", flush=True)
     async with va.merge("*.motion") as cameras:
-        async for frames in cameras.batches(max_wait=0.1):
-            found.update(await asyncio.gather(*(asyncio.to_thread(find, frame) for frame in frames)))
+        async for batch in cameras.batches(window=0.1):
+            found.update(await asyncio.gather(*(asyncio.to_thread(find, frame) for frame in batch)))
             found = {name: found[name] for name in sorted(found) if name in cameras.sources}
             print("; ".join(said for _, said in found.values()), flush=True)
             cv2.imwrite(f"{path}.new.jpg", np.hstack([picture for picture, _ in found.values()]))

@@ -31,24 +31,35 @@ def _debug_loop() -> asyncio.AbstractEventLoop:
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Both loops; uvloop alone for what happens in other processes for the most part."""
+    if item.get_closest_marker("one_loop"):
+        return {"uvloop": uvloop.new_event_loop}
     return {"asyncio-debug": _debug_loop, "uvloop": uvloop.new_event_loop}
 
 
-# A file's tests stay in one process (--dist loadfile). Those that take longest come first: at the end of the
-# run the other process would wait for them.
+# A file's tests stay in one process (--dist loadfile). Those that take longest come first, as measured, then
+# the folders whose tests mostly wait for other processes, so that all are busy up to the end. (pytest-xdist
+# alone would begin with the files of most tests, which are quick ones: hence --no-loadscope-reorder.)
 _LONGEST = (
     "test_packaging.py",
-    "test_quality.py",
-    "test_proof_c.py",
+    "test_run.py",
+    "test_proof_model.py",
+    "test_camera.py",
     "test_service_page.py",
     "test_demo.py",
-    "test_sixteen.py",
+    "test_camera_supervisor.py",
+    "test_quality.py",
+    "test_camera_bursts.py",
 )
+_FOLDERS = ("examples", "cli", "proof", "project", "service", "camera", "record", "support", "ring")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    rank = {name: number for number, name in enumerate(_LONGEST)}
-    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+    files = {name: number for number, name in enumerate(_LONGEST)}
+    folders = {name: number for number, name in enumerate(_FOLDERS)}
+    items.sort(
+        key=lambda item: (files.get(item.path.name, len(files)), folders.get(item.path.parent.name, 0))
+    )
 
 
 def pytest_collection_finish() -> None:
@@ -91,6 +102,9 @@ def _holdings() -> dict[str, list[str]]:
         "mappings": sorted(maps),
         "threads": sorted(t.name for t in threading.enumerate()),
         "children": sorted(children),
+        # Real-time priority, which an encoder may take for its caller, leaves nothing to other programs. (The
+        # 41st field, as proc(5) counts: musl has no sched_getscheduler.)
+        "scheduling": [Path("/proc/self/stat").read_text().rpartition(")")[2].split()[38]],
     }
 
 
@@ -106,8 +120,7 @@ def _surplus(before: dict[str, list[str]]) -> dict[str, list[str]]:
 
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind(uvloop_is_warm: None) -> Iterator[None]:
-    """Descriptors, mappings of shared memory, threads and children are as before the test."""
-    gc.collect()
+    """Descriptors, mappings of shared memory, threads, children and priority are as before the test."""
     before = _holdings()
     yield
     deadline = time.monotonic() + 3
@@ -132,8 +145,8 @@ def runtime_dir(leaves_nothing_behind: None, monkeypatch: pytest.MonkeyPatch) ->
     assert not left, f"left in the runtime directory: {left}"
 
 
-@pytest.fixture(autouse=True)
-def nothing_blocks_the_loop(runtime_dir: Path) -> Iterator[None]:
+@pytest.fixture(scope="session", autouse=True)
+def nothing_blocks_the_loop() -> Iterator[None]:
     """A blocking call in a coroutine of the library fails the test."""
     with blockbuster_ctx("valkka_async") as bb:
         # Local, bounded and once per server or connection: the directory, the lock and the memfd.
@@ -144,9 +157,18 @@ def nothing_blocks_the_loop(runtime_dir: Path) -> Iterator[None]:
                 )
                 bb.functions[name].can_block_in(
                     "valkka_async/ring/rendezvous.py",
-                    {"_listen", "_drop_lock", "_identity", "_checked", "close"},
+                    {"_listen", "_identity", "_checked", "close"},
                 )
                 bb.functions[name].can_block_in("valkka_async/ring/directory.py", {"_modified"})
+                bb.functions[name].can_block_in("valkka_async/ring/_looks.py", {"_state"})
+        # The kernel answers from memory, and rings seldom grow.
+        for name in ("os.stat", "io.TextIOWrapper.read"):
+            bb.functions[name].can_block_in("valkka_async/cgroups.py", {"_read", "_folders"})
+        for name in ("os.readlink", "io.TextIOWrapper.read"):
+            bb.functions[name].can_block_in("valkka_async/camera/workers/spawn.py", {"_link", "_read"})
+        bb.functions["io.BufferedReader.read"].can_block_in(
+            "valkka_async/camera/source/deadline.py", {"is_ready"}
+        )
         # Until exec(): a millisecond or two, which asyncio's own subprocesses take as well.
         bb.functions["os.read"].can_block_in("subprocess.py", {"_execute_child"})
         yield

@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING  # (mypy knows it by this name alone)
 
 if not _sys.platform.startswith("linux"):
     raise ImportError("valkka-async needs Linux 5.1 or newer: its rings are sealed memfds")
+if not getattr(_sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError(
+        "valkka-async needs the GIL, which this Python runs without: set PYTHON_GIL=1 (or give -X gil=1), "
+        "or use the ordinary build of Python"
+    )
 
 from valkka_async.ring import patched as _patched
 
@@ -14,11 +19,13 @@ if _reason := _patched.reason():
 
 from valkka_async.errors import (
     CameraAuthError,
+    CameraBusyError,
     CameraEndedError,
     CameraError,
     CameraFormatError,
     CameraNotFoundError,
     CameraOpenError,
+    CameraRefusedError,
     CameraTimeoutError,
     ConcurrencyError,
     ConnectError,
@@ -48,15 +55,27 @@ if TYPE_CHECKING:
     from valkka_async.camera.spec import (
         CameraSettings,
         CameraSpec,
+        ConnectMode,
         Output,
         OutputFormat,
         PixelFormat,
         Transport,
     )
-    from valkka_async.camera.status import CameraState, CameraStatus, Cause, OutputStatus
+    from valkka_async.camera.status import (
+        CameraState,
+        CameraStatus,
+        CameraWarning,
+        Cause,
+        OutputStatus,
+        SoundState,
+        SoundStatus,
+        StreamStatus,
+    )
     from valkka_async.camera.workers.status import SupervisedStatus, WorkerEnd, WorkerState, WorkerStatus
     from valkka_async.camera.workers.supervisor import Supervisor
     from valkka_async.record.recorder import Recorder, RecorderStats
+    from valkka_async.ring.batch import Batch, BatchStats
+    from valkka_async.ring.batches import Batches
     from valkka_async.ring.client import Client, connect
     from valkka_async.ring.connection import ReaderStats
     from valkka_async.ring.formats import FrameFormat
@@ -65,26 +84,34 @@ if TYPE_CHECKING:
     from valkka_async.ring.policy import Policy
     from valkka_async.ring.reader import Reader, attach
     from valkka_async.ring.server import Server, ServerStats, serve
+    from valkka_async.ring.tensor import Placement
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batch",
+    "BatchStats",
+    "Batches",
     "Camera",
     "CameraAuthError",
+    "CameraBusyError",
     "CameraEndedError",
     "CameraError",
     "CameraFormatError",
     "CameraNotFoundError",
     "CameraOpenError",
+    "CameraRefusedError",
     "CameraSettings",
     "CameraSpec",
     "CameraState",
     "CameraStatus",
+    "CameraWarning",
     "CameraTimeoutError",
     "Cause",
     "Client",
     "ConcurrencyError",
     "ConnectError",
+    "ConnectMode",
     "ConnectionClosed",
     "ConnectionClosedError",
     "ConnectionClosedOK",
@@ -106,6 +133,7 @@ __all__ = [
     "OutputStatus",
     "PeerStats",
     "PixelFormat",
+    "Placement",
     "Player",
     "PlayerStats",
     "Policy",
@@ -119,6 +147,9 @@ __all__ = [
     "Server",
     "ServerStats",
     "Slot",
+    "SoundState",
+    "SoundStatus",
+    "StreamStatus",
     "SupervisedStatus",
     "Supervisor",
     "Transport",
@@ -136,21 +167,28 @@ __all__ = [
 
 # Loaded with its first use: a program that only reads frames loads no asyncio and needs no PyAV.
 _MODULES = {
+    "Batch": "ring.batch",
+    "BatchStats": "ring.batch",
+    "Batches": "ring.batches",
     "Camera": "camera.camera",
     "CameraSettings": "camera.spec",
     "CameraSpec": "camera.spec",
     "CameraState": "camera.status",
     "CameraStatus": "camera.status",
+    "CameraWarning": "camera.status",
     "Cause": "camera.status",
     "Client": "ring.client",
+    "ConnectMode": "camera.spec",
     "FrameFormat": "ring.formats",
     "Merge": "ring.merge",
     "MergeStats": "ring.merge",
     "Output": "camera.spec",
     "OutputFormat": "camera.spec",
     "OutputStatus": "camera.status",
+    "StreamStatus": "camera.status",
     "PeerStats": "ring.peers",
     "PixelFormat": "camera.spec",
+    "Placement": "ring.tensor",
     "Player": "camera.play",
     "PlayerStats": "camera.play",
     "Policy": "ring.policy",
@@ -160,6 +198,8 @@ _MODULES = {
     "RecorderStats": "record.recorder",
     "Server": "ring.server",
     "ServerStats": "ring.server",
+    "SoundState": "camera.status",
+    "SoundStatus": "camera.status",
     "SupervisedStatus": "camera.workers.status",
     "Supervisor": "camera.workers.supervisor",
     "Transport": "camera.spec",

@@ -25,6 +25,8 @@
           +-- CameraOpenError               cannot be reached
           +-- CameraAuthError               refuses the user or password
           +-- CameraNotFoundError           has no such path
+          +-- CameraBusyError               has too many viewers
+          +-- CameraRefusedError            refuses the request: a setting is wrong
           +-- CameraTimeoutError (TimeoutError)   does not answer
           +-- CameraFormatError             sends nothing that this FFmpeg can read
           +-- CameraEndedError              a live stream ended
@@ -143,6 +145,14 @@ class CameraAuthError(CameraError):
 
 class CameraNotFoundError(CameraError):
     """The source has no such stream or file."""
+
+
+class CameraBusyError(CameraError):
+    """The source has as many viewers as it can serve, or another trouble of its own."""
+
+
+class CameraRefusedError(CameraError):
+    """The source refuses the request: another transport, path or setting is needed."""
 
 
 class CameraTimeoutError(CameraError, TimeoutError):

@@ -8,6 +8,7 @@ not installed costs itself its place in the report and nobody else.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -40,17 +41,12 @@ class Spec:
         return self.height * self.width * 3
 
 
-class Writer:
+class Writer(ABC):
     """One process that publishes. Made after the fork, in that process."""
 
-    def publish(self, image: np.ndarray) -> bool | None:
-        """One frame; False: dropped."""
-        raise NotImplementedError
-
+    @abstractmethod
     def send(self, image: np.ndarray, kind: int) -> bool | None:
-        """Stamp and publish. Who writes into lent memory stamps there instead."""
-        bench.stamp(image, kind)
-        return self.publish(image)
+        """Stamp and publish one frame; False: dropped."""
 
     def pace(self, image: np.ndarray, kind: int, fps: float, count: int) -> None:
         """``count`` frames at ``fps``."""
@@ -72,29 +68,48 @@ class Writer:
                 published += 1
         return published, dropped
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - a hook
         pass
 
 
-class Reader:
+class Publisher(Writer):
+    """Stamps its image, and publishes that. Who writes into lent memory stamps there instead."""
+
+    @abstractmethod
+    def publish(self, image: np.ndarray) -> bool | None:
+        """One frame; False: dropped."""
+
+    def send(self, image: np.ndarray, kind: int) -> bool | None:
+        bench.stamp(image, kind)
+        return self.publish(image)
+
+
+class Reader(ABC):
     """One process that receives. Made after the fork, in that process."""
 
+    @abstractmethod
     def read(self, touch: Callable[[Any], bool]) -> None:
         """Give ``touch`` each frame, as what a user would hold in his hand (a numpy array where the
         library is for Python), until it returns True."""
+
+    def close(self) -> None:  # noqa: B027 - a hook
+        pass
+
+
+class FrameReader(Reader):
+    """One that has its frames one after the other."""
+
+    @abstractmethod
+    def frames(self) -> Iterator[Any]:
+        """As they come, for ever."""
+
+    def read(self, touch: Callable[[Any], bool]) -> None:
         for frame in self.frames():
             if touch(frame):
                 return
 
-    def frames(self) -> Iterator[Any]:
-        """Simpler than read(), for who can."""
-        raise NotImplementedError
 
-    def close(self) -> None:
-        pass
-
-
-class Contender:
+class Contender(ABC):
     name: ClassVar[str]
     family: ClassVar[str]  # "floor", "ours" or "peer"
     modules: ClassVar[tuple[str, ...]] = ()  # packages whose versions the report names
@@ -108,28 +123,30 @@ class Contender:
         if "name" in cls.__dict__:
             REGISTRY[cls.name] = cls()
 
-    def load(self) -> None:
+    def load(self) -> None:  # noqa: B027 - a hook
         """Import what is needed. Runs before the fork."""
 
-    def prepare(self, spec: Spec) -> Any:
+    def prepare(self, spec: Spec) -> Any:  # noqa: B027 - a hook
         """What writer and readers inherit by the fork."""
 
-    def writer(self, spec: Spec, shared: Any) -> Writer:
-        raise NotImplementedError
+    channels: ClassVar[bool] = False  # takes part in many channels into one process; is Channels then
 
-    def reader(self, spec: Spec, shared: Any, index: int) -> Reader:
-        raise NotImplementedError
+    @abstractmethod
+    def writer(self, spec: Spec, shared: Any) -> Writer: ...
 
-    # Many channels into one process; only who has both takes part.
+    @abstractmethod
+    def reader(self, spec: Spec, shared: Any, index: int) -> Reader: ...
 
-    channels: ClassVar[bool] = False
 
+class Channels(Contender):
+    """One that can serve many channels, and read them in one process."""
+
+    @abstractmethod
     def channel_writer(self, spec: Spec, shared: Any, first: int, count: int) -> Callable[..., None]:
         """Serve channels first .. first + count; returns pace(image, kind, fps of all together, frames)."""
-        raise NotImplementedError
 
-    def channel_reader(self, spec: Spec, shared: Any) -> Reader:
-        raise NotImplementedError
+    @abstractmethod
+    def channel_reader(self, spec: Spec, shared: Any) -> Reader: ...
 
 
 def take_turns(writers: list[Writer]) -> Callable[..., None]:

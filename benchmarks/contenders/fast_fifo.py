@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
 """faster-fifo: a byte queue in shared memory."""
 
-from .base import DEPTH, Contender, Reader, Writer, as_image
+from .base import DEPTH, Contender, FrameReader, Publisher, as_image
 
 
 def dumps(image):
     return image.tobytes()
 
 
-class FifoWriter(Writer):
+class FifoWriter(Publisher):
     def __init__(self, queues):
         self.queues = queues
 
@@ -17,7 +17,7 @@ class FifoWriter(Writer):
             queue.put(image)
 
 
-class FifoReader(Reader):
+class FifoReader(FrameReader):
     def __init__(self, queue, shape):
         self.queue, self.shape = queue, shape
 

@@ -2,11 +2,12 @@
 """The floor: a bare ring in C. See ../floor.c."""
 
 import asyncio
+from collections import deque
 
 import bench
 import numpy as np
 
-from .base import DEPTH, Contender, Reader, Writer
+from .base import DEPTH, Channels, Contender, Reader, Writer
 
 
 class CWriter(Writer):
@@ -78,22 +79,28 @@ class AwaitReader(CallbackReader):
 
     async def main(self, touch):
         loop = asyncio.get_running_loop()
-        slots, reader, waiter = slots_of(self.spec, 0), self.index, None
+        reader, waiter, rang = self.index, None, deque(range(self.rings))
+        slots = [slots_of(self.spec, ring) for ring in range(self.rings)]
 
-        def on_bell():
-            bench.floor_drain(0, reader)
+        def on_bell(ring):
+            bench.floor_drain(ring, reader)
+            rang.append(ring)
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
 
-        loop.add_reader(bench.floor_bell(0, reader), on_bell)
+        for ring in range(self.rings):
+            loop.add_reader(bench.floor_bell(ring, reader), on_bell, ring)
         while True:
-            slot = bench.floor_newest(0)
-            if slot >= 0:
-                if touch(slots[slot]):
-                    return
-            elif bench.floor_arm(0, reader):
-                waiter = loop.create_future()
-                await waiter
+            while rang:
+                ring = rang[0]
+                slot = bench.floor_newest(ring)
+                if slot >= 0:
+                    if touch(slots[ring][slot]):
+                        return
+                elif bench.floor_arm(ring, reader):
+                    rang.popleft()
+            waiter = loop.create_future()
+            await waiter
 
 
 class Floor(Contender):
@@ -123,7 +130,7 @@ class RoundRobin(Floor):
     note = "the same with eight slots in turn"
 
 
-class Asyncio(Floor):
+class Asyncio(Floor, Channels):
     name = "floor-asyncio"
     channels = True
     note = "C writer; Python reader that looks at the frame in the callback of loop.add_reader; two slots"
@@ -162,6 +169,5 @@ class Uvloop(Asyncio):
 
 class Await(Asyncio):
     name = "floor-await"
-    channels = False
     note = "floor-asyncio, but a coroutine gets the frame: the callback wakes the future that it awaits"
     reading = AwaitReader

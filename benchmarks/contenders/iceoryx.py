@@ -3,7 +3,7 @@
 
 import ctypes
 
-from .base import DEPTH, Contender, Reader, Spec, Writer, as_image, take_turns
+from .base import DEPTH, Channels, FrameReader, Publisher, Spec, as_image, take_turns
 
 
 class Node:
@@ -41,7 +41,7 @@ class Node:
         )
 
 
-class IoxWriter(Writer):
+class IoxWriter(Publisher):
     def __init__(self, node, nbytes, channel=0):
         self.node = node
         strategies = node.iox.BackpressureStrategy
@@ -70,7 +70,7 @@ def waiting_in(subscriber, shape):
         sample.delete()
 
 
-class IoxReader(Reader):
+class IoxReader(FrameReader):
     def __init__(self, node, shape):
         self.node, self.shape = node, shape
         self.listener = node.event(0).listener_builder().create()
@@ -82,7 +82,7 @@ class IoxReader(Reader):
             yield from waiting_in(self.subscriber, self.shape)
 
 
-class IoxChannels(Reader):
+class IoxChannels(FrameReader):
     def __init__(self, node, spec):
         self.node, self.shape = node, spec.shape
         iox = node.iox
@@ -104,7 +104,7 @@ class IoxChannels(Reader):
                 yield from waiting_in(subscriber, self.shape)
 
 
-class Iceoryx2(Contender):
+class Iceoryx2(Channels):
     name = "iceoryx2"
     family = "peer"
     modules = ("iceoryx2",)

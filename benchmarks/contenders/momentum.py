@@ -5,12 +5,12 @@ import time
 
 import numpy as np
 
-from .base import DEPTH, Contender, Reader, Writer, as_image
+from .base import DEPTH, Contender, FrameReader, Publisher, as_image
 
 POLLING_SECONDS = 0.001  # its default of 0.01 would be most of the latency
 
 
-class MxWriter(Writer):
+class MxWriter(Publisher):
     def __init__(self, mx, name, nbytes):
         self.stream = mx.Producer(name, nbytes, DEPTH, False, polling_interval=POLLING_SECONDS)
 
@@ -20,7 +20,7 @@ class MxWriter(Writer):
         return buffer.send(image.nbytes)
 
 
-class MxReader(Reader):
+class MxReader(FrameReader):
     def __init__(self, mx, name, shape):
         self.shape = shape
         until = time.monotonic() + 5

@@ -3,10 +3,10 @@
 
 import multiprocessing as mp
 
-from .base import DEPTH, Contender, Reader, Writer
+from .base import DEPTH, Contender, FrameReader, Publisher
 
 
-class QueueWriter(Writer):
+class QueueWriter(Publisher):
     def __init__(self, queues):
         self.queues = queues
 
@@ -15,7 +15,7 @@ class QueueWriter(Writer):
             queue.put(image.copy())  # a thread pickles it later, when the image may be the next one
 
 
-class QueueReader(Reader):
+class QueueReader(FrameReader):
     def __init__(self, queue):
         self.queue = queue
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """pyzmq: PUB and SUB over ipc://, a Unix socket."""
 
-from .base import DEPTH, Contender, Reader, Writer, as_image, take_turns
+from .base import DEPTH, Channels, FrameReader, Publisher, as_image, take_turns
 
 
 def publisher(zmq, context, address):
@@ -13,7 +13,7 @@ def publisher(zmq, context, address):
     return socket
 
 
-class ZmqWriter(Writer):
+class ZmqWriter(Publisher):
     def __init__(self, zmq, context, address):
         self.socket = publisher(zmq, context, address)
 
@@ -21,7 +21,7 @@ class ZmqWriter(Writer):
         self.socket.send(image)  # copies: the image is the camera's and will be overwritten
 
 
-class ZmqReader(Reader):
+class ZmqReader(FrameReader):
     def __init__(self, zmq, addresses, shape):
         self.shape = shape
         self.socket = zmq.Context.instance().socket(zmq.SUB)
@@ -36,7 +36,7 @@ class ZmqReader(Reader):
             yield as_image(self.socket.recv(copy=False).buffer, self.shape)
 
 
-class PyZmq(Contender):
+class PyZmq(Channels):
     name = "pyzmq"
     family = "peer"
     modules = ("pyzmq",)

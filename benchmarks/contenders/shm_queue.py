@@ -7,10 +7,10 @@ from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 
-from .base import DEPTH, Contender, Reader, Writer, take_turns
+from .base import DEPTH, Channels, FrameReader, Publisher, Reader, take_turns
 
 
-class ShmWriter(Writer):
+class ShmWriter(Publisher):
     def __init__(self, slots, queues):
         self.slots, self.queues, self.n = slots, queues, 0
 
@@ -22,7 +22,7 @@ class ShmWriter(Writer):
             queue.put(i)
 
 
-class ShmReader(Reader):
+class ShmReader(FrameReader):
     def __init__(self, slots, queue):
         self.slots, self.queue = slots, queue
 
@@ -53,7 +53,7 @@ class ShmChannels(Reader):
         await over
 
 
-class ShmQueue(Contender):
+class ShmQueue(Channels):
     name = "shm-queue"
     family = "peer"
     lossy = False

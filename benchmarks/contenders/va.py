@@ -7,10 +7,10 @@ import time
 
 import bench
 
-from .base import DEPTH, Contender, Reader, Writer, take_turns
+from .base import DEPTH, Channels, Publisher, Reader, take_turns
 
 
-class VaWriter(Writer):
+class VaWriter(Publisher):
     def __init__(self, va, name, readers):
         # With 16 readers that each hold a frame, 8 slots would not do.
         self.server = va.serve(name, slots=max(DEPTH, readers + 2))
@@ -91,7 +91,7 @@ class ClientsReader(ConnectReader):
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class Ours(Contender):
+class Ours(Channels):
     family = "ours"
     modules = ("valkka-async",)
     writing = VaWriter

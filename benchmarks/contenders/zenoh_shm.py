@@ -4,7 +4,7 @@
 import json
 import time
 
-from .base import DEPTH, Contender, Reader, Writer, as_image, take_turns
+from .base import DEPTH, Channels, FrameReader, Publisher, as_image, take_turns
 
 
 def session(zenoh, listen, connect):
@@ -28,7 +28,7 @@ def session(zenoh, listen, connect):
             time.sleep(0.01)
 
 
-class ZenohWriter(Writer):
+class ZenohWriter(Publisher):
     def __init__(self, zenoh, opened, provider, key):
         self.zenoh, self.session, self.provider = zenoh, opened, provider
         self.policy = zenoh.shm.BlockOn(zenoh.shm.GarbageCollect())
@@ -48,7 +48,7 @@ def bytearray_of(image):
     return data
 
 
-class ZenohReader(Reader):
+class ZenohReader(FrameReader):
     def __init__(self, zenoh, address, key, shape):
         self.shape = shape
         self.session = session(zenoh, [], address)
@@ -61,7 +61,7 @@ class ZenohReader(Reader):
             yield as_image(bytes(shared) if shared is not None else sample.payload.to_bytes(), self.shape)
 
 
-class Zenoh(Contender):
+class Zenoh(Channels):
     name = "zenoh"
     family = "peer"
     modules = ("eclipse-zenoh",)

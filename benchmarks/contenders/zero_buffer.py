@@ -7,10 +7,10 @@ import multiprocessing as mp
 
 import numpy as np
 
-from .base import DEPTH, Contender, Reader, Writer, as_image
+from .base import DEPTH, Contender, FrameReader, Publisher, as_image
 
 
-class ZbWriter(Writer):
+class ZbWriter(Publisher):
     def __init__(self, zb, names, opened):
         for _ in names:
             opened.acquire()
@@ -23,7 +23,7 @@ class ZbWriter(Writer):
             writer.commit_frame()
 
 
-class ZbReader(Reader):
+class ZbReader(FrameReader):
     def __init__(self, zb, name, spec, turn, opened):
         config = zb.BufferConfig(metadata_size=64, payload_size=DEPTH * (spec.nbytes + 64))
         self.zb, self.shape = zb, spec.shape
