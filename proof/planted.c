@@ -290,6 +290,10 @@ static void a_description_without_sense_is_refused(void)
     CHECK(!va_info_ok(&i, 80));
     i.ndim = VA_MAX_DIMS + 1;
     CHECK(!va_info_ok(&i, 80));
+    struct { va_info info; uint32_t behind[4]; } more = {.info = image(10, 8, VA_UINT8, 80), .behind = {1, 1, 1, 1}};
+    more.info.ndim = VA_MAX_DIMS + 1; /* right but for the number, if what lies behind were sizes */
+    more.info.shape[2] = more.info.shape[3] = 1;
+    CHECK(!va_info_ok(&more.info, 80));
     i = image(10, 8, VA_UINT8, 80);
     i.time_base_den = -1;
     CHECK(!va_info_ok(&i, 80));
@@ -607,6 +611,17 @@ static void what_a_longer_gop_was_like_is_known_until_one_was_retained(void)
     publish(0);
     publish(VA_KEY);
     CHECK(w.gop == 7 && !w.outgrown);
+}
+
+static void without_one_key_frames_are_like_others(void)
+{
+    world(4, 0);
+    publish(VA_KEY);
+    publish(0);
+    CHECK(w.gop == 0 && !w.outgrown);
+    for (int i = 0; i < 4; i++)
+        publish(0);
+    CHECK(w.gop == 0 && !w.outgrown);
 }
 
 static void the_backlog_does_not_make_the_ring_grow_beyond_its_bytes(void)
@@ -1179,6 +1194,7 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
     TEST(an_unread_frame_outlives_the_backlog),
     TEST(a_frame_that_is_dropped_ends_the_backlog),
     TEST(what_a_longer_gop_was_like_is_known_until_one_was_retained),
+    TEST(without_one_key_frames_are_like_others),
     TEST(the_backlog_does_not_make_the_ring_grow_beyond_its_bytes),
     TEST(a_slot_that_has_its_pages_already_costs_nothing),
     TEST(of_free_slots_the_one_that_fits_best_is_taken),

@@ -142,6 +142,24 @@ def test_every_frame_arrives_across_processes_and_changes_of_size() -> None:
         assert child.wait() == 0
 
 
+def test_no_ring_takes_the_place_of_one_that_a_lossless_reader_has_yet_to_take() -> None:
+    """Frames that grow need a ring each, and a reader that does not look is sent a few only."""
+    with va.serve("s", slots=8) as server, va.attach("s", policy="lossless") as reader:
+        published = 0
+        for n in range(1, 40):
+            if not server.publish(np.full((n, 100_000), n, np.uint8)):
+                break
+            published = n
+        assert 0 < published < 8  # so it is not for want of slots
+        got = []
+        while (frame := reader.recv_nowait()) is not None:
+            with frame:
+                got.append((frame.seq, frame.dropped, frame.shape))
+        assert got == [(n, 0, (n, 100_000)) for n in range(1, published + 1)]
+        assert server.wait_writable(10)
+        assert server.publish(np.full((50, 100_000), 1, np.uint8))
+
+
 def test_a_closed_lossless_reader_holds_up_nobody_with_the_frames_it_kept() -> None:
     with va.serve("s", slots=3) as server:
         with va.attach("s", policy="lossless") as reader:

@@ -153,6 +153,11 @@ def test_after_a_loss_a_delta_coded_stream_goes_on_at_the_next_key_frame() -> No
         for i in range(12, 15):
             server.publish(b"%d" % i, key=i % 5 == 0)
         assert [(f.seq, f.dropped) for f in drained(reader)] == [(13, 0), (14, 0), (15, 0)]
+        for i in range(15, 20):  # the key frame, 16, is lost before it is read
+            server.publish(b"%d" % i, key=i % 5 == 0)
+        assert list(drained(reader)) == []
+        server.publish(b"20", key=True)
+        assert [(f.seq, f.dropped) for f in drained(reader)] == [(21, 5)]
 
 
 def test_latest_in_a_delta_coded_stream_never_hands_out_what_cannot_be_decoded() -> None:
