@@ -41,6 +41,7 @@ from posix.mman cimport (
     MAP_ANONYMOUS,
     MAP_FAILED,
     MAP_FIXED,
+    MAP_NORESERVE,
     MAP_PRIVATE,
     MAP_SHARED,
     PROT_READ,
@@ -80,6 +81,8 @@ from valkka_async.errors import (
 
 # See ring/fork.py.
 lock = RLock()
+cdef object ACQUIRE = lock.acquire  # bound here, where there is memory for it
+cdef object RELEASE = lock.release
 
 VERSION = VA_VERSION
 LAYOUT = VA_LAYOUT
@@ -237,6 +240,9 @@ cdef void _delist(_Inherited *thing) noexcept:
         thing.before = thing.after = NULL
 
 
+cdef int OF_ITS_OWN = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE
+
+
 cdef void _in_child() noexcept nogil:
     """In a forked child, before anything else: from here on nothing writes the parent's memory. Also when a C library
     forks, where os.register_at_fork() is not asked."""
@@ -245,8 +251,10 @@ cdef void _in_child() noexcept nogil:
     FORKS += 1
     while thing != &EVERYTHING:
         if thing.base != NULL:
-            # Memory of the child's own in its place: arrays that look there go on to do so.
-            mmap(thing.base, thing.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0)
+            # Memory of the child's own in its place: arrays that look there go on to do so. A limit or the
+            # overcommit policy may refuse it to writers, but not to readers, to whom it costs nothing.
+            if mmap(thing.base, thing.size, PROT_READ | PROT_WRITE, OF_ITS_OWN, -1, 0) == MAP_FAILED:
+                mmap(thing.base, thing.size, PROT_READ, OF_ITS_OWN, -1, 0)
         if thing.connection != NULL and thing.connection[0] >= 0:
             close(thing.connection[0])
             thing.connection[0] = -1
@@ -263,48 +271,63 @@ cdef class Held:
     cdef bint held
 
     def __enter__(self):
-        lock.acquire()
+        ACQUIRE()
         self.held = True
 
     def __exit__(self, *exc):
         if self.held:
+            RELEASE()
             self.held = False
-            lock.release()
 
     def __dealloc__(self):
         if self.held:
-            lock.release()
+            RELEASE()
 
 
 def hold(double seconds, function):
     """Call it under the lock, if that can be had within so many seconds; False: it was not called. No signal handler
     comes between the lock and the call, or the release (as between ``acquire()`` and ``try`` in Python)."""
-    if not lock.acquire(True, seconds):
+    if not ACQUIRE(True, seconds):
         return False
     try:
         function()
     finally:
-        lock.release()
+        RELEASE()
     return True
 
 
 def note(list things not None, function, *args, **options):
     """Note what a function makes, a thing or a tuple of them, with no signal handler between the two."""
     result = function(*args, **options)
-    if isinstance(result, tuple):
-        things.extend(result)
-    else:
-        things.append(result)
+    try:
+        if isinstance(result, tuple):
+            things.extend(result)
+        else:
+            things.append(result)
+    except MemoryError:  # nobody will know of it
+        for thing in result if isinstance(result, tuple) else (result,):
+            if isinstance(thing, int):
+                close(thing)
+            elif thing is not None:
+                thing.close()
+        raise
 
 
 def receive(sock, list fds not None, int nbytes, int ancillary_bytes, int flags):
-    """A message (data, flags) of a socket; the descriptors that came with it are noted in ``fds``."""
+    """A message (data, flags) of a socket; the descriptors that came with it are noted in ``fds``, which is empty."""
     cdef bytes numbers
     cdef int i
     data, others, flags_back, _ = sock.recvmsg(nbytes, ancillary_bytes, flags)
-    for _, _, numbers in others:
-        for i in range(len(numbers) // 4):
-            fds.append((<const int *><const char *>numbers)[i])
+    try:
+        for _, _, numbers in others:
+            for i in range(len(numbers) // 4):
+                fds.append((<const int *><const char *>numbers)[i])
+    except MemoryError:  # nobody will know of those that were not noted
+        fds.clear()
+        for _, _, numbers in others:
+            for i in range(len(numbers) // 4):
+                close((<const int *><const char *>numbers)[i])
+        raise
     return data, flags_back
 
 

@@ -133,7 +133,7 @@ cdef class Reader:
     cpdef Frame claim(self):
         """The next frame for this reader's policy, or None. Raises LeaseLimitError, ProtocolError."""
         cdef _Ring ring, newest
-        cdef Frame frame = None
+        cdef Frame frame
         cdef int k, s
         cdef uint64_t seq = 0
         cdef bint moved
@@ -151,6 +151,7 @@ cdef class Reader:
             self.look()  # the newest frame is in the ring that the server has sent
             if self.closed:
                 return None
+        frame = Frame.__new__(Frame)  # before a lease is taken: there may be no memory for it
         k = self.page.take(self.max_leases)
         s = VA_EMPTY
         moved = False
@@ -172,8 +173,9 @@ cdef class Reader:
             moved = True
         self.page.signal_room()  # frames may have been passed over without a lease
         if s >= 0:
-            frame = self.lend(ring, k, s, seq)
+            self.lend(frame, ring, k, s, seq)
         else:
+            frame = None
             self.page.untake(k)
             if s != VA_EMPTY:
                 raise ProtocolError(f"{self.source}: the frame ring makes no sense any more")
@@ -181,8 +183,7 @@ cdef class Reader:
             self.look()  # may be interrupted: the lease is the frame's by now, or nobody's
         return frame
 
-    cdef Frame lend(self, _Ring ring, int k, int s, uint64_t seq):
-        cdef Frame frame = Frame.__new__(Frame)
+    cdef int lend(self, Frame frame, _Ring ring, int k, int s, uint64_t seq) except -1:
         cdef va_info *info = &frame.info
         memcpy(info, &va_slot_of(&ring.view, s).info, sizeof(va_info))
         frame.page = self.page  # from here on the frame gives the lease back, whatever happens
@@ -206,7 +207,7 @@ cdef class Reader:
         self.dropped += frame.dropped
         va_tell(self.page.page, self.received, self.dropped)
         self.last_received_ns = _now(CLOCK_MONOTONIC)
-        return frame
+        return 0
 
     cpdef bint arm(self):
         """Announce that the reader is about to sleep. False: there is something to claim already."""

@@ -160,13 +160,13 @@ cdef class Writer:
         """
         self.check()
         carry = carry and self.make_ready(fresh)
+        if self.map is not None:
+            self.previous.append(self.map)  # first, as there may be no memory for it
         self.close_ring()
         self.ring_fd = fds.pop()
         self.ring_size = fresh.map.size
         self.announced = False
         va_next_ring(self.w, &fresh.view, carry)
-        if self.map is not None:
-            self.previous.append(self.map)
         self.map = fresh.map
 
     cdef bint make_ready(self, _Fresh fresh) except -1:
@@ -266,11 +266,11 @@ cdef class Writer:
         self.check()
         if nbytes > self.w.view.slot_bytes or not (self.announced or moving):
             raise RingTooSmall(nbytes)
+        slot = Slot.__new__(Slot)  # before a slot of the ring is taken: there may be no memory for it
         s = va_begin(self.w, pages)
         if s < 0:
             self.dropped += 1
             return None
-        slot = Slot.__new__(Slot)
         slot.writer = self
         slot.map = self.map
         slot.generation = self.w.view.generation

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 import os
 import re
 import subprocess
@@ -28,6 +30,20 @@ CHECKS = {
     ],
     "cython": ["cython-lint", "_shm", "_rows", "_pixels"],
 }
+
+
+def test_no_text_is_cut_off_from_the_one_before_it() -> None:
+    """A string that stands alone in the middle of a block says nothing: without brackets, the second line of
+    a returned text is one. (After an assignment it is a docstring.)"""
+    alone = []
+    for file in (ROOT / "valkka_async").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            for block in (getattr(node, field, None) for field in ("body", "orelse", "finalbody")):
+                for before, line in itertools.pairwise(block if isinstance(block, list) else ()):
+                    text = isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant | ast.JoinedStr)
+                    if text and not isinstance(before, ast.Assign | ast.AnnAssign):
+                        alone.append(f"{file.relative_to(ROOT)}:{line.lineno}")
+    assert not alone
 
 
 @pytest.mark.timeout(300)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -437,3 +438,89 @@ def test_hundreds_of_forks_while_threads_publish_read_and_serve_change_nothing()
     seconds = FORKS / 20 if stress else 5
     forks = int(run(BUSY, 40 + seconds, str(FORKS), str(seconds)).split()[1])
     assert forks == FORKS if stress else forks >= 20
+
+
+def test_a_fork_that_could_not_wait_leaves_the_child_a_lock() -> None:
+    """A signal's handler raised while it waited for another thread, which the child does not have."""
+    assert (
+        run("""
+import signal
+taken, over = threading.Event(), threading.Event()
+def hold():
+    with fork.steady():
+        taken.set()
+        over.wait(60)
+def handle(*_):
+    raise KeyboardInterrupt
+def body():
+    with va.serve("other") as other, va.attach("other") as reader:
+        return other.publish(b"x") and reader.recv(30).seq == 1
+sys.unraisablehook = lambda _: None  # says that the fork did not wait
+signal.signal(signal.SIGALRM, handle)
+with va.serve("s") as server, va.attach("s") as reader:
+    server.publish(b"one")
+    frame = reader.recv(5)
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait()
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        assert in_child(body) == 0
+    finally:
+        over.set()
+    thread.join()
+    assert server.publish(b"two") and reader.recv(5).seq == 2
+print("done")
+""")
+        == "done"
+    )
+
+
+def test_a_child_has_no_part_in_a_ring_larger_than_the_machines_memory() -> None:
+    """Most of such a ring was never touched; the kernel does not let a process have as much of its own."""
+    assert (
+        run("""
+machine = sum(int(line.split()[1]) << 10 for line in open("/proc/meminfo")
+              if line.startswith(("MemTotal:", "SwapTotal:")))
+with va.serve("s", slots=1024) as server, va.attach("s") as reader:
+    slot = server.loan((machine // 1024,), "bytes")  # as much again as room to spare
+    memory = slot.array[:4096]
+    memory[:] = 1
+    def body():
+        memory[:] = 2
+        return set(memory.tolist()) == {2}
+    assert in_child(body) == 0
+    print(set(memory.tolist()))
+""")
+        == "{1}"
+    )
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter is of this machine's system calls")
+def test_a_child_that_gets_no_memory_cannot_write_its_parents() -> None:
+    """As where overcommit is off (vm.overcommit_memory=2)."""
+    assert (
+        run("""
+import ctypes, struct
+lines = (
+    (0x20, 0, 0, 0), (0x15, 0, 5, 9),  # mmap
+    (0x20, 0, 0, 32), (0x15, 0, 3, 3),  # of memory to be written
+    (0x20, 0, 0, 40), (0x45, 0, 1, 0x10),  # at a place that is told
+    (0x06, 0, 0, 0x5000C), (0x06, 0, 0, 0x7FFF0000))
+program = b"".join(struct.pack("HBBI", *line) for line in lines)
+with va.serve("s") as server, va.attach("s") as reader:
+    slot = server.loan((4096,), "bytes")
+    memory = slot.array
+    memory[:] = 1
+    held = ctypes.create_string_buffer(program)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(38, 1, 0, 0, 0)
+    assert libc.prctl(22, 2, struct.pack("HxxxxxxP", len(lines), ctypes.addressof(held)), 0, 0) == 0
+    def body():
+        os.write(1, b"%d " % memory[0])
+        memory[:] = 2
+    assert in_child(body) == -11
+    print(set(memory.tolist()))
+""")
+        == "0 {1}"
+    )

@@ -20,7 +20,7 @@ from support.program import Child
 from support.require import missing
 from support.until import wait_for
 from valkka_async.ring.connection import report
-from valkka_async.ring.rendezvous import sweep
+from valkka_async.ring.rendezvous import Claim, sweep
 
 LOST = [
     pytest.param(("s.sock",), id="socket"),
@@ -228,3 +228,23 @@ def test_one_that_fails_for_want_of_a_thread_may_be_tried_again(monkeypatch: pyt
             va.serve("s")
     with va.serve("s"), va.attach("s", open_timeout=5):
         pass
+
+
+def test_a_server_whose_name_is_another_s_by_now_leaks_nothing_however_often_it_looks(
+    runtime_dir: Path,
+) -> None:
+    """Its directory was moved away, another server came, and that one's lock was deleted."""
+    claims = [Claim("s", mode=0o600, group=-1, backlog=1)]
+    runtime_dir.rename(runtime_dir.with_name("moved"))
+    claims.append(Claim("s", mode=0o600, group=-1, backlog=1))
+    os.unlink(runtime_dir / "s.lock")
+    with pytest.raises(va.NameInUseError):
+        claims[0].restore()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(va.NameInUseError):
+            claims[0].restore()
+    assert len(os.listdir("/proc/self/fd")) == before
+    for claim in claims:
+        claim.close()
+    shutil.rmtree(runtime_dir.with_name("moved"))

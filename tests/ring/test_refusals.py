@@ -10,6 +10,7 @@ import logging
 import os
 import pwd
 import resource
+import select
 import shutil
 import stat
 import subprocess
@@ -24,6 +25,7 @@ import pytest
 import valkka_async as va
 from support.program import Child
 from support.until import until
+from valkka_async.ring import reader as reader_module
 from valkka_async.ring.connection import dial
 
 NOBODY = 65534
@@ -146,7 +148,8 @@ def test_a_user_that_the_namespace_does_not_know_is_told_of_it(
     monkeypatch.delenv("VALKKA_RUNTIME_DIR")
     if os.geteuid() == 0:
         os.chown(runtime_dir, NOBODY - 1, -1)
-        assert "user namespace" in in_namespace("", REFUSED)
+        said = in_namespace("", REFUSED)
+        assert "user namespace" in said and "a directory that is shared" in said
         os.chown(runtime_dir, 0, -1)
 
 
@@ -166,6 +169,8 @@ def test_root_with_the_environment_of_a_user_leaves_its_directory_alone(
     for call in (lambda: va.serve("s"), lambda: va.attach("s", open_timeout=0)):
         with pytest.raises(va.ConnectError, match="sudo without -E"):
             call()
+    with pytest.raises(va.ConnectError, match="VALKKA_RUNTIME_DIR on both sides$"):
+        va.serve("s")
     (runtime_dir / "valkka-async").rmdir()
 
 
@@ -313,6 +318,35 @@ def test_no_descriptor_for_select_is_our_error_and_passes() -> None:
             reader.fileno()
         assert reader.fileno() >= 0
         reader.recv(5).release()
+
+
+@pytest.mark.parametrize("reconnect", [False, True])
+@pytest.mark.parametrize("before", [1, 2])
+def test_a_reader_under_a_selector_needs_no_descriptor_when_it_has_a_frame(
+    reconnect: bool, before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame that comes just when the doorbell was drained is handed out, and the reader is readable on."""
+    real = reader_module.drain
+
+    def drain(fd: int) -> bool:
+        rang = real(fd)
+        if fd == reader._connection.bell and server.stats().published == before:  # type: ignore[union-attr]
+            server.publish(b"x")
+        return rang
+
+    with va.serve("s") as server, va.attach("s", policy="ordered", reconnect=reconnect) as reader:
+        for _ in range(before):
+            server.publish(b"x")
+        fd = reader.fileno()
+        for _ in range(before):
+            reader.recv_nowait().release()  # type: ignore[union-attr]
+        monkeypatch.setattr(reader_module, "drain", drain)
+        with limited(resource.RLIMIT_NOFILE, 3):
+            frame = reader.recv_nowait()
+        assert frame is not None and frame.seq == before + 1
+        assert select.select([fd], [], [], 0)[0]
+        assert reader.recv_nowait() is None
+        assert not select.select([fd], [], [], 0)[0]
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EACCES])

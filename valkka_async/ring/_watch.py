@@ -34,6 +34,7 @@ Callback = Callable[[], None]
 Watch = Literal["thread", "loop"]
 
 _END_SECONDS = 1.0  # for which close() waits for the thread at most
+_AGAIN_SECONDS = 0.05  # until the thread goes on after what nobody foresaw
 
 
 class Watcher(Protocol):
@@ -126,6 +127,7 @@ class _Life:
 
     def __init__(self, run: Callable[[_Life], None]) -> None:
         self._wake: list[int] = []
+        self.look_at = time.monotonic() + LOOK_SECONDS  # when to look at directories
         try:
             self.epoll = select.epoll()
             _shm.note(self._wake, os.eventfd, 0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -249,36 +251,43 @@ class ThreadWatcher:
             life.wake()
 
     def _run(self, life: _Life) -> None:
-        look_at = time.monotonic() + LOOK_SECONDS
         try:
             while True:
-                due: list[Callback] = []
-                with fork.steady():
-                    if self._life is not life:
+                try:
+                    if not self._turn(life):
                         break
-                    now = time.monotonic()
-                    while self._timers and self._timers[0][0] <= now:
-                        due.append(heapq.heappop(self._timers)[2])
-                    if look_at <= now:
-                        due.append(self._looks.look)
-                        look_at = now + LOOK_SECONDS
-                    timeout = (min(self._timers[0][0], look_at) if self._timers else look_at) - now
-                for callback in due:
-                    self._call(callback)
-                if due:
-                    continue
-                for fd, _ in life.epoll.poll(timeout):
-                    if fd == life.bell:
-                        os.eventfd_read(fd)
-                        continue
-                    with fork.steady():
-                        ready = self._callbacks.get(fd) if self._life is life else None
-                    if ready is not None:
-                        self._call(ready)
+                except Exception:  # there is no memory for a moment; without this thread all servers are deaf
+                    time.sleep(_AGAIN_SECONDS)
         finally:
             with fork.steady():
                 life.close()
                 self._lives.discard(life)
+
+    def _turn(self, life: _Life) -> bool:
+        """Call what is due; if nothing is, wait for descriptors and call whom they are of. False: the end."""
+        due: Callback | None = None
+        with fork.steady():
+            if self._life is not life:
+                return False
+            now = time.monotonic()
+            if self._timers and self._timers[0][0] <= now:
+                due = heapq.heappop(self._timers)[2]
+            elif life.look_at <= now:
+                due = self._looks.look
+                life.look_at = now + LOOK_SECONDS
+            timeout = (min(self._timers[0][0], life.look_at) if self._timers else life.look_at) - now
+        if due is not None:
+            self._call(due)
+            return True
+        for fd, _ in life.epoll.poll(timeout):
+            if fd == life.bell:
+                os.eventfd_read(fd)
+                continue
+            with fork.steady():
+                ready = self._callbacks.get(fd) if self._life is life else None
+            if ready is not None:
+                self._call(ready)
+        return True
 
     def end(self) -> None:
         """At the program's end, before the interpreter's. That stops other threads anywhere: if this one

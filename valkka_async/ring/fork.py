@@ -55,13 +55,16 @@ def in_child(thing: T, forget: Callable[[T], None]) -> None:
 
 
 def _in_child() -> None:
+    if not in_a_step():  # the fork did not wait, as its thread was interrupted; who has the lock is not here
+        _lock._at_fork_reinit()  # type: ignore[attr-defined]
+        _lock.acquire()
     try:
         inherited = list(_alive.items())
         _alive.clear()
         for thing, forget in inherited:
             drop(forget, thing)
     finally:
-        _go_on()
+        _lock.release()
 
 
 def drop(forget: Callable[..., object], *things: Any) -> None:
@@ -100,11 +103,11 @@ def quiet_at_end(delete: Callable[[Any], None]) -> Callable[[Any], None]:
     return __del__
 
 
-def _go_on() -> None:
+def _in_parent() -> None:
     try:
         _lock.release()
     except RuntimeError:
         pass  # the fork did not wait: its thread was interrupted
 
 
-os.register_at_fork(before=_lock.acquire, after_in_child=_in_child, after_in_parent=_go_on)
+os.register_at_fork(before=_lock.acquire, after_in_child=_in_child, after_in_parent=_in_parent)

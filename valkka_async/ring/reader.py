@@ -80,7 +80,8 @@ class Reader:
     _receiving = False  # in recv() or recv_nowait(); what closes meanwhile leaves it to them
     _closing = False  # close() was called
     _inherited = False  # open in the parent process, of which this one is a fork
-    _nudge = -1  # makes it readable until the first recv_nowait() that returns None
+    _nudge = -1  # makes it readable, while _nudged: until the first recv_nowait() that returns None
+    _nudged = False
     _timer = -1  # makes it readable when it is time to dial
 
     def __init__(
@@ -158,7 +159,7 @@ class Reader:
         if connection.ready:
             self._watch(connection.bell)
             if self._selected:
-                self._make_nudge()  # no doorbell rings for frames that are there already
+                self._be_readable()  # no doorbell rings for frames that are there already
             self._dialled, self._connection = None, connection
             self._since = time.monotonic()
             self._said = ""
@@ -269,28 +270,33 @@ class Reader:
                 self._timer = _kernel.timer()
                 self._watch(self._timer)
             self._pause(max(0.0, self._due - time.monotonic()))
+        self._make_nudge()
         if self._connection is None or not self._connection.arm():
-            self._make_nudge()
+            self._be_readable()
         self._selected = True
 
     def _make_nudge(self) -> None:
-        """Be readable although no doorbell has rung."""
+        """Once: when it is needed, a frame may be in our hands, and no descriptor left."""
         if self._nudge < 0:
             with fork.steady():
                 fds: list[int] = []
                 try:
-                    _shm.note(fds, os.eventfd, 1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                    _shm.note(fds, os.eventfd, 0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
                     self._watch(fds[0])
                     self._nudge = fds[0]
                     del fds[0]
                 finally:
                     _shm.close_all(fds)
 
-    def _close_nudge(self) -> None:
-        if self._nudge >= 0:
-            with fork.steady():
-                fd, self._nudge = [self._nudge], -1
-                _shm.close_all(fd)
+    def _be_readable(self) -> None:
+        """Although no doorbell has rung."""
+        self._nudged = True
+        os.eventfd_write(self._nudge, 1)
+
+    def _calm(self) -> None:
+        if self._nudged:
+            drain(self._nudge)
+            self._nudged = False
 
     def recv_nowait(self) -> Frame | None:
         """The next frame, or None if there is none now (or, with ``reconnect``, no server).
@@ -316,7 +322,7 @@ class Reader:
             if connection is None:
                 if self._step_again():
                     continue
-                self._close_nudge()
+                self._calm()
                 return None
             try:
                 frame = connection.claim()
@@ -326,7 +332,7 @@ class Reader:
                 frame = None  # the connection knows
             if frame is not None:
                 if drained and self._selected:
-                    self._make_nudge()  # there may be more frames, and their doorbell was drained
+                    self._be_readable()  # there may be more frames, and their doorbell was drained
                 return frame
             if connection.ended:
                 if not self._reconnect:
@@ -334,7 +340,7 @@ class Reader:
                 self._lost(connection)
                 continue
             # Drain before looking again: a frame that comes after the drain rings again.
-            self._close_nudge()
+            self._calm()
             drain(connection.bell)
             drained = True
             connection.pump()
@@ -439,9 +445,9 @@ class Reader:
     def _close_descriptors(self) -> None:
         # Closed, not unregistered: in a forked child the set itself is shared with the parent. The set comes
         # last: without it, this reader counts as closed.
-        self._close_nudge()
-        timer, self._timer = [self._timer], -1
-        _shm.close_all(timer)
+        fds, self._nudge, self._timer = [self._nudge, self._timer], -1, -1
+        self._nudged = False
+        _shm.close_all(fds)
         if self._epoll is not None:
             self._epoll.close()
             self._epoll = None

@@ -175,11 +175,15 @@ def _unmapped(uid: int) -> bool:
 def _way_out(owner: int) -> str:
     """What to do when a directory belongs to another user."""
     if _unmapped(owner):
-        return "map it into the container (--userns=keep-id), or set VALKKA_RUNTIME_DIR to a "
-        "directory that is shared"
+        return (
+            "map it into the container (--userns=keep-id), or set VALKKA_RUNTIME_DIR to a directory that is "
+            "shared"
+        )
     if os.geteuid() == 0:
-        return "run as that user, or without its environment (sudo without -E), or set "
-        "VALKKA_RUNTIME_DIR on both sides"
+        return (
+            "run as that user, or without its environment (sudo without -E), or set VALKKA_RUNTIME_DIR "
+            "on both sides"
+        )
     return f"run as that user (a container with --user {owner}), or set VALKKA_RUNTIME_DIR on both sides"
 
 
@@ -489,9 +493,11 @@ class Claim:
             self._lock, fresh = fresh, self._lock
             _shm.close_all(fresh)
         if not _is_at(self._directory, _identity(self._guard[0])):
-            _guard(fresh, self._directory, self._stem, self._name)
-            self._guard, fresh = fresh, self._guard
-            _unguard(fresh)
+            try:
+                _guard(fresh, self._directory, self._stem, self._name)
+                self._guard, fresh = fresh, self._guard
+            finally:
+                _unguard(fresh)  # the one before, or, if another server has the name, the new one
 
     def close(self) -> None:
         """Stop listening and give the name back. It may be called again, also after an interrupt."""
