@@ -296,6 +296,12 @@ def hold(double seconds, function):
     return True
 
 
+def take_over():
+    """Take the lock from a thread that is not there any more, in a forked child."""
+    lock._at_fork_reinit()
+    ACQUIRE()
+
+
 def note(list things not None, function, *args, **options):
     """Note what a function makes, a thing or a tuple of them, with no signal handler between the two."""
     result = function(*args, **options)

@@ -56,8 +56,7 @@ def in_child(thing: T, forget: Callable[[T], None]) -> None:
 
 def _in_child() -> None:
     if not in_a_step():  # the fork did not wait, as its thread was interrupted; who has the lock is not here
-        _lock._at_fork_reinit()  # type: ignore[attr-defined]
-        _lock.acquire()
+        _shm.take_over()
     try:
         inherited = list(_alive.items())
         _alive.clear()
