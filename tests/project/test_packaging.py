@@ -20,7 +20,7 @@ import pytest
 import valkka_async as va
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Installed:
 
 def run(*command: str | Path, cwd: str | Path = "/", **environment: str) -> str:
     env = os.environ | environment
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

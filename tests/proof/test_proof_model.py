@@ -18,7 +18,7 @@ DEPTH = 20_000
 LATE = "LATE BACKLOG POLICY1=LOSSLESS"  # a reader comes late and starts at the backlog
 BOTH_LOSSLESS = "POLICY0=LOSSLESS POLICY1=LOSSLESS"
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def explore(model: str, switches: str, where: Path, *, all_states: bool) -> str:
@@ -28,7 +28,7 @@ def explore(model: str, switches: str, where: Path, *, all_states: bool) -> str:
             missing(f"{tool} is not installed: apt-get install spin gcc libc6-dev")
 
     def run(*command: str) -> str:
-        done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
