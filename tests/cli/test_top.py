@@ -149,7 +149,6 @@ def of(figures: Figures) -> CameraFigures:
     return camera
 
 
-@pytest.mark.timeout(120)
 async def test_a_camera_whose_worker_was_killed_is_known_from_its_service(
     rtsp: RtspServer, clip: Path
 ) -> None:
