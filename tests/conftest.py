@@ -16,9 +16,14 @@ from pathlib import Path
 import pytest
 import uvloop
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 from support.require import missing
 from support.rtsp import RtspServer, rtsp_available
+
+# How long an example takes, or to make one up, says more of the machine.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def _debug_loop() -> asyncio.AbstractEventLoop:

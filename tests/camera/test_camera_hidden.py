@@ -139,7 +139,7 @@ def test_no_secret_is_in_what_is_said_of_an_address(given: tuple[str, str]) -> N
 
 
 @given(addresses())
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_no_secret_is_in_what_check_says_of_a_config(tmp_path: Path, given: tuple[str, str]) -> None:
     url, secret = given
     quoted = url.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -29,12 +29,12 @@ class Seen(NamedTuple):
 
 
 def receive(reader: va.Reader, count: int) -> list[Seen]:
-    seen = []
+    taken = []
     for _ in range(count):
-        with reader.recv(timeout=10) as frame:
-            image = frame.array.copy()
-            seen.append(Seen(footage.read_index(image), frame.timestamp_ns, frame.pts, image))
-    return seen
+        with reader.recv(timeout=30) as frame:
+            taken.append((frame.timestamp_ns, frame.pts, frame.array.copy()))
+    # Afterwards: a reader that takes its time loses frames.
+    return [Seen(footage.read_index(image), stamp, pts, image) for stamp, pts, image in taken]
 
 
 def decoded(path: Path) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import av
 import numpy as np
 import pytest
-from camera_tools import Clips
+from camera_tools import Clips, at_once
 
 import valkka_async as va
 from support.http import Answer, HttpServer, Request
@@ -38,11 +38,11 @@ def camera(sound: Any = None, **differing: Any) -> RtspCamera:
 
 
 @contextlib.contextmanager
-def watched(source: RtspCamera, **options: Any) -> Iterator[tuple[va.Camera, va.Reader]]:
+def watched(source: RtspCamera, name: str = "cam", **options: Any) -> Iterator[tuple[va.Camera, va.Reader]]:
     """Its ring of fragments, with a reader who is there before the first frame."""
     source.go.clear()
-    with source, va.Camera("cam", source.url(), va.Output("cam", "fmp4"), **options) as own:
-        with va.attach("cam", policy="ordered") as reader:
+    with source, va.Camera(name, source.url(), va.Output(name, "fmp4"), **options) as own:
+        with va.attach(name, policy="ordered") as reader:
             wait_for(lambda: own.status().outputs[0].readers)
             source.go.set()
             yield own, reader
@@ -66,41 +66,47 @@ CARRIED = {
 }
 
 
-@pytest.mark.parametrize("codec", CARRIED)
-def test_sound_is_in_step_with_the_picture(codec: str, tmp_path: Path) -> None:
-    with watched(camera(clicks(codec))) as (own, reader):
-        film = recorded(reader, 4.5)
-        status = own.status()
-    assert va.codec_string(film).split(",")[1] == CARRIED[codec][0]
-    sound = status.sound
-    assert (sound.state, sound.carried, sound.rate) == (va.SoundState.LIVE, *CARRIED[codec])
-    assert sound.packets and not sound.errors and status.early
-    found = apart(film)
-    assert len(found) >= 3 and all(abs(one) < NEAR for one in found), found
-    file = tmp_path / "film.mp4"
-    file.write_bytes(film)
-    ffmpeg_finds_no_fault(file)
+def test_sound_is_in_step_with_the_picture(tmp_path: Path) -> None:
+    def watch(codec: str) -> tuple[bytes, va.CameraStatus]:
+        with watched(camera(clicks(codec)), codec.replace(" ", "-")) as (own, reader):
+            return recorded(reader, 4), own.status()
+
+    for codec, (film, status) in at_once(watch, CARRIED).items():
+        assert va.codec_string(film).split(",")[1] == CARRIED[codec][0]
+        sound = status.sound
+        assert (sound.state, sound.carried, sound.rate) == (va.SoundState.LIVE, *CARRIED[codec])
+        assert sound.packets and not sound.errors and status.early
+        found = apart(film)
+        assert len(found) >= 3 and all(abs(one) < NEAR for one in found), (codec, found)
+        file = tmp_path / f"{codec}.mp4"
+        file.write_bytes(film)
+        ffmpeg_finds_no_fault(file)
 
 
 @in_netns
-@pytest.mark.parametrize("codec", ["pcm_alaw", "aac"])
-def test_sound_over_udp_is_in_step(codec: str) -> None:
-    with watched(camera(clicks(codec)), transport="udp") as (own, reader):
-        film = recorded(reader, 3.5)
-        assert own.status().early
-    found = apart(film)
-    assert len(found) >= 2 and all(abs(one) < NEAR for one in found), found
+def test_sound_over_udp_is_in_step() -> None:
+    def watch(codec: str) -> bytes:
+        with watched(camera(clicks(codec)), codec, transport="udp") as (own, reader):
+            film = recorded(reader, 3.5)
+            assert own.status().early
+        return film
+
+    for codec, film in at_once(watch, ["pcm_alaw", "aac"]).items():
+        found = apart(film)
+        assert len(found) >= 2 and all(abs(one) < NEAR for one in found), (codec, found)
 
 
-@pytest.mark.parametrize("report", [True, False])
-def test_sound_that_begins_late_is_where_it_belongs(report: bool) -> None:
-    late = clicks(report=report, sent=lambda _, seconds: seconds > 1.5)
-    with watched(camera(late)) as (_, reader):
-        film = recorded(reader, 5.5)
-    shown, heard = flashes_and_clicks(film)
-    found = apart(film)
-    assert len(shown) - len(heard) == 2 and len(found) == len(heard)
-    assert all(abs(one) < NEAR for one in found), found
+def test_sound_that_begins_late_is_where_it_belongs() -> None:
+    def watch(report: bool) -> bytes:
+        late = clicks(report=report, sent=lambda _, seconds: seconds > 1.5)
+        with watched(camera(late), f"cam-{report}") as (_, reader):
+            return recorded(reader, 4.5)
+
+    for report, film in at_once(watch, [True, False]).items():
+        shown, heard = flashes_and_clicks(film)
+        found = apart(film)
+        assert len(shown) - len(heard) == 2 and len(found) == len(heard) >= 2, (report, found)
+        assert all(abs(one) < NEAR for one in found), (report, found)
 
 
 def test_sound_that_stops_stops_nothing_else() -> None:
@@ -115,30 +121,37 @@ def test_sound_that_stops_stops_nothing_else() -> None:
     assert len(shown) == 3 and heard and max(heard) < shown[-1] - 0.5
 
 
-@pytest.mark.parametrize("codec", CARRIED)
 @pytest.mark.parametrize("gap", [0.1, 1.3])
-def test_a_gap_in_sound_is_a_gap_and_not_a_shift(codec: str, gap: float) -> None:
-    with watched(camera(clicks(codec, sent=lambda _, at: not 1.2 < at < 1.2 + gap))) as (_, reader):
-        film = recorded(reader, 4.5)
-    found = apart(film)
-    assert len(found) >= (4 if gap < 1 else 3) and all(abs(one) < NEAR for one in found), found
+def test_a_gap_in_sound_is_a_gap_and_not_a_shift(gap: float) -> None:
+    def watch(codec: str) -> bytes:
+        sound = clicks(codec, sent=lambda _, at: not 1.2 < at < 1.2 + gap)
+        with watched(camera(sound), codec.replace(" ", "-")) as (_, reader):
+            return recorded(reader, 4.5)
+
+    for codec, film in at_once(watch, CARRIED).items():
+        found = apart(film)
+        assert len(found) >= (4 if gap < 1 else 3), (codec, found)
+        assert all(abs(one) < NEAR for one in found), (codec, found)
 
 
-@pytest.mark.parametrize("report", [True, False])
-def test_a_clock_of_sound_that_is_set_shifts_nothing(report: bool) -> None:
-    jumps = clicks(report=report, stamp=lambda number, samples: samples + (number > 100) * 8000 * 3600)
-    with watched(camera(jumps)) as (_, reader):
-        film = recorded(reader, 8.5)
-    found = apart(film)
-    assert len(found) >= 4 and all(abs(one) < NEAR for one in found), found
-    assert max(flashes_and_clicks(film)[1]) > max(flashes_and_clicks(film)[0]) - 1.5  # it has come back
+def test_a_clock_of_sound_that_is_set_shifts_nothing() -> None:
+    def watch(report: bool) -> bytes:
+        jumps = clicks(report=report, stamp=lambda number, samples: samples + (number > 100) * 8000 * 3600)
+        with watched(camera(jumps), f"cam-{report}") as (_, reader):
+            return recorded(reader, 8.5)
+
+    for report, film in at_once(watch, [True, False]).items():
+        shown, heard = flashes_and_clicks(film)
+        found = apart(film)
+        assert len(found) >= 4 and all(abs(one) < NEAR for one in found), (report, found)
+        assert max(heard) > max(shown) - 1.5, report  # it has come back
 
 
 def test_times_of_sound_at_another_speed_are_not_believed() -> None:
     with watched(camera(clicks(report=False, stamp=lambda _, samples: samples * 6))) as (_, reader):
         film = recorded(reader, 5.5)
     found = apart(film)
-    assert len(found) >= 3 and all(abs(one) < 2 * NEAR for one in found), found  # by arrival
+    assert len(found) >= 3 and all(abs(one) < 0.3 for one in found), found  # by arrival
 
 
 def test_a_new_connection_is_in_step_as_well() -> None:
@@ -165,7 +178,7 @@ def test_sound_may_change_from_one_connection_to_the_next() -> None:
             wait_for(lambda before=before: own.status().reconnects > before)
             while reader.header == header:
                 reader.recv(timeout=10).release()
-            films.append(recorded(reader, 3.2))
+            films.append(recorded(reader, 2.2))
     strings = [va.codec_string(film).partition(",")[2] for film in films]
     assert strings == ["mp4a.40.2", "opus", "", "mp4a.40.2"]
     for film, carried in zip(films, strings, strict=True):
@@ -286,17 +299,20 @@ def film_of(kind: str, folder: Path, seconds: int = 4) -> Path:
     return file
 
 
-@pytest.mark.parametrize("kind", CONTAINERS)
-def test_sound_of_a_file_is_in_step_each_time_it_is_played(kind: str, tmp_path: Path) -> None:
-    file = film_of(kind, tmp_path)
-    with (
-        va.Camera("cam", file, va.Output("cam", "fmp4")) as own,
-        va.attach("cam", policy="ordered") as reader,
-    ):
-        film = recorded(reader, 9)
-        assert own.status().sound.carried == CONTAINERS[kind][1]
-    found = apart(film)
-    assert len(found) >= 6 and all(abs(one) < NEAR for one in found), found
+def test_sound_of_a_file_is_in_step_each_time_it_is_played(tmp_path: Path) -> None:
+    def watch(kind: str) -> tuple[bytes, str]:
+        name = kind.replace(" ", "-")
+        with (
+            va.Camera(name, films[kind], va.Output(name, "fmp4")) as own,
+            va.attach(name, policy="ordered") as reader,
+        ):
+            return recorded(reader, 6), own.status().sound.carried
+
+    films = {kind: film_of(kind, tmp_path, seconds=3) for kind in CONTAINERS}
+    for kind, (film, carried) in at_once(watch, CONTAINERS).items():
+        assert carried == CONTAINERS[kind][1]
+        found = apart(film)
+        assert len(found) >= 4 and all(abs(one) < NEAR for one in found), (kind, found)
 
 
 @pytest.mark.parametrize("options", [None, {"fflags": "nobuffer"}])  # put together here, and by FFmpeg
@@ -311,29 +327,29 @@ def test_a_report_does_not_move_the_picture(options: dict[str, str] | None) -> N
     assert {later - one for one, later in itertools.pairwise(shown)} == {90000 // FPS}
 
 
-@pytest.mark.parametrize(
-    ("audio", "carried"),
-    [("alaw", "mp4a.40.2"), ("mulaw", "mp4a.40.2"), ("aac", "mp4a.40.2"), ("opus", "opus")],
-)
-def test_sound_of_another_server_is_whole(
-    rtsp: RtspServer, clips: Clips, audio: str, carried: str, tmp_path: Path
-) -> None:
-    rtsp.mount("/cam", clips(), audio=audio)
-    with va.Camera("cam", rtsp.url("/cam"), va.Output("cam", "fmp4")) as own:
-        with va.attach("cam", policy="ordered") as reader:
-            film = tmp_path / "film.mp4"
-            film.write_bytes(recorded(reader, 5))
-            status = own.status()
-    assert (status.sound.carried, status.sound.errors) == (carried, 0)
-    ffmpeg_finds_no_fault(film)
-    with av.open(str(film)) as container:
-        frames = list(container.decode(audio=0))
-        ends = [cast(float, one.time) + one.samples / one.sample_rate for one in frames]
-    # After the first moments, when the two have found each other.
-    late = [cast(float, one.time) - end for end, one in zip(ends[50:], frames[51:], strict=False)]
-    assert ends[-1] - cast(float, frames[0].time) > 3.5 and late and all(abs(one) < 0.005 for one in late)
-    loud = [float(np.abs(one.to_ndarray()).max()) for one in frames[10:]]
-    assert min(loud) > 0
+def test_sound_of_another_server_is_whole(rtsp: RtspServer, clips: Clips, tmp_path: Path) -> None:
+    def watch(audio: str) -> va.CameraStatus:
+        with va.Camera(audio, rtsp.url(f"/{audio}"), va.Output(audio, "fmp4")) as own:
+            with va.attach(audio, policy="ordered") as reader:
+                (tmp_path / f"{audio}.mp4").write_bytes(recorded(reader, 5))
+                return own.status()
+
+    carried = {"alaw": "mp4a.40.2", "mulaw": "mp4a.40.2", "aac": "mp4a.40.2", "opus": "opus"}
+    for audio in carried:
+        rtsp.mount(f"/{audio}", clips(), audio=audio)
+    for audio, status in at_once(watch, carried).items():
+        assert (status.sound.carried, status.sound.errors) == (carried[audio], 0)
+        film = tmp_path / f"{audio}.mp4"
+        ffmpeg_finds_no_fault(film)
+        with av.open(str(film)) as container:
+            frames = list(container.decode(audio=0))
+            ends = [cast(float, one.time) + one.samples / one.sample_rate for one in frames]
+        # After the first moments, when the two have found each other.
+        late = [cast(float, one.time) - end for end, one in zip(ends[50:], frames[51:], strict=False)]
+        assert ends[-1] - cast(float, frames[0].time) > 3.5, audio
+        assert late and all(abs(one) < 0.005 for one in late), (audio, late)
+        loud = [float(np.abs(one.to_ndarray()).max()) for one in frames[10:]]
+        assert min(loud) > 0, audio
 
 
 def test_sound_of_live_hls_is_in_step_although_it_comes_in_bursts(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_bash_completes_commands_and_the_names_of_cameras(
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=SECONDS,
+            timeout=5 * SECONDS,  # it starts Python for each question
         )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [

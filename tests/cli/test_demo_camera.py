@@ -78,7 +78,7 @@ def test_whoever_connects_gets_a_live_stream_that_begins_with_a_key_frame() -> N
                 packets.close()
             assert taken[0].is_keyframe
             times = [round(float(packet.pts * packet.time_base), 2) for packet in taken]
-            assert any(b - a == pytest.approx(0.04) for a, b in pairwise(times))
+            assert times == sorted(set(times)) and times[-1] - times[0] > 0.15  # five frames of 25 per second
 
 
 def test_a_frame_has_the_time_at_which_it_was_taken_although_it_is_handed_over_with_the_next() -> None:

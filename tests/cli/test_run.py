@@ -56,7 +56,6 @@ def config(*lines: str) -> str:
     return "web: {port: 0}\nlog: {format: json}\ncameras:\n" + "".join(f"  {line}\n" for line in lines)
 
 
-@pytest.mark.timeout(150)
 def test_a_service_runs_is_reloaded_and_ends_without_a_trace(
     rtsp: RtspServer, clip: Path, tmp_path: Path, runtime_dir: Path
 ) -> None:
@@ -106,7 +105,6 @@ def test_a_service_runs_is_reloaded_and_ends_without_a_trace(
     assert os.listdir(runtime_dir) == [] and processes(runtime_dir) == []
 
 
-@pytest.mark.timeout(60)
 def test_a_service_that_is_killed_takes_its_cameras_with_it(
     rtsp: RtspServer, clip: Path, tmp_path: Path, runtime_dir: Path
 ) -> None:
@@ -149,7 +147,6 @@ def test_reload_needs_a_service() -> None:
         assert refused.returncode == 1 and words in one_line(refused.stderr)
 
 
-@pytest.mark.timeout(60)
 def test_a_second_service_of_the_name_and_a_port_that_is_taken_are_refused(tmp_path: Path) -> None:
     camera = "one: {url: 'rtsp://127.0.0.1:9/x'}"
     path = write(tmp_path / "a.yaml", config(camera))
@@ -183,7 +180,6 @@ def messages(errors: str) -> list[str]:
     return [json.loads(line)["message"] for line in errors.split("\n")[:-1]]
 
 
-@pytest.mark.timeout(120)
 def test_whatever_is_in_the_file_a_reload_that_fails_changes_nothing(tmp_path: Path) -> None:
     path = write(tmp_path / "cameras.yaml", config(f"one: {NOWHERE}"))
     good = path.read_text()
@@ -221,7 +217,6 @@ def test_whatever_is_in_the_file_a_reload_that_fails_changes_nothing(tmp_path: P
     assert len(told) >= seen + 2 and "Traceback" not in errors
 
 
-@pytest.mark.timeout(120)
 def test_a_reload_that_is_asked_for_while_the_service_starts_is_done_after(tmp_path: Path) -> None:
     path = write(tmp_path / "cameras.yaml", config(f"one: {NOWHERE}"))
     with Program("run", str(path)) as program:
@@ -254,7 +249,6 @@ def test_a_signal_to_end_at_any_moment_of_the_start_leaves_nothing(tmp_path: Pat
         messages(errors)
 
 
-@pytest.mark.timeout(60)
 def test_a_service_runs_without_standard_output(tmp_path: Path) -> None:
     path = write(tmp_path / "cameras.yaml", config(f"one: {NOWHERE}"))
     with Program("run", str(path)) as program:
@@ -267,7 +261,6 @@ def test_a_service_runs_without_standard_output(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------ systemd
 
 
-@pytest.mark.timeout(60)
 def test_systemd_is_told_in_the_order_that_it_asks_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

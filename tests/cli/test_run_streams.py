@@ -9,14 +9,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from support.footage import encode
 from support.program import Program, run
 from support.rtsp import RtspServer
 from support.until import wait_for
-
-pytestmark = pytest.mark.timeout(120)
 
 
 def test_a_reload_restarts_the_stream_that_has_changed_and_shows_no_password(

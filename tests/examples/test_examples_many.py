@@ -89,7 +89,11 @@ def test_one_select_for_a_camera_a_file_and_a_ring_that_dies(street: RtspServer,
 
 
 def test_select_ends_with_its_last_ring(tmp_path: Path) -> None:
-    code = 'with va.serve("other") as s: say("there"); s.publish(b"x"); time.sleep(0.5)'
+    code = """
+    with va.serve("other") as s:
+        s.publish(b"x")
+        while not s.readers: time.sleep(0.01)
+    """
     with Example("many_select.py", "other", folder=tmp_path) as example, Child(code):
         example.match("^other is gone: ")
         assert example.ends() == ""

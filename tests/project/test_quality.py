@@ -46,12 +46,12 @@ def test_no_text_is_cut_off_from_the_one_before_it() -> None:
     assert not alone
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("check", CHECKS)
 def test_nothing_to_complain(check: str) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        CHECKS[check], cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=280
+        CHECKS[check], cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -85,7 +85,7 @@ TYPOS = [
 def mypy(*programs: Path) -> list[str]:
     """What it says of programs, a line for each error."""
     command = [sys.executable, "-m", "mypy", "--config-file=", "--strict", "--no-pretty", *map(str, programs)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode in (0, 1) and done.stderr == "", done.stdout + done.stderr
     return [line for line in done.stdout.splitlines() if ": error: " in line]
 
@@ -95,7 +95,7 @@ def test_every_public_name_is_used_in_a_user_s_program() -> None:
     assert set(va.__all__) - used == set()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_type_checker_finds_a_user_s_typos_and_nothing_else(tmp_path: Path) -> None:
     lines = USER.read_text().splitlines()
     programs: list[dict[int, tuple[str, str]]] = []  # by line: how it is misspelt, and mypy's code

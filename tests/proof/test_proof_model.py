@@ -18,7 +18,7 @@ DEPTH = 20_000
 LATE = "LATE BACKLOG POLICY1=LOSSLESS"  # a reader comes late and starts at the backlog
 BOTH_LOSSLESS = "POLICY0=LOSSLESS POLICY1=LOSSLESS"
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def explore(model: str, switches: str, where: Path, *, all_states: bool) -> str:
@@ -28,7 +28,7 @@ def explore(model: str, switches: str, where: Path, *, all_states: bool) -> str:
             missing(f"{tool} is not installed: apt-get install spin gcc libc6-dev")
 
     def run(*command: str) -> str:
-        done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -36,9 +36,10 @@ def explore(model: str, switches: str, where: Path, *, all_states: bool) -> str:
         shutil.copy(source, where)
     run("spin", *(f"-D{s}" for s in switches.split()), "-a", f"{model}.pml")
     # SAFETY: assertions and deadlocks, which is all there is. COLLAPSE: states packed, none left out.
-    optimise = "-O1" if all_states else "-O0"  # the compiler takes longer than Spin takes for a twin
+    # The compiler takes longer than Spin takes for a twin, and for the large model of few states.
+    optimise = "-O1" if all_states and model != "generation" else "-O0"
     run("gcc", optimise, "-w", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={MEGABYTES}", "-o", "pan", "pan.c")
-    return run("./pan", f"-m{DEPTH}", "-b", "-w24" if all_states else "-w18")
+    return run("./pan", f"-m{DEPTH}", "-b", "-w22")
 
 
 @pytest.mark.parametrize(
@@ -50,9 +51,15 @@ def explore(model: str, switches: str, where: Path, *, all_states: bool) -> str:
         ("lease", f"FRAMES=3 SLOTS=2 SPAN=2 {LATE}"),
         ("bell", "FRAMES=5"),
         ("room", "FRAMES=3"),
-        ("room", "FRAMES=4 POLICY1=LOSSLESS"),
+        ("room", "FRAMES=3 POLICY1=LOSSLESS"),
+        pytest.param("room", "FRAMES=4 POLICY1=LOSSLESS", marks=pytest.mark.long),
         # one reader, step by step
-        ("generation", "READERS=1 FINE=1 FRAMES=2 GENERATIONS=3 POLICY0=LATEST"),
+        ("generation", "READERS=1 FINE=1 FRAMES=2 GENERATIONS=2 POLICY0=LATEST"),
+        pytest.param(
+            "generation",
+            "READERS=1 FINE=1 FRAMES=2 GENERATIONS=3 POLICY0=LATEST",
+            marks=pytest.mark.long,
+        ),
         ("generation", "READERS=1 FINE=1 FRAMES=1 GENERATIONS=4 WINDOW=1 POLICY0=ORDERED"),
         ("generation", "READERS=1 FINE=1 FRAMES=3 GENERATIONS=2 POLICY0=LOSSLESS"),
         ("generation", "READERS=1 FINE=1 FRAMES=1 GENERATIONS=4 WINDOW=1 POLICY0=LOSSLESS"),
@@ -103,7 +110,7 @@ APART = r"sent\[1\]==gen"  # not a fault: one reader is done with a ring that th
         ("lease", "COMMIT_BEFORE_PAYLOAD", "", CHANGED),
         ("lease", "REUSE_NEWEST", "", NEWEST_LOST),
         ("lease", "LATE_INDEX", "", NEWEST_LOST),
-        ("lease", "WAIT_FOR_SLOT", "", STUCK),
+        ("lease", "WAIT_FOR_SLOT", "SLOTS=2 FRAMES=3", STUCK),
         ("lease", "KEEP_NOTHING", "POLICY0=LOSSLESS", LOSSLESS_LOST),
         ("lease", "PASS_BEFORE_PIN", "POLICY0=LOSSLESS", LOSSLESS_LOST),
         ("lease", "LOSE_ONE", f"FRAMES=3 SLOTS=2 SPAN=2 {LATE}", LOSSLESS_LOST),
@@ -134,7 +141,7 @@ APART = r"sent\[1\]==gen"  # not a fault: one reader is done with a ring that th
         ("generation", "NO_WINDOW", "GENERATIONS=3 WINDOW=1", TOO_MANY),
         ("generation", "WAIT_FOR_EVERYBODY", "GENERATIONS=3 FRAMES=1", HELD_UP),
         ("generation", "CARRY_NOTHING", f"FRAMES=1 WINDOW=1 {LATE}", NEWEST_LOST),
-        ("generation", "CARRIED_BEHIND_THE_BASE", f"FRAMES=2 WINDOW=1 {LATE}", LOSSLESS_LOST),
+        ("generation", "CARRIED_BEHIND_THE_BASE", f"FRAMES=1 WINDOW=1 {LATE}", LEFT_BEHIND),
         ("generation", "NEVER_APART", "FRAMES=0 GENERATIONS=7 WINDOW=4", APART),
     ],
 )

@@ -258,7 +258,6 @@ def test_a_reader_that_comes_before_the_first_frame_of_a_new_ring_misses_nothing
                 assert (frame.seq, frame.dropped) == (4, 0)
 
 
-@pytest.mark.timeout(15)
 @pytest.mark.parametrize("policy", ["latest", "ordered"])
 def test_a_reader_sleeps_in_a_ring_without_frames_although_it_missed_some(policy: va.Policy) -> None:
     """It was sent few of the rings before."""

@@ -175,7 +175,7 @@ def at_each_place(scenario: Callable[[Interrupter], None]) -> None:
     assert place > 5, "the tracer saw nothing"
 
 
-@pytest.mark.parametrize("error", [TimeoutError, RuntimeError])
+@pytest.mark.parametrize("error", [TimeoutError, pytest.param(RuntimeError, marks=pytest.mark.long)])
 def test_what_a_handler_raises_reaches_the_program_as_it_is(error: type[Exception]) -> None:
     """Also if it could be the system's by its type: TimeoutError is an OSError."""
 

@@ -214,7 +214,6 @@ def test_a_goodbye_counts_although_the_server_did_not_hear_us_out(runtime_dir: P
         liar.close()
 
 
-@pytest.mark.timeout(15)
 def test_a_bell_that_blocks_does_not_stop_its_reader(runtime_dir: Path) -> None:
     reading, writing = os.pipe()
     script = [welcome(memory(PAGE, SHRINK), 0, lambda: reading)]

@@ -69,7 +69,7 @@ def resized(image: Image, width: int, height: int, resize: str) -> NDArray[np.fl
 SIDES = st.integers(1, 70)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     size=st.tuples(SIDES, SIDES),
     frame=st.tuples(SIDES, SIDES),

@@ -83,7 +83,6 @@ async def mounted(rtsp: RtspServer, path: str, *args: Any, **settings: Any) -> s
     return rtsp.url(path)
 
 
-@pytest.mark.timeout(120)
 async def test_status_tells_what_cameras_do(rtsp: RtspServer, clip: Path, tmp_path: Path) -> None:
     url = await mounted(rtsp, "/a", clip)
     cameras = {
@@ -112,7 +111,6 @@ def _fps(service: Service, name: str, ring: str) -> float:
     return camera(service, name).ring_fps.get(ring, 0.0)
 
 
-@pytest.mark.timeout(120)
 async def test_another_config_touches_only_what_differs(rtsp: RtspServer, clip: Path, tmp_path: Path) -> None:
     url = await mounted(rtsp, "/a", clip)
     cameras: dict[str, Any] = {"one": {"url": url}, "two": {"url": url}, "three": {"url": url}}
@@ -139,7 +137,6 @@ async def test_another_config_touches_only_what_differs(rtsp: RtspServer, clip: 
         assert set(changes.restart) == {"name", "workers"} and "restart" in str(changes)
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("turns", [1, 20])
 async def test_what_a_cancelled_change_left_undone_is_done_by_the_next(
     rtsp: RtspServer, clip: Path, tmp_path: Path, turns: int
@@ -175,7 +172,6 @@ async def test_what_a_cancelled_change_left_undone_is_done_by_the_next(
         assert not await service.apply(other)
 
 
-@pytest.mark.timeout(120)
 async def test_cameras_are_changed_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"cam{n}" for n in range(6)]
     change, together = Supervisor.change, asyncio.Barrier(len(names))
@@ -194,7 +190,6 @@ async def test_cameras_are_changed_side_by_side(tmp_path: Path, monkeypatch: pyt
         assert (await service.apply(cameras(7))).changed == tuple(names)
 
 
-@pytest.mark.timeout(120)
 async def test_a_config_that_cannot_be_applied_changes_nothing(tmp_path: Path) -> None:
     cameras: dict[str, Any] = {"one": {"url": "rtsp://127.0.0.1:9/x"}, "two": {"url": "rtsp://127.0.0.1:9/x"}}
     good = config(cameras, tmp_path)
@@ -212,7 +207,6 @@ async def test_a_config_that_cannot_be_applied_changes_nothing(tmp_path: Path) -
         assert not await service.apply(good)
 
 
-@pytest.mark.timeout(120)
 async def test_changes_that_are_no_cameras_are_told(tmp_path: Path) -> None:
     cameras: dict[str, Any] = {"one": {"url": "rtsp://127.0.0.1:9/x"}}
     async with Service(config(cameras, tmp_path)) as service:
@@ -223,7 +217,6 @@ async def test_changes_that_are_no_cameras_are_told(tmp_path: Path) -> None:
             assert (changes.settings, changes.restart) == ((), ("name",)) and service.name == "service"
 
 
-@pytest.mark.timeout(120)
 async def test_two_cameras_exchange_a_ring(rtsp: RtspServer, clip: Path, tmp_path: Path) -> None:
     url = await mounted(rtsp, "/a", clip)
 
@@ -240,7 +233,6 @@ async def test_two_cameras_exchange_a_ring(rtsp: RtspServer, clip: Path, tmp_pat
         assert [o.name for c in service.status().cameras for o in c.camera.outputs] == ["y", "x"]
 
 
-@pytest.mark.timeout(120)
 async def test_a_recording_on_demand_plays(rtsp: RtspServer, clip: Path, tmp_path: Path) -> None:
     url = await mounted(rtsp, "/a", clip)
     async with Service(config({"front": {"url": url}}, tmp_path)) as service:
@@ -263,7 +255,6 @@ def _frames(path: str) -> int:
         return sum(1 for _ in film.decode(video=0))
 
 
-@pytest.mark.timeout(120)
 async def test_what_cannot_be_recorded_is_refused(rtsp: RtspServer, tmp_path: Path) -> None:
     stills = await asyncio.to_thread(encode, tmp_path / "clip.mjpeg", (320, 192), 20, codec="mjpeg")
     url = await mounted(rtsp, "/j", stills, codec="mjpeg")
@@ -282,7 +273,6 @@ async def test_what_cannot_be_recorded_is_refused(rtsp: RtspServer, tmp_path: Pa
             await service.set_recording("always", False)
 
 
-@pytest.mark.timeout(120)
 async def test_what_is_always_recorded_goes_on_after_a_crash(
     rtsp: RtspServer, clip: Path, tmp_path: Path
 ) -> None:
@@ -302,7 +292,6 @@ async def test_what_is_always_recorded_goes_on_after_a_crash(
         assert await asyncio.to_thread(_frames, str(path)) > 0
 
 
-@pytest.mark.timeout(120)
 async def test_a_recording_has_failed_until_it_is_written_again(
     rtsp: RtspServer,
     clip: Path,
@@ -341,7 +330,6 @@ async def test_a_recording_has_failed_until_it_is_written_again(
         assert recording(service, "front").error is None
 
 
-@pytest.mark.timeout(120)
 async def test_a_disk_that_refuses_is_told_and_tried_again(
     rtsp: RtspServer, clip: Path, tmp_path: Path
 ) -> None:

@@ -151,7 +151,6 @@ def click(page: Page, part: str) -> None:
         page.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
 
-@pytest.mark.timeout(120)
 def test_a_camera_is_heard_after_a_click_and_seen_whatever_becomes_of_its_sound(
     browser: Chromium, tmp_path: Path
 ) -> None:
@@ -311,7 +310,6 @@ SourceBuffer.prototype.appendBuffer = function (data) {
 """
 
 
-@pytest.mark.timeout(120)
 def test_a_browser_that_fails_goes_on_with_video_or_with_pictures(
     rtsp: RtspServer, clips: dict[str, Path], browser: Chromium, tmp_path: Path
 ) -> None:

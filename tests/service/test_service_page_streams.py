@@ -18,8 +18,6 @@ from support.until import wait_for
 
 LARGE, SMALL = (1280, 720), (320, 192)
 
-pytestmark = pytest.mark.timeout(150)
-
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:

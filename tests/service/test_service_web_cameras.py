@@ -8,7 +8,6 @@ from pathlib import Path
 
 import aiohttp
 import av
-import pytest
 from web_tools import Browser
 
 from support import footage
@@ -24,7 +23,6 @@ from valkka_async.service.web.app import serve
 TOKEN = "a-made-up-token-for-tests"
 
 
-@pytest.mark.timeout(120)
 def test_what_a_real_camera_sends_is_what_browsers_get(rtsp: RtspServer, tmp_path: Path) -> None:
     clip = footage.encode(tmp_path / "clip.h264", (320, 192), 50, gop=10)
     rtsp.mount("/cam", clip, fps=25)
@@ -90,7 +88,6 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.timeout(120)
 def test_a_browser_signs_in_and_sees_the_page(tmp_path: Path) -> None:
     here = Path(__file__).parent
     with Child(SERVER, "-", here, here.parent) as server, chromium(tmp_path) as browser:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import pytest
 from web_tools import GROUP, HEAD, upgraded
 from web_tools import publish as publish_fragment
 
@@ -93,7 +92,6 @@ class Client:
                         self.keys.append(round(taken))
 
 
-@pytest.mark.timeout(120)
 def test_one_that_does_not_read_and_fifty_that_do(tmp_path: Path) -> None:
     header, fragments = film(tmp_path)
     here = Path(__file__).parent

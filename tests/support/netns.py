@@ -60,7 +60,7 @@ def enter() -> None:
         )
 
 
-def run_in_netns(argv: Sequence[str | Path], *, timeout: float = 50) -> subprocess.CompletedProcess[str]:
+def run_in_netns(argv: Sequence[str | Path], *, timeout: float = 170) -> subprocess.CompletedProcess[str]:
     """Run a command there; stdout and stderr come back together. Raises subprocess.TimeoutExpired."""
     return subprocess.run(
         [sys.executable, __file__, *argv],

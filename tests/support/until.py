@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-SECONDS = 30.0  # until something that should happen soon counts as not happening
+SECONDS = 60.0  # until something that should happen soon counts as not happening
 _PAUSE = 0.005
 
 

@@ -217,7 +217,7 @@ class Feed:
     def _take_all(self, packet: VideoPacket, stamp: Stamp, seconds: float, wanting: list[PixelRing]) -> None:
         """Frame by frame, for those who want more than key frames."""
         if not wanting:
-            self._pause()
+            self._pause(packet, stamp)
             return
         if self._going:
             for frame, at in self._decode(packet, stamp):
@@ -268,11 +268,12 @@ class Feed:
             self._going = self._blind = True
             self._offer(self._decode(packet, stamp), [ring for ring in wanting if ring.admit(seconds)])
 
-    def _pause(self) -> None:
-        """Nobody wants all frames."""
+    def _pause(self, packet: VideoPacket, stamp: Stamp) -> None:
+        """Nobody wants all frames, from this packet on."""
         if self._going and self._gop is None and not self._blind and not self._shares:
             # It is not remembered how this has come about. The decoder knows.
-            self._follower = Follower(self._retired(), (), idle=True)
+            next_ones = [(packet, stamp)] if packet.size else []  # this one has gone into no decoder yet
+            self._follower = Follower(self._retired(), next_ones, idle=True)
             self._decoder = self._another()
         elif self._follower is not None and (self._gop is not None or self._follower.lost):
             self._end_follower()
