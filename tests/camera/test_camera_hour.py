@@ -1,5 +1,5 @@
-"""An hour of four RTSP cameras with sound, in so many seconds as there are: two servers, TCP and UDP, clocks that
-drift, and connections that are cut off. `make stress SECONDS=3600` makes it an hour."""
+"""Four RTSP cameras with sound, recorded for as long as there is time: two servers, TCP and UDP, a clock that
+drifts, connections that are cut off. `make stress SECONDS=3600` makes it an hour."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class Watched:
     piece: float | None  # s, of its files
     cut: Callable[[], None] | None = None  # the connection
     every: float = SECONDS  # s, between cuts
-    expected: Callable[[float], float] | None = None  # s by which sound is behind the picture, from when that is
+    # Seconds by which sound is behind the picture, from when that is; None: nobody knows.
+    expected: Callable[[float], float] | None = None
     files: list[Path] = field(default_factory=list)
     cuts: list[float] = field(default_factory=list)  # wall clock
     began: float = 0.0  # wall clock
@@ -69,7 +70,9 @@ def clock(number: int, _: float) -> int:
 
 
 def described(name: str, url: str, transport: str) -> va.CameraSpec:
-    return va.CameraSpec(name, url, (va.Output(name, "fmp4"),), transport=transport, retry_max=0.5, read_timeout=20)
+    return va.CameraSpec(
+        name, url, (va.Output(name, "fmp4"),), transport=transport, retry_max=0.5, read_timeout=20
+    )
 
 
 @functools.partial(in_netns, seconds=SECONDS + 600)
@@ -153,7 +156,7 @@ async def record(watched: list[Watched], folder: Path) -> float:
         status = supervisor.status()
         for one in watched:
             found = status[one.name].camera
-            print(one.name, found.state, found.packets, found.reconnects, found.cpu_s, found.sound, found.clock_disagrees)
+            print(one.name, found)
             assert found.reconnects == len(one.cuts), (one.name, found.reconnects, one.cuts)
             assert found.sound.errors == 0 and found.errors == 0
             assert recorders[watched.index(one)].stats().dropped == 0
@@ -172,15 +175,17 @@ def resident(pid: int) -> int:
 
 
 def lengths(file: Path) -> dict[str, float]:
-    """Of the file's picture and its sound, in seconds, as ffprobe says. (Its durations are when each ends.)"""
+    """Of a file's picture and its sound, in seconds, as ffprobe says, whose durations are when each ends."""
+    entries = "stream=codec_type,start_time,duration"
     done = subprocess.run(
-        ["ffprobe", "-v", "error", "-show_entries", "stream=codec_type,start_time,duration", "-of", "json", file],
+        ["ffprobe", "-v", "error", "-show_entries", entries, "-of", "json", file],
         capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
     assert done.stderr == "", done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
     return {
-        stream["codec_type"]: float(stream["duration"]) - float(stream["start_time"]) for stream in told["streams"]
+        stream["codec_type"]: float(stream["duration"]) - float(stream["start_time"])
+        for stream in told["streams"]
     }
 
 
@@ -197,8 +202,8 @@ def check_lengths(one: Watched, passed: float) -> None:
 
 
 def check_step(one: Watched, moves: list[tuple[float, float]]) -> None:
-    """How far clicks are from where they belong. What belongs where GStreamer's server does not say, but between two
-    cuts it stays the same."""
+    """How far clicks are from where they belong. GStreamer's server does not say where, but between two cuts
+    it is one place."""
     before = 0.0  # s of the files before
     connections: dict[int, list[tuple[float, float]]] = {}
     count = 0

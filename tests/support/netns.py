@@ -94,7 +94,8 @@ def in_netns(test: F, *, seconds: float = 50) -> F:
         # "tests/test_x.py::test_y[a] (call)"; the path may be relative to another directory than ours
         node = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0].partition("::")[2]
         target = f"{inspect.getfile(test)}::{node}"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", target]  # a long one, too
+        options = ["-q", "-p", "no:cacheprovider", "-m", ""]  # a long one, too
+        command = [sys.executable, "-m", "pytest", *options, target]
         done = run_in_netns(command, timeout=seconds)
         if done.returncode == 0 and "1 skipped" in done.stdout:
             missing(f"skipped in its namespace:\n{done.stdout}")

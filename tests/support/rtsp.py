@@ -42,7 +42,9 @@ class MountStats(NamedTuple):
     clients: int  # connections that have asked to play
     pushed: int
     log: list[Push]  # the last 256
-    moves: list[tuple[int, int]]  # (wall clock, ns) at which it was late and did not catch up, and by how much
+    moves: list[
+        tuple[int, int]
+    ]  # (wall clock, ns) at which it was late and did not catch up, and by how much
 
 
 @functools.cache

@@ -190,7 +190,9 @@ class Mount:
         self.generation = 0
         self.position = 0
         self.pushed = 0
-        self.moves: list[tuple[int, int]] = []  # wall clock, and by how much the units' times are later from then on
+        self.moves: list[
+            tuple[int, int]
+        ] = []  # wall clock, and by how much the units' times are later from then on
         self.paused = False
         self.closed = False
         self.watchers: dict[Any, Watcher] = {}

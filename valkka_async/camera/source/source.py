@@ -29,6 +29,7 @@ from valkka_async.camera.source import ffmpeg, http, live, units
 from valkka_async.camera.source.anchor import Anchor
 from valkka_async.camera.source.deadline import Deadline
 from valkka_async.camera.source.demux import Demux, decodable, spread
+from valkka_async.camera.source.fields import Pairs
 from valkka_async.camera.source.images import Images, NoImageError, image_format
 from valkka_async.camera.source.options import (
     DESCRIBED,
@@ -352,6 +353,8 @@ class Source:
         elif sound is not None:
             anchor = Anchor() if self.is_rtp else None
             step = partial(self._next_frame, step, self.stream.index, anchor)
+        if not self._unparsed and self.stream.codec_context.codec.canonical_name == "h264":
+            step = Pairs(self.stream, step).next
         try:
             while True:
                 before = time.time_ns()

@@ -252,7 +252,7 @@ class Wire:
         data, at = self._view, 0
         while at < size:
             if data[at] != 0x24:  # "$": answers of RTSP come between the packets, to what keeps it alive
-                length = _message(self._buffer[at : min(at + _LONGEST_MESSAGE, size)])
+                length = _message(bytes(data[at : min(at + _LONGEST_MESSAGE, size)]))
                 if not length:
                     return False if length == 0 and size - at < _LONGEST_MESSAGE else None
                 at += length
