@@ -79,7 +79,7 @@ stress: $(VENV)/installed-for-tests
 	    $(BIN)/python -m pytest --timeout 3600 tests/ring/test_adversity.py tests/ring/test_fork.py \
 	    tests/ring/test_storm.py tests/ring/test_state_machine.py tests/proof/test_proof_c.py tests/service/test_service_page.py \
 	    tests/camera/test_camera_chaos.py
-	@$(BIN)/python -m pytest -m long
+	@VALKKA_STRESS_SECONDS=$(SECONDS) $(BIN)/python -m pytest -m long
 
 # Takes half an hour. What was found is remembered in build/mutants, so that it may be interrupted.
 mutants: $(VENV)/installed-for-tests

@@ -245,6 +245,21 @@ def test_a_camera_that_sends_headers_by_themselves_sends_all_the_same(grain: int
 
 
 @pytest.mark.parametrize(
+    ("says", "sound"), [("", False), ("packets: 5\r\n", True), ("$ and\r\n\r\nmore:\n" * 9, False)]
+)
+def test_answers_between_the_packets_hold_nothing_up(says: str, sound: bool) -> None:
+    """To what keeps the connection alive, which is a request every second here."""
+    made = film(frames=16)
+    wanted = made.pictures()
+    source = made.camera(fps=10, forgets=2, says=says, sound=clicks() if sound else None)
+    with watched(source, "yuv420p", "fmp4") as (camera, (reader, _)):
+        for number, frame in enumerate(frames(reader, len(wanted))):  # the last one, too
+            assert np.array_equal(frame.array, wanted[number]), number
+        assert camera.status().early
+    assert source.asked("GET_PARAMETER")
+
+
+@pytest.mark.parametrize(
     "more", ["", ":colorprim=bt709:nal-hrd=vbr:vbv-maxrate=1000:vbv-bufsize=1000", ":cqm=jvt:interlaced=1"]
 )
 def test_nothing_is_held_back_for_b_frames_that_never_come(more: str) -> None:

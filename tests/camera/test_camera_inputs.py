@@ -147,6 +147,59 @@ def test_sound_that_begins_late_ends_no_file_early(frames: int, tmp_path: Path) 
         assert server.stats().published >= frames
 
 
+def without_sound(pieces: list[bytes], until: int) -> list[bytes]:
+    """FLV whose sound begins with piece `until`. What tells how it is coded comes then, too."""
+    made, told = [], b""
+    for number, piece in enumerate(pieces):
+        at = FLV_HEADER if piece.startswith(b"FLV") else 0
+        tags = [piece[:at]]
+        while at < len(piece):
+            end = at + 15 + int.from_bytes(piece[at + 1 : at + 4], "big")
+            sound = piece[at] == 8
+            told = told or piece[at:end] * sound
+            if not sound or number >= until:
+                tags.append(piece[at:end])
+            at = end
+        made.append(b"".join([tags[0], told if number == until else b"", *tags[1:]]))
+    return made
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "http", "rtmp"])
+def test_sound_that_begins_late_is_heard(scheme: str) -> None:
+    pieces = without_sound(muxed("flv", sound=True), 4)
+    server: ByteServer | RtmpServer
+    if scheme == "rtmp":
+        server, url = (one := RtmpServer(pieces, FPS)), one.url()
+    else:
+        head = b"HTTP/1.0 200 OK\r\nContent-Type: video/x-flv\r\n\r\n" if scheme == "http" else b""
+        server = ByteServer(pieces, FPS, head=head, http=scheme == "http")
+        url = server.url(scheme)
+    with server, va.Camera("cam", url, va.Output("cam", "fmp4")) as camera, va.attach("cam") as reader:
+        reader.recv(timeout=20).release()
+        while b"mp4a" not in reader.header:
+            reader.recv(timeout=20).release()
+        wait_for(lambda: camera.status().sound.packets)
+        assert camera.status().attempts == 1
+
+
+def test_sound_of_a_file_that_begins_late_is_heard_when_it_is_played_again(tmp_path: Path) -> None:
+    """It begins beyond what FFmpeg looks at when it opens a file."""
+    pieces = without_sound(muxed("flv", frames=10, sound=True), 6)
+    place = next(n for n, piece in enumerate(pieces) if piece[:1] == b"\x09")
+    tag, filler = pieces[place][:-4], 6 << 20
+    unit = struct.pack(">I", filler + 1) + b"\x0c" + b"\xff" * filler
+    grown = struct.pack(">I", len(tag) - 11 + len(unit))[1:]
+    pieces[place] = tag[:1] + grown + tag[4:] + unit + struct.pack(">I", len(tag) + len(unit))
+    path = tmp_path / "late.flv"
+    path.write_bytes(b"".join(pieces))
+    with va.Camera("cam", path, va.Output("cam", "fmp4")) as camera, va.attach("cam") as reader:
+        reader.recv(timeout=20).release()
+        assert b"mp4a" not in reader.header
+        while b"mp4a" not in reader.header:
+            reader.recv(timeout=20).release()
+        wait_for(lambda: camera.status().sound.packets)
+
+
 # ------------------------------------------------------------------------------------- SDP files
 
 

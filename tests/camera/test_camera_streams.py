@@ -271,6 +271,7 @@ def test_on_demand_each_stream_is_connected_while_it_has_readers(
                 fragments.recv(10).release()
                 wait_for(lambda: states(camera) == {"main": LIVE, "sub": LIVE})
             wait_for(lambda: states(camera) == {"main": IDLE, "sub": LIVE})
+            assert camera.status().streams[0].fps == 0 < camera.status().streams[1].fps
             rtsp.wait_clients("/main", 0)
             pixels.recv(10).release()
         wait_for(lambda: camera.status().state == IDLE)

@@ -88,6 +88,26 @@ def test_a_hole_of_years_is_not_filled(tmp_path: Path, at: int) -> None:
     assert filled is not None and 2 <= len(filled.pieces) < 2000
 
 
+@pytest.mark.parametrize("wrong", [-(10**6), -20, 20, 10**6])
+@pytest.mark.parametrize("whose", ["sound", "picture"])
+def test_one_wrong_time_mutes_nothing_after_it(tmp_path: Path, wrong: int, whose: str) -> None:
+    talk = Talk(tmp_path, (0.0, 9.0))
+    fill = SoundFill(talk.header)
+    real = 0
+    for number, fragment in enumerate(talk.fragments):
+        data, shown = fragment.data, fragment.pts
+        if number in (20, 21, 22):
+            if whose == "picture":
+                shown = max(0, shown + wrong * TIMESCALE)
+            elif (apart := sound.parts(data)) is not None:
+                moved = [one._replace(at=max(0, one.at + wrong * TIMESCALE)) for one in apart.pieces]
+                data = apart.having(moved).whole()
+        filled = sound.parts(fill.fill(data, shown))
+        real += sum(one.data == b"sound" for one in filled.pieces) if filled and number > 30 else 0
+    heard = [sound.parts(one.data) for one in talk.fragments[31:]]
+    assert real == sum(len(one.pieces) for one in heard if one is not None)
+
+
 @once
 async def test_sound_is_for_those_who_ask_for_it(tmp_path: Path) -> None:
     talk = Talk(tmp_path, (0.0, 9.0))

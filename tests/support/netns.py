@@ -80,8 +80,8 @@ def netns_available() -> str | None:
     return None if done.returncode == 0 else done.stdout.strip().splitlines()[-1]
 
 
-def in_netns(test: F) -> F:
-    """Decorator: the test's body runs in a pytest of its own, in a network namespace.
+def in_netns(test: F, *, seconds: float = 50) -> F:
+    """Decorator: the test's body runs in a pytest of its own, in a network namespace, for `seconds` at most.
 
     The outer pytest sets up the same fixtures, so let a heavy one start its work only when asked.
     """
@@ -94,7 +94,9 @@ def in_netns(test: F) -> F:
         # "tests/test_x.py::test_y[a] (call)"; the path may be relative to another directory than ours
         node = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0].partition("::")[2]
         target = f"{inspect.getfile(test)}::{node}"
-        done = run_in_netns([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", target])
+        options = ["-q", "-p", "no:cacheprovider", "-m", ""]  # a long one, too
+        command = [sys.executable, "-m", "pytest", *options, target]
+        done = run_in_netns(command, timeout=seconds)
         if done.returncode == 0 and "1 skipped" in done.stdout:
             missing(f"skipped in its namespace:\n{done.stdout}")
         assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout

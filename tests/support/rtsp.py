@@ -42,6 +42,9 @@ class MountStats(NamedTuple):
     clients: int  # connections that have asked to play
     pushed: int
     log: list[Push]  # the last 256
+    moves: list[
+        tuple[int, int]
+    ]  # (wall clock, ns) at which it was late and did not catch up, and by how much
 
 
 @functools.cache
@@ -145,7 +148,7 @@ class RtspServer:
         a camera that sends only sound. `auth`: (user, password, "basic" or "digest"). `shared=False`
         gives each client a pipeline of its own. `config_interval` is GStreamer's: 0 leaves the parameter
         sets where the file has them. `audio` adds a sound track: "alaw" (or
-        True), "mulaw", "aac" or "opus".
+        True), "mulaw", "aac" or "opus", with " ticks" behind it for one each second in place of a tone.
         """
         request: dict[str, Any] = {
             "path": path,
@@ -187,7 +190,12 @@ class RtspServer:
     def stats(self) -> dict[str, MountStats]:
         answer = self._ask("stats")["mounts"]
         return {
-            path: MountStats(m["clients"], m["pushed"], [Push(*entry) for entry in m["log"]])
+            path: MountStats(
+                m["clients"],
+                m["pushed"],
+                [Push(*entry) for entry in m["log"]],
+                [(at, moved) for at, moved in m["moves"]],
+            )
             for path, m in answer.items()
         }
 

@@ -50,7 +50,8 @@ class RtspCamera:
     `payloads` makes a unit's; `marks` says of each of them, from its place, their number and itself, whether
     it has RTP's marker. `sending` gets the number of a unit and its packets, and gives those to send instead;
     it may take its time over each. `apart`: over TCP, lengths are sent by themselves, as some servers do, and
-    the next packet when the kernel thinks fit (Nagle). `sound`: a second track.
+    the next packet when the kernel thinks fit (Nagle). `sound`: a second track. `forgets`: seconds in
+    which it wants to hear that the reader is there; `says`: what comes with the answer.
     """
 
     def __init__(
@@ -68,11 +69,14 @@ class RtspCamera:
         marks: Callable[[int, int, bytes], bool] = lambda place, count, _: place == count - 1,
         sending: Callable[[int, list[bytes]], Iterable[bytes]] = lambda _, packets: packets,
         sound: RtspSound | None = None,
+        forgets: int = 60,
+        says: str = "",
     ) -> None:
         self.units, self.fps, self.silent, self.once = units, fps, silent, once
         self.payloads = payloads or {"h264": h264, "h265": h265}[codec]
         self.marks, self.sending, self.apart = marks, sending, apart
         self.sound = sound
+        self.forgets, self.says = forgets, says
         name = codec.upper()
         self.sdp = _SDP.format(name=name, format=_FORMATS[name])
         self.clock = clock or (lambda number, _: round(number * 90000 / fps))
@@ -210,7 +214,9 @@ class RtspCamera:
             case "SETUP":
                 channels = "2-3" if url.endswith("track2") else "0-1"
                 transport = f"Transport: RTP/AVP/TCP;unicast;interleaved={channels};ssrc=0000002A"
-                return [*more, "Session: 1;timeout=60", transport], ""
+                return [*more, f"Session: 1;timeout={self.forgets}", transport], ""
+            case "GET_PARAMETER":
+                return [*more, "Session: 1"], self.says
         return [*more, "Session: 1"], ""
 
     def _play(

@@ -52,6 +52,7 @@ AUDIO = {
     "aac": TONE.format(rate=48000) + "voaacenc ! aacparse ! rtpmp4gpay pt=97",
     "opus": TONE.format(rate=48000) + "opusenc ! rtpopuspay pt=97",
 }
+TICKS = " wave=ticks sine-periods-per-tick=4 apply-tick-ramp=true"  # a short one each second
 UDP_PORTS = (20000, 31999)  # below the range from which the kernel hands out ports
 LOG = 256
 LATE_NS = 250_000_000
@@ -189,6 +190,9 @@ class Mount:
         self.generation = 0
         self.position = 0
         self.pushed = 0
+        self.moves: list[
+            tuple[int, int]
+        ] = []  # wall clock, and by how much the units' times are later from then on
         self.paused = False
         self.closed = False
         self.watchers: dict[Any, Watcher] = {}
@@ -243,7 +247,12 @@ class Mount:
                 self.position = (self.position + 1) % len(units)
             # After a freeze the stream goes on from now; it does not catch up with what was not sent.
             now = time.monotonic_ns()
-            due = due + period if now - due - period < LATE_NS else now
+            if now - due - period < LATE_NS:
+                due += period
+            else:
+                if due:
+                    self.moves.append((time.time_ns(), now - due - period))
+                due = now
             if due > now:
                 time.sleep((due - now) / 1e9)
             wall = time.time_ns()
@@ -401,7 +410,9 @@ class Server:
                 + PAYLOADERS[codec].format(config_interval=config_interval)
             )
         if audio or mount is None:
-            parts.append(f"{AUDIO[audio or 'alaw']} name=pay{len(parts)}")
+            kind, ticks, _ = (audio or "alaw").partition(" ticks")
+            tone = AUDIO[kind].replace("name=tone", "name=tone" + TICKS) if ticks else AUDIO[kind]
+            parts.append(f"{tone} name=pay{len(parts)}")
         factory = GstRtspServer.RTSPMediaFactory()
         factory.set_launch(f"( {' '.join(parts)} )")
         factory.set_shared(shared)
@@ -451,10 +462,10 @@ class Server:
             connections = len(self.clients)
         mounts = {}
         for path, mount in self.mounts.items():
-            mounts[path] = {"clients": playing.count(path), "pushed": 0, "log": []}
+            mounts[path] = {"clients": playing.count(path), "pushed": 0, "log": [], "moves": []}
             if mount is not None:
                 with mount.changed:
-                    mounts[path] |= {"pushed": mount.pushed, "log": list(mount.log)}
+                    mounts[path] |= {"pushed": mount.pushed, "log": list(mount.log), "moves": mount.moves}
         return {"connections": connections, "mounts": mounts}
 
 

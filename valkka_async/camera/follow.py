@@ -15,16 +15,21 @@ from av.video.frame import VideoFrame
 from valkka_async.camera.decode import Decoder
 from valkka_async.camera.source.packet import VideoPacket
 from valkka_async.camera.source.sendertime import Stamp
+from valkka_async.camera.turns import Turn
 from valkka_async.foreign import start
 
 _BEHIND_PACKETS, _BEHIND_BYTES = 3000, 64 << 20  # by which it may be late
 _LOST = 15.0  # s in one call of a library, which does not return then
 _NICE = 5
+_LOOKS = 0.02  # s between looks whether it is its turn ...
+_LONGEST = 30.0  # ... and for so long: those who have it may hang
 
 
 class Follower:
     """Decodes `packets`, and those that it is fed with, until it is as far as they are: `caught_up`. Then
     take() gives the decoder, which goes on from there.
+
+    Of all cameras of a machine as many catch up at once as it has cores; others wait for their turn.
 
     `idle`: nobody waits for it. It keeps up with a stream whose key frames are too far apart to be
     remembered, at a lower priority, and decodes no more than other frames need.
@@ -41,7 +46,7 @@ class Follower:
         self._changed = threading.Condition()
         self._waiting = deque(packets)
         self._bytes = sum(packet.size for packet, _ in self._waiting)
-        self._working = True
+        self._working = False
         self._since = time.monotonic()  # when it took the packet that it is at
         self._stop = False
         self._newest: list[tuple[VideoFrame, Stamp]] = []
@@ -49,7 +54,7 @@ class Follower:
         try:
             start(self._thread)
         except OSError:  # there can be no more threads
-            self.lost, self._working = True, False
+            self.lost = True
 
     def feed(self, packet: VideoPacket, stamp: Stamp) -> None:
         """The next packet has come."""
@@ -99,21 +104,32 @@ class Follower:
         if self.idle:
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        turn = Turn()
         try:
-            while (following := self._next()) is not None:
+            self._wait_for(turn)
+            while (following := self._next(turn)) is not None:
                 packet, stamp, last = following
                 self._decoder.hurry(self.idle or not last)
                 self._newest = self._decoder.decode(packet, stamp)[-1:] or self._newest
         finally:
+            turn.give()
             with self._changed:
                 self.lost = self.lost or not self._stop
                 self._working = False
                 self._changed.notify_all()
 
-    def _next(self) -> tuple[VideoPacket, Stamp, bool] | None:
+    def _wait_for(self, turn: Turn) -> None:
+        until = time.monotonic() + _LONGEST
+        with self._changed:
+            while self._waiting and not (turn.take(idle=self.idle) or time.monotonic() > until):
+                self._changed.wait(_LOOKS)
+
+    def _next(self, turn: Turn) -> tuple[VideoPacket, Stamp, bool] | None:
         with self._changed:
             self._working = False
             self._changed.notify_all()
+            if not self._waiting:
+                turn.give()
             self._changed.wait_for(lambda: self._waiting or self._stop)
             if self._stop:
                 return None

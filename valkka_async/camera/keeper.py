@@ -99,7 +99,7 @@ class Keeper:
             codec=m.codec,
             width=m.size[0],
             height=m.size[1],
-            fps=round(m.fps, 2),
+            fps=round(m.fps, 2) if state == CameraState.LIVE else 0.0,
             key_interval=round(m.key_interval, 3),
             clock_disagrees=m.clock_disagrees,
             early=m.early,

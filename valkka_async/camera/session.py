@@ -86,6 +86,8 @@ class Session:
         self._loops = loops
         self._markers = Markers()
         self._quick = True  # ask for what is needed, and no more
+        self._patient = False  # wait for sound, which was seen to begin late
+        self._patient_after = 0.0  # monotonic: it is not waited for before
         self._mute_until = 0.0  # monotonic: sound is not asked for before
         self._asked = self._heard = False  # it was, on this connection; and that was opened
         self._moved = Fraction(0)  # s by which a file's times are moved
@@ -95,7 +97,8 @@ class Session:
     def run(self, rings: Sequence[PixelRing | PacketRing | FragmentRing]) -> ValkkaError | None:
         """One connection. What it ended with; None at the end of a file, and when told to stop."""
         try:
-            self._run(rings)
+            if self._run(rings):
+                self._run(rings)
         except ValkkaError as e:
             if self._asked and not self._heard and isinstance(e, _REFUSALS):
                 self._mute_until = time.monotonic() + _WITHOUT
@@ -113,8 +116,10 @@ class Session:
             return CameraError(f"{self.address}: unexpected {type(e).__name__}: {self.address.scrub(str(e))}")
         return None
 
-    def _run(self, rings: Sequence[PixelRing | PacketRing | FragmentRing]) -> None:
+    def _run(self, rings: Sequence[PixelRing | PacketRing | FragmentRing]) -> bool:
+        """True: it is to be opened once more, for sound that was not there."""
         s = self._spec
+        patient = self._patient
         muted = time.monotonic() < self._mute_until
         self._asked, self._heard = s.asks_for_sound and not muted, False
         source = Source(
@@ -125,6 +130,7 @@ class Session:
             poll=s.poll,
             quick=self._quick,
             sound=self._asked,
+            patient=patient,
             hwaccel=self._hwaccel,
             options=s.options,
             markers=self._markers,
@@ -135,13 +141,14 @@ class Session:
         with self._thread.reading(source):
             try:
                 if not self._alive(2 * s.open_timeout) or not source.open():
-                    return
+                    return False
                 self.live = source.live
                 self.meter.begin(source.stream)
                 clock = LiveClock() if source.live else self._file_clock
                 self._begin_sound(source)
                 feed = Feed(source, rings, self.meter, clock, s.thread_count, self.sound)
                 self._read(source, clock, feed)
+                return self._patient and not patient and source.live
             finally:
                 self._alive(s.open_timeout)
                 if feed is not None:
@@ -150,6 +157,7 @@ class Session:
 
     def _begin_sound(self, source: Source) -> None:
         self._heard = True
+        self._patient = self._patient and source.sound is not None
         state = SoundState.OFF
         if self._spec.asks_for_sound:
             state = SoundState.NONE if self._asked else SoundState.REFUSED
@@ -170,6 +178,11 @@ class Session:
                 if not some:
                     some = True
                     self._on_live()
+                if source.outgrown and not self._patient and time.monotonic() > self._patient_after:
+                    self._patient = True  # a file has its sound when it is played again
+                    self._patient_after = time.monotonic() + _WITHOUT
+                    if source.live:
+                        return
         if self._in_time():
             if not some:
                 raise CameraEndedError(f"{self.address}: ended without a single packet")

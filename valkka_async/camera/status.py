@@ -188,7 +188,7 @@ class StreamStatus:
     codec: str  # as FFmpeg calls it, "h264", "hevc", "mjpeg"; "raw video"; "": not known yet
     width: int  # of the frames, in pixels; 0: not known yet
     height: int  # the same
-    fps: float  # of the last seconds, as received
+    fps: float  # of the last seconds, as received; 0: nothing comes, or it is not known yet
     key_interval: float  # seconds between the last key frames; 0: not known yet
     clock_disagrees: (
         bool  # the stream's, with arrival, which is the time then for limits, rates and recordings

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Sequence parameter sets of H.264 (ITU-T H.264, 7.3.2.1.1 and E.1.1): how far their frames are reordered."""
+"""Sequence parameter sets of H.264 (ITU-T H.264, 7.3.2.1.1 and E.1.1): how far their frames are reordered,
+and whether each may be two fields."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 _EXTENDED = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)  # profiles that say more of colour
 _OWN_ASPECT = 255
 
 
-class _Bits:
+class Bits:
     """Reads the bits of a unit. Beyond its end there are zeros."""
 
     def __init__(self, data: bytes) -> None:
@@ -35,10 +38,28 @@ class _Bits:
         return f"{self._value >> (self._size - self.at):0{self.at}b}"
 
 
+class Frames(NamedTuple):
+    """What a parameter set says of frames and fields."""
+
+    id: int
+    colour_planes: bool  # that are coded by themselves
+    number_bits: int  # of frame_num
+    fields: bool  # a frame may be two
+
+
+def frames(sps: bytes) -> Frames | None:
+    """None: it is damaged."""
+    bits = Bits(sps.replace(b"\0\0\3", b"\0\0"))
+    try:
+        return _to_frames(bits)
+    except ValueError:
+        return None
+
+
 def without_reordering(sps: bytes) -> bytes | None:
     """The same without its word on how many frames can be reordered, so that a decoder holds back no more of
     them than it sees to be. None: it has none, or is not understood."""
-    bits = _Bits(sps.replace(b"\0\0\3", b"\0\0"))
+    bits = Bits(sps.replace(b"\0\0\3", b"\0\0"))
     try:
         if not _to_restriction(bits) or not bits.take(1):
             return None
@@ -57,15 +78,14 @@ def without_reordering(sps: bytes) -> bytes | None:
     return bytes(made)
 
 
-def _to_restriction(bits: _Bits) -> bool:
-    """Read as far as bitstream_restriction_flag. False: there is none."""
+def _to_frames(bits: Bits) -> Frames:
+    """Read as far as frame_mbs_only_flag, and what goes with it."""
     bits.take(8)
     profile = bits.take(8)
     bits.take(16)
-    bits.number()
-    if profile in _EXTENDED:
-        _skip_colours(bits)
-    bits.number()  # log2_max_frame_num_minus4
+    id = bits.number()
+    planes = profile in _EXTENDED and _skip_colours(bits)
+    number_bits = bits.number() + 4
     order = bits.number()  # pic_order_cnt_type
     if order == 0:
         bits.number()
@@ -79,8 +99,15 @@ def _to_restriction(bits: _Bits) -> bool:
     bits.take(1)
     bits.number()
     bits.number()
-    if not bits.take(1):  # frame_mbs_only_flag
+    fields = not bits.take(1)  # frame_mbs_only_flag
+    if fields:
         bits.take(1)
+    return Frames(id, planes, number_bits, fields)
+
+
+def _to_restriction(bits: Bits) -> bool:
+    """Read as far as bitstream_restriction_flag. False: there is none."""
+    _to_frames(bits)
     bits.take(1)
     if bits.take(1):  # cropping
         for _ in range(4):
@@ -111,10 +138,10 @@ def _to_restriction(bits: _Bits) -> bool:
     return True
 
 
-def _skip_colours(bits: _Bits) -> None:
+def _skip_colours(bits: Bits) -> bool:
+    """separate_colour_plane_flag"""
     chroma = bits.number()
-    if chroma == 3:
-        bits.take(1)
+    separate = chroma == 3 and bool(bits.take(1))
     bits.number()
     bits.number()
     bits.take(1)
@@ -122,9 +149,10 @@ def _skip_colours(bits: _Bits) -> None:
         for place in range(8 if chroma != 3 else 12):
             if bits.take(1):
                 _skip_scaling(bits, 16 if place < 6 else 64)
+    return separate
 
 
-def _skip_scaling(bits: _Bits, size: int) -> None:
+def _skip_scaling(bits: Bits, size: int) -> None:
     last = following = 8
     for _ in range(size):
         if following:
@@ -133,7 +161,7 @@ def _skip_scaling(bits: _Bits, size: int) -> None:
         last = following or last
 
 
-def _skip_buffer(bits: _Bits) -> None:
+def _skip_buffer(bits: Bits) -> None:
     """hrd_parameters()"""
     count = bits.number() + 1
     bits.take(8)

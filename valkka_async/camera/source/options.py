@@ -23,6 +23,9 @@ _OVER = {"tcp": "tcp", "udp": "udp", "multicast": "udp_multicast", "http": "http
 _MAY_OPEN = "file,crypto,data,rtp,srtp,udp,tcp"
 _MAY_OPEN_TOO = ",http,https,httpproxy,tls"
 _AT_MOST = "500000"  # us of a live stream, to find out what it has: then it is open within a second
+# The same, for sound that will come; and of a file
+_PATIENTLY = {"analyzeduration": "5000000", "probesize": str(32 << 20)}
+_FURTHER = {"analyzeduration": "600000000", "probesize": str(64 << 20)}
 
 
 def kind_of(address: Address) -> str | None:
@@ -58,9 +61,12 @@ def options_for(
     mine: dict[str, str],
     quick: bool,
     sound: bool,
+    patient: bool = False,
 ) -> list[dict[str, str]]:
     """FFmpeg's options to try to open an address with, one after the other. `mine`: the user's, which win;
     `timeout`: seconds for each read; the others as for Source."""
+    if patient:
+        mine = (_FURTHER if address.scheme == "file" else _PATIENTLY) | mine
     micro = str(int(timeout * 1e6))
     first = partial(_quick_first, mine=mine, quick=quick, sound=sound, tls=address.scheme == "rtsps")
     match address.scheme:

@@ -29,6 +29,7 @@ from valkka_async.camera.source import ffmpeg, http, live, units
 from valkka_async.camera.source.anchor import Anchor
 from valkka_async.camera.source.deadline import Deadline
 from valkka_async.camera.source.demux import Demux, decodable, spread
+from valkka_async.camera.source.fields import Pairs
 from valkka_async.camera.source.images import Images, NoImageError, image_format
 from valkka_async.camera.source.options import (
     DESCRIBED,
@@ -94,7 +95,7 @@ class Source:
     handed over.
 
     `quick`: over RTSP, ask for video alone and believe what the camera says of it, if that is enough.
-    `sound`: ask for sound, too; heard() has it.
+    `sound`: ask for sound, too; heard() has it. `patient`: it comes late, and is waited for.
 
     An address of HTTP that answers with a single image (a snapshot) is asked again each `poll` seconds.
     Images that come one after the other are read here (live.py), and are complete with their last byte.
@@ -114,6 +115,7 @@ class Source:
         poll: float = 1.0,
         quick: bool = True,
         sound: bool = False,
+        patient: bool = False,
         hwaccel: HWAccel | None = None,
         options: Mapping[str, str] | None = None,
         markers: units.Markers | None = None,
@@ -130,7 +132,7 @@ class Source:
         self._read_timeout = read_timeout
         self._poll = poll
         self._quick = quick
-        self._sound = sound
+        self._sound, self._patient = sound, patient
         self._hwaccel = hwaccel
         self._user_options = dict(options or {})
         self._trust = trust
@@ -148,6 +150,7 @@ class Source:
         self._unparsed = False
         self._markers = markers or units.Markers()
         self._units: units.Units | None = None
+        self._demux: Demux | None = None
         self._logs = av.logging.Capture()  # what this thread's FFmpeg calls say, which may contain the URL
         self._lines: list[tuple[int, str, str]] = self._logs.__enter__()
         self._said: list[str] = []  # during the last call
@@ -190,6 +193,11 @@ class Source:
         while self._heard:
             yield self._heard.popleft()
 
+    @property
+    def outgrown(self) -> bool:
+        """Has it more streams than when it was opened, one of which may be the sound that was asked for?"""
+        return self._demux is not None and self._demux.more
+
     def _hear(self, packet: SoundPacket) -> None:
         if packet.size:
             self._heard.append((packet, time.time_ns()))
@@ -219,7 +227,7 @@ class Source:
     def close(self) -> None:
         """Close the connection. Idempotent. The source can be opened again, unless it was cut."""
         container, self._container, self._stream = self._container, None, None
-        self._unparsed, self._units = False, None
+        self._unparsed, self._units, self._demux = False, None, None
         self._heard.clear()
         if container is not None:
             self._call(container.close, self._open_timeout)
@@ -250,6 +258,7 @@ class Source:
             mine=self._user_options,
             quick=self._quick,
             sound=self._sound,
+            patient=self._patient,
         )
         tried: list[dict[str, str]] = []
         # Is what an SDP says enough? If it is not, that is no reason to give up.
@@ -332,7 +341,8 @@ class Source:
         number = 0
         images = self._connection.images if self._connection is not None else None
         sound = self.sound
-        demux = Demux(container, self.stream, sound)
+        looks = self._sound and sound is None and images is None and not self._unparsed
+        demux = self._demux = Demux(container, self.stream, sound, looks=looks)
         step: Callable[[], Any] = demux.next
         if images is not None:
             step = partial(self._next_image, images, time.monotonic())
@@ -352,6 +362,8 @@ class Source:
         elif sound is not None:
             anchor = Anchor() if self.is_rtp else None
             step = partial(self._next_frame, step, self.stream.index, anchor)
+        if not self._unparsed and self.stream.codec_context.codec.canonical_name == "h264":
+            step = Pairs(self.stream, step).next
         try:
             while True:
                 before = time.time_ns()

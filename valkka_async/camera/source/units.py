@@ -17,12 +17,12 @@ import bisect
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
-from av.packet import Packet
 from av.video.stream import VideoStream
 
 from valkka_async.camera.mp4 import nal
+from valkka_async.camera.source.fields import WITH_HEADER, Field, Pairing, Slices, joined
 from valkka_async.camera.source.geometry import Geometry
 from valkka_async.camera.source.packet import AnyPacket, SoundPacket, VideoPacket
 from valkka_async.camera.source.rational import fraction
@@ -49,10 +49,11 @@ class _Kind(NamedTuple):
     begins: bool  # the first slice of a picture
     after: bool  # what ends an access unit, and no slice
     key: bool
+    fields: tuple[Field | None, ...]  # of its slices; empty where there are none but whole frames
 
     def going_on(self) -> _Kind:
         """That of a part which goes on with one of this kind."""
-        return self._replace(piece=True, begins=False)
+        return self._replace(piece=True, begins=False, fields=self.fields[-1:])
 
 
 class _Part(NamedTuple):
@@ -121,7 +122,6 @@ class Units:
         self.early = False  # the newest unit was complete with its last packet
         self.arrival_ns = 0  # when the first packet of the newest unit came
         self._stream = stream
-        self._base = fraction(stream.time_base)
         self._codec = nal.CODECS[stream.codec_context.codec.canonical_name]
         self._step = step
         self._index = stream.index
@@ -130,6 +130,8 @@ class Units:
         self._same = _SAME if moving else 0
         self._wire = wire
         self._order = _Order(stream)
+        self._slices = Slices(stream) if self._codec is nal.H264 else None
+        self._pairing = Pairing()  # of the unit that is put together
         self._parts: list[_Part] = []
         self._body = 0  # so many of them are of this unit; the others may be the next one's
         self._pictures = False  # the first slice of a picture is among them
@@ -168,7 +170,11 @@ class Units:
         other = not self._is(pts, self._pts)
         if self._marked:
             self._judge(other, kind)
-        if self._body and (other or (kind.begins and self._pictures) or len(self._parts) > _MOST_PARTS):
+        over = other or (kind.begins and self._pictures)
+        if self._body and ((over and not self._goes_on(kind)) or len(self._parts) > _MOST_PARTS):
+            if kind.fields and kind.fields[0] is not None and kind.fields[0].mistaken(self._pairing.half):
+                self._parts = self._parts[self._body :]  # a field whose other one was lost
+                self._body = 0
             self._close(early=False)
         if not self._body:
             # Of a unit that was thought to be complete, or whose beginning was lost.
@@ -182,10 +188,22 @@ class Units:
         if kind.slices or kind.after:
             self._body = len(self._parts)
             self._pictures = self._pictures or kind.begins
+        for field in kind.fields:
+            self._pairing.take(field)
         self._marked = marked and self._body > 0
-        if self._marked and self._markers.trusted:
+        if self._marked and self._markers.trusted and self._pairing.half is None:
             self._ended = pts
             self._close(early=True)
+
+    def _goes_on(self, kind: _Kind) -> bool:
+        """Is the unit that is here the first of two fields, and this of the second, or before it?"""
+        half = self._pairing.half
+        if half is None or kind.after:
+            return False
+        if not kind.slices:
+            return True
+        first = kind.fields[0] if kind.fields else None
+        return first is not None and first.completes(half)
 
     def _judge(self, other: bool, kind: _Kind) -> None:
         """This comes behind a marker. Was that the end of a unit? Parameter sets do not tell."""
@@ -199,6 +217,7 @@ class Units:
             before = self._parts[-1].kind if self._parts else _NOTHING
             return before.going_on()
         slices = begins = after = key = False
+        fields: list[Field | None] = []
         codec = self._codec
         for begin, end in nal.units(data, 0):
             kind = data[begin] >> codec.shift & codec.mask
@@ -206,46 +225,34 @@ class Units:
                 slices = True
                 begins = begins or nal.begins_picture(data, begin, codec)
                 key = key or kind in codec.keys
+                if self._slices is not None and self._slices.may_be and kind in WITH_HEADER:
+                    fields.append(self._slices.field(data[begin:end]))
+            elif self._slices is not None and kind in codec.sets:
+                self._slices.note(data[begin:end])
             elif kind in codec.after:
                 after = True
             elif kind == codec.sei:
                 key = key or nal.is_recovery_point(data[begin:end], codec)
-        return _Kind(False, slices, begins, after and not slices, key)
+        return _Kind(False, slices, begins, after and not slices, key, tuple(fields))
 
     def _close(self, *, early: bool) -> None:
         """Hand out the unit that is here, if there is one."""
         parts, self._parts = self._parts[: self._body], self._parts[self._body :]
-        self._body, self._pictures = 0, False
+        self._body, self._pictures, self._pairing = 0, False, Pairing()
         if not parts:
             return
         pts = next((part.pts for part in parts if part.kind.slices), None)
         first = next((part for part in parts if self._is(part.pts, pts)), parts[0])
-        packet = self._whole(parts, first)
+        packet = first.packet
+        if len(parts) > 1:
+            packet = joined(self._stream, [part.packet for part in parts], first.packet)
         packet.is_keyframe = any(part.kind.key for part in parts)
         packet.pts = pts
         packet.dts, packet.duration = self._order.place(packet)
         self._ready.append((packet, first.arrival_ns, early))
 
-    def _whole(self, parts: list[_Part], first: _Part) -> VideoPacket:
-        """The parts in one, with what is known of the first."""
-        if len(parts) == 1:
-            return parts[0].packet
-        # Not made of bytes: decoders read some bytes beyond a packet's end.
-        whole = cast("VideoPacket", Packet(sum(part.packet.size for part in parts)))
-        with memoryview(cast(Any, whole)) as view:
-            at = 0
-            for part in parts:
-                view[at : at + part.packet.size] = memoryview(cast(Any, part.packet))
-                at += part.packet.size
-        whole.stream = self._stream
-        if self._base is not None:
-            whole.time_base = self._base
-        if first.packet.has_sidedata("prft"):
-            whole.set_sidedata(first.packet.get_sidedata("prft"), move=True)
-        return whole
 
-
-_NOTHING = _Kind(False, False, False, False, False)
+_NOTHING = _Kind(False, False, False, False, False, ())
 
 
 class _Order:

@@ -14,6 +14,7 @@ hands out.
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 from collections import Counter, deque
@@ -35,6 +36,10 @@ _ANY = -1
 _MASK = 0xFFFFFFFF
 _HALF = 1 << 15
 _MOST = 4096  # packets of a flow that are remembered
+_LONGEST_MESSAGE = 4096  # bytes of its header
+_TEXT = re.compile(rb"[A-Za-z\r\n]")
+_BLANK_LINE = re.compile(rb"\A\r?\n|\n\r?\n")
+_CONTENT_LENGTH = re.compile(rb"^content-length[ \t]*:[ \t]*([0-9]{1,6})", re.IGNORECASE | re.MULTILINE)
 _NUDGE = 450  # 5 ms, by which a report of the sender (RTCP) may move times; frames are further apart
 
 
@@ -213,8 +218,8 @@ class Wire:
             size = self._peek(stream)
             piece = self._walk(size) if size > 0 else False
             # Without more after waiting for it, FFmpeg is to see what is the matter.
-            if self._seen or not size or size == _WINDOW or 0 <= there >= size:
-                self._waits -= piece
+            if self._seen or piece is None or not size or size == _WINDOW or 0 <= there >= size:
+                self._waits -= bool(piece)
                 return
             there = max(0, size)
             if not there:
@@ -241,15 +246,24 @@ class Wire:
         except OSError:
             return 0
 
-    def _walk(self, size: int) -> bool:
-        """Note the packets among the first bytes of what is there. True: a header has only begun."""
+    def _walk(self, size: int) -> bool | None:
+        """Note the packets among the first bytes of what is there. True: a header has only begun. None: there
+        is what nobody knows."""
         data, at = self._view, 0
-        while at + _INTERLEAVED + _RTP <= size and data[at] == 0x24:  # "$"
+        while at < size:
+            if data[at] != 0x24:  # "$": answers of RTSP come between the packets, to what keeps it alive
+                length = _message(bytes(data[at : min(at + _LONGEST_MESSAGE, size)]))
+                if not length:
+                    return False if length == 0 and size - at < _LONGEST_MESSAGE else None
+                at += length
+                continue
+            if at + _INTERLEAVED + _RTP > size:
+                return True
             length = data[at + 2] << 8 | data[at + 3]
             begin = at + _INTERLEAVED
             self._note(data[at + 1], begin, min(begin + length, size), length)
             at = begin + length
-        return at < size and data[at] == 0x24
+        return False
 
     # --------------------------------------------------------------------------------------- UDP
 
@@ -315,6 +329,17 @@ class Wire:
                 return _ANY
             made += _START + length
         return made
+
+
+def _message(data: bytes) -> int | None:
+    """The length of the message of RTSP that this begins with. 0: its end has not come. None: it is none."""
+    if not _TEXT.match(data):
+        return None
+    end = _BLANK_LINE.search(data)
+    if end is None:
+        return 0
+    told = _CONTENT_LENGTH.search(data, 0, end.end())
+    return end.end() + (int(told[1]) if told else 0)
 
 
 def _without_reports(sockets: Iterable[socket.socket]) -> list[socket.socket]:

@@ -16,6 +16,7 @@ _MOST = 3 * TIMESCALE  # ... and at most, of a camera whose sound is always late
 _LONGEST = (
     60 * TIMESCALE
 )  # of silence that is made at once; where more is missing, the picture is missing, too
+_AHEAD = 3 * TIMESCALE  # of the picture: sound that is further is not there, its time is wrong
 _HOLE = TIMESCALE // 50  # a shorter one does not make a browser wait
 _AAC = 1024  # samples in a packet
 # A packet of silence of AAC-LC, whatever its rate, by channels; and of Opus, of 20 ms
@@ -38,13 +39,16 @@ class SoundFill:
         if not self._silence:
             return data
         pieces = [] if apart is None else apart.pieces
-        if self._end is None:
+        # Packets with a wrong time happen, and cost no more than themselves.
+        pieces = [piece for piece in pieces if piece.at < shown + _AHEAD]
+        if self._end is None or self._end > shown + _AHEAD:
             self._end = min([shown, *(piece.at for piece in pieces[:1])])
         made: list[Piece] = []
         for piece in pieces:
             if piece.at < self._end - _HOLE:
                 # There was silence in its place. It is to have more time from now on.
-                self._latest = min(_MOST, max(self._latest, shown - piece.at + _LATEST))
+                if shown - piece.at < _MOST:
+                    self._latest = min(_MOST, max(self._latest, shown - piece.at + _LATEST))
                 continue
             if piece.at > self._end + _HOLE:
                 self._add(made, piece.at)
@@ -62,8 +66,8 @@ class SoundFill:
     def _add(self, made: list[Piece], end: int) -> None:
         assert self._end is not None
         self._end = max(self._end, end - _LONGEST)
-        while self._end < end:
-            lasts = min(self._lasts, max(1, end - self._end)) if end - self._end < _HOLE else self._lasts
+        while self._end < end - _HOLE:
+            lasts = min(self._lasts, end - self._end)  # or what follows would be too late for its place
             made.append(Piece(self._end, lasts, self._silence))
             self._end += lasts
 
