@@ -221,8 +221,8 @@ def check_step(one: Watched, moves: list[tuple[float, float]]) -> None:
             connection = sum(cut < when for cut in one.cuts) if one.expected is None else 0
             connections.setdefault(connection, []).append((before + flash, late))
         before += lengths(file)["video"]
-    # One each second, but for those which a cut has cost.
-    assert count > 0.95 * before - 3 * len(one.cuts) - 3, (one.name, count, before)
+    # One each second, but for those which a cut has cost. (AAC here has none where it begins again.)
+    assert count > 0.88 * before - 3 * len(one.cuts) - 3, (one.name, count, before)
     for connection, found in connections.items():
         middle = 0.0
         if one.expected is None:

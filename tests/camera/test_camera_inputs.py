@@ -164,7 +164,7 @@ def without_sound(pieces: list[bytes], until: int) -> list[bytes]:
     return made
 
 
-@pytest.mark.parametrize("scheme", ["tcp", "http", "rtmp"])
+@pytest.mark.parametrize("scheme", ["tcp", pytest.param("http", marks=pytest.mark.long), "rtmp"])
 def test_sound_that_begins_late_is_heard(scheme: str) -> None:
     pieces = without_sound(muxed("flv", sound=True), 4)
     server: ByteServer | RtmpServer
