@@ -17,6 +17,7 @@ from support.rtsp_camera import access_units
 from support.until import wait_for
 
 SEGMENT = 2  # s
+LOOK = 1.5  # segments
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def segments(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.glob("*.ts"), key=lambda p: int(p.stem[1:]))]
 
 
-@pytest.mark.parametrize("listed", [3])
+@pytest.mark.parametrize("listed", [3, *(pytest.param(count, marks=pytest.mark.long) for count in (2, 6))])
 def test_live_hls_flows_evenly(segments: list[bytes], listed: int) -> None:
     began = time.monotonic()
     silent, over = threading.Event(), threading.Event()
@@ -55,7 +56,7 @@ def test_live_hls_flows_evenly(segments: list[bytes], listed: int) -> None:
         times, states = [], set()
         with va.attach("cam", policy="ordered") as reader:
             reader.recv(timeout=20).release()
-            end = time.monotonic() + 2.5 * SEGMENT
+            end = time.monotonic() + LOOK * SEGMENT
             while time.monotonic() < end:
                 with reader.recv(timeout=10):
                     times.append(time.monotonic())
@@ -65,7 +66,7 @@ def test_live_hls_flows_evenly(segments: list[bytes], listed: int) -> None:
         # A segment at once would be fifty.
         most = max(sum(at <= other < at + 0.2 for other in times) for at in times)
         assert most < 25
-        assert len(times) == pytest.approx(25 * 2.5 * SEGMENT, rel=0.2)
+        assert len(times) == pytest.approx(25 * LOOK * SEGMENT, rel=0.2)
         asked = len(server.requests)
         silent.set()
         wait_for(lambda: len(server.requests) > asked)
@@ -98,10 +99,31 @@ def paced(data: list[bytes], fps: float) -> tuple[socket.socket, threading.Threa
     return listener, thread, stop
 
 
-def test_a_stream_without_times_is_recorded_by_arrival(clips: Clips) -> None:
-    listener, thread, stop = paced([b"", *access_units(clips())], 50)
+def multipart(clips: Clips) -> list[bytes]:
+    """An answer of HTTP, and images."""
+    data = [b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace;boundary=b\r\n\r\n--b\r\n"]
+    with av.open(clips(codec="mjpeg")) as source:
+        for packet in source.demux(video=0):
+            if packet.size:
+                head = f"Content-Type: image/jpeg\r\nContent-Length: {packet.size}\r\n\r\n".encode()
+                data.append(head + bytes(packet) + b"\r\n--b\r\n")
+    return data
+
+
+@pytest.mark.parametrize(
+    "kind", ["h264", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("h265", "mjpeg"))]
+)
+def test_a_stream_without_times_is_recorded_by_arrival(kind: str, clips: Clips) -> None:
+    if kind == "mjpeg":
+        data = multipart(clips)
+    elif kind == "h264":
+        data = [b"", *access_units(clips())]
+    else:
+        with av.open(clips(codec="h265")) as source:
+            data = [b"", *(bytes(packet) for packet in source.demux(video=0) if packet.size)]
+    listener, thread, stop = paced(data, 50)
     try:
-        url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        url = f"{'http' if kind == 'mjpeg' else 'tcp'}://127.0.0.1:{listener.getsockname()[1]}"
         with va.Camera("cam", url, va.Output("cam", "fmp4")), va.attach("cam", policy="ordered") as reader:
             for _ in range(60):  # what FFmpeg had read before it knew what it is
                 reader.recv(timeout=20).release()
@@ -123,15 +145,7 @@ def test_a_stream_without_times_is_recorded_by_arrival(clips: Clips) -> None:
 def test_streams_without_times_are_limited_by_arrival(
     kind: str, fps: float, limit: float, clips: Clips, tmp_path: Path
 ) -> None:
-    if kind == "mjpeg":
-        data = [b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace;boundary=b\r\n\r\n--b\r\n"]
-        with av.open(clips(codec="mjpeg")) as source:
-            for packet in source.demux(video=0):
-                if packet.size:
-                    head = f"Content-Type: image/jpeg\r\nContent-Length: {packet.size}\r\n\r\n".encode()
-                    data.append(head + bytes(packet) + b"\r\n--b\r\n")
-    else:
-        data = [b"", *access_units(clips())]
+    data = multipart(clips) if kind == "mjpeg" else [b"", *access_units(clips())]
     listener, thread, stop = paced(data, fps)
     try:
         scheme = "http" if kind == "mjpeg" else "tcp"

@@ -22,6 +22,7 @@ from support.netns import in_netns
 from support.rtsp_camera import RtspCamera, h264_together, nals
 from support.rtsp_sound import clicks
 from support.until import wait_for
+from valkka_async.camera.mp4 import nal
 from valkka_async.camera.source import deadline
 
 SIZE = (320, 192)
@@ -245,7 +246,12 @@ def test_a_camera_that_sends_headers_by_themselves_sends_all_the_same(grain: int
 
 
 @pytest.mark.parametrize(
-    ("says", "sound"), [("", False), ("packets: 5\r\n", True), ("$ and\r\n\r\nmore:\n" * 9, False)]
+    ("says", "sound"),
+    [
+        pytest.param("", False, marks=pytest.mark.long),
+        ("packets: 5\r\n", True),
+        pytest.param("$ and\r\n\r\nmore:\n" * 9, False, marks=pytest.mark.long),
+    ],
 )
 def test_answers_between_the_packets_hold_nothing_up(says: str, sound: bool) -> None:
     """To what keeps the connection alive, which is a request every second here."""
@@ -313,13 +319,19 @@ def test_a_clock_that_stands_still_does_not_make_one_frame_of_all() -> None:
             assert np.array_equal(frame.array, wanted[number]), number
 
 
-def test_parameter_sets_before_each_slice_are_no_new_frame() -> None:
-    made = film(more=":slices=2")
-    sets = b"".join(b"\0\0\0\1" + nal for nal in nals(made.units[0]) if nal[0] & 31 in (7, 8))
+@pytest.mark.parametrize(("codec", "slices"), [("h264", 2), ("h264", 4), ("h265", 3)])
+def test_parameter_sets_before_each_slice_are_no_new_frame(codec: str, slices: int) -> None:
+    made = film(codec, f":slices={slices}", grain=60 * (codec == "h265"))
+    of_sets = nal.CODECS["hevc" if codec == "h265" else codec]
+
+    def kind(unit: bytes) -> int:
+        return unit[0] >> of_sets.shift & of_sets.mask
+
+    sets = b"".join(b"\0\0\0\1" + one for one in nals(made.units[0]) if kind(one) in of_sets.sets)
     units = []
     for unit in made.units:
-        slices = [nal for nal in nals(unit) if nal[0] & 31 in (1, 5)]
-        units.append(b"".join(sets + b"\0\0\0\1" + nal for nal in slices))
+        slices_of_it = [one for one in nals(unit) if kind(one) in of_sets.slices]
+        units.append(b"".join(sets + b"\0\0\0\1" + one for one in slices_of_it))
     with watched(made._replace(units=units).camera(), "packets") as (camera, (reader,)):
         got = frames(reader, len(units))
         assert camera.status().early

@@ -164,15 +164,17 @@ def without_sound(pieces: list[bytes], until: int) -> list[bytes]:
     return made
 
 
-@pytest.mark.parametrize("scheme", ["tcp", "http", "rtmp"])
+@pytest.mark.parametrize(
+    "scheme", ["tcp", *(pytest.param(one, marks=pytest.mark.long) for one in ("http", "rtmp"))]
+)
 def test_sound_that_begins_late_is_heard(scheme: str) -> None:
-    pieces = without_sound(muxed("flv", sound=True), 4)
+    pieces = without_sound(muxed("flv", sound=True), 7)
     server: ByteServer | RtmpServer
     if scheme == "rtmp":
-        server, url = (one := RtmpServer(pieces, FPS)), one.url()
+        server, url = (one := RtmpServer(pieces, 2 * FPS)), one.url()
     else:
         head = b"HTTP/1.0 200 OK\r\nContent-Type: video/x-flv\r\n\r\n" if scheme == "http" else b""
-        server = ByteServer(pieces, FPS, head=head, http=scheme == "http")
+        server = ByteServer(pieces, 2 * FPS, head=head, http=scheme == "http")
         url = server.url(scheme)
     with server, va.Camera("cam", url, va.Output("cam", "fmp4")) as camera, va.attach("cam") as reader:
         reader.recv(timeout=20).release()
@@ -180,6 +182,7 @@ def test_sound_that_begins_late_is_heard(scheme: str) -> None:
             reader.recv(timeout=20).release()
         wait_for(lambda: camera.status().sound.packets)
         assert camera.status().attempts == 1
+        assert not isinstance(server, ByteServer) or server.connections == 2
 
 
 def test_sound_of_a_file_that_begins_late_is_heard_when_it_is_played_again(tmp_path: Path) -> None:

@@ -21,8 +21,18 @@ GOP = 30 * FPS  # as long as a machine that is busy takes
 
 
 @pytest.fixture(scope="module")
-def long_gop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return footage.encode(tmp_path_factory.mktemp("late") / "long.h264", (320, 192), GOP, fps=FPS, gop=GOP)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("late")
+
+
+@pytest.fixture(scope="module")
+def long_gop(folder: Path) -> Path:
+    return clip(folder, "h264")
+
+
+def clip(folder: Path, codec: str, bframes: int = 0) -> Path:
+    name = f"long{bframes}.{codec}"
+    return footage.encode(folder / name, (320, 192), GOP, fps=FPS, gop=GOP, codec=codec, bframes=bframes)
 
 
 def read(reader: va.Reader, count: int) -> list[bytes]:
@@ -35,8 +45,13 @@ def read(reader: va.Reader, count: int) -> list[bytes]:
     return parts
 
 
-def test_the_first_reader_and_those_that_come_after_it(rtsp: RtspServer, long_gop: Path) -> None:
-    rtsp.mount("/late", long_gop, fps=FPS)
+@pytest.mark.parametrize(
+    ("codec", "bframes"), [("h264", 0), pytest.param("h264", 2, marks=pytest.mark.long), ("h265", 0)]
+)
+def test_the_first_reader_and_those_that_come_after_it(
+    rtsp: RtspServer, folder: Path, codec: str, bframes: int
+) -> None:
+    rtsp.mount("/late", clip(folder, codec, bframes), fps=FPS, codec=codec)
     outputs = [va.Output("late.fmp4", "fmp4"), va.Output("late.packets", "packets")]
     with va.Camera("late", rtsp.url("/late"), outputs) as camera:
         wait_for(lambda: camera.status().packets >= 15, 20)

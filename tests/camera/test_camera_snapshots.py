@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -167,16 +168,21 @@ def test_closing_does_not_wait_for_the_next_snapshot() -> None:
             assert not camera.stuck()
 
 
-def film(path: Path, frames: int, cover: bytes = b"") -> Path:
-    """A short film, with cover art before it."""
-    with av.open(path, "w", format="mp4") as out:
+def film(path: Path, frames: int, cover: bytes = b"", *, format: str = "mp4", first: bool = False) -> Path:
+    """A short film, with cover art, which is the `first` of its streams or the last."""
+
+    def add_art() -> Any:
+        art = out.add_stream("png" if cover.startswith(b"\x89PNG") else "mjpeg", rate=1)
+        art.width, art.height = 64, 48
+        art.pix_fmt = "rgb24" if cover.startswith(b"\x89PNG") else "yuvj420p"
+        art.disposition = av.stream.Disposition.attached_pic
+        return art
+
+    with av.open(path, "w", format=format) as out:
+        art = add_art() if first else None
         video = out.add_stream("libx264", rate=10)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        art = None
-        if cover:
-            art = out.add_stream("mjpeg", rate=1)
-            art.width, art.height, art.pix_fmt = 64, 48, "yuvj420p"
-            art.disposition = av.stream.Disposition.attached_pic
+        art = add_art() if cover and not first else art
         for number in range(frames):
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 80 + 10 * number, np.uint8), "rgb24")
             frame.pts, frame.time_base = number, Fraction(1, 10)
@@ -212,8 +218,9 @@ def test_a_file_of_one_frame_is_not_opened_all_the_time(name: str, tmp_path: Pat
                 assert 1 <= player.stats().published <= 4
 
 
-def test_the_last_frame_of_a_file_has_its_duration(tmp_path: Path) -> None:
-    path = film(tmp_path / "f.mp4", 6)  # 0.6 s
+@pytest.mark.parametrize("format", ["mp4", "matroska", pytest.param("avi", marks=pytest.mark.long)])
+def test_the_last_frame_of_a_file_has_its_duration(format: str, tmp_path: Path) -> None:
+    path = film(tmp_path / "film", 6, format=format)  # 0.6 s
     with va.serve("play") as server, va.play(path, server, loop=True) as player:
         began = time.monotonic()
         wait_for(lambda: player.stats().packets >= 13)  # the third time begins
@@ -229,8 +236,9 @@ def test_a_looped_file_of_frames_goes_on_as_fast_as_it_can_where_that_is_asked_f
         wait_for(lambda: player.stats().packets > 100)
 
 
-def test_cover_art_is_not_the_film(tmp_path: Path) -> None:
-    path = film(tmp_path / "f.mp4", 5, cover=image(250))
+@pytest.mark.parametrize(("kind", "first"), [("JPEG", False), ("JPEG", True), ("PNG", False)])
+def test_cover_art_is_not_the_film(kind: str, first: bool, tmp_path: Path) -> None:
+    path = film(tmp_path / "f.mp4", 5, cover=image(250, kind), first=first)
     with va.Camera("cam", path) as camera, va.attach("cam", policy="ordered") as reader:
         assert max(levels(reader, 5)) < 20
         assert camera.status().codec == "h264"

@@ -249,6 +249,9 @@ def test_sound_is_in_step_in_each_file_and_none_is_lost_between_them(tmp_path: P
         assert found and all(abs(one) < NEAR for one in found), found
         shown, heard = flashes_and_clicks(file)
         assert shown[0] < 0.5 and len(shown) == 2
+        with av.open(str(file)) as container:  # of which players show the length
+            begins = cast(int, container.streams.video[0].start_time) / 90000
+            assert cast(int, container.duration) / 1e6 == pytest.approx(begins + 2, abs=0.1)
         total += len(heard)
     assert total >= 5  # the very first begins with the sound's own beginning
 

@@ -22,11 +22,14 @@ import av
 import pytest
 import yaml
 
+import valkka_async as va
 from support.footage import encode
 from support.netns import in_netns
 from support.program import SECONDS, Program, one_line, run
 from support.rtsp import RtspServer
+from support.rtsp_camera import RtspCamera
 from support.terminal import Terminal
+from support.until import wait_for
 from valkka_async.camera.source.secrets import parse
 from valkka_async.cli.probe import Probe
 from valkka_async.cli.probe.findings import Findings
@@ -125,6 +128,22 @@ def test_why_a_camera_cannot_be_opened(rtsp: RtspServer, clip: Path) -> None:
     assert "Connection refused" in one_line(done.stderr) and "check the host name" in done.stderr
     assert "over UDP it does not work either" in done.stdout
     assert SECRET not in done.stdout + done.stderr and quote(SECRET) not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [
+        ("DESCRIBE", "401 Unauthorized"),
+        pytest.param("DESCRIBE", "404 Not Found", marks=pytest.mark.long),
+        ("SETUP", "453 Not Enough Bandwidth"),
+    ],
+)
+def test_a_camera_is_said_to_refuse_in_the_same_words_everywhere(method: str, status: str) -> None:
+    with RtspCamera([], refuse={method: (status, [])}) as source:
+        said = probed(source.url())["error"]
+        with va.Camera("cam", source.url(), transport="tcp") as camera:
+            wait_for(lambda: camera.status().cause)
+            assert camera.status().reason == said
 
 
 @pytest.mark.parametrize("url", ["rtsp://me:s3cr3t@", "-"])

@@ -197,9 +197,15 @@ class Session:
         turns = clock if isinstance(clock, FileClock) else FileClock()
         turns.rewind(fraction(source.stream.average_rate))
         base = fraction(source.stream.time_base)
-        began, number = time.monotonic(), 0
+        began, number, first = time.monotonic(), 0, None
         with contextlib.closing(source.packets()) as packets:
             for packet, arrival in packets:
+                if number == 0:
+                    first = packet.pts
+                ahead = source.stream.codec_context.reorder_depth - number
+                if ahead > 0 and packet.dts is None and first is not None and not source.live:
+                    # Matroska has no decode times. FFmpeg finds them out, but not those of the first frames.
+                    packet.dts = first - ahead * (packet.duration or 0)
                 number += bool(packet.size)
                 if packet.size and (paced or turns is clock):
                     seconds, moved = _stamp(packet, turns, base, change=turns is clock)

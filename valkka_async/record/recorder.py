@@ -56,6 +56,7 @@ class _Part:
     def __init__(self, init_segment: bytes, base: int, begin: int, time_base: Fraction) -> None:
         self.init_segment = init_segment
         self.base = base  # the time that is 0 in the file
+        self.later = 0  # by which the picture begins later, as the file's head says
         self.time_base = time_base
         self.newest = begin
         self.sequence = 0
@@ -317,7 +318,9 @@ class Recorder:
                 self._heard = heard[1]
                 if heard[0] < part.base:  # it came too late for the file before
                     data = bytearray(sound.fragment_without(data))
-            boxes.move(data, part.sequence, part.base)
+            if begins and part.base < dts:
+                init_segment, part.later = sound.with_picture_later(init_segment, dts - part.base)
+            boxes.move(data, part.sequence, part.base, part.later)
         except ValueError as e:
             raise RecorderError(f"{self._name} is not fragmented MP4 as it should be: {e}") from None
         self._part = part

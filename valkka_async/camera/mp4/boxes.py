@@ -252,12 +252,14 @@ def decode_time(data: bytes | bytearray) -> int:
     return _read_time(data, box)
 
 
-def move(data: bytearray, sequence: int, base: int) -> None:
-    """Give a fragment a sequence number, and its decode times a new zero: `base` becomes 0. In place.
+def move(data: bytearray, sequence: int, base: int, later: int = 0) -> None:
+    """Give a fragment a sequence number, and its decode times a new zero: `base` becomes 0, for the picture
+    `base` + `later`. In place.
 
-    Raises CutOff, and ValueError for a time before `base`.
+    Raises CutOff, and ValueError for a time before that.
     """
     moof = find(data, b"moof")
+    base += later
     for box in boxes(data, moof.begin, moof.end):
         if box.kind == b"mfhd":
             _U32.pack_into(data, box.begin + 4, sequence & 0xFFFFFFFF)
@@ -268,6 +270,7 @@ def move(data: bytearray, sequence: int, base: int) -> None:
                     if time < 0:
                         raise ValueError("a fragment from before the beginning")
                     (_U64 if data[inner.begin] else _U32).pack_into(data, inner.begin + 4, time)
+            base, later = base - later, 0  # behind the picture's there is the sound's
 
 
 def _read_time(data: bytes | bytearray, tfdt: Box) -> int:

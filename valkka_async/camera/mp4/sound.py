@@ -71,6 +71,37 @@ def with_sound(init_segment: bytes, sound: SoundFormat) -> bytes:
     return b"".join(made)
 
 
+def with_picture_later(init_segment: bytes, time: int) -> tuple[bytes, int]:
+    """An init segment which says that the picture begins so much later than its times do, as far as that can
+    be said in it (an edit list); and how far that is. Raises CutOff."""
+    made, said = [], 0
+    for box in boxes.boxes(init_segment):
+        data = init_segment[box.begin : box.end]
+        if box.kind == b"moov":
+            data, said = _later(data, time)
+        made.append(_box(box.kind, data))
+    return b"".join(made), said
+
+
+def _later(moov: bytes, time: int) -> tuple[bytes, int]:
+    header = find(moov, b"mvhd")
+    (scale,) = _U32.unpack_from(moov, header.begin + (20 if moov[header.begin] else 12))
+    units = time * scale // TIMESCALE
+    if not units:
+        return moov, 0
+    # Nothing for so long, and then all of it.
+    edits = struct.pack(">I IiI IiI", 2, units, -1, 1 << 16, 0, 0, 1 << 16)
+    made, first = [], True
+    for box in boxes.boxes(moov):
+        content = moov[box.begin : box.end]
+        if box.kind == b"trak" and first:
+            first = False
+            head = find(content, b"tkhd").end
+            content = content[:head] + _box(b"edts", _box(b"elst", _FULL, edits)) + content[head:]
+        made.append(_box(box.kind, content))
+    return b"".join(made), units * TIMESCALE // scale
+
+
 def _moov(data: bytes, sound: SoundFormat) -> bytes:
     parts: list[bytes] = []
     last = 0
