@@ -46,14 +46,18 @@ def pytest_asyncio_loop_factories(
 # the folders whose tests mostly wait for other processes, so that all are busy up to the end. (pytest-xdist
 # alone would begin with the files of most tests, which are quick ones: hence --no-loadscope-reorder.)
 _LONGEST = (
-    "test_packaging.py",
+    "test_camera_sound.py",
     "test_run.py",
+    "test_demo.py",
+    "test_camera_keys.py",
+    "test_packaging.py",
+    "test_service_page.py",
+    "test_camera_supervisor.py",
+    "test_camera_inputs.py",
     "test_proof_model.py",
     "test_camera.py",
-    "test_service_page.py",
-    "test_demo.py",
-    "test_camera_supervisor.py",
     "test_quality.py",
+    "test_camera_early.py",
     "test_camera_bursts.py",
 )
 _FOLDERS = ("examples", "cli", "proof", "project", "service", "camera", "record", "support", "ring")

@@ -283,16 +283,16 @@ def test_a_gop_too_long_to_be_remembered_is_no_reason_to_see_nothing(
 
 
 @in_netns
-@pytest.mark.parametrize("kind", KINDS)
-def test_over_udp_one_comes_in_the_middle_of_a_gop_too(kind: str) -> None:
+def test_over_udp_one_comes_in_the_middle_of_a_gop_too() -> None:
     every, keys = va.Output("every"), va.Output("keys", key_frames=True)
-    with playing(KINDS[kind], 300, 300, every, keys, transport="udp") as (camera, _):
-        wait_for(lambda: camera.status().packets > 60, 20)
-        with va.attach("every", policy="ordered") as late, va.attach("keys") as key:
-            seen = numbers(late, 20)
-            assert seen[0] > 40 and seen == sorted(set(seen))
-            assert numbers(key, 1) == [0]
-        assert camera.status().errors == 0
+    for kind in KINDS:
+        with playing(KINDS[kind], 300, 300, every, keys, transport="udp") as (camera, _):
+            wait_for(lambda camera=camera: camera.status().packets > 60)
+            with va.attach("every", policy="ordered") as late, va.attach("keys") as key:
+                seen = numbers(late, 20)
+                assert seen[0] > 40 and seen == sorted(set(seen)), kind
+                assert numbers(key, 1) == [0], kind
+            assert camera.status().errors == 0, kind
 
 
 def test_one_that_cannot_keep_up_waits_for_the_next_key_frame(
