@@ -43,8 +43,9 @@ from valkka_async.ring.frame import Frame
 from valkka_async.ring.reader import Reader, attach
 from valkka_async.ring.server import Server
 
-_LOOK = 0.02  # s between looks for readers
+_LOOK = 0.5  # s between looks for what has no readers any more
 _LINGER = 2.0  # s without readers after which decoding ends
+_SOON = 0.02
 _OPEN = 5.0
 _PATIENCE = 0.03  # s for the next unit, while the newest frame is looked for,
 _FRESH = 0.3  # s of age, which it has at most,
@@ -87,13 +88,17 @@ class Foreign:
         self._said = ""
         self._thread = threading.Thread(target=self._run, name=spec.name, daemon=True)
         self._thread.start()
+        self._server.when_readers_change(self._note_readers)
+
+    def _note_readers(self) -> None:
+        if self._server.readers:
+            self._read_at = time.monotonic()
+            self._wanted.set()
 
     def look(self, now: float) -> None:
         """Has it readers?"""
-        if self._server.readers:
-            self._read_at = now
-            self._wanted.set()
-        elif now - self._read_at > _LINGER:
+        self._note_readers()
+        if now - self._read_at > _LINGER and not self._stop:
             self._wanted.clear()
 
     def follow(self, spec: Import) -> None:
@@ -117,7 +122,7 @@ class Foreign:
                 with attach(f"{self.spec.name}/packets", policy="ordered", open_timeout=_OPEN) as reader:
                     self._decode_all(reader)
             except ConnectionClosed:
-                time.sleep(_LOOK)  # one is closed and another served, or the link has ended
+                time.sleep(_SOON)  # one is closed and another served, or the link has ended
             except Exception as e:
                 if str(e) != self._said:
                     self._said = str(e)

@@ -5,6 +5,7 @@ reads."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from valkka_async.errors import ValkkaError
 from valkka_async.link.bus import Bus, Request
@@ -28,12 +29,13 @@ log = logging.getLogger("valkka_async.link")
 class ForeignCamera:
     """Its ring is HOST/CAMERA/packets; the worker decodes that into HOST/CAMERA."""
 
-    def __init__(self, host: str, camera: str, me: str, bus: Bus) -> None:
+    def __init__(self, host: str, camera: str, me: str, bus: Bus, kick: Callable[[], None]) -> None:
         self.name = f"{host}/{camera}"
         self.camera = camera
         self._host = host
         self._me = me
         self._bus = bus
+        self._kick = kick  # called from any thread when there is something to look for
         self._requests = 0
         self._receiver: Receiver | None = None
         self._request: Request | None = None
@@ -85,6 +87,7 @@ class ForeignCamera:
                 log.warning("%s: %s", self.name, e)
             return
         self._reason = ""
+        server.when_readers_change(self._kick)
         self._receiver = Receiver(self._host, server)
 
     def _ask(self, receiver: Receiver, epoch: str, now: float) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -21,7 +22,7 @@ from valkka_async.link.probe import probe
 from valkka_async.link.spec import LinkSpec
 from valkka_async.link.status import LinkStatus, PeerState
 
-_LOOK = 0.02  # s between looks for readers: a camera that nobody has asked for comes so much later
+_LOOK = 0.2  # s between looks at all, besides those for which there is a reason
 _PROBE = 5.0  # s between looks at the endpoints of hosts that are not there
 _JOIN = 2.0  # s for threads that send
 
@@ -48,13 +49,20 @@ class Link:
         self._catalogue = Catalogue(self._offer)
         self._tasks: list[asyncio.Task[None]] = []
         self._bus: Bus | None = None
+        self._kicked = asyncio.Event()  # look now
 
     async def __aenter__(self) -> Self:
         self._bus = bus = Bus()
         await bus.open(self._spec)
+        loop = asyncio.get_running_loop()
+
+        def kick() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._kicked.set)
+
         for spec in self._spec.peers:
             self._peers[spec.name] = Peer(
-                spec, self._spec.host, self._epoch, bus, lambda: next(self._numbers)
+                spec, self._spec.host, self._epoch, bus, lambda: next(self._numbers), kick
             )
         bus.show(Live(self._spec.host, VERSION, self._epoch).key)
         bus.follow_tokens("va/**", self._hear)
@@ -90,6 +98,7 @@ class Link:
 
     def _hear(self, text: str, there: bool) -> None:
         """A token of whomever has come or gone."""
+        self._kicked.set()
         if (live := parse_live(text)) is not None:
             if live.host == self._spec.host:
                 self._hear_twin(live, there)
@@ -131,10 +140,13 @@ class Link:
 
     async def _look(self) -> None:
         while True:
+            self._kicked.clear()
             now = time.monotonic()
             for peer in self._peers.values():
                 peer.look(now)
-            await asyncio.sleep(_LOOK)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await self._kicked.wait()
 
     async def _probe(self) -> None:
         while True:

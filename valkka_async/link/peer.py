@@ -21,7 +21,6 @@ from valkka_async.link.worker import DecoderProcess
 
 _MOST = 1024  # cameras of one host, and requests of one
 _LIVES = 16  # of hosts with one name
-_FOLLOW = 0.2  # s between looks at what has come and gone
 _WITHDRAWN = 1.0  # s: when a host goes, its cameras' tokens may go first
 _ASK = 1.0  # s between questions for the time
 _SOON = 0.1  # between the first ones
@@ -31,9 +30,18 @@ log = logging.getLogger("valkka_async.link")
 
 
 class Peer:
-    """Lives in the event loop. `me` is this host's name, `epoch` the life of its link."""
+    """Lives in the event loop. `me` is this host's name, `epoch` the life of its link. `kick`, which may be
+    called from any thread, has look() called soon."""
 
-    def __init__(self, spec: PeerSpec, me: str, epoch: str, bus: Bus, number: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        spec: PeerSpec,
+        me: str,
+        epoch: str,
+        bus: Bus,
+        number: Callable[[], int],
+        kick: Callable[[], None],
+    ) -> None:
         self.spec = spec
         self.state = PeerState.CONNECTING
         self.cause: PeerCause | None = None
@@ -43,6 +51,7 @@ class Peer:
         self._epoch = epoch
         self._bus = bus
         self._number = number
+        self._kick = kick
         self._since_ns = time.time_ns()
         self._found = (PeerCause.UNREACHABLE, self._waited_for())  # by the last look at its endpoint
         self._was_there = False
@@ -53,7 +62,7 @@ class Peer:
         self._missing: dict[str, float] = {}  # since when a camera is withdrawn
         self._clock = PeerClock()
         self._asked = 0
-        self._ask_at = self._follow_at = 0.0
+        self._ask_at = 0.0
         self._budget = Budget(spec.max_rate)
         self._offered: set[str] = set()
         self._wants: dict[str, Key] = {}  # by camera: the newest request
@@ -146,22 +155,17 @@ class Peer:
             log.warning("%s: it has more than %d cameras; the others are left out", self.spec.name, _MOST)
 
     def look(self, now: float) -> None:
-        """What is to be done, fifty times a second."""
+        """What is to be done, a few times a second."""
         live = self.state is PeerState.LIVE
-        follow = now >= self._follow_at
         if live:
             self._ask(now)
-            if follow:
-                self._follow_cameras(now)
+            self._follow_cameras(now)
         else:
             self._missing.clear()
         difference = self._clock.difference(time.time_ns()) if live else None
         epoch = self._current if live and difference is not None else ""
         for camera in self._cameras.values():
             camera.look(now, epoch, difference)
-        if not follow:
-            return
-        self._follow_at = now + _FOLLOW
         self.decoder.tell(
             Work(tuple(self._import(camera, now) for camera in self._cameras.values() if camera.up))
         )
@@ -170,7 +174,9 @@ class Peer:
         has = self._has.get(self._current, set())
         for camera in has - self._cameras.keys():
             if self.spec.imported(camera):
-                self._cameras[camera] = ForeignCamera(self.spec.name, camera, self._me, self._bus)
+                self._cameras[camera] = ForeignCamera(
+                    self.spec.name, camera, self._me, self._bus, self._kick
+                )
         for camera in [*self._cameras]:
             if camera in has:
                 self._missing.pop(camera, None)
@@ -193,7 +199,13 @@ class Peer:
             self._asked += 1
             self._ask_at = now + (_SOON if self._asked < _FIRST else _ASK)
             clock = self._clock  # of this life
-            self._bus.ask_time(Key(self.spec.name, self._current, "clock", self._me).text, clock.take)
+
+            def take(asked: int, theirs: int, answered: int) -> None:
+                if clock.difference(answered) is None:
+                    self._kick()
+                clock.take(asked, theirs, answered)
+
+            self._bus.ask_time(Key(self.spec.name, self._current, "clock", self._me).text, take)
 
     def difference(self) -> Difference | None:
         """Of its clock and ours."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import selectors
+import select
 import threading
 import time
 from collections import deque
@@ -62,9 +62,12 @@ class Sender:
         self._streams: list[Stream] = []
         self._new: deque[Stream] = deque()
         self._stop = False
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
+        self._ready: dict[int, Stream] = {}  # by descriptor
+        self._changed = False  # streams are new, or over
+        self._due: float | None = None  # when a ring is to be looked for
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._selector.register(self._wake, selectors.EVENT_READ)
+        self._epoll.register(self._wake, select.EPOLLIN)
         self._thread = threading.Thread(target=self._run, name=f"to {host}", daemon=True)
         start(self._thread)
 
@@ -91,6 +94,7 @@ class Sender:
         return not self._thread.is_alive()
 
     def _ring(self) -> None:
+        self._changed = True
         if self._thread.is_alive():
             with contextlib.suppress(OSError):  # it ends at this moment
                 os.eventfd_write(self._wake, 1)
@@ -108,41 +112,42 @@ class Sender:
         finally:
             for stream in self._streams:
                 self._close(stream)
-            self._selector.close()
+            self._epoll.close()
             self._stop, wake, self._wake = True, self._wake, -1
             os.close(wake)
 
     def _turn(self) -> None:
-        self._follow()
-        for key, _ in self._selector.select(self._pause()):
-            if key.data is None:
-                os.eventfd_read(self._wake)
-            elif not key.data.over:
-                self._send_some(key.data)
-
-    def _pause(self) -> float | None:
-        """Seconds until a ring is to be looked for; None: there is none."""
-        due = [stream.retry_at for stream in self._streams if stream.reader is None]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        pause = None if self._due is None else self._due - time.monotonic()
+        if self._changed or (pause is not None and pause <= 0):
+            self._changed = False
+            self._follow()
+            pause = None if self._due is None else max(0.0, self._due - time.monotonic())
+        for fd, _ in self._epoll.poll(pause):
+            if fd == self._wake:
+                os.eventfd_read(fd)
+            elif (stream := self._ready.get(fd)) is not None and not stream.over:
+                self._send_some(stream)
 
     def _follow(self) -> None:
         """Streams that are new, over, or without their ring."""
         while self._new:
             self._streams.append(self._new.popleft())
-        if any(stream.over for stream in self._streams):
-            for stream in self._streams:
-                if stream.over:
-                    self._close(stream)
-            self._streams = [stream for stream in self._streams if not stream.over]
+        for stream in self._streams:
+            if stream.over:
+                self._close(stream)
+        self._streams = [stream for stream in self._streams if not stream.over]
         for stream in self._streams:
             if stream.reader is None and time.monotonic() >= stream.retry_at:
                 self._open(stream)
+        self._due = min((s.retry_at for s in self._streams if s.reader is None), default=None)
 
     def _open(self, stream: Stream) -> None:
         stream.retry_at = time.monotonic() + _RETRY
         try:
             stream.reader = attach(stream.ring, policy="ordered", max_leases=1, open_timeout=0)
-            self._selector.register(stream.reader.fileno(), selectors.EVENT_READ, stream)
+            fd = stream.reader.fileno()
+            self._epoll.register(fd, select.EPOLLIN)
+            self._ready[fd] = stream
         except TimeoutError:  # it is not there now
             return
         except ConnectError as e:
@@ -153,10 +158,11 @@ class Sender:
 
     def _close(self, stream: Stream) -> None:
         reader, stream.reader = stream.reader, None
+        self._changed = True
         if reader is not None:
             if not reader.closed:
-                self._selector.unregister(reader.fileno())
-            reader.close()
+                self._ready.pop(reader.fileno(), None)
+            reader.close()  # and so it leaves the set
 
     def _send_some(self, stream: Stream) -> None:
         reader = stream.reader
@@ -187,21 +193,24 @@ class Sender:
             stream.skipped += stream.limited
             return
         header = reader.header if key else b""
-        unit = Unit(
-            stream.number,
-            frame.seq,
-            frame.format,
-            key,
-            frame.timestamp_ns,
-            frame.pts,
-            frame.dts,
-            frame.duration,
-            frame.time_base,
-            stream.left_out,
-            frame.meta,
+        described = encode(
+            Unit(
+                stream.number,
+                frame.seq,
+                frame.format,
+                key,
+                frame.timestamp_ns,
+                frame.pts,
+                frame.dts,
+                frame.duration,
+                frame.time_base,
+                stream.left_out,
+                frame.meta,
+            ),
+            header,
         )
-        payload = header + bytes(data)
-        stream.put(payload, encode(unit, header))
+        payload = header + data if header else bytes(data)
+        stream.put(payload, described)
         stream.sent += 1
         stream.bytes += len(payload)
         stream.said = ""

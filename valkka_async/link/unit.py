@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from valkka_async.errors import ProtocolError
 from valkka_async.ring.formats import FrameFormat
@@ -25,8 +25,7 @@ _STRUCT = struct.Struct("<BBHIIIQqqqqII")
 EXPORTED = tuple(_NUMBERS)
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(NamedTuple):
     """``stream`` counts the sender's readings of a ring, each of which begins anew; ``seq`` the frames of
     that ring, whether they are sent or not."""
 
@@ -43,27 +42,49 @@ class Unit:
     meta: dict[str, Any] | None = None
 
 
+# Cameras have few time bases, and a Fraction takes longer to make than all else of a unit.
+_base = lru_cache(64)(Fraction)
+
+
 def encode(unit: Unit, header: bytes) -> bytes:
     """The attachment."""
-    base = unit.time_base
-    flags = _KEY * unit.key | _PTS * (unit.pts is not None) | _DTS * (unit.dts is not None)
-    flags |= _DURATION * (unit.duration is not None) | _BASE * (base is not None)
-    meta = json.dumps(unit.meta, separators=(",", ":"), ensure_ascii=False).encode() if unit.meta else b""
-    return _STRUCT.pack(
-        _NUMBERS[unit.format],
+    stream, seq, format, key, timestamp_ns, pts, dts, duration, base, skipped, meta = unit
+    flags = _KEY if key else 0
+    above = below = 0
+    if pts is None:
+        pts = 0
+    else:
+        flags |= _PTS
+    if dts is None:
+        dts = 0
+    else:
+        flags |= _DTS
+    if duration is None:
+        duration = 0
+    else:
+        flags |= _DURATION
+    if base is not None:
+        flags |= _BASE
+        above, below = base.numerator, base.denominator
+    fixed = _STRUCT.pack(
+        _NUMBERS[format],
         flags,
         0,
         len(header),
-        unit.stream,
-        unit.skipped,
-        unit.seq,
-        unit.timestamp_ns,
-        unit.pts or 0,
-        unit.dts or 0,
-        unit.duration or 0,
-        base.numerator if base is not None else 0,
-        base.denominator if base is not None else 0,
-    ) + (meta if len(meta) <= _META_BYTES else b"")
+        stream,
+        skipped,
+        seq,
+        timestamp_ns,
+        pts,
+        dts,
+        duration,
+        above,
+        below,
+    )
+    if not meta:
+        return fixed
+    more = json.dumps(meta, separators=(",", ":"), ensure_ascii=False).encode()
+    return fixed + more if len(more) <= _META_BYTES else fixed
 
 
 def decode(attachment: bytes, size: int) -> tuple[Unit, int]:
@@ -96,7 +117,7 @@ def decode(attachment: bytes, size: int) -> tuple[Unit, int]:
             pts if flags & _PTS else None,
             dts if flags & _DTS else None,
             duration if flags & _DURATION else None,
-            Fraction(above, below) if flags & _BASE else None,
+            _base(above, below) if flags & _BASE else None,
             skipped,
             meta,
         ),
