@@ -30,7 +30,7 @@ log = logging.getLogger("valkka_async.link")
 _here = threading.local()
 
 
-def _stay() -> None:
+def stay() -> None:
     """Have Python know this thread of Zenoh's for as long as it lives.
 
     Else each call from there makes a thread state, maps a stack for its first frame and throws both away:
@@ -45,16 +45,15 @@ def _stay() -> None:
 class Request:
     """A camera that is wanted: its units go to `take`, in a thread of Zenoh's, until it is given up."""
 
-    def __init__(self, take: Callable[[bytes, bytes], None]) -> None:
+    def __init__(self, take: Callable[[bytes], None]) -> None:
         self._take = take
         self.active = True
         self.declared: list[Any] = []  # in the bus's thread
 
     def hear(self, sample: zenoh.Sample) -> None:
-        _stay()
-        attachment = sample.attachment
-        if self.active and attachment is not None:
-            self._take(sample.payload.to_bytes(), attachment.to_bytes())
+        stay()
+        if self.active:
+            self._take(sample.payload.to_bytes())
 
 
 class Bus:
@@ -167,7 +166,7 @@ class Bus:
 
     # ------------------------------------------------------------------------------------- units
 
-    def request(self, units: str, token: str, take: Callable[[bytes, bytes], None]) -> Request:
+    def request(self, units: str, token: str, take: Callable[[bytes], None]) -> Request:
         """Listen there, and then say so by a token."""
         request = Request(take)
 
@@ -192,17 +191,17 @@ class Bus:
 
         self._post(work)
 
-    def put_to(self, key: str) -> Callable[[bytes, bytes], None]:
+    def put_to(self, key: str) -> Callable[[bytes], None]:
         """What sends units there, from any thread. It waits for room for a second at most; what finds none is
         dropped, and nobody says so: units are numbered."""
 
         # Not a declared publisher: each of those leaves 2 KB behind (zenoh #1518).
         checked, drop = zenoh.KeyExpr(key), zenoh.CongestionControl.DROP
 
-        def put(payload: bytes, attachment: bytes) -> None:
+        def put(payload: bytes) -> None:
             session = self._session
             if session is not None:
-                session.put(checked, payload, attachment=attachment, congestion_control=drop)
+                session.put(checked, payload, congestion_control=drop)
 
         return put
 

@@ -174,9 +174,7 @@ class Peer:
         has = self._has.get(self._current, set())
         for camera in has - self._cameras.keys():
             if self.spec.imported(camera):
-                self._cameras[camera] = ForeignCamera(
-                    self.spec.name, camera, self._me, self._bus, self._kick
-                )
+                self._cameras[camera] = ForeignCamera(self.spec.name, camera, self._me, self._bus, self._kick)
         for camera in [*self._cameras]:
             if camera in has:
                 self._missing.pop(camera, None)

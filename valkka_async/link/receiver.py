@@ -81,11 +81,11 @@ class Receiver:
             if not self.server.closed:
                 self.server.expire()
 
-    def take(self, payload: bytes, attachment: bytes) -> None:
+    def take(self, payload: bytes) -> None:
         """One unit, as it came. Never raises."""
         try:
             with self._lock:
-                self._take(payload, attachment)
+                self._take(payload)
         except ConnectionClosedOK:
             pass
         except ProtocolError as e:
@@ -97,8 +97,8 @@ class Receiver:
         except Exception:  # Zenoh would only print it
             log.exception("%s: a unit could not be taken", self.server.name)
 
-    def _take(self, payload: bytes, attachment: bytes) -> None:
-        unit, header = decode(attachment, len(payload))
+    def _take(self, payload: bytes) -> None:
+        unit, header, data = decode(payload)
         stream, seq, format, key, timestamp_ns, pts, dts, duration, time_base, skipped, meta = unit
         self._received += 1
         self._bytes += len(payload)
@@ -117,7 +117,7 @@ class Receiver:
             self._waits = True
         self._seq = seq
         if key:
-            self.server.set_header(payload[:header])
+            self.server.set_header(header)
         elif self._waits:
             self._left_out += 1
             self._lost += 1
@@ -127,7 +127,7 @@ class Receiver:
         if difference is not None:
             timestamp_ns = max(0, timestamp_ns - difference.offset_ns)  # by our clock
         self._waits = not self.server.publish(
-            memoryview(payload)[header:] if header else payload,
+            data,
             format=format,
             timestamp_ns=timestamp_ns,
             pts=pts,

@@ -29,7 +29,7 @@ _FRAMES = 4  # of a ring before the others have their turn
 
 log = logging.getLogger("valkka_async.link")
 
-Put = Callable[[bytes, bytes], None]  # a payload and its attachment
+Put = Callable[[bytes], None]
 
 
 class Stream:
@@ -193,7 +193,7 @@ class Sender:
             stream.skipped += stream.limited
             return
         header = reader.header if key else b""
-        described = encode(
+        payload = encode(
             Unit(
                 stream.number,
                 frame.seq,
@@ -208,9 +208,9 @@ class Sender:
                 frame.meta,
             ),
             header,
+            data,
         )
-        payload = header + data if header else bytes(data)
-        stream.put(payload, described)
+        stream.put(payload)
         stream.sent += 1
         stream.bytes += len(payload)
         stream.said = ""

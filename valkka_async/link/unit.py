@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """An access unit on its way between hosts <-> bytes.
 
-The payload is the stream's header (the codec's parameter sets; at key frames alone), then the unit. All else
-is the attachment, of a fixed size but for the frame's own metadata, which is JSON. Times are the sender's.
+First its description, of a fixed size; then the frame's own metadata, as JSON, if it has any; the stream's
+header (the codec's parameter sets; at key frames alone); and the unit. Times are the sender's. (Not an
+attachment of Zenoh's: making one and taking it apart costs 3 us.)
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Unit(NamedTuple):
 _base = lru_cache(64)(Fraction)
 
 
-def encode(unit: Unit, header: bytes) -> bytes:
-    """The attachment."""
+def encode(unit: Unit, header: bytes, data: bytes | memoryview) -> bytes:
+    """What is sent."""
     stream, seq, format, key, timestamp_ns, pts, dts, duration, base, skipped, meta = unit
     flags = _KEY if key else 0
     above = below = 0
@@ -66,10 +67,15 @@ def encode(unit: Unit, header: bytes) -> bytes:
     if base is not None:
         flags |= _BASE
         above, below = base.numerator, base.denominator
-    fixed = _STRUCT.pack(
+    more = b""
+    if meta:
+        more = json.dumps(meta, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(more) > _META_BYTES:
+            more = b""
+    description = _STRUCT.pack(
         _NUMBERS[format],
         flags,
-        0,
+        len(more),
         len(header),
         stream,
         skipped,
@@ -81,28 +87,26 @@ def encode(unit: Unit, header: bytes) -> bytes:
         above,
         below,
     )
-    if not meta:
-        return fixed
-    more = json.dumps(meta, separators=(",", ":"), ensure_ascii=False).encode()
-    return fixed + more if len(more) <= _META_BYTES else fixed
+    return b"".join((description, more, header, data))
 
 
-def decode(attachment: bytes, size: int) -> tuple[Unit, int]:
-    """The unit of a payload of this size, and how many bytes of it are the header. Raises ProtocolError."""
+def decode(payload: bytes) -> tuple[Unit, bytes, memoryview]:
+    """The unit, the stream's header, and the data. Raises ProtocolError."""
     try:
-        fields = _STRUCT.unpack_from(attachment)
+        fields = _STRUCT.unpack_from(payload)
     except struct.error:
         raise ProtocolError("an access unit without its description") from None
-    code, flags, _, header, stream, skipped, seq, timestamp_ns, pts, dts, duration, above, below = fields
+    code, flags, more, header, stream, skipped, seq, timestamp_ns, pts, dts, duration, above, below = fields
     format = _CODES.get(code)
-    if format is None or header >= size or size > MAX_BYTES or len(attachment) > _STRUCT.size + _META_BYTES:
+    begin = _STRUCT.size + more + header
+    if format is None or begin >= len(payload) or len(payload) > MAX_BYTES or more > _META_BYTES:
         raise ProtocolError("an access unit whose description cannot be")
     if timestamp_ns < 0 or (flags & _BASE and not (0 < above < 1 << 31 and 0 < below < 1 << 31)):
         raise ProtocolError("an access unit whose times cannot be")
     meta = None
-    if len(attachment) > _STRUCT.size:
+    if more:
         try:
-            meta = json.loads(attachment[_STRUCT.size :])
+            meta = json.loads(payload[_STRUCT.size : _STRUCT.size + more])
         except (ValueError, RecursionError):
             raise ProtocolError("an access unit whose metadata is not JSON") from None
         if not isinstance(meta, dict):
@@ -121,5 +125,6 @@ def decode(attachment: bytes, size: int) -> tuple[Unit, int]:
             skipped,
             meta,
         ),
-        header,
+        payload[begin - header : begin],
+        memoryview(payload)[begin:],
     )
