@@ -9,6 +9,7 @@ import pytest
 from link_tools import Host, camera, free_port, pair
 
 from support.program import run
+from valkka_async.link.status import ImportStatus
 
 pytestmark = pytest.mark.timeout(300)  # several programs have to start
 
@@ -42,8 +43,8 @@ def test_a_limit_lets_key_frames_through_and_says_so(short: Path) -> None:
                 if keys == 3:
                     break
         assert keys == 3
-        attic.eventually(lambda: attic.camera("garage/cam1").limited)
-        assert attic.camera("garage/cam1").lost == 0
+        seen = attic.eventually(lambda: (one := attic.camera("garage/cam1")) and one.limited and one)
+        assert isinstance(seen, ImportStatus) and seen.lost == 0
         attic.eventually(lambda: garage.sees("attic").exports[0].limited)
 
 

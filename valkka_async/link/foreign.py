@@ -11,12 +11,11 @@ from valkka_async.errors import ValkkaError
 from valkka_async.link.bus import Bus, Request
 from valkka_async.link.clock import Difference
 from valkka_async.link.keys import Key
-from valkka_async.link.receiver import Receiver
+from valkka_async.link.receiver import STREAM_SLOTS, Receiver
 from valkka_async.link.status import ImportStatus
 from valkka_async.ring.names import check_source
 from valkka_async.ring.server import BACKLOG_BYTES, Server
 
-_SLOTS = 320  # as of a camera's own packets
 _LINGER = 2.0  # s without readers after which nothing is asked for any more
 _SILENT = 3.0  # s
 _AGAIN = 10.0  # s of silence after which the request is made again
@@ -72,7 +71,7 @@ class ForeignCamera:
         try:
             server = Server(
                 check_source(f"{self.name}/packets"),
-                slots=_SLOTS,
+                slots=STREAM_SLOTS,
                 max_clients=64,
                 mode=0o600,
                 group=None,

@@ -21,6 +21,7 @@ from valkka_async.ring.server import Server
 
 log = logging.getLogger("valkka_async.link")
 
+STREAM_SLOTS = 320  # of a ring of access units, as of a camera's own
 META = "link"  # where a frame's metadata say how it came
 
 
