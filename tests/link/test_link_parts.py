@@ -18,6 +18,7 @@ from valkka_async.link.clock import PeerClock
 from valkka_async.link.keys import Key, Live, parse, parse_live
 from valkka_async.link.receiver import Receiver
 from valkka_async.link.spec import Certificates, LinkSpec, PeerSpec
+from valkka_async.link.status import Level
 from valkka_async.link.unit import MAX_BYTES, Unit, decode, encode
 from valkka_async.ring.names import matches
 
@@ -185,10 +186,33 @@ def test_without_a_limit_all_is_sent() -> None:
 def test_beyond_the_limit_key_frames_alone_are_sent_and_later_all_again() -> None:
     budget = Budget(1000.0)
     sent = [budget.admit(100, n % 25 == 0, n / 25) for n in range(250)]
-    assert budget.keys_only and 0 < sum(sent) * 100 <= 1000 * 10 + 1000
+    assert budget.level is Level.KEYS and 0 < sum(sent) * 100 <= 1000 * 10 + 1000
     assert all(sent[n] for n in range(0, 250, 25)), "key frames fit"
     calm = [budget.admit(1, n % 25 == 0, 10 + n / 25) for n in range(250)]
-    assert not budget.keys_only and calm[-1]
+    assert budget.level is Level.ALL and calm[-1]
+
+
+def test_where_key_frames_do_not_fit_smaller_streams_are_sent_and_not_for_ever() -> None:
+    budget = Budget(1000.0)
+    sent = [budget.admit(3000 if n % 25 == 0 else 100, n % 25 == 0, n / 25) for n in range(500)]
+    assert budget.level is Level.SMALLER and not all(sent)
+    small = [budget.admit(20, n % 25 == 0, 20 + n / 25, smaller=True) for n in range(100)]
+    assert all(small) and budget.level is Level.SMALLER
+    assert not budget.admit(20, False, 24.0), "of a camera without one, key frames alone"
+    for n in range(1000):
+        budget.admit(20, n % 25 == 0, 24 + n / 25, smaller=True)
+    assert budget.level is Level.ALL
+
+
+def test_what_was_too_much_is_tried_again_ever_more_rarely() -> None:
+    budget = Budget(1000.0)
+    levels = []
+    for n in range(25 * 120):
+        size = 20 if budget.level is Level.SMALLER else 3000 if n % 25 == 0 else 100
+        budget.admit(size, n % 25 == 0, n / 25, smaller=budget.level is Level.SMALLER)
+        levels.append(budget.level)
+    rises = [n for n in range(1, len(levels)) if levels[n] < levels[n - 1]]
+    assert 0 < len(rises) < 12 and levels.count(Level.SMALLER) > len(levels) / 2
 
 
 def test_a_key_frame_larger_than_the_limit_goes_when_there_is_a_whole_burst() -> None:

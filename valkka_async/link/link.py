@@ -113,7 +113,7 @@ class Link:
             peer.hear_offer(key, there)
         elif key.kind == "want" and key.host == me and key.epoch == self._epoch:
             if (peer := self._peers.get(key.reader)) is not None:
-                peer.hear_want(key, there, self._catalogue.rings)
+                peer.hear_want(key, there, self._catalogue)
 
     def _hear_twin(self, live: Live, there: bool) -> None:
         if live.epoch == self._epoch:
@@ -134,7 +134,7 @@ class Link:
 
     def _offer(self) -> None:
         for peer in self._peers.values():
-            peer.offer(self._catalogue.rings)
+            peer.offer(self._catalogue)
 
     # -------------------------------------------------------------------------------------- looking
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from valkka_async.camera.status import CameraState, Cause
 from valkka_async.link.budget import Budget
 from valkka_async.link.bus import Bus
 from valkka_async.link.clock import Difference, PeerClock
+from valkka_async.link.exporter import Catalogue
 from valkka_async.link.foreign import ForeignCamera
 from valkka_async.link.keys import VERSION, Key, Live
 from valkka_async.link.messages import Import, Work
@@ -211,42 +212,47 @@ class Peer:
 
     # ------------------------------------------------------------------------ what it reads of ours
 
-    def offer(self, rings: Mapping[str, str]) -> None:
+    def offer(self, has: Catalogue) -> None:
         """These are the cameras that there are here, and their rings."""
+        rings = has.rings
         wanted = {camera for camera in rings if self.spec.may_read(camera)}
         for camera in wanted - self._offered:
             self._bus.show(self._key("cam", camera))
         for camera in self._offered - wanted:
             self._bus.hide(self._key("cam", camera))
         self._offered = wanted
-        self._serve(rings)
+        self._serve(has)
 
     def _key(self, kind: str, camera: str) -> str:
         return Key(self._me, self._epoch, kind, self.spec.name, camera).text
 
-    def hear_want(self, key: Key, there: bool, rings: Mapping[str, str]) -> None:
+    def hear_want(self, key: Key, there: bool, has: Catalogue) -> None:
         """It wants a camera, or does not any more. Of several requests for one the newest counts."""
         if there:
             if self.spec.may_read(key.camera) and (key.camera in self._wants or len(self._wants) < _MOST):
                 self._wants[key.camera] = key
         elif self._wants.get(key.camera) == key:
             del self._wants[key.camera]
-        self._serve(rings)
+        self._serve(has)
 
-    def _serve(self, rings: Mapping[str, str]) -> None:
+    def _serve(self, has: Catalogue) -> None:
         """A stream for each request that can be served."""
-        due = {key: rings[key.camera] for key in self._wants.values() if key.camera in rings}
+        due = {
+            key: (has.rings[key.camera], has.smaller.get(key.camera))
+            for key in self._wants.values()
+            if key.camera in has.rings
+        }
         for key, stream in [*self._streams.items()]:
-            if due.get(key) != stream.ring and self._sender is not None:
+            if due.get(key) != (stream.full, stream.smaller) and self._sender is not None:
                 self._sender.discard(self._streams.pop(key))
-        for key, ring in due.items():
+        for key, (ring, smaller) in due.items():
             if key not in self._streams:
                 try:
                     self._sender = self._sender or Sender(self.spec.name, self._budget, self._number)
                 except OSError as e:  # no room for another thread
                     log.error("nothing is sent to %s: %s", self.spec.name, e)
                     return
-                self._streams[key] = self._sender.add(ring, self._bus.put_to(key.of_kind("to").text))
+                self._streams[key] = self._sender.add(ring, self._bus.put_to(key.of_kind("to").text), smaller)
 
     # ----------------------------------------------------------------------------------------- end
 
@@ -269,7 +275,7 @@ class Peer:
             self._current,
             None if difference is None else difference.offset_ns,
             None if difference is None else difference.error_ns,
-            self._budget.keys_only,
+            self._budget.level,
             self.decoder.pid,
             self.decoder.restarts,
             tuple(camera.status() for camera in self._cameras.values()),

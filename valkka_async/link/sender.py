@@ -20,6 +20,7 @@ from collections.abc import Callable
 from valkka_async.errors import ConnectError, ConnectionClosed, ValkkaError
 from valkka_async.foreign import start
 from valkka_async.link.budget import Budget
+from valkka_async.link.status import Level
 from valkka_async.link.unit import EXPORTED, Unit, encode
 from valkka_async.ring.frame import Frame
 from valkka_async.ring.reader import Reader, attach
@@ -33,10 +34,13 @@ Put = Callable[[bytes], None]
 
 
 class Stream:
-    """A ring that is sent by `put`. Counts are of access units; the sender's thread alone changes it."""
+    """A ring that is sent by `put`, or that of the camera's `smaller` stream, if there is one. Counts are of
+    access units; the sender's thread alone changes it."""
 
-    def __init__(self, ring: str, put: Put) -> None:
-        self.ring = ring
+    def __init__(self, ring: str, put: Put, smaller: str | None = None) -> None:
+        self.ring = ring  # that is read now
+        self.full = ring
+        self.smaller = smaller
         self.sent = 0
         self.bytes = 0
         self.skipped = 0  # left out for the limit of the link
@@ -65,15 +69,16 @@ class Sender:
         self._epoll = select.epoll()
         self._ready: dict[int, Stream] = {}  # by descriptor
         self._changed = False  # streams are new, or over
+        self._smaller = False  # smaller streams are sent
         self._due: float | None = None  # when a ring is to be looked for
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._thread = threading.Thread(target=self._run, name=f"to {host}", daemon=True)
         start(self._thread)
 
-    def add(self, ring: str, put: Put) -> Stream:
-        """Send this ring from its newest key frame on."""
-        stream = Stream(ring, put)
+    def add(self, ring: str, put: Put, smaller: str | None = None) -> Stream:
+        """Send this ring from its newest key frame on, or the smaller one, while the limit does not reach."""
+        stream = Stream(ring, put, smaller)
         self._new.append(stream)
         self._ring()
         return stream
@@ -118,6 +123,9 @@ class Sender:
 
     def _turn(self) -> None:
         pause = None if self._due is None else self._due - time.monotonic()
+        if (self._budget.level is Level.SMALLER) is not self._smaller:
+            self._smaller = not self._smaller
+            self._switch()
         if self._changed or (pause is not None and pause <= 0):
             self._changed = False
             self._follow()
@@ -131,7 +139,10 @@ class Sender:
     def _follow(self) -> None:
         """Streams that are new, over, or without their ring."""
         while self._new:
-            self._streams.append(self._new.popleft())
+            stream = self._new.popleft()
+            if self._smaller and stream.smaller:
+                stream.ring = stream.smaller
+            self._streams.append(stream)
         for stream in self._streams:
             if stream.over:
                 self._close(stream)
@@ -140,6 +151,14 @@ class Sender:
             if stream.reader is None and time.monotonic() >= stream.retry_at:
                 self._open(stream)
         self._due = min((s.retry_at for s in self._streams if s.reader is None), default=None)
+
+    def _switch(self) -> None:
+        """From full streams to smaller ones, or back."""
+        for stream in self._streams:
+            ring = stream.smaller if self._smaller and stream.smaller else stream.full
+            if ring != stream.ring:
+                self._close(stream)
+                stream.ring, stream.retry_at = ring, 0.0
 
     def _open(self, stream: Stream) -> None:
         stream.retry_at = time.monotonic() + _RETRY
@@ -187,7 +206,9 @@ class Sender:
         data = frame.data
         stream.waits = (stream.waits or frame.dropped > 0) and not key
         if not stream.waits:
-            stream.limited = stream.waits = not self._budget.admit(len(data), key, time.monotonic())
+            smaller = stream.ring == stream.smaller
+            fits = self._budget.admit(len(data), key, time.monotonic(), smaller=smaller)
+            stream.limited = stream.waits = not fits
         if stream.waits:
             stream.left_out += stream.limited
             stream.skipped += stream.limited

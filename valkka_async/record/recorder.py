@@ -94,8 +94,9 @@ class Recorder:
     ----------
     pattern
         The path of a file. Fields of ``strftime`` give the local time at which it begins, ``{name}`` the
-        ring's name (with folders, where that has slashes), ``{n}`` the file's number, from 1 on (``{n:04}`` with leading zeros). Folders are made.
-        Where a path is taken already, "-2", "-3" ... is added to the file's name.
+        ring's name (as folders, where it has slashes), ``{n}`` the file's number, from 1 on (``{n:04}`` with
+        leading zeros). Folders are made. Where a path is taken already, "-2", "-3" ... is added to the
+        file's name.
     seconds, max_bytes
         When to begin the next file: at the first key frame then. None: never for this reason.
     buffer_bytes

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from importlib import metadata
 
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
-from valkka_async.cli.links import statuses
+from valkka_async.cli.links import SENT, statuses
 from valkka_async.errors import ValkkaError
-from valkka_async.link.status import PeerCause, PeerState, PeerStatus
+from valkka_async.link.status import Level, PeerCause, PeerState, PeerStatus
 
 _FIXES = {
     PeerCause.UNREACHABLE: "start `valkka-async link` there, and see that its port is open to this machine",
@@ -54,8 +54,7 @@ def _check(peer: PeerStatus) -> Check:
         return Check(
             name, WARNING, f"{cameras}; {broken[0].name}: {broken[0].reason}", "rename it, or see who has it"
         )
-    if peer.keys_only:
-        return Check(
-            name, WARNING, f"{cameras}; it gets key frames alone", "raise its max_rate, or read less"
-        )
+    if peer.level:
+        sent = SENT[Level(peer.level)].rstrip(",")
+        return Check(name, WARNING, f"{cameras}; it gets {sent}", "raise its max_rate, or read less")
     return Check(name, OK, cameras)
