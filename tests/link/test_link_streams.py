@@ -36,7 +36,7 @@ async def test_it_is_the_main_one_if_its_packets_are_there(rings: dict[str, str]
 
 def test_a_sender_goes_to_the_smaller_stream_and_back() -> None:
     """As a restart, with a number of its own: the reading host misses nothing."""
-    budget, units = Budget(1e9), list[tuple[int, bytes]]()
+    budget, units = Budget(None), list[tuple[int, bytes]]()
 
     def put(payload: bytes) -> None:
         unit, _, data = decode(payload)
