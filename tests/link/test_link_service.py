@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from link_tools import Host, camera, free_port, pair
+from link_tools import Host, camera, certificates, free_port, pair
 
 from support.program import run
+from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
+from valkka_async.cli.doctor.link import links
 from valkka_async.link.status import ImportStatus
 
 pytestmark = pytest.mark.timeout(300)  # several programs have to start
@@ -48,17 +49,37 @@ def test_a_limit_lets_key_frames_through_and_says_so(short: Path) -> None:
         attic.eventually(lambda: garage.sees("attic").exports[0].limited)
 
 
-def test_doctor_has_a_line_for_each_host(short: Path) -> None:
-    with pair() as (garage, attic), camera(garage, short), attic.here():
-        attic.eventually(lambda: attic.camera("garage/cam1"))
-        checks = {check["name"]: check for check in json.loads(run("doctor", "--json").stdout)["checks"]}
-        assert checks["link attic"]["state"] == "ok" and checks["host garage"]["state"] == "ok"
+def checks() -> dict[str, Check]:
+    """What doctor says of links, without all that it measures besides."""
+    return {check.name: check for check in links()}
+
+
+def test_doctor_looks_at_both_ends(short: Path, tmp_path: Path) -> None:
+    files = certificates(tmp_path, "garage", "attic", "stranger")
+    at = [f"tls/127.0.0.1:{free_port()}"]
+    garage = Host("garage", listen=at, certificates=files["garage"], peers={"attic": {"export": ["cam*"]}})
+    attic = Host("attic", certificates=files["attic"], peers={"garage": {"connect": at}})
+    with garage, attic, camera(garage, short), attic.here():
+        attic.eventually(
+            lambda: attic.camera("garage/cam1") and attic.sees("garage").clock_offset_ns is not None
+        )
         shown = run("link", "--status")
         assert shown.returncode == 0 and "garage: live" in shown.stdout
+        found = checks()
+        assert found["link attic"].state == found["host garage"].state == OK
+        assert "garage/cam1" in found["host garage"].found and "clock" in found["host garage"].found
+        # They are valid for two days.
+        assert found["certificate attic"].state == found["certificate garage"].state == WARNING
+        for name in ("certificate", "key"):
+            Path(files["attic"][name]).write_bytes(Path(files["stranger"][name]).read_bytes())
+        found = checks()
+        assert found["certificate attic"].state == PROBLEM, "by another authority"
+        assert found["certificate garage"].state == WARNING and found["certificate garage"].fix
         garage.stop()
         attic.eventually(lambda: attic.sees("garage").cause)
-        checks = {check["name"]: check for check in json.loads(run("doctor", "--json").stdout)["checks"]}
-        assert checks["host garage"]["state"] == "warning" and checks["host garage"]["fix"]
+        found = checks()
+        assert found["host garage"].state == found["certificate garage"].state == WARNING
+        assert found["host garage"].fix
 
 
 @pytest.mark.parametrize("arguments", [(), ("--status",), ("missing.yaml",)])

@@ -157,6 +157,7 @@ class Link:
 
     def status(self) -> LinkStatus:
         """How all is now."""
+        files = self._spec.certificates
         offered = {
             camera
             for camera in self._catalogue.rings
@@ -165,7 +166,8 @@ class Link:
         return LinkStatus(
             self._spec.host,
             os.getpid(),
-            self._spec.certificates is not None,
+            files is not None,
+            () if files is None else (files.certificate, files.key, files.authority),
             self._twin_reason(),
             tuple(sorted(offered)),
             tuple(peer.status() for peer in self._peers.values()),

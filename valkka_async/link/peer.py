@@ -268,6 +268,7 @@ class Peer:
         difference = self.difference()
         return PeerStatus(
             self.spec.name,
+            self.spec.connect,
             self.state,
             self.cause,
             self.reason,

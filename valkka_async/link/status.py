@@ -76,6 +76,7 @@ class PeerStatus:
     """Another host. Times are Unix nanoseconds."""
 
     name: str
+    connect: tuple[str, ...]  # where this host looks for it
     state: AnyPeerState
     cause: PeerCause | None
     reason: str
@@ -99,6 +100,7 @@ class LinkStatus:
     host: str
     pid: int
     safe: bool  # TLS of both sides; else this machine alone
+    files: tuple[str, ...]  # its certificate, the key and the authority's certificate; () if it is not safe
     reason: str  # another host has our name; ""
     offered: tuple[str, ...]  # cameras that some host may read
     peers: tuple[PeerStatus, ...]
