@@ -126,6 +126,19 @@ def test_what_was_left_out_for_the_limit_is_not_lost(ring: tuple[Receiver, va.Re
     assert (receiver.counts().lost, receiver.counts().limited) == (0, 24)
 
 
+def test_a_camera_sends_no_metadata_and_metadata_no_access_units(ring: tuple[Receiver, va.Reader]) -> None:
+    receiver, reader = ring
+    take(receiver, 1, key=True)
+    other = Receiver("garage", receiver.server, metadata=True)
+    metadata = UNIT._replace(seq=2, format="bytes", meta=None)
+    receiver.take(encode(metadata, b"", b"boxes"))
+    take(other, 1, key=True)
+    other.take(encode(metadata, b"", bytes(1 << 17)))
+    assert (receiver.counts().refused, other.counts().refused, len(seen(reader))) == (1, 2, 1)
+    other.take(encode(metadata, b"", b"boxes"))
+    assert bytes(seen(reader)[0].data) == b"boxes"
+
+
 def test_a_repeat_is_refused(ring: tuple[Receiver, va.Reader]) -> None:
     receiver, reader = ring
     for _ in range(2):

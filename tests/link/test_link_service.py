@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from link_tools import Host, camera, certificates, free_port, pair
 
+import valkka_async as va
 from support.program import run
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
 from valkka_async.cli.doctor.link import links
-from valkka_async.link.status import ImportStatus
+from valkka_async.link.status import ExportStatus, ImportStatus
 
 pytestmark = pytest.mark.timeout(300)  # several programs have to start
 
@@ -47,6 +48,33 @@ def test_a_limit_lets_key_frames_through_and_says_so(short: Path) -> None:
         seen = attic.eventually(lambda: (one := attic.camera("garage/cam1")) and one.limited and one)
         assert isinstance(seen, ImportStatus) and seen.lost == 0
         attic.eventually(lambda: garage.sees("attic").exports[0].limited)
+
+
+def test_metadata_go_where_the_config_says_so_and_are_bounded(short: Path) -> None:
+    """cam1.boxes is given to attic by a pattern, the other ring is not."""
+    with pair(metadata=["*.boxes"]) as (garage, attic), garage.here():
+        with va.serve("cam1.boxes", slots=256) as boxes, va.serve("cam1.faces") as faces:
+            for server in (boxes, faces):
+                server.publish(b"[]")
+            attic.eventually(lambda: attic.camera("garage/cam1.boxes"))
+            with attic.here(), va.attach("garage/cam1.boxes", policy="ordered", open_timeout=90) as reader:
+                assert bytes(reader.recv(60).data) == b"[]", "the newest at once"
+                boxes.publish(bytes(100_000))  # too large
+                boxes.publish(b"[1]", meta={"by": "people"})
+                with reader.recv(60) as frame:
+                    assert bytes(frame.data) == b"[1]" and frame.format == "bytes"
+                    assert frame.meta["by"] == "people" and frame.meta["link"]["host"] == "garage"
+                assert attic.camera("garage/cam1.faces") is None
+                with pytest.raises(TimeoutError):
+                    va.attach("garage/cam1.faces", open_timeout=0.5)
+                seen = attic.camera("garage/cam1.boxes")
+                assert seen is not None and (seen.lost, seen.limited) == (0, 1)
+                for _ in range(250):
+                    boxes.publish(b"[2]")
+                sent = garage.eventually(
+                    lambda: (one := garage.sees("attic").exports[0]).limited > 99 and one
+                )
+                assert isinstance(sent, ExportStatus) and sent.sent < 210
 
 
 def checks() -> dict[str, Check]:

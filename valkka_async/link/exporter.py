@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from valkka_async.errors import ConnectError, ValkkaError
-from valkka_async.link.unit import EXPORTED
+from valkka_async.link.unit import EXPORTED, METADATA
 from valkka_async.ring.connection import report
 from valkka_async.ring.directory import Directory
 
@@ -29,6 +29,7 @@ class Catalogue:
     def __init__(self, changed: Callable[[], None]) -> None:
         self.rings: dict[str, str] = {}  # by camera, or CAMERA.STREAM
         self.smaller: dict[str, str] = {}  # by camera: the ring of its next stream
+        self.metadata: frozenset[str] = frozenset()  # rings of bytes, by their own names
         self._changed = changed
         self._known: dict[str, Known] = {}  # by ring
         self._open: dict[str, float] = {}  # rings that have not said what they are: when to ask again
@@ -76,8 +77,9 @@ class Catalogue:
                 smaller.setdefault(known.camera, ring)
             if known.camera and known.number:
                 rings.setdefault(f"{known.camera}.{known.stream}", ring)
-        if (rings, smaller) != (self.rings, self.smaller):
-            self.rings, self.smaller = rings, smaller
+        metadata = frozenset(ring for ring, known in self._known.items() if known.metadata)
+        if (rings, smaller, metadata) != (self.rings, self.smaller, self.metadata):
+            self.rings, self.smaller, self.metadata = rings, smaller, metadata
             self._changed()
 
 
@@ -88,6 +90,7 @@ class Known(NamedTuple):
     camera: str
     stream: str = ""
     number: int = 0
+    metadata: bool = False  # bytes, of whatever kind
 
 
 def camera_of(ring: str) -> Known | None:
@@ -107,7 +110,9 @@ def camera_of(ring: str) -> Known | None:
         name = str(camera.get("name", "")) if output.get("format") == "packets" else ""
         return Known(name, str(stream or ""), number)
     format = said.get("format")
-    return Known(ring if format in EXPORTED else "") if format else None
+    if not format:
+        return None
+    return Known(ring if format in EXPORTED else "", metadata=format == METADATA)
 
 
 def _records(camera: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

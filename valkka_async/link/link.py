@@ -109,9 +109,13 @@ class Link:
         if key is None:
             return
         me = self._spec.host
-        if key.kind == "cam" and key.reader == me and (peer := self._peers.get(key.host)) is not None:
+        if (
+            key.kind in ("cam", "meta")
+            and key.reader == me
+            and (peer := self._peers.get(key.host)) is not None
+        ):
             peer.hear_offer(key, there)
-        elif key.kind == "want" and key.host == me and key.epoch == self._epoch:
+        elif key.kind in ("want", "ask") and key.host == me and key.epoch == self._epoch:
             if (peer := self._peers.get(key.reader)) is not None:
                 peer.hear_want(key, there, self._catalogue)
 
@@ -162,6 +166,11 @@ class Link:
             camera
             for camera in self._catalogue.rings
             if any(peer.spec.may_read(camera) for peer in self._peers.values())
+        }
+        offered |= {
+            ring
+            for ring in self._catalogue.metadata
+            if any(peer.spec.may_know(ring) for peer in self._peers.values())
         }
         return LinkStatus(
             self._spec.host,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from valkka_async.camera.status import CameraState, Cause
 from valkka_async.link.budget import Budget
@@ -28,6 +29,13 @@ _SOON = 0.1  # between the first ones
 _FIRST = 5
 
 log = logging.getLogger("valkka_async.link")
+
+
+class _Name(NamedTuple):
+    """A camera, or a ring of metadata."""
+
+    name: str
+    metadata: bool
 
 
 class Peer:
@@ -58,15 +66,15 @@ class Peer:
         self._was_there = False
         self._lives: dict[str, str] = {}  # epoch: version, in the order in which they came
         self._current = ""  # the epoch that we read
-        self._has: dict[str, set[str]] = {}  # epoch: cameras that we may read
-        self._cameras: dict[str, ForeignCamera] = {}
-        self._missing: dict[str, float] = {}  # since when a camera is withdrawn
+        self._has: dict[str, set[_Name]] = {}  # epoch: what we may read
+        self._cameras: dict[_Name, ForeignCamera] = {}
+        self._missing: dict[_Name, float] = {}  # since when it is withdrawn
         self._clock = PeerClock()
         self._asked = 0
         self._ask_at = 0.0
         self._budget = Budget(spec.max_rate)
-        self._offered: set[str] = set()
-        self._wants: dict[str, Key] = {}  # by camera: the newest request
+        self._offered: set[_Name] = set()
+        self._wants: dict[_Name, Key] = {}  # the newest request
         self._sender: Sender | None = None  # once it has wanted something
         self._streams: dict[Key, Stream] = {}
         self._too_many = False
@@ -142,15 +150,16 @@ class Peer:
     # ------------------------------------------------------------------------- what it has for us
 
     def hear_offer(self, key: Key, there: bool) -> None:
-        """We may, or may no longer, read this camera of that life."""
+        """We may, or may no longer, read this camera, or these metadata, of that life."""
+        name = _Name(key.camera, key.kind == "meta")
         if not there:
-            self._has.get(key.epoch, set()).discard(key.camera)
+            self._has.get(key.epoch, set()).discard(name)
             return
         if key.epoch not in self._has and len(self._has) >= _LIVES:
             return
         cameras = self._has.setdefault(key.epoch, set())
         if len(cameras) < _MOST:
-            cameras.add(key.camera)
+            cameras.add(name)
         elif not self._too_many:
             self._too_many = True
             log.warning("%s: it has more than %d cameras; the others are left out", self.spec.name, _MOST)
@@ -168,14 +177,23 @@ class Peer:
         for camera in self._cameras.values():
             camera.look(now, epoch, difference)
         self.decoder.tell(
-            Work(tuple(self._import(camera, now) for camera in self._cameras.values() if camera.up))
+            Work(
+                tuple(
+                    self._import(camera, now)
+                    for camera in self._cameras.values()
+                    if camera.up and not camera.metadata
+                )
+            )
         )
 
     def _follow_cameras(self, now: float) -> None:
         has = self._has.get(self._current, set())
-        for camera in has - self._cameras.keys():
-            if self.spec.imported(camera):
-                self._cameras[camera] = ForeignCamera(self.spec.name, camera, self._me, self._bus, self._kick)
+        host = self.spec.name
+        for one in has - self._cameras.keys():
+            if self.spec.imported(one.name):
+                self._cameras[one] = ForeignCamera(
+                    host, one.name, self._me, self._bus, self._kick, metadata=one.metadata
+                )
         for camera in [*self._cameras]:
             if camera in has:
                 self._missing.pop(camera, None)
@@ -213,35 +231,39 @@ class Peer:
     # ------------------------------------------------------------------------ what it reads of ours
 
     def offer(self, has: Catalogue) -> None:
-        """These are the cameras that there are here, and their rings."""
-        rings = has.rings
-        wanted = {camera for camera in rings if self.spec.may_read(camera)}
-        for camera in wanted - self._offered:
-            self._bus.show(self._key("cam", camera))
-        for camera in self._offered - wanted:
-            self._bus.hide(self._key("cam", camera))
+        """These are the cameras and metadata that there are here, and their rings."""
+        wanted = {_Name(camera, False) for camera in has.rings if self.spec.may_read(camera)}
+        wanted |= {_Name(ring, True) for ring in has.metadata if self.spec.may_know(ring)}
+        for name in wanted - self._offered:
+            self._bus.show(self._key(name))
+        for name in self._offered - wanted:
+            self._bus.hide(self._key(name))
         self._offered = wanted
         self._serve(has)
 
-    def _key(self, kind: str, camera: str) -> str:
-        return Key(self._me, self._epoch, kind, self.spec.name, camera).text
+    def _key(self, name: _Name) -> str:
+        return Key(self._me, self._epoch, "meta" if name.metadata else "cam", self.spec.name, name.name).text
 
     def hear_want(self, key: Key, there: bool, has: Catalogue) -> None:
-        """It wants a camera, or does not any more. Of several requests for one the newest counts."""
+        """It wants a camera, or metadata, or does not any more. Of several requests for one the newest
+        counts."""
+        name = _Name(key.camera, key.kind == "ask")
         if there:
-            if self.spec.may_read(key.camera) and (key.camera in self._wants or len(self._wants) < _MOST):
-                self._wants[key.camera] = key
-        elif self._wants.get(key.camera) == key:
-            del self._wants[key.camera]
+            may = self.spec.may_know if name.metadata else self.spec.may_read
+            if may(key.camera) and (name in self._wants or len(self._wants) < _MOST):
+                self._wants[name] = key
+        elif self._wants.get(name) == key:
+            del self._wants[name]
         self._serve(has)
 
     def _serve(self, has: Catalogue) -> None:
         """A stream for each request that can be served."""
-        due = {
-            key: (has.rings[key.camera], has.smaller.get(key.camera))
-            for key in self._wants.values()
-            if key.camera in has.rings
-        }
+        due: dict[Key, tuple[str, str | None]] = {}
+        for name, key in self._wants.items():
+            if name.metadata and name.name in has.metadata:
+                due[key] = name.name, None
+            elif not name.metadata and name.name in has.rings:
+                due[key] = has.rings[name.name], has.smaller.get(name.name)
         for key, stream in [*self._streams.items()]:
             if due.get(key) != (stream.full, stream.smaller) and self._sender is not None:
                 self._sender.discard(self._streams.pop(key))
@@ -252,7 +274,8 @@ class Peer:
                 except OSError as e:  # no room for another thread
                     log.error("nothing is sent to %s: %s", self.spec.name, e)
                     return
-                self._streams[key] = self._sender.add(ring, self._bus.put_to(key.of_kind("to").text), smaller)
+                put = self._bus.put_to(key.to.text)
+                self._streams[key] = self._sender.add(ring, put, smaller, metadata=key.kind == "ask")
 
     # ----------------------------------------------------------------------------------------- end
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from valkka_async.errors import ConnectionClosedOK, ProtocolError, ValkkaError
 from valkka_async.link.clock import Difference
-from valkka_async.link.unit import decode
+from valkka_async.link.unit import METADATA, METADATA_BYTES, decode
 from valkka_async.ring.formats import Encoded
 from valkka_async.ring.server import Server
 
@@ -44,12 +44,13 @@ class Receiver:
     """Publishes units in order, and after a loss from the next key frame on. A new `stream` is the same
     camera after a restart, of whatever, and nothing is lost by that."""
 
-    def __init__(self, host: str, server: Server) -> None:
+    def __init__(self, host: str, server: Server, *, metadata: bool = False) -> None:
         self.server = server
         self.last_ns = 0  # when the newest one came, CLOCK_MONOTONIC
         self.difference: Difference | None = None  # of that host's clock; set from outside
         self.format = ""
         self._host = host
+        self._metadata = metadata
         self._lock = threading.Lock()
         self._stream: int | None = None
         self._seq = 0
@@ -101,6 +102,10 @@ class Receiver:
     def _take(self, payload: bytes) -> None:
         unit, header, data = decode(payload)
         stream, seq, format, key, timestamp_ns, pts, dts, duration, time_base, skipped, meta = unit
+        if (format == METADATA) is not self._metadata:
+            raise ProtocolError(f"{format}, which was not asked for")
+        if self._metadata and (header or len(data) > METADATA_BYTES):
+            raise ProtocolError("metadata that are too large")
         self._received += 1
         self._bytes += len(payload)
         self.last_ns = time.monotonic_ns()

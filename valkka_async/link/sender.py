@@ -21,7 +21,7 @@ from valkka_async.errors import ConnectError, ConnectionClosed, ValkkaError
 from valkka_async.foreign import start
 from valkka_async.link.budget import Budget
 from valkka_async.link.status import Level
-from valkka_async.link.unit import EXPORTED, Unit, encode
+from valkka_async.link.unit import EXPORTED, METADATA, METADATA_BYTES, Unit, encode
 from valkka_async.ring.frame import Frame
 from valkka_async.ring.reader import Reader, attach
 
@@ -30,6 +30,9 @@ _FRAMES = 4  # of a ring before the others have their turn
 
 log = logging.getLogger("valkka_async.link")
 
+_METADATA = (METADATA,)
+_MESSAGES = 100.0  # of metadata in a second, of one ring, at most, and as many at once
+
 Put = Callable[[bytes], None]
 
 
@@ -37,10 +40,12 @@ class Stream:
     """A ring that is sent by `put`, or that of the camera's `smaller` stream, if there is one. Counts are of
     access units; the sender's thread alone changes it."""
 
-    def __init__(self, ring: str, put: Put, smaller: str | None = None) -> None:
+    def __init__(self, ring: str, put: Put, smaller: str | None = None, *, metadata: bool = False) -> None:
         self.ring = ring  # that is read now
         self.full = ring
         self.smaller = smaller
+        self.metadata = metadata
+        self.full_at = 0.0  # when so many messages of metadata were sent as may be at once
         self.sent = 0
         self.bytes = 0
         self.skipped = 0  # left out for the limit of the link
@@ -76,9 +81,9 @@ class Sender:
         self._thread = threading.Thread(target=self._run, name=f"to {host}", daemon=True)
         start(self._thread)
 
-    def add(self, ring: str, put: Put, smaller: str | None = None) -> Stream:
+    def add(self, ring: str, put: Put, smaller: str | None = None, *, metadata: bool = False) -> Stream:
         """Send this ring from its newest key frame on, or the smaller one, while the limit does not reach."""
-        stream = Stream(ring, put, smaller)
+        stream = Stream(ring, put, smaller, metadata=metadata)
         self._new.append(stream)
         self._ring()
         return stream
@@ -200,14 +205,16 @@ class Sender:
             self._close(stream)
 
     def _send(self, stream: Stream, frame: Frame, reader: Reader) -> None:
-        if frame.format not in EXPORTED:
+        if frame.format not in (_METADATA if stream.metadata else EXPORTED):
             raise ValkkaError(f"{frame.format} is not sent to other hosts")
         key = frame.key
         data = frame.data
         stream.waits = (stream.waits or frame.dropped > 0) and not key
         if not stream.waits:
-            smaller = stream.ring == stream.smaller
-            fits = self._budget.admit(len(data), key, time.monotonic(), smaller=smaller)
+            now = time.monotonic()
+            fits = (not stream.metadata or _bounded(stream, len(data), now)) and self._budget.admit(
+                len(data), key, now, smaller=stream.metadata or stream.ring == stream.smaller
+            )
             stream.limited = stream.waits = not fits
         if stream.waits:
             stream.left_out += stream.limited
@@ -240,3 +247,12 @@ class Sender:
         if str(error) != stream.said:
             stream.said = str(error)
             log.warning("%s: not sent: %s; trying again", stream.ring, error)
+
+
+def _bounded(stream: Stream, size: int, now: float) -> bool:
+    """May this message of metadata be sent? They are small results, and no way around what cameras cost."""
+    at = max(stream.full_at, now - 1.0) + 1 / _MESSAGES
+    if size > METADATA_BYTES or at > now:
+        return False
+    stream.full_at = at
+    return True

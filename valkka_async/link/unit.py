@@ -19,11 +19,13 @@ from valkka_async.ring.formats import FrameFormat
 
 MAX_BYTES = 32 << 20  # of a payload: an intra-coded frame of 8K takes less
 _META_BYTES = 3800  # a frame's have 4096, and the reading host adds to them
-_CODES: dict[int, FrameFormat] = {1: "h264", 2: "h265", 3: "jpeg"}
+METADATA: FrameFormat = "bytes"
+_CODES: dict[int, FrameFormat] = {1: "h264", 2: "h265", 3: "jpeg", 4: METADATA}
 _NUMBERS = {format: code for code, format in _CODES.items()}
 _KEY, _PTS, _DTS, _DURATION, _BASE = 1, 2, 4, 8, 16
 _STRUCT = struct.Struct("<BBHIIIQqqqqII")
-EXPORTED = tuple(_NUMBERS)
+EXPORTED = tuple(format for format in _NUMBERS if format != METADATA)  # of cameras
+METADATA_BYTES = 64 << 10  # of one message of metadata, at most
 
 
 class Unit(NamedTuple):
