@@ -47,7 +47,7 @@ class PeerConfig(Section):
     max_rate: Annotated[float, Field(gt=0, le=1e11, allow_inf_nan=False)] | None = Field(
         default=None,
         description="Bytes per second that are sent to it at most: what does not fit becomes key frames "
-        "alone. By default no limit.",
+        "alone, and then sub streams. By default no limit.",
     )
 
 
