@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from link_tools import Host, camera, cameras, free_port, fresh
+from link_tools import Host, camera, cameras, free_port, fresh, pair
 
 import valkka_async as va
 from support.program import Child
@@ -53,50 +53,38 @@ def three(short: Path) -> Iterator[tuple[Host, Host, Host]]:
         yield garage, attic, cellar
 
 
-@pytest.fixture
-def reading(three: tuple[Host, Host, Host]) -> Iterator[tuple[Host, Host, va.Reader]]:
-    """A reader at the attic that has its first frames."""
-    garage, attic, _ = three
-    with attic.here():
+def test_after_a_kill_of_either_host_reading_goes_on(short: Path) -> None:
+    """Under the same name, with the same reader."""
+    with pair() as (garage, attic), camera(garage, short), attic.here():
         with va.attach("garage/cam1/packets", policy="ordered", open_timeout=90, reconnect=True) as reader:
             fresh(reader)
-            yield garage, attic, reader
+            garage.kill()
+            attic.finds("garage", PeerState.AWAY)
+            assert attic.sees("garage").cause is PeerCause.SILENT
+            garage.start()
+            fresh(reader)
+            status = attic.camera("garage/cam1")
+            assert status is not None and status.lost == 0, "a restart is no loss"
+            assert attic.sees("garage").cause is None
+
+            attic.kill()
+            garage.eventually(lambda: garage.sees("attic").exports == ())
+            attic.start()
+            fresh(reader)
+            with va.attach("garage/cam1", open_timeout=90) as pixels:  # the worker's ring has its name again
+                pixels.recv(60).release()
 
 
-def test_a_host_that_is_killed_is_away_and_comes_back_under_its_name(
-    reading: tuple[Host, Host, va.Reader],
-) -> None:
-    garage, attic, reader = reading
-    garage.kill()
-    attic.finds("garage", PeerState.AWAY)
-    assert attic.sees("garage").cause is PeerCause.SILENT
-    garage.start()
-    fresh(reader)
-    status = attic.camera("garage/cam1")
-    assert status is not None and status.lost == 0, "a restart is no loss"
-    assert attic.sees("garage").cause is None
-
-
-def test_a_reading_host_whose_link_is_killed_goes_on_when_it_is_back(
-    reading: tuple[Host, Host, va.Reader],
-) -> None:
-    garage, attic, reader = reading
-    attic.kill()
-    garage.eventually(lambda: garage.sees("attic").exports == ())
-    attic.start()
-    fresh(reader)
-    with va.attach("garage/cam1", open_timeout=90) as pixels:  # the worker's ring has its name again
-        pixels.recv(60).release()
-
-
-def test_a_host_that_is_frozen_is_away_and_goes_on(reading: tuple[Host, Host, va.Reader]) -> None:
-    garage, attic, reader = reading
-    assert garage.process is not None
-    garage.process.signal(signal.SIGSTOP)
-    attic.finds("garage", PeerState.AWAY)
-    garage.process.signal(signal.SIGCONT)
-    fresh(reader)
-    assert attic.sees("garage").state is PeerState.LIVE
+def test_a_host_that_is_frozen_is_away_and_goes_on(three: tuple[Host, Host, Host]) -> None:
+    garage, attic, _ = three
+    with attic.here(), attic.reads("garage/cam1/packets") as reader:
+        fresh(reader)
+        assert garage.process is not None
+        garage.process.signal(signal.SIGSTOP)
+        attic.finds("garage", PeerState.AWAY)
+        garage.process.signal(signal.SIGCONT)
+        fresh(reader)
+        attic.finds("garage")
 
 
 def test_a_frozen_reader_costs_another_one_nothing(three: tuple[Host, Host, Host]) -> None:

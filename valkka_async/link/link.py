@@ -23,6 +23,7 @@ from valkka_async.link.spec import LinkSpec
 from valkka_async.link.status import LinkStatus, PeerState
 
 _LOOK = 0.2  # s between looks at all, besides those for which there is a reason
+_FIRST_PROBE = 1.0  # s until the first look, and
 _PROBE = 5.0  # s between looks at the endpoints of hosts that are not there
 _JOIN = 2.0  # s for threads that send
 
@@ -153,8 +154,10 @@ class Link:
                     await self._kicked.wait()
 
     async def _probe(self) -> None:
+        pause = _FIRST_PROBE
         while True:
-            await asyncio.sleep(_PROBE)
+            await asyncio.sleep(pause)
+            pause = _PROBE
             for peer in self._peers.values():
                 if peer.state is not PeerState.LIVE and peer.spec.connect:
                     peer.found(*await probe(peer.spec.connect[0]))
