@@ -24,7 +24,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from cpython.number cimport PyNumber_Index
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.errno cimport EINVAL, errno
+from libc.errno cimport EAGAIN, EINVAL, errno
 from libc.stdint cimport UINT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strerror
@@ -335,6 +335,12 @@ def receive(sock, list fds not None, int nbytes, int ancillary_bytes, int flags)
                 close((<const int *><const char *>numbers)[i])
         raise
     return data, flags_back
+
+
+def is_silent(int fd):
+    """Is there neither a message nor an end at a socket now? A tenth of what asking Python's socket costs."""
+    cdef char sink
+    return recv(fd, &sink, 1, MSG_DONTWAIT | MSG_PEEK) < 0 and errno == EAGAIN
 
 
 def close_all(list fds not None):

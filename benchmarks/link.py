@@ -2,30 +2,30 @@
 """What a link costs: ``python benchmarks/link.py [--short]``.
 
 40 streams of 25 access units a second, 20 KB each, in bursts of all 40, go from one process to another over
-loopback TCP, without encryption: 20 MB/s. The contenders: the link's two processes, from rings to rings,
-with a reader of each; frames with their length before them over TCP under uvloop, the floor; Zenoh alone;
-and pyzmq's PUB and SUB, if that is installed. CPU is that of the two processes at the ends; those that make
-and read the rings are not counted: they are there anyway. Results go to report/link.json and into
-docs/link.md.
+loopback TCP, without encryption: 20 MB/s. The contenders: frames with their length before them over TCP
+under uvloop, the floor; the same from rings to rings, the least that a link in Python could cost; the link's
+two processes, from rings to rings; Zenoh alone; and pyzmq's PUB and SUB, if that is installed. CPU is that
+of the two processes at the ends; those that make and read the rings, one reader of each, are not counted:
+they are there anyway. Results go to report/link.json and into docs/link.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import os
 import platform
 import selectors
-import shutil
 import statistics
 import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,11 @@ PAGE = ROOT / "docs" / "link.md"
 BEGIN, END = "<!-- figures: benchmarks/link.py -->", "<!-- end of figures -->"
 STREAMS, RATE, SIZE = 40, 25, 20_000
 WARM = 3.0  # s that do not count
+ZENOH_KEY = "va/1/garage/0123456789abcdef/to/attic/cam{}/1"
 STAMP = struct.Struct("<QI")
 NAMES = {
     "floor": "TCP with lengths, uvloop: the floor",
+    "rings": "the same, from rings to rings",
     "link": "**the link**, from rings to rings",
     "zenoh": "Zenoh alone, set up as in the link",
     "pyzmq": "pyzmq, PUB and SUB",
@@ -46,9 +48,11 @@ Result = dict[str, Any]
 
 
 def cpu(pid: int) -> float:
-    """Seconds of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Seconds of a process so far. (Of its threads that are alive: /proc/PID/stat counts in 10 ms.)"""
+    return (
+        sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
+        / 1e9
+    )
 
 
 def beats(seconds: float) -> Any:
@@ -141,10 +145,13 @@ def session(port: int, *, listens: bool) -> Any:
 
 
 def zenoh_send(port: int, seconds: float) -> None:
+    import zenoh
+
     with session(port, listens=True) as one:
+        keys = [zenoh.KeyExpr(ZENOH_KEY.format(stream)) for stream in range(STREAMS)]
         for _ in beats(seconds + WARM + 2):
-            for stream in range(STREAMS):
-                one.put(f"va/1/garage/0123456789abcdef/to/attic/cam{stream}/1", unit(), attachment=bytes(60))
+            for key in keys:
+                one.put(key, unit(), congestion_control=zenoh.CongestionControl.DROP)
 
 
 def zenoh_receive(port: int, seconds: float, answers: Any) -> None:
@@ -152,18 +159,18 @@ def zenoh_receive(port: int, seconds: float, answers: Any) -> None:
 
     import zenoh
 
+    from valkka_async.link.bus import stay
+
     ages, over = Ages(seconds), threading.Event()
 
     def hear(sample: Any) -> None:
+        stay()
         if not ages.note(STAMP.unpack_from(sample.payload.to_bytes())[0]):
             over.set()
 
     with session(port, listens=False) as one:
         handler = zenoh.handlers.Callback(hear, indirect=False)
-        keep = [
-            one.declare_subscriber(f"va/1/garage/0123456789abcdef/to/attic/cam{stream}/1", handler)
-            for stream in range(STREAMS)
-        ]
+        keep = [one.declare_subscriber(ZENOH_KEY.format(stream), handler) for stream in range(STREAMS)]
         over.wait()
         answers.put(ages.result())
         del keep
@@ -173,7 +180,7 @@ def zenoh_receive(port: int, seconds: float, answers: Any) -> None:
 
 
 def zmq_send(port: int, seconds: float) -> None:
-    import zmq
+    import zmq  # type: ignore[import-not-found, unused-ignore]
 
     socket = zmq.Context.instance().socket(zmq.PUB)
     socket.setsockopt(zmq.SNDHWM, 10_000)
@@ -184,7 +191,7 @@ def zmq_send(port: int, seconds: float) -> None:
 
 
 def zmq_receive(port: int, seconds: float, answers: Any) -> None:
-    import zmq
+    import zmq  # type: ignore[import-not-found, unused-ignore]
 
     socket = zmq.Context.instance().socket(zmq.SUB)
     socket.setsockopt(zmq.RCVHWM, 10_000)
@@ -208,7 +215,9 @@ def sockets(send: Callable[..., None], receive: Callable[..., None], port: int, 
     sender.start()
     try:
         assert sender.pid is not None and receiver.pid is not None
-        return measured(sender.pid, receiver.pid, seconds) | answers.get(timeout=seconds + 30)
+        used = measured(sender.pid, receiver.pid, seconds)
+        result: Result = answers.get(timeout=seconds + 30)
+        return used | result
     finally:
         for process in (sender, receiver):
             process.terminate()
@@ -226,7 +235,7 @@ def measured(sender: int, receiver: int, seconds: float) -> Result:
     }
 
 
-# -------------------------------------------------------------------------------------------- link
+# ------------------------------------------------------------------------------- from rings to rings
 
 
 def publish(directory: str, seconds: float) -> None:
@@ -239,13 +248,14 @@ def publish(directory: str, seconds: float) -> None:
             server.publish(unit(), format="h264", key=number % RATE == 0)
 
 
-def read(directory: str, seconds: float, answers: Any) -> None:
+def read(directory: str, name: str, seconds: float, answers: Any) -> None:
+    """`name`: of a ring, with {} for a number."""
     import valkka_async as va
 
     os.environ["VALKKA_RUNTIME_DIR"] = directory
     poll = selectors.DefaultSelector()
     for number in range(STREAMS):
-        reader = va.attach(f"garage/cam{number}/packets", policy="ordered", open_timeout=60)
+        reader = va.attach(name.format(number), policy="ordered", open_timeout=60)
         poll.register(reader.fileno(), selectors.EVENT_READ, reader)
     ages, going, lost = Ages(seconds), True, 0
     while going:
@@ -253,43 +263,132 @@ def read(directory: str, seconds: float, answers: Any) -> None:
             while (frame := key.data.recv_nowait()) is not None:
                 with frame:
                     going = ages.note(frame.timestamp_ns)
-                    lost += frame.meta["link"].get("lost", 0)
+                    lost += frame.meta.get("link", {}).get("lost", 0)
     answers.put(ages.result() | {"lost": lost})
 
 
-def link(port: int, seconds: float) -> Result:
+def between_rings(folders: dict[str, str], pids: tuple[int, int], name: str, seconds: float) -> Result:
+    """What two processes cost that bring the rings of one folder into the other, as `name`."""
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
-    folders = {name: tempfile.mkdtemp(prefix="va-") for name in ("garage", "attic")}
-    at = [f"tcp/127.0.0.1:{port}"]
-    sections = {
-        "garage": {"listen": at, "peers": {"attic": {"export": ["*"]}}},
-        "attic": {"peers": {"garage": {"connect": at}}},
-    }
-    links = {}
-    for name, section in sections.items():
-        config = Path(folders[name], "link.yaml")
-        config.write_text(json.dumps({"link": {"host": name, **section}}))
-        links[name] = subprocess.Popen(
-            [sys.executable, "-m", "valkka_async", "link", str(config)],
-            env={**os.environ, "VALKKA_RUNTIME_DIR": folders[name]},
-        )
     publisher = context.Process(target=publish, args=(folders["garage"], seconds + 90))
-    reader = context.Process(target=read, args=(folders["attic"], seconds, answers))
+    reader = context.Process(target=read, args=(folders["attic"], name, seconds, answers))
     try:
         publisher.start()
         time.sleep(15)
         reader.start()
-        return measured(links["garage"].pid, links["attic"].pid, seconds) | answers.get(timeout=seconds + 60)
+        used = measured(*pids, seconds)
+        result: Result = answers.get(timeout=seconds + 60)
+        return used | result
     finally:
         for process in (publisher, reader):
             process.terminate()
             process.join()
-        for one in links.values():
-            one.terminate()
-            one.wait()
-        for folder in folders.values():
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def two_folders() -> Iterator[dict[str, str]]:
+    with (
+        tempfile.TemporaryDirectory(prefix="va-") as garage,
+        tempfile.TemporaryDirectory(prefix="va-") as attic,
+    ):
+        yield {"garage": garage, "attic": attic}
+
+
+HEAD = struct.Struct("<IHBq")  # length, stream, key, capture time
+
+
+def rings_send(directory: str, port: int) -> None:
+    import uvloop
+
+    import valkka_async as va
+
+    os.environ["VALKKA_RUNTIME_DIR"] = directory
+
+    async def send() -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+
+        def take(reader: va.Reader, number: int) -> None:
+            with contextlib.suppress(va.ConnectionClosed):  # at the end
+                while (frame := reader.recv_nowait()) is not None:
+                    with frame:
+                        data = bytes(frame.data)
+                        writer.write(HEAD.pack(len(data), number, frame.key, frame.timestamp_ns))
+                        writer.write(data)
+                return
+            asyncio.get_running_loop().remove_reader(fds[reader])
+
+        readers = [va.attach(f"cam{n}", policy="ordered", open_timeout=60) for n in range(STREAMS)]
+        fds = {reader: reader.fileno() for reader in readers}
+        for number, reader in enumerate(readers):
+            asyncio.get_running_loop().add_reader(fds[reader], take, reader, number)
+        await asyncio.Event().wait()
+
+    uvloop.run(send())
+
+
+def rings_receive(directory: str, port: int) -> None:
+    import uvloop
+
+    import valkka_async as va
+
+    os.environ["VALKKA_RUNTIME_DIR"] = directory
+
+    async def receive() -> None:
+        servers = [va.serve(f"far{number}", slots=64, backlog="gop") for number in range(STREAMS)]
+
+        async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(asyncio.IncompleteReadError):  # the end
+                while True:
+                    size, number, key, at = HEAD.unpack(await reader.readexactly(HEAD.size))
+                    data = await reader.readexactly(size)
+                    servers[number].publish(data, format="h264", timestamp_ns=at, key=bool(key))
+
+        async with await asyncio.start_server(serve, "127.0.0.1", port, limit=1 << 20):
+            await asyncio.Event().wait()
+
+    uvloop.run(receive())
+
+
+def rings(port: int, seconds: float) -> Result:
+    context = multiprocessing.get_context("spawn")
+    with two_folders() as folders:
+        receiver = context.Process(target=rings_receive, args=(folders["attic"], port))
+        sender = context.Process(target=rings_send, args=(folders["garage"], port))
+        receiver.start()
+        time.sleep(1)
+        sender.start()
+        try:
+            assert sender.pid is not None and receiver.pid is not None
+            return between_rings(folders, (sender.pid, receiver.pid), "far{}", seconds)
+        finally:
+            for process in (sender, receiver):
+                process.terminate()
+                process.join()
+
+
+def link(port: int, seconds: float) -> Result:
+    at = [f"tcp/127.0.0.1:{port}"]
+    sections: dict[str, Any] = {
+        "garage": {"listen": at, "peers": {"attic": {"export": ["*"]}}},
+        "attic": {"peers": {"garage": {"connect": at}}},
+    }
+    links = {}
+    with two_folders() as folders:
+        for name, section in sections.items():
+            config = Path(folders[name], "link.yaml")
+            config.write_text(json.dumps({"link": {"host": name, **section}}))
+            links[name] = subprocess.Popen(
+                [sys.executable, "-m", "valkka_async", "link", str(config)],
+                env={**os.environ, "VALKKA_RUNTIME_DIR": folders[name]},
+            )
+        try:
+            pids = links["garage"].pid, links["attic"].pid
+            return between_rings(folders, pids, "garage/cam{}/packets", seconds)
+        finally:
+            for one in links.values():
+                one.terminate()
+                one.wait()
 
 
 # ------------------------------------------------------------------------------------------ report
@@ -321,11 +420,12 @@ def main() -> None:
     seconds = 10.0 if parser.parse_args().short else 30.0
     results = {
         "floor": sockets(floor_send, floor_receive, 7731, seconds),
+        "rings": rings(7735, seconds),
         "link": link(7732, seconds),
         "zenoh": sockets(zenoh_send, zenoh_receive, 7734, seconds),
     }
     try:
-        import zmq  # noqa: F401
+        import zmq  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
     except ImportError:
         print("pyzmq is not installed: left out")
     else:

@@ -12,12 +12,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import pytest
+
 import valkka_async as va
-from support.program import Process, processes
+from support.program import Child, Process, processes
 from support.require import missing
 from support.until import wait_for
 from valkka_async import typed
@@ -74,12 +77,9 @@ class Host:
     @contextlib.contextmanager
     def here(self) -> Iterator[None]:
         """This process is a program of that host."""
-        before = os.environ["VALKKA_RUNTIME_DIR"]
-        os.environ["VALKKA_RUNTIME_DIR"] = str(self.directory)
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("VALKKA_RUNTIME_DIR", str(self.directory))
             yield
-        finally:
-            os.environ["VALKKA_RUNTIME_DIR"] = before
 
     def status(self) -> LinkStatus:
         with self.here():
@@ -147,6 +147,65 @@ def camera(host: Host, clip: Path, name: str = "cam1") -> Iterator[va.Camera]:
         made = va.Camera(name, clip, [va.Output(f"{name}.packets", "packets")])
     with made:
         yield made
+
+
+CAMERAS = """
+import json
+cameras = []
+for name, clip in json.loads({clips!r}).items():
+    cameras.append(va.Camera(name, clip, [va.Output(name + ".packets", "packets")]))
+say("there")
+sys.stdin.read()
+for camera in cameras:
+    camera.close()
+"""
+
+
+@contextlib.contextmanager
+def cameras(host: Host, **clips: Path) -> Iterator[None]:
+    """Cameras of that host, in a process of their own: for tests that share them."""
+    with host.here():
+        child = Child(CAMERAS.format(clips=json.dumps({name: str(clip) for name, clip in clips.items()})))
+    with child:
+        child.match("there")
+        yield
+        child.end_input()
+        child.wait()
+
+
+RINGS = """
+import av
+with av.open({clip!r}) as source:
+    units = [(bytes(packet), packet.is_keyframe) for packet in source.demux(video=0) if packet.size]
+servers = [va.serve(f"cam{{number}}", slots=64, backlog="gop") for number in range({count})]
+say("there")
+began, number = time.monotonic(), 0
+while os.getppid() != 1:
+    time.sleep(max(0.0, began + number / {fps} - time.monotonic()))
+    data, key = units[number % len(units)]
+    for server in servers:
+        server.publish(data, format="h264", key=key, pts=number, dts=number, time_base=(1, {fps}))
+    number += 1
+"""
+
+
+@contextlib.contextmanager
+def rings(host: Host, clip: Path, count: int, fps: int) -> Iterator[None]:
+    """cam0, cam1 ... of that host: as cameras that cost nothing, with all frames at the same moments."""
+    with host.here():
+        child = Child(RINGS.format(clip=str(clip), count=count, fps=fps))
+    with child:
+        child.match("there")
+        yield
+
+
+def fresh(reader: va.Reader, seconds: float = 90.0) -> None:
+    """Read until there is a frame of this moment."""
+    since, deadline = time.time(), time.monotonic() + seconds
+    while True:
+        with reader.recv(max(0.0, deadline - time.monotonic())) as frame:
+            if frame.timestamp_ns / 1e9 > since:
+                return
 
 
 def certificates(folder: Path, *names: str) -> dict[str, dict[str, str]]:

@@ -1,18 +1,16 @@
-"""Two hosts that are two network namespaces with a cable between them, which is cut. It takes root, or a
-kernel that lets anybody make namespaces; elsewhere these tests are skipped, and those on loopback addresses
-stand alone."""
+"""Two hosts that are two network namespaces with a cable between them, which is cut; and two at the ends of a
+slow line."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from link_tools import Host, camera, certificates
+from link_tools import Host, cameras, certificates, free_port, fresh
+from networks import SlowLine, Star, star
 
 import valkka_async as va
 from valkka_async.link.status import PeerState
@@ -20,86 +18,74 @@ from valkka_async.link.status import PeerState
 pytestmark = pytest.mark.timeout(300)  # several programs have to start
 
 
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def network() -> Iterator[Star]:
+    with star(1) as made:
+        yield made
 
 
-class Cable:
-    """Two namespaces, 10.213.7.1 and 10.213.7.2."""
-
-    def __init__(self) -> None:
-        self.ends = [f"va{os.getpid()}{end}" for end in "ab"]
-
-    def __enter__(self) -> Cable:
-        for name in self.ends:
-            ip("netns", "add", name)
-        a, b = self.ends
-        ip("link", "add", "va0", "netns", a, "type", "veth", "peer", "name", "va0", "netns", b)
-        for number, name in enumerate(self.ends, 1):
-            ip("-n", name, "address", "add", f"10.213.7.{number}/24", "dev", "va0")
-            ip("-n", name, "link", "set", "lo", "up")
-            ip("-n", name, "link", "set", "va0", "up")
-        return self
-
-    def cut(self) -> None:
-        ip("-n", self.ends[0], "link", "set", "va0", "down")
-
-    def mend(self) -> None:
-        ip("-n", self.ends[0], "link", "set", "va0", "up")
-
-    def __exit__(self, *_: object) -> None:
-        for name in self.ends:
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
-
-
-@pytest.fixture
-def cable() -> Iterator[Cable]:
-    if shutil.which("ip") is None:
-        pytest.skip("no cable is cut: there is no `ip`")
-    try:
-        with Cable() as made:
-            yield made
-    except subprocess.CalledProcessError as e:
-        pytest.skip(f"no cable is cut: no network namespaces here ({e.stderr.strip()})")
-
-
-@pytest.fixture
-def hosts(cable: Cable, tmp_path: Path) -> Iterator[tuple[Host, Host]]:
-    files = certificates(tmp_path, "garage", "attic")
+@pytest.fixture(scope="module")
+def hosts(
+    network: Star, short: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Host, Host]]:
+    files = certificates(tmp_path_factory.mktemp("certificates"), "garage", "attic")
     at = "tls/10.213.7.1:7447"
-    a, b = cable.ends
+    a, b = network.names
     garage = Host("garage", a, listen=[at], certificates=files["garage"], peers={"attic": {"export": ["*"]}})
     attic = Host("attic", b, certificates=files["attic"], peers={"garage": {"connect": [at]}})
-    with garage, attic:
+    with garage, attic, cameras(garage, cam1=short):
         yield garage, attic
 
 
-def fresh(reader: va.Reader, seconds: float = 90.0) -> None:
-    """Read until there is a frame of this moment."""
-    since, deadline = time.time(), time.monotonic() + seconds
-    while True:
-        with reader.recv(max(0.0, deadline - time.monotonic())) as frame:
-            if frame.timestamp_ns / 1e9 > since:
-                return
-
-
-@pytest.mark.parametrize("seconds", [1, 6, pytest.param(60, marks=pytest.mark.long)])
-def test_a_cable_that_was_out_is_forgotten(
-    cable: Cable, hosts: tuple[Host, Host], short: Path, seconds: float
-) -> None:
+@pytest.mark.parametrize("seconds", [1, 4, pytest.param(60, marks=pytest.mark.long)])
+def test_a_cable_that_was_out_is_forgotten(network: Star, hosts: tuple[Host, Host], seconds: float) -> None:
     garage, attic = hosts
-    with camera(garage, short), attic.here():
+    with attic.here():
         with va.attach("garage/cam1/packets", policy="ordered", open_timeout=90) as reader:
             fresh(reader)
-            cable.cut()
+            network.cut(1)
             if seconds > 3:
                 attic.finds("garage", PeerState.AWAY)
                 garage.finds("attic", PeerState.AWAY)
             time.sleep(seconds)
-            cable.mend()
+            network.mend(1)
             fresh(reader)  # the same reader, and the same ring
             attic.finds("garage")
             garage.finds("attic")
             assert len(garage.sees("attic").exports) == 1
             status = attic.camera("garage/cam1")
             assert status is not None and status.refused == 0
+
+
+def test_over_a_slow_line_ages_are_true_and_what_does_not_fit_is_lost_and_counted() -> None:
+    """50 ms each way, and 2 MB/s for a stream of 5 MB/s, in GOPs of ten frames."""
+    port = free_port()
+    garage = Host("garage", listen=[f"tcp/127.0.0.1:{port}"], peers={"attic": {"export": ["*"]}})
+    over = threading.Event()
+    with SlowLine(port, 0.05, 2e6) as line, garage:
+        attic = Host("attic", peers={"garage": {"connect": [f"tcp/127.0.0.1:{line.port}"]}})
+        with attic, garage.here(), va.serve("cam1", slots=32, backlog="gop") as server:
+
+            def publish() -> None:
+                number = 0
+                while not over.wait(0.04):
+                    server.publish(bytes(200_000), format="h264", key=number % 10 == 0)
+                    number += 1
+
+            publishing = threading.Thread(target=publish)
+            publishing.start()
+            try:
+                with attic.here(), attic.reads("garage/cam1/packets") as reader:
+                    lost = 0
+                    while lost < 10:
+                        with reader.recv(60) as frame:
+                            link, now = frame.meta["link"], time.time_ns()
+                            lost += (missing := link.get("lost", 0))
+                            assert frame.key or not missing, "it goes on with a key frame"
+                            assert abs(link["clock_offset_ns"]) <= link["clock_error_ns"]
+                            # One clock for both hosts: by that, nothing is quicker than the line.
+                            assert now - frame.timestamp_ns - link["clock_offset_ns"] > 50e6
+                assert attic.sees("garage").state is PeerState.LIVE
+            finally:
+                over.set()
+                publishing.join()

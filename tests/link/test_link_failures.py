@@ -6,12 +6,11 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from link_tools import Host, camera, free_port, pair
+from link_tools import Host, camera, cameras, free_port, fresh, pair
 
 import valkka_async as va
 from support.program import Child
@@ -39,62 +38,9 @@ def stranger(port: int, *keys: str) -> Child:
     return child
 
 
-@pytest.fixture
-def reading(short: Path) -> Iterator[tuple[Host, Host, va.Reader]]:
-    """A reader at the attic that has its first frames."""
-    with pair() as (garage, attic), camera(garage, short), attic.here():
-        with va.attach("garage/cam1/packets", policy="ordered", open_timeout=90, reconnect=True) as reader:
-            fresh(reader)
-            yield garage, attic, reader
-
-
-def fresh(reader: va.Reader, seconds: float = 90.0) -> None:
-    """Read until there is a frame of this moment."""
-    since = time.time()
-    deadline = time.monotonic() + seconds
-    while True:
-        with reader.recv(max(0.0, deadline - time.monotonic())) as frame:
-            if frame.timestamp_ns / 1e9 > since:
-                return
-
-
-def test_a_host_that_is_killed_is_away_and_comes_back_under_its_name(
-    reading: tuple[Host, Host, va.Reader],
-) -> None:
-    garage, attic, reader = reading
-    garage.kill()
-    attic.finds("garage", PeerState.AWAY)
-    assert attic.sees("garage").cause is PeerCause.SILENT
-    garage.start()
-    fresh(reader)
-    status = attic.camera("garage/cam1")
-    assert status is not None and status.lost == 0, "a restart is no loss"
-    assert attic.sees("garage").cause is None
-
-
-def test_a_reading_host_whose_link_is_killed_goes_on_when_it_is_back(
-    reading: tuple[Host, Host, va.Reader],
-) -> None:
-    garage, attic, reader = reading
-    attic.kill()
-    garage.eventually(lambda: garage.sees("attic").exports == ())
-    attic.start()
-    fresh(reader)
-    with va.attach("garage/cam1", open_timeout=90) as pixels:  # the worker's ring has its name again
-        pixels.recv(60).release()
-
-
-def test_a_host_that_is_frozen_is_away_and_goes_on(reading: tuple[Host, Host, va.Reader]) -> None:
-    garage, attic, reader = reading
-    assert garage.process is not None
-    garage.process.signal(signal.SIGSTOP)
-    attic.finds("garage", PeerState.AWAY)
-    garage.process.signal(signal.SIGCONT)
-    fresh(reader)
-    assert attic.sees("garage").state is PeerState.LIVE
-
-
-def test_a_frozen_reader_costs_another_one_nothing(short: Path) -> None:
+@pytest.fixture(scope="module")
+def three(short: Path) -> Iterator[tuple[Host, Host, Host]]:
+    """The garage, whose camera attic and cellar read. Each test leaves them as they were."""
     port = free_port()
     peers = {name: {"export": ["*"]} for name in ("attic", "cellar")}
     to_garage = {"garage": {"connect": [f"tcp/127.0.0.1:{port}"]}}
@@ -102,20 +48,60 @@ def test_a_frozen_reader_costs_another_one_nothing(short: Path) -> None:
         Host("garage", listen=[f"tcp/127.0.0.1:{port}"], peers=peers) as garage,
         Host("attic", peers=to_garage) as attic,
         Host("cellar", peers=to_garage) as cellar,
-        camera(garage, short),
+        cameras(garage, cam1=short),
     ):
-        with cellar.here(), cellar.reads("garage/cam1/packets") as other:
-            fresh(other)
-            with attic.here(), attic.reads("garage/cam1/packets") as reader:
-                fresh(reader)
-                assert cellar.process is not None
-                cellar.process.signal(signal.SIGSTOP)
-                frames = [reader.recv(60).copy() for _ in range(150)]  # six seconds
-                cellar.process.signal(signal.SIGCONT)
-                assert not any(frame.dropped for frame in frames)
-                status = attic.camera("garage/cam1")
-                assert status is not None and status.lost == 0
-            fresh(other)  # and that one is back
+        yield garage, attic, cellar
+
+
+def test_after_a_kill_of_either_host_reading_goes_on(short: Path) -> None:
+    """Under the same name, with the same reader."""
+    with pair() as (garage, attic), camera(garage, short), attic.here():
+        with va.attach("garage/cam1/packets", policy="ordered", open_timeout=90, reconnect=True) as reader:
+            fresh(reader)
+            garage.kill()
+            attic.finds("garage", PeerState.AWAY)
+            assert attic.sees("garage").cause is PeerCause.SILENT
+            garage.start()
+            fresh(reader)
+            status = attic.camera("garage/cam1")
+            assert status is not None and status.lost == 0, "a restart is no loss"
+            assert attic.sees("garage").cause is None
+
+            attic.kill()
+            garage.eventually(lambda: garage.sees("attic").exports == ())
+            attic.start()
+            fresh(reader)
+            with va.attach("garage/cam1", open_timeout=90) as pixels:  # the worker's ring has its name again
+                pixels.recv(60).release()
+
+
+def test_a_host_that_is_frozen_is_away_and_goes_on(three: tuple[Host, Host, Host]) -> None:
+    garage, attic, _ = three
+    with attic.here(), attic.reads("garage/cam1/packets") as reader:
+        fresh(reader)
+        assert garage.process is not None
+        garage.process.signal(signal.SIGSTOP)
+        attic.finds("garage", PeerState.AWAY)
+        garage.process.signal(signal.SIGCONT)
+        fresh(reader)
+        attic.finds("garage")
+
+
+def test_a_frozen_reader_costs_another_one_nothing(three: tuple[Host, Host, Host]) -> None:
+    _, attic, cellar = three
+    with cellar.here(), cellar.reads("garage/cam1/packets") as other:
+        fresh(other)
+        with attic.here(), attic.reads("garage/cam1/packets") as reader:
+            fresh(reader)
+            before = attic.camera("garage/cam1")
+            assert cellar.process is not None and before is not None
+            cellar.process.signal(signal.SIGSTOP)
+            frames = [reader.recv(60).copy() for _ in range(100)]  # four seconds: its lease is over
+            cellar.process.signal(signal.SIGCONT)
+            assert not any(frame.dropped for frame in frames)
+            status = attic.camera("garage/cam1")
+            assert status is not None and status.lost == before.lost
+        fresh(other)  # and that one is back
 
 
 def test_of_two_hosts_with_one_name_the_first_is_read_and_both_are_told() -> None:

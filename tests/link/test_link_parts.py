@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -19,7 +18,8 @@ from valkka_async.link.clock import PeerClock
 from valkka_async.link.keys import Key, Live, parse, parse_live
 from valkka_async.link.receiver import Receiver
 from valkka_async.link.spec import Certificates, LinkSpec, PeerSpec
-from valkka_async.link.unit import Unit, decode, encode
+from valkka_async.link.status import Level
+from valkka_async.link.unit import MAX_BYTES, Unit, decode, encode
 from valkka_async.ring.names import matches
 
 UNIT = Unit(1, 1, "h264", True, 1_790_000_000_000_000_000, 9, -3, 40, Fraction(1, 90000), 2, {"a": [1]})
@@ -33,9 +33,8 @@ def ring() -> Iterator[tuple[Receiver, va.Reader]]:
 
 
 def take(receiver: Receiver, seq: int, *, key: bool = False, stream: int = 1, skipped: int = 0) -> None:
-    unit = replace(UNIT, seq=seq, key=key, stream=stream, skipped=skipped, meta=None)
-    header = b"sets" if key else b""
-    receiver.take(header + b"data", encode(unit, header))
+    unit = UNIT._replace(seq=seq, key=key, stream=stream, skipped=skipped, meta=None)
+    receiver.take(encode(unit, b"sets" if key else b"", b"data"))
 
 
 def seen(reader: va.Reader) -> list[va.Frame]:
@@ -50,27 +49,29 @@ def seen(reader: va.Reader) -> list[va.Frame]:
 
 
 @pytest.mark.parametrize(
-    "unit", [UNIT, Unit(2**32 - 1, 2**63, "jpeg", False, 1), replace(UNIT, pts=None, dts=None, meta=None)]
+    "unit", [UNIT, Unit(2**32 - 1, 2**63, "jpeg", False, 1), UNIT._replace(pts=None, dts=None, meta=None)]
 )
 def test_a_unit_arrives_as_it_was(unit: Unit) -> None:
-    assert decode(encode(unit, b"sets"), 100) == (unit, 4)
+    again, header, data = decode(encode(unit, b"sets", b"data"))
+    assert (again, header, bytes(data)) == (unit, b"sets", b"data")
 
 
 def test_metadata_that_would_leave_no_room_stay_behind() -> None:
-    assert decode(encode(replace(UNIT, meta={"a": "x" * 3900}), b""), 9)[0].meta is None
+    assert decode(encode(UNIT._replace(meta={"a": "x" * 3900}), b"", b"data"))[0].meta is None
 
 
 def test_hostile_descriptions_are_refused_and_nothing_else_is_raised() -> None:
-    good, dice = encode(UNIT, b"sets"), random.Random(7)
-    for size, bad in [(4, good), (100, good[:-1]), (100, b""), (100, good + b"x"), (1 << 40, good)]:
+    good, dice = encode(UNIT, b"sets", b""), random.Random(7)
+    for bad in (good, good[:-1], good[:30], b"", good + bytes(MAX_BYTES)):
         with pytest.raises(ProtocolError):
-            decode(bad, size)
+            decode(bad)
+    good += b"data"
     for _ in range(3000):
         data = bytearray(good)
         for _ in range(dice.randint(1, 4)):
             data[dice.randrange(len(data))] = dice.randrange(256)
         try:
-            decode(bytes(data), 100)
+            decode(bytes(data))
         except ProtocolError:
             pass
 
@@ -87,9 +88,9 @@ def test_hostile_units_leave_a_ring_as_it_is(ring: tuple[Receiver, va.Reader]) -
     dice = random.Random(11)
     take(receiver, 1, key=True)
     for _ in range(1000):
-        data = bytearray(encode(replace(UNIT, seq=dice.randrange(2**64)), b""))
+        data = bytearray(encode(UNIT._replace(seq=dice.randrange(2**64)), b"", b"x" * dice.randrange(20)))
         data[dice.randrange(len(data))] = dice.randrange(256)
-        receiver.take(b"x" * dice.randrange(20), bytes(data))
+        receiver.take(bytes(data))
     take(receiver, 1, key=True, stream=99)
     assert bytes(seen(reader)[-1].data) == b"data" and receiver.counts().refused > 0
 
@@ -123,6 +124,19 @@ def test_what_was_left_out_for_the_limit_is_not_lost(ring: tuple[Receiver, va.Re
     take(receiver, 26, key=True, skipped=24)
     assert len(seen(reader)) == 2
     assert (receiver.counts().lost, receiver.counts().limited) == (0, 24)
+
+
+def test_a_camera_sends_no_metadata_and_metadata_no_access_units(ring: tuple[Receiver, va.Reader]) -> None:
+    receiver, reader = ring
+    take(receiver, 1, key=True)
+    other = Receiver("garage", receiver.server, metadata=True)
+    metadata = UNIT._replace(seq=2, format="bytes", meta=None)
+    receiver.take(encode(metadata, b"", b"boxes"))
+    take(other, 1, key=True)
+    other.take(encode(metadata, b"", bytes(1 << 17)))
+    assert (receiver.counts().refused, other.counts().refused, len(seen(reader))) == (1, 2, 1)
+    other.take(encode(metadata, b"", b"boxes"))
+    assert bytes(seen(reader)[0].data) == b"boxes"
 
 
 def test_a_repeat_is_refused(ring: tuple[Receiver, va.Reader]) -> None:
@@ -185,10 +199,36 @@ def test_without_a_limit_all_is_sent() -> None:
 def test_beyond_the_limit_key_frames_alone_are_sent_and_later_all_again() -> None:
     budget = Budget(1000.0)
     sent = [budget.admit(100, n % 25 == 0, n / 25) for n in range(250)]
-    assert budget.keys_only and 0 < sum(sent) * 100 <= 1000 * 10 + 1000
+    first: Level = budget.level
+    assert first is Level.KEYS and 0 < sum(sent) * 100 <= 1000 * 10 + 1000
     assert all(sent[n] for n in range(0, 250, 25)), "key frames fit"
     calm = [budget.admit(1, n % 25 == 0, 10 + n / 25) for n in range(250)]
-    assert not budget.keys_only and calm[-1]
+    level: Level = budget.level
+    assert level is Level.ALL and calm[-1]
+
+
+def test_where_key_frames_do_not_fit_smaller_streams_are_sent_and_not_for_ever() -> None:
+    budget = Budget(1000.0)
+    sent = [budget.admit(3000 if n % 25 == 0 else 100, n % 25 == 0, n / 25) for n in range(500)]
+    assert budget.level is Level.SMALLER and not all(sent)
+    small = [budget.admit(20, n % 25 == 0, 20 + n / 25, smaller=True) for n in range(100)]
+    assert all(small)
+    assert not budget.admit(20, False, 24.0), "of a camera without one, key frames alone"
+    for n in range(1000):
+        budget.admit(20, n % 25 == 0, 24 + n / 25, smaller=True)
+    level: Level = budget.level
+    assert level is Level.ALL
+
+
+def test_what_was_too_much_is_tried_again_ever_more_rarely() -> None:
+    budget = Budget(1000.0)
+    levels = []
+    for n in range(25 * 120):
+        size = 20 if budget.level is Level.SMALLER else 3000 if n % 25 == 0 else 100
+        budget.admit(size, n % 25 == 0, n / 25, smaller=budget.level is Level.SMALLER)
+        levels.append(budget.level)
+    rises = [n for n in range(1, len(levels)) if levels[n] < levels[n - 1]]
+    assert 0 < len(rises) < 12 and levels.count(Level.SMALLER) > len(levels) / 2
 
 
 def test_a_key_frame_larger_than_the_limit_goes_when_there_is_a_whole_burst() -> None:

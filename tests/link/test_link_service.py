@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from link_tools import Host, camera, free_port, pair
+from link_tools import Host, camera, certificates, free_port, pair
 
+import valkka_async as va
 from support.program import run
+from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
+from valkka_async.cli.doctor.link import links
+from valkka_async.link.status import ExportStatus, ImportStatus
 
 pytestmark = pytest.mark.timeout(300)  # several programs have to start
 
@@ -42,22 +45,69 @@ def test_a_limit_lets_key_frames_through_and_says_so(short: Path) -> None:
                 if keys == 3:
                     break
         assert keys == 3
-        attic.eventually(lambda: attic.camera("garage/cam1").limited)
-        assert attic.camera("garage/cam1").lost == 0
+        seen = attic.eventually(lambda: (one := attic.camera("garage/cam1")) and one.limited and one)
+        assert isinstance(seen, ImportStatus) and seen.lost == 0
         attic.eventually(lambda: garage.sees("attic").exports[0].limited)
 
 
-def test_doctor_has_a_line_for_each_host(short: Path) -> None:
-    with pair() as (garage, attic), camera(garage, short), attic.here():
-        attic.eventually(lambda: attic.camera("garage/cam1"))
-        checks = {check["name"]: check for check in json.loads(run("doctor", "--json").stdout)["checks"]}
-        assert checks["link attic"]["state"] == "ok" and checks["host garage"]["state"] == "ok"
+def test_metadata_go_where_the_config_says_so_and_are_bounded(short: Path) -> None:
+    """cam1.boxes is given to attic by a pattern, the other ring is not."""
+    with pair(metadata=["*.boxes"]) as (garage, attic), garage.here():
+        with va.serve("cam1.boxes", slots=256) as boxes, va.serve("cam1.faces") as faces:
+            for server in (boxes, faces):
+                server.publish(b"[]")
+            attic.eventually(lambda: attic.camera("garage/cam1.boxes"))
+            with attic.here(), va.attach("garage/cam1.boxes", policy="ordered", open_timeout=90) as reader:
+                assert bytes(reader.recv(60).data) == b"[]", "the newest at once"
+                boxes.publish(bytes(100_000))  # too large
+                boxes.publish(b"[1]", meta={"by": "people"})
+                with reader.recv(60) as frame:
+                    assert bytes(frame.data) == b"[1]" and frame.format == "bytes"
+                    assert frame.meta["by"] == "people" and frame.meta["link"]["host"] == "garage"
+                assert attic.camera("garage/cam1.faces") is None
+                with pytest.raises(TimeoutError):
+                    va.attach("garage/cam1.faces", open_timeout=0.5)
+                seen = attic.camera("garage/cam1.boxes")
+                assert seen is not None and (seen.lost, seen.limited) == (0, 1)
+                for _ in range(250):
+                    boxes.publish(b"[2]")
+                sent = garage.eventually(
+                    lambda: (one := garage.sees("attic").exports[0]).limited > 99 and one
+                )
+                assert isinstance(sent, ExportStatus) and sent.sent < 210
+
+
+def checks() -> dict[str, Check]:
+    """What doctor says of links, without all that it measures besides."""
+    return {check.name: check for check in links()}
+
+
+def test_doctor_looks_at_both_ends(short: Path, tmp_path: Path) -> None:
+    files = certificates(tmp_path, "garage", "attic", "stranger")
+    at = [f"tls/127.0.0.1:{free_port()}"]
+    garage = Host("garage", listen=at, certificates=files["garage"], peers={"attic": {"export": ["cam*"]}})
+    attic = Host("attic", certificates=files["attic"], peers={"garage": {"connect": at}})
+    with garage, attic, camera(garage, short), attic.here():
+        attic.eventually(
+            lambda: attic.camera("garage/cam1") and attic.sees("garage").clock_offset_ns is not None
+        )
         shown = run("link", "--status")
         assert shown.returncode == 0 and "garage: live" in shown.stdout
+        found = checks()
+        assert found["link attic"].state == found["host garage"].state == OK
+        assert "garage/cam1" in found["host garage"].found and "clock" in found["host garage"].found
+        # They are valid for two days.
+        assert found["certificate attic"].state == found["certificate garage"].state == WARNING
+        for name in ("certificate", "key"):
+            Path(files["attic"][name]).write_bytes(Path(files["stranger"][name]).read_bytes())
+        found = checks()
+        assert found["certificate attic"].state == PROBLEM, "by another authority"
+        assert found["certificate garage"].state == WARNING and found["certificate garage"].fix
         garage.stop()
         attic.eventually(lambda: attic.sees("garage").cause)
-        checks = {check["name"]: check for check in json.loads(run("doctor", "--json").stdout)["checks"]}
-        assert checks["host garage"]["state"] == "warning" and checks["host garage"]["fix"]
+        found = checks()
+        assert found["host garage"].state == found["certificate garage"].state == WARNING
+        assert found["host garage"].fix
 
 
 @pytest.mark.parametrize("arguments", [(), ("--status",), ("missing.yaml",)])

@@ -185,3 +185,12 @@ def test_in_a_full_message_the_state_of_the_camera_comes_before_readers_and_the_
     finally:
         for liar in liars:
             liar.sock.close()
+
+
+def test_a_server_tells_when_a_reader_has_come_and_gone() -> None:
+    told: list[int] = []
+    with va.serve("cam") as server:
+        server.when_readers_change(lambda: told.append(server.readers))
+        with va.attach("cam"):
+            wait_for(lambda: told == [1])
+        wait_for(lambda: told == [1, 0])

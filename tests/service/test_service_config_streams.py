@@ -114,4 +114,8 @@ def test_a_stream_may_be_there_for_other_hosts_alone() -> None:
     with pytest.raises(ValidationError):
         Config.model_validate({"cameras": {"front": camera}})
     outputs = Config.model_validate({"cameras": {"front": camera}, "link": LINK}).specs()["front"].outputs
-    assert [(o.name, o.stream) for o in outputs] == [("front", "sub"), ("front.packets", "main")]
+    assert [(o.name, o.stream) for o in outputs] == [
+        ("front", "sub"),
+        ("front.packets", "main"),
+        ("front.sub.packets", "sub"),
+    ]

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 from valkka_async import typed
 from valkka_async.errors import ValkkaError
-from valkka_async.link.status import LinkStatus, PeerStatus
+from valkka_async.link.status import Level, LinkStatus, PeerStatus
 from valkka_async.service.control import ask, services
 
 KIND = "link"  # of their control sockets
 _ANSWER = 2.0  # s
+SENT = {Level.KEYS: "key frames alone", Level.SMALLER: "sub streams, and of other cameras key frames,"}
 
 
 def statuses() -> list[LinkStatus]:
@@ -55,5 +56,5 @@ def lines(peer: PeerStatus) -> Iterator[str]:
     for sent in peer.exports:
         left = f", {sent.limited} left out for the limit" if sent.limited else ""
         yield f"  reads {sent.name}: {sent.sent} sent, {sent.bytes / 1e6:.1f} MB{left}"
-    if peer.keys_only:
-        yield "  max_rate does not reach: key frames alone are sent"
+    if peer.level:
+        yield f"  max_rate does not reach: {SENT[Level(peer.level)]} are sent"

@@ -66,7 +66,8 @@ class Rec:
         self._name = name
         self._ring = ring
         self._seconds = seconds
-        path = (pattern or PATTERN).replace("{name}", name)  # a recorder's own {name} is its ring's
+        # A recorder's own {name} is its ring's.
+        path = (pattern or PATTERN).replace("{name}", name.replace("/", "-"))
         self._recorder = va.Recorder(ring, path, seconds=segment, max_bytes=max_bytes)
         self._console = Console(highlight=False, soft_wrap=True)
         self._terminal = sys.stdout.isatty() and not self._console.is_dumb_terminal

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The importing worker: a process that decodes one host's cameras, each into a ring, while somebody reads it.
+"""The importing worker: a process that decodes one host's cameras, each into a ring, while somebody reads it,
+and makes fragmented MP4 of them for recorders.
 
     python -m valkka_async.link.decoder
 
-What that host sends is decoded here and nowhere else. messages.py has what comes on standard input and what
-is
-said on standard output; the process ends with its input.
+What that host sends is looked into here and nowhere else. messages.py has what comes on standard input and
+what is said on standard output; the process ends with its input.
 """
 
 from __future__ import annotations
@@ -15,128 +15,63 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 from fractions import Fraction
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import av
-from av.packet import Packet
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from valkka_async import typed
 from valkka_async.camera.decode import Decoder
 from valkka_async.camera.pixels.convert import Converter
 from valkka_async.camera.status import OutputStatus, StreamStatus, no_sound, of_streams
-from valkka_async.errors import (
-    CameraFormatError,
-    ConnectError,
-    ConnectionClosed,
-    NoFreeSlotError,
-    ValkkaError,
-)
+from valkka_async.errors import CameraFormatError, ConnectError, NoFreeSlotError, ValkkaError
 from valkka_async.link.messages import Alive, Import, decode_work, encode
-from valkka_async.link.receiver import META
+from valkka_async.link.muxed import Muxed
+from valkka_async.link.ondemand import LINGER, OnDemand, received
+from valkka_async.link.packets import CODECS, context, is_after_loss, packet
+from valkka_async.link.receiver import STREAM_SLOTS
 from valkka_async.rates import EventRate
 from valkka_async.ring.frame import Frame
-from valkka_async.ring.reader import Reader, attach
-from valkka_async.ring.server import Server
+from valkka_async.ring.reader import Reader
+from valkka_async.ring.server import BACKLOG_BYTES, Backlog, Server
 
-_LOOK = 0.02  # s between looks for readers
-_LINGER = 2.0  # s without readers after which decoding ends
-_OPEN = 5.0
+_LOOK = 0.5  # s between looks for what has no readers any more
+_AGAIN = 5.0  # s until a ring is made again whose name was taken
 _PATIENCE = 0.03  # s for the next unit, while the newest frame is looked for,
 _FRESH = 0.3  # s of age, which it has at most,
 _CATCH_UP = 3.0  # s for that
 _SLOTS = 16
 _BEAT = 1.0
-_CODECS = {"h264": "h264", "h265": "hevc", "jpeg": "mjpeg"}
 _Stamp = tuple[int, Fraction | None, dict[str, Any]]  # capture time, time base, metadata
 
 log = logging.getLogger("valkka_async.link")
 
 
-class Foreign:
-    """One camera: its ring, and the thread that decodes into it."""
+class Decoded(OnDemand):
+    """HOST/CAMERA: its pixels."""
 
     def __init__(self, spec: Import) -> None:
-        self.spec = spec
         self.errors = 0
-        self._server = Server(
-            spec.name,
-            slots=_SLOTS,
-            max_clients=64,
-            mode=0o600,
-            group=None,
-            backlog=None,
-            backlog_bytes=1,
-            watch="thread",
-        )
-        self._server.describe(self._describe)
-        self._since_ns = time.time_ns()
+        self.cpu_s = 0.0
+        self.size = 0, 0
+        self.codec = ""
+        self.packets = self.decoded = self.dropped = 0
+        self.last_ns = 0
+        self.rate = EventRate()
         self._converter = Converter(spec.format)
-        self._rate = EventRate()
-        self._codec, self._size = "", (0, 0)
-        self._packets = self._decoded = self._dropped = 0
-        self._last_ns = 0
-        self._cpu_s = 0.0
-        self._read_at = -_LINGER  # when it last had readers
-        self._wanted = threading.Event()
-        self._stop = False
-        self._said = ""
-        self._thread = threading.Thread(target=self._run, name=spec.name, daemon=True)
-        self._thread.start()
+        super().__init__(_serve(spec.name, None), f"{spec.name}/packets")
 
-    def look(self, now: float) -> None:
-        """Has it readers?"""
-        if self._server.readers:
-            self._read_at = now
-            self._wanted.set()
-        elif now - self._read_at > _LINGER:
-            self._wanted.clear()
-
-    def follow(self, spec: Import) -> None:
-        """Another word of what it is doing."""
-        if spec.state != self.spec.state:
-            self._since_ns = time.time_ns()
-        self.spec = spec
-
-    def close(self) -> None:
-        """Close the ring. Its thread is left alone: it may hang in a library."""
-        self._stop = True
-        self._wanted.set()
-        self._server.close()
-
-    # ---------------------------------------------------------------------------------- decoding
-
-    def _run(self) -> None:
-        while not self._stop:
-            self._wanted.wait()
-            try:
-                with attach(f"{self.spec.name}/packets", policy="ordered", open_timeout=_OPEN) as reader:
-                    self._decode_all(reader)
-            except ConnectionClosed:
-                time.sleep(_LOOK)  # one is closed and another served, or the link has ended
-            except Exception as e:
-                if str(e) != self._said:
-                    self._said = str(e)
-                    log.warning("%s: %s; trying again", self.spec.name, e)
-                time.sleep(_OPEN / 10)
-            if not self._server.closed:
-                self._server.expire()
-
-    def _decode_all(self, reader: Reader) -> None:
-        """While somebody wants it: first through what came before, without converting, to the newest
-        frame."""
+    def work(self, reader: Reader) -> None:
+        """First through what came before, without converting, to the newest frame."""
         decoder: Decoder[_Stamp] | None = None
         made_of: tuple[str, bytes] | None = None
         newest: tuple[VideoFrame, _Stamp] | None = None
         late, until = True, time.monotonic() + _CATCH_UP
-        while not self._stop and self._wanted.is_set():
-            try:
-                frame = reader.recv(_PATIENCE if newest is not None else _LINGER)
-            except TimeoutError:
+        while self.going:
+            frame = received(reader, _PATIENCE if newest is not None else LINGER)
+            if frame is None:
                 if newest is not None:
                     self._publish(*newest)
                     newest, late = None, False
@@ -145,14 +80,14 @@ class Foreign:
                 self._note(frame)
                 if frame.key and made_of != (frame.format, reader.header):
                     made_of = frame.format, reader.header
-                    decoder = Decoder(_context(*made_of), 1, prompt=True)
-                elif frame.key and decoder is not None and (frame.dropped or _lost(frame)):
+                    decoder = Decoder(context(*made_of), 1, prompt=True)
+                elif frame.key and decoder is not None and is_after_loss(frame):
                     decoder.reset()
                 if decoder is None:
                     continue
                 before = decoder.errors
                 stamp = frame.timestamp_ns, frame.time_base, frame.meta
-                made = decoder.decode(_packet(frame), stamp)
+                made = decoder.decode(packet(frame), stamp)
                 self.errors += decoder.errors - before
                 if late and (frame.age < _FRESH or time.monotonic() > until):
                     late, newest = False, None
@@ -162,19 +97,19 @@ class Foreign:
             else:
                 for one in made:
                     self._publish(*one)
-            self._cpu_s = time.clock_gettime(time.CLOCK_THREAD_CPUTIME_ID)
+            self.cpu_s = time.clock_gettime(time.CLOCK_THREAD_CPUTIME_ID)
 
     def _note(self, frame: Frame) -> None:
-        self._packets += 1
-        self._codec = _CODECS.get(frame.format, frame.format)
-        self._last_ns = frame.timestamp_ns
-        self._rate.note(time.monotonic())
+        self.packets += 1
+        self.codec = CODECS.get(frame.format, frame.format)
+        self.last_ns = frame.timestamp_ns
+        self.rate.note(time.monotonic())
 
     def _publish(self, image: VideoFrame, stamp: _Stamp) -> None:
-        self._decoded += 1
-        self._size = image.width, image.height
+        self.decoded += 1
+        self.size = image.width, image.height
         try:
-            slot = self._server.loan(
+            slot = self.server.loan(
                 self._converter.shape(image),
                 self._converter.format,
                 timestamp_ns=stamp[0],
@@ -190,20 +125,52 @@ class Foreign:
                 slot.discard()
                 raise
         except NoFreeSlotError:
-            self._dropped += 1
+            self.dropped += 1
         except (CameraFormatError, av.error.FFmpegError) as e:
-            self._dropped += 1
-            if str(e) != self._said:
-                self._said = str(e)
-                log.warning("%s: %s", self.spec.name, e)
+            self.dropped += 1
+            self.complain(e)
 
-    # ------------------------------------------------------------------------------------ telling
+
+class Foreign:
+    """One camera: its rings, and what `top` and `snap` are told."""
+
+    def __init__(self, spec: Import) -> None:
+        self.spec = spec
+        self._since_ns = time.time_ns()
+        self._pixels = Decoded(spec)
+        try:
+            self._muxed = Muxed(spec.name, _serve(f"{spec.name}/fmp4", "gop"))
+        except BaseException:
+            self._pixels.close()
+            raise
+        self._pixels.server.describe(self._describe)
+        self._muxed.server.describe(self._describe)
+
+    @property
+    def errors(self) -> int:
+        return self._pixels.errors
+
+    def look(self, now: float) -> None:
+        """Have they readers?"""
+        self._pixels.look(now)
+        self._muxed.look(now)
+
+    def follow(self, spec: Import) -> None:
+        """Another word of what it is doing."""
+        if spec.state != self.spec.state:
+            self._since_ns = time.time_ns()
+        self.spec = spec
+
+    def close(self) -> None:
+        """Close the rings."""
+        self._pixels.close()
+        self._muxed.close()
 
     def _describe(self) -> dict[str, Any]:
-        """For `top` and `snap`."""
-        spec, stats = self.spec, self._server.stats()
-        output = OutputStatus(
-            spec.name, spec.format, "", stats.readers, stats.published, self._dropped, 0, 0, False
+        spec, pixels = self.spec, self._pixels
+        outputs = (
+            _output(pixels.server, spec.format, pixels.dropped),
+            _output(self._muxed.server, "fmp4", self._muxed.dropped),
         )
         stream = StreamStatus(
             name="",
@@ -215,45 +182,50 @@ class Foreign:
             attempts=1,
             reconnects=0,
             retry_in=None,
-            codec=self._codec,
-            width=self._size[0],
-            height=self._size[1],
-            fps=self._rate.rate(time.monotonic()) or 0.0,
+            codec=pixels.codec,
+            width=pixels.size[0],
+            height=pixels.size[1],
+            fps=pixels.rate.rate(time.monotonic()) or 0.0,
             key_interval=0.0,
             clock_disagrees=False,
             early=True,
-            packets=self._packets,
-            decoded=self._decoded,
-            errors=self.errors,
-            last_packet_ns=self._last_ns,
-            cpu_s=self._cpu_s,
+            packets=pixels.packets,
+            decoded=pixels.decoded,
+            errors=pixels.errors,
+            last_packet_ns=pixels.last_ns,
+            cpu_s=pixels.cpu_s,
             sound=no_sound(),
         )
-        status = of_streams(spec.name, os.getpid(), (stream,), (), (output,))
+        status = of_streams(spec.name, os.getpid(), (stream,), (), outputs)
         return {"camera": typed.encode(status)}
 
 
-def _context(format: str, header: bytes) -> VideoCodecContext:
-    context = cast("VideoCodecContext", av.CodecContext.create(_CODECS[format], "r"))
-    if header:
-        context.extradata = header
-    return context
+def _serve(name: str, backlog: Backlog | None) -> Server:
+    return Server(
+        name,
+        slots=STREAM_SLOTS if backlog else _SLOTS,
+        max_clients=64,
+        mode=0o600,
+        group=None,
+        backlog=backlog,
+        backlog_bytes=BACKLOG_BYTES,
+        watch="thread",
+    )
 
 
-def _packet(frame: Frame) -> Any:
-    packet: Any = Packet(bytes(frame.data))
-    packet.pts, packet.dts = frame.pts, frame.dts
-    packet.is_keyframe = frame.key
-    if frame.duration is not None:
-        packet.duration = frame.duration
-    if frame.time_base is not None:
-        packet.time_base = frame.time_base
-    return packet
-
-
-def _lost(frame: Frame) -> bool:
-    link = frame.meta.get(META)
-    return isinstance(link, dict) and bool(link.get("lost"))
+def _output(server: Server, format: str, dropped: int) -> OutputStatus:
+    stats = server.stats()
+    return OutputStatus(
+        server.name,
+        format,
+        "",
+        stats.readers,
+        stats.published,
+        dropped,
+        0,
+        stats.backlog,
+        stats.backlog_outgrown,
+    )
 
 
 class Worker:
@@ -305,7 +277,7 @@ class Worker:
             try:
                 self._cameras[name] = Foreign(spec)
             except (ConnectError, ValkkaError) as e:  # its name is taken
-                self._retry = time.monotonic() + _OPEN
+                self._retry = time.monotonic() + _AGAIN
                 log.warning("%s: %s; trying again", name, e)
 
     def close(self) -> None:

@@ -75,6 +75,10 @@ def settings(spec: LinkSpec) -> dict[str, Any]:
     return made
 
 
+def _each(host: str, kinds: str, rest: str) -> list[str]:
+    return [f"{host}/*/{kind}/{rest}" for kind in kinds.split()]
+
+
 def access(spec: LinkSpec) -> dict[str, Any]:
     """Zenoh's rules: a host, known by the common name of its certificate, says and hears what is under its
     own name, and gets the cameras that it may read. All else is refused."""
@@ -101,9 +105,9 @@ def access(spec: LinkSpec) -> dict[str, Any]:
             )
 
         token = ["liveliness_token"]
-        allow(["ingress"], token, [f"va/live/{them}/**", f"{at}/{them}/*/cam/{me}/**"])
-        allow(["egress"], token, [f"va/live/{me}/**", f"{at}/{me}/*/cam/{them}/**"])
-        allow(["egress"], token, [f"{at}/{them}/*/want/{me}/**"])
+        allow(["ingress"], token, [f"va/live/{them}/**", *_each(f"{at}/{them}", "cam meta", f"{me}/**")])
+        allow(["egress"], token, [f"va/live/{me}/**", *_each(f"{at}/{me}", "cam meta", f"{them}/**")])
+        allow(["egress"], token, _each(f"{at}/{them}", "want ask", f"{me}/**"))
         allow(["ingress", "egress"], ["declare_liveliness_subscriber", "liveliness_query"], ["va/**"])
         question = [f"{at}/{them}/*/clock/{me}"]
         asked = [f"{at}/{me}/*/clock/{them}"]
@@ -111,13 +115,14 @@ def access(spec: LinkSpec) -> dict[str, Any]:
         allow(["ingress"], ["query"], asked)
         allow(["egress"], ["reply"], asked)
         allow(["ingress"], ["declare_queryable", "reply"], question)
-        allow(["egress"], ["declare_subscriber"], [f"{at}/{them}/*/to/{me}/**"])
-        allow(["ingress"], ["put"], [f"{at}/{them}/*/to/{me}/**"])
-        for pattern in peer.export:
-            camera = pattern if pattern == "*" else pattern.replace("*", "$*")
-            allow(["ingress"], token, [f"{at}/{me}/*/want/{them}/{camera}/*"])
-            allow(["ingress"], ["declare_subscriber"], [f"{at}/{me}/*/to/{them}/{camera}/*"])
-            allow(["egress"], ["put"], [f"{at}/{me}/*/to/{them}/{camera}/*"])
+        allow(["egress"], ["declare_subscriber"], _each(f"{at}/{them}", "to tell", f"{me}/**"))
+        allow(["ingress"], ["put"], _each(f"{at}/{them}", "to tell", f"{me}/**"))
+        for patterns, want, to in ((peer.export, "want", "to"), (peer.metadata, "ask", "tell")):
+            for pattern in patterns:
+                name = pattern if pattern == "*" else pattern.replace("*", "$*")
+                allow(["ingress"], token, [f"{at}/{me}/*/{want}/{them}/{name}/*"])
+                allow(["ingress"], ["declare_subscriber"], [f"{at}/{me}/*/{to}/{them}/{name}/*"])
+                allow(["egress"], ["put"], [f"{at}/{me}/*/{to}/{them}/{name}/*"])
         subjects.append({"id": them, "cert_common_names": [them]})
         policies.append({"rules": own, "subjects": [them]})
     return {

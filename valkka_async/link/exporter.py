@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What this host has for others: its encoded rings, found in the runtime directory, under their cameras'
-names."""
+names. A camera's main stream is called as the camera is, and another one CAMERA.STREAM."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from valkka_async.errors import ConnectError, ValkkaError
-from valkka_async.link.unit import EXPORTED
+from valkka_async.link.unit import EXPORTED, METADATA
 from valkka_async.ring.connection import report
 from valkka_async.ring.directory import Directory
 
@@ -23,12 +23,15 @@ log = logging.getLogger("valkka_async.link")
 
 
 class Catalogue:
-    """The cameras that can be sent, by name, and the ring of each. `changed` is called when they have."""
+    """The cameras and streams that can be sent, by name, and the ring of each. `changed` is called when they
+    have."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
-        self.rings: dict[str, str] = {}  # by camera
+        self.rings: dict[str, str] = {}  # by camera, or CAMERA.STREAM
+        self.smaller: dict[str, str] = {}  # by camera: the ring of its next stream
+        self.metadata: frozenset[str] = frozenset()  # rings of bytes, by their own names
         self._changed = changed
-        self._known: dict[str, tuple[str, int]] = {}  # by ring: camera_of()
+        self._known: dict[str, Known] = {}  # by ring
         self._open: dict[str, float] = {}  # rings that have not said what they are: when to ask again
 
     async def follow(self) -> None:
@@ -62,23 +65,36 @@ class Catalogue:
         for name, camera in zip(asked, answers, strict=True):
             if camera is None:
                 self._open[name] = now + _AGAIN
-                self._known.setdefault(name, ("", 0))
+                self._known.setdefault(name, Known(""))
             else:
                 self._open.pop(name, None)
                 self._known[name] = camera
         rings: dict[str, str] = {}
-        for name in sorted(self._known, key=lambda name: (self._known[name][1], name)):
-            if of := self._known[name][0]:
-                rings.setdefault(of, name)
-        if rings != self.rings:
-            self.rings = rings
+        smaller: dict[str, str] = {}
+        for ring in sorted(self._known, key=lambda name: (self._known[name].number, name)):
+            known = self._known[ring]
+            if known.camera and rings.setdefault(known.camera, ring) != ring and known.number:
+                smaller.setdefault(known.camera, ring)
+            if known.camera and known.number:
+                rings.setdefault(f"{known.camera}.{known.stream}", ring)
+        metadata = frozenset(ring for ring, known in self._known.items() if known.metadata)
+        if (rings, smaller, metadata) != (self.rings, self.smaller, self.metadata):
+            self.rings, self.smaller, self.metadata = rings, smaller, metadata
             self._changed()
 
 
-def camera_of(ring: str) -> tuple[str, int] | None:
-    """The camera whose encoded frames are in this ring, or the ring's own name if it is no camera's; "": it
-    has other frames. And the number of the camera's stream, of which 0 is the main one. None: that is not
-    known yet. Blocks for a second at most."""
+class Known(NamedTuple):
+    """What is in a ring: encoded frames of this camera, or, if it is no camera's, of the ring's own name; "":
+    other frames. Then of which stream, and that one's number, 0 for the main one."""
+
+    camera: str
+    stream: str = ""
+    number: int = 0
+    metadata: bool = False  # bytes, of whatever kind
+
+
+def camera_of(ring: str) -> Known | None:
+    """None: that is not known yet. Blocks for a second at most."""
     try:
         said = report(ring, _ANSWER)
     except (TimeoutError, ValkkaError):
@@ -91,9 +107,12 @@ def camera_of(ring: str) -> tuple[str, int] | None:
         streams = [stream.get("name") for stream in _records(camera, "streams")]
         stream = output.get("stream")
         number = streams.index(stream) if stream in streams else 0
-        return (str(camera.get("name", "")) if output.get("format") == "packets" else "", number)
+        name = str(camera.get("name", "")) if output.get("format") == "packets" else ""
+        return Known(name, str(stream or ""), number)
     format = said.get("format")
-    return (ring if format in EXPORTED else "", 0) if format else None
+    if not format:
+        return None
+    return Known(ring if format in EXPORTED else "", metadata=format == METADATA)
 
 
 def _records(camera: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

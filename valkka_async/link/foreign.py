@@ -5,17 +5,18 @@ reads."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from valkka_async.errors import ValkkaError
 from valkka_async.link.bus import Bus, Request
 from valkka_async.link.clock import Difference
 from valkka_async.link.keys import Key
-from valkka_async.link.receiver import Receiver
+from valkka_async.link.receiver import STREAM_SLOTS, Receiver
 from valkka_async.link.status import ImportStatus
 from valkka_async.ring.names import check_source
 from valkka_async.ring.server import BACKLOG_BYTES, Server
 
-_SLOTS = 320  # as of a camera's own packets
+_SLOTS = 16  # of metadata
 _LINGER = 2.0  # s without readers after which nothing is asked for any more
 _SILENT = 3.0  # s
 _AGAIN = 10.0  # s of silence after which the request is made again
@@ -26,14 +27,19 @@ log = logging.getLogger("valkka_async.link")
 
 
 class ForeignCamera:
-    """Its ring is HOST/CAMERA/packets; the worker decodes that into HOST/CAMERA."""
+    """Its ring is HOST/CAMERA/packets; the worker decodes that into HOST/CAMERA. `metadata`: it is no camera,
+    but a ring of metadata, HOST/NAME."""
 
-    def __init__(self, host: str, camera: str, me: str, bus: Bus) -> None:
+    def __init__(
+        self, host: str, camera: str, me: str, bus: Bus, kick: Callable[[], None], *, metadata: bool = False
+    ) -> None:
         self.name = f"{host}/{camera}"
         self.camera = camera
+        self.metadata = metadata
         self._host = host
         self._me = me
         self._bus = bus
+        self._kick = kick  # called from any thread when there is something to look for
         self._requests = 0
         self._receiver: Receiver | None = None
         self._request: Request | None = None
@@ -61,7 +67,9 @@ class ForeignCamera:
         wanted = now - self._read_at < _LINGER
         if self._request is not None:
             silence = now - max(self._asked_at, receiver.last_ns / 1e9)
-            if not wanted or (epoch and epoch != self._epoch) or (epoch and silence > _AGAIN):
+            # (Metadata come when there are some; asked for again, the newest would come twice.)
+            lost = silence > _AGAIN and not self.metadata
+            if not wanted or (epoch and (epoch != self._epoch or lost)):
                 self._give_up()
         if wanted and epoch and self._request is None:
             self._ask(receiver, epoch, now)
@@ -69,12 +77,12 @@ class ForeignCamera:
     def _serve(self, now: float) -> None:
         try:
             server = Server(
-                check_source(f"{self.name}/packets"),
-                slots=_SLOTS,
+                check_source(self.name if self.metadata else f"{self.name}/packets"),
+                slots=_SLOTS if self.metadata else STREAM_SLOTS,
                 max_clients=64,
                 mode=0o600,
                 group=None,
-                backlog="gop",
+                backlog=None if self.metadata else "gop",
                 backlog_bytes=BACKLOG_BYTES,
                 watch="thread",
             )
@@ -85,13 +93,15 @@ class ForeignCamera:
                 log.warning("%s: %s", self.name, e)
             return
         self._reason = ""
-        self._receiver = Receiver(self._host, server)
+        server.when_readers_change(self._kick)
+        self._receiver = Receiver(self._host, server, metadata=self.metadata)
 
     def _ask(self, receiver: Receiver, epoch: str, now: float) -> None:
         self._requests = (self._requests + 1) % _KEYS
-        key = Key(self._host, epoch, "want", self._me, self.camera, str(self._requests))
+        kind = "ask" if self.metadata else "want"
+        key = Key(self._host, epoch, kind, self._me, self.camera, str(self._requests))
         self._epoch, self._asked_at = epoch, now
-        self._request = self._bus.request(key.of_kind("to").text, key.text, receiver.take)
+        self._request = self._bus.request(key.to.text, key.text, receiver.take)
 
     def _give_up(self) -> None:
         if self._request is not None:

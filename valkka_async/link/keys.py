@@ -5,6 +5,9 @@
     va/1/HOST/EPOCH/cam/READER/CAMERA       a token: READER may read this camera
     va/1/HOST/EPOCH/want/READER/CAMERA/N    a token: READER wants it, and listens
     va/1/HOST/EPOCH/to/READER/CAMERA/N      its access units (unit.py), for this request alone
+    va/1/HOST/EPOCH/meta/READER/RING        the same of a ring of metadata: READER may read it,
+    va/1/HOST/EPOCH/ask/READER/RING/N       wants it,
+    va/1/HOST/EPOCH/tell/READER/RING/N      and gets it
     va/1/HOST/EPOCH/clock/READER            a question for the time
 
 An EPOCH is one life of a host's link. A token goes with the session that has declared it, however that ends.
@@ -34,11 +37,11 @@ class Live(NamedTuple):
 
 
 class Key(NamedTuple):
-    """Something about a host's camera, between it and a reading host."""
+    """Something about a host's camera, or its ring of metadata, between it and a reading host."""
 
     host: str
     epoch: str
-    kind: str  # "cam", "want", "to", "clock"
+    kind: str  # "cam", "want", "to"; "meta", "ask", "tell"; "clock"
     reader: str
     camera: str = ""
     number: str = ""
@@ -46,6 +49,11 @@ class Key(NamedTuple):
     def of_kind(self, kind: str) -> Key:
         """The same about something else."""
         return self._replace(kind=kind)
+
+    @property
+    def to(self) -> Key:
+        """Where a request, a key of kind "want" or "ask", is answered."""
+        return self.of_kind("to" if self.kind == "want" else "tell")
 
     @property
     def text(self) -> str:

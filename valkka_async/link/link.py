@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -21,7 +22,8 @@ from valkka_async.link.probe import probe
 from valkka_async.link.spec import LinkSpec
 from valkka_async.link.status import LinkStatus, PeerState
 
-_LOOK = 0.02  # s between looks for readers: a camera that nobody has asked for comes so much later
+_LOOK = 0.2  # s between looks at all, besides those for which there is a reason
+_FIRST_PROBE = 1.0  # s until the first look, and
 _PROBE = 5.0  # s between looks at the endpoints of hosts that are not there
 _JOIN = 2.0  # s for threads that send
 
@@ -48,13 +50,20 @@ class Link:
         self._catalogue = Catalogue(self._offer)
         self._tasks: list[asyncio.Task[None]] = []
         self._bus: Bus | None = None
+        self._kicked = asyncio.Event()  # look now
 
     async def __aenter__(self) -> Self:
         self._bus = bus = Bus()
         await bus.open(self._spec)
+        loop = asyncio.get_running_loop()
+
+        def kick() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._kicked.set)
+
         for spec in self._spec.peers:
             self._peers[spec.name] = Peer(
-                spec, self._spec.host, self._epoch, bus, lambda: next(self._numbers)
+                spec, self._spec.host, self._epoch, bus, lambda: next(self._numbers), kick
             )
         bus.show(Live(self._spec.host, VERSION, self._epoch).key)
         bus.follow_tokens("va/**", self._hear)
@@ -90,6 +99,7 @@ class Link:
 
     def _hear(self, text: str, there: bool) -> None:
         """A token of whomever has come or gone."""
+        self._kicked.set()
         if (live := parse_live(text)) is not None:
             if live.host == self._spec.host:
                 self._hear_twin(live, there)
@@ -100,11 +110,15 @@ class Link:
         if key is None:
             return
         me = self._spec.host
-        if key.kind == "cam" and key.reader == me and (peer := self._peers.get(key.host)) is not None:
+        if (
+            key.kind in ("cam", "meta")
+            and key.reader == me
+            and (peer := self._peers.get(key.host)) is not None
+        ):
             peer.hear_offer(key, there)
-        elif key.kind == "want" and key.host == me and key.epoch == self._epoch:
+        elif key.kind in ("want", "ask") and key.host == me and key.epoch == self._epoch:
             if (peer := self._peers.get(key.reader)) is not None:
-                peer.hear_want(key, there, self._catalogue.rings)
+                peer.hear_want(key, there, self._catalogue)
 
     def _hear_twin(self, live: Live, there: bool) -> None:
         if live.epoch == self._epoch:
@@ -125,35 +139,47 @@ class Link:
 
     def _offer(self) -> None:
         for peer in self._peers.values():
-            peer.offer(self._catalogue.rings)
+            peer.offer(self._catalogue)
 
     # -------------------------------------------------------------------------------------- looking
 
     async def _look(self) -> None:
         while True:
+            self._kicked.clear()
             now = time.monotonic()
             for peer in self._peers.values():
                 peer.look(now)
-            await asyncio.sleep(_LOOK)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await self._kicked.wait()
 
     async def _probe(self) -> None:
+        pause = _FIRST_PROBE
         while True:
-            await asyncio.sleep(_PROBE)
+            await asyncio.sleep(pause)
+            pause = _PROBE
             for peer in self._peers.values():
                 if peer.state is not PeerState.LIVE and peer.spec.connect:
                     peer.found(*await probe(peer.spec.connect[0]))
 
     def status(self) -> LinkStatus:
         """How all is now."""
+        files = self._spec.certificates
         offered = {
             camera
             for camera in self._catalogue.rings
             if any(peer.spec.may_read(camera) for peer in self._peers.values())
         }
+        offered |= {
+            ring
+            for ring in self._catalogue.metadata
+            if any(peer.spec.may_know(ring) for peer in self._peers.values())
+        }
         return LinkStatus(
             self._spec.host,
             os.getpid(),
-            self._spec.certificates is not None,
+            files is not None,
+            () if files is None else (files.certificate, files.key, files.authority),
             self._twin_reason(),
             tuple(sorted(offered)),
             tuple(peer.status() for peer in self._peers.values()),

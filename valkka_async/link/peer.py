@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import NamedTuple
 
 from valkka_async.camera.status import CameraState, Cause
 from valkka_async.link.budget import Budget
 from valkka_async.link.bus import Bus
 from valkka_async.link.clock import Difference, PeerClock
+from valkka_async.link.exporter import Catalogue
 from valkka_async.link.foreign import ForeignCamera
 from valkka_async.link.keys import VERSION, Key, Live
 from valkka_async.link.messages import Import, Work
@@ -21,7 +23,6 @@ from valkka_async.link.worker import DecoderProcess
 
 _MOST = 1024  # cameras of one host, and requests of one
 _LIVES = 16  # of hosts with one name
-_FOLLOW = 0.2  # s between looks at what has come and gone
 _WITHDRAWN = 1.0  # s: when a host goes, its cameras' tokens may go first
 _ASK = 1.0  # s between questions for the time
 _SOON = 0.1  # between the first ones
@@ -30,10 +31,26 @@ _FIRST = 5
 log = logging.getLogger("valkka_async.link")
 
 
-class Peer:
-    """Lives in the event loop. `me` is this host's name, `epoch` the life of its link."""
+class _Name(NamedTuple):
+    """A camera, or a ring of metadata."""
 
-    def __init__(self, spec: PeerSpec, me: str, epoch: str, bus: Bus, number: Callable[[], int]) -> None:
+    name: str
+    metadata: bool
+
+
+class Peer:
+    """Lives in the event loop. `me` is this host's name, `epoch` the life of its link. `kick`, which may be
+    called from any thread, has look() called soon."""
+
+    def __init__(
+        self,
+        spec: PeerSpec,
+        me: str,
+        epoch: str,
+        bus: Bus,
+        number: Callable[[], int],
+        kick: Callable[[], None],
+    ) -> None:
         self.spec = spec
         self.state = PeerState.CONNECTING
         self.cause: PeerCause | None = None
@@ -43,20 +60,21 @@ class Peer:
         self._epoch = epoch
         self._bus = bus
         self._number = number
+        self._kick = kick
         self._since_ns = time.time_ns()
         self._found = (PeerCause.UNREACHABLE, self._waited_for())  # by the last look at its endpoint
         self._was_there = False
         self._lives: dict[str, str] = {}  # epoch: version, in the order in which they came
         self._current = ""  # the epoch that we read
-        self._has: dict[str, set[str]] = {}  # epoch: cameras that we may read
-        self._cameras: dict[str, ForeignCamera] = {}
-        self._missing: dict[str, float] = {}  # since when a camera is withdrawn
+        self._has: dict[str, set[_Name]] = {}  # epoch: what we may read
+        self._cameras: dict[_Name, ForeignCamera] = {}
+        self._missing: dict[_Name, float] = {}  # since when it is withdrawn
         self._clock = PeerClock()
         self._asked = 0
-        self._ask_at = self._follow_at = 0.0
+        self._ask_at = 0.0
         self._budget = Budget(spec.max_rate)
-        self._offered: set[str] = set()
-        self._wants: dict[str, Key] = {}  # by camera: the newest request
+        self._offered: set[_Name] = set()
+        self._wants: dict[_Name, Key] = {}  # the newest request
         self._sender: Sender | None = None  # once it has wanted something
         self._streams: dict[Key, Stream] = {}
         self._too_many = False
@@ -132,45 +150,50 @@ class Peer:
     # ------------------------------------------------------------------------- what it has for us
 
     def hear_offer(self, key: Key, there: bool) -> None:
-        """We may, or may no longer, read this camera of that life."""
+        """We may, or may no longer, read this camera, or these metadata, of that life."""
+        name = _Name(key.camera, key.kind == "meta")
         if not there:
-            self._has.get(key.epoch, set()).discard(key.camera)
+            self._has.get(key.epoch, set()).discard(name)
             return
         if key.epoch not in self._has and len(self._has) >= _LIVES:
             return
         cameras = self._has.setdefault(key.epoch, set())
         if len(cameras) < _MOST:
-            cameras.add(key.camera)
+            cameras.add(name)
         elif not self._too_many:
             self._too_many = True
             log.warning("%s: it has more than %d cameras; the others are left out", self.spec.name, _MOST)
 
     def look(self, now: float) -> None:
-        """What is to be done, fifty times a second."""
+        """What is to be done, a few times a second."""
         live = self.state is PeerState.LIVE
-        follow = now >= self._follow_at
         if live:
             self._ask(now)
-            if follow:
-                self._follow_cameras(now)
+            self._follow_cameras(now)
         else:
             self._missing.clear()
         difference = self._clock.difference(time.time_ns()) if live else None
         epoch = self._current if live and difference is not None else ""
         for camera in self._cameras.values():
             camera.look(now, epoch, difference)
-        if not follow:
-            return
-        self._follow_at = now + _FOLLOW
         self.decoder.tell(
-            Work(tuple(self._import(camera, now) for camera in self._cameras.values() if camera.up))
+            Work(
+                tuple(
+                    self._import(camera, now)
+                    for camera in self._cameras.values()
+                    if camera.up and not camera.metadata
+                )
+            )
         )
 
     def _follow_cameras(self, now: float) -> None:
         has = self._has.get(self._current, set())
-        for camera in has - self._cameras.keys():
-            if self.spec.imported(camera):
-                self._cameras[camera] = ForeignCamera(self.spec.name, camera, self._me, self._bus)
+        host = self.spec.name
+        for one in has - self._cameras.keys():
+            if self.spec.imported(one.name):
+                self._cameras[one] = ForeignCamera(
+                    host, one.name, self._me, self._bus, self._kick, metadata=one.metadata
+                )
         for camera in [*self._cameras]:
             if camera in has:
                 self._missing.pop(camera, None)
@@ -193,7 +216,13 @@ class Peer:
             self._asked += 1
             self._ask_at = now + (_SOON if self._asked < _FIRST else _ASK)
             clock = self._clock  # of this life
-            self._bus.ask_time(Key(self.spec.name, self._current, "clock", self._me).text, clock.take)
+
+            def take(asked: int, theirs: int, answered: int) -> None:
+                if clock.difference(answered) is None:
+                    self._kick()
+                clock.take(asked, theirs, answered)
+
+            self._bus.ask_time(Key(self.spec.name, self._current, "clock", self._me).text, take)
 
     def difference(self) -> Difference | None:
         """Of its clock and ours."""
@@ -201,42 +230,52 @@ class Peer:
 
     # ------------------------------------------------------------------------ what it reads of ours
 
-    def offer(self, rings: Mapping[str, str]) -> None:
-        """These are the cameras that there are here, and their rings."""
-        wanted = {camera for camera in rings if self.spec.may_read(camera)}
-        for camera in wanted - self._offered:
-            self._bus.show(self._key("cam", camera))
-        for camera in self._offered - wanted:
-            self._bus.hide(self._key("cam", camera))
+    def offer(self, has: Catalogue) -> None:
+        """These are the cameras and metadata that there are here, and their rings."""
+        wanted = {_Name(camera, False) for camera in has.rings if self.spec.may_read(camera)}
+        wanted |= {_Name(ring, True) for ring in has.metadata if self.spec.may_know(ring)}
+        for name in wanted - self._offered:
+            self._bus.show(self._key(name))
+        for name in self._offered - wanted:
+            self._bus.hide(self._key(name))
         self._offered = wanted
-        self._serve(rings)
+        self._serve(has)
 
-    def _key(self, kind: str, camera: str) -> str:
-        return Key(self._me, self._epoch, kind, self.spec.name, camera).text
+    def _key(self, name: _Name) -> str:
+        return Key(self._me, self._epoch, "meta" if name.metadata else "cam", self.spec.name, name.name).text
 
-    def hear_want(self, key: Key, there: bool, rings: Mapping[str, str]) -> None:
-        """It wants a camera, or does not any more. Of several requests for one the newest counts."""
+    def hear_want(self, key: Key, there: bool, has: Catalogue) -> None:
+        """It wants a camera, or metadata, or does not any more. Of several requests for one the newest
+        counts."""
+        name = _Name(key.camera, key.kind == "ask")
         if there:
-            if self.spec.may_read(key.camera) and (key.camera in self._wants or len(self._wants) < _MOST):
-                self._wants[key.camera] = key
-        elif self._wants.get(key.camera) == key:
-            del self._wants[key.camera]
-        self._serve(rings)
+            may = self.spec.may_know if name.metadata else self.spec.may_read
+            if may(key.camera) and (name in self._wants or len(self._wants) < _MOST):
+                self._wants[name] = key
+        elif self._wants.get(name) == key:
+            del self._wants[name]
+        self._serve(has)
 
-    def _serve(self, rings: Mapping[str, str]) -> None:
+    def _serve(self, has: Catalogue) -> None:
         """A stream for each request that can be served."""
-        due = {key: rings[key.camera] for key in self._wants.values() if key.camera in rings}
+        due: dict[Key, tuple[str, str | None]] = {}
+        for name, key in self._wants.items():
+            if name.metadata and name.name in has.metadata:
+                due[key] = name.name, None
+            elif not name.metadata and name.name in has.rings:
+                due[key] = has.rings[name.name], has.smaller.get(name.name)
         for key, stream in [*self._streams.items()]:
-            if due.get(key) != stream.ring and self._sender is not None:
+            if due.get(key) != (stream.full, stream.smaller) and self._sender is not None:
                 self._sender.discard(self._streams.pop(key))
-        for key, ring in due.items():
+        for key, (ring, smaller) in due.items():
             if key not in self._streams:
                 try:
                     self._sender = self._sender or Sender(self.spec.name, self._budget, self._number)
                 except OSError as e:  # no room for another thread
                     log.error("nothing is sent to %s: %s", self.spec.name, e)
                     return
-                self._streams[key] = self._sender.add(ring, self._bus.put_to(key.of_kind("to").text))
+                put = self._bus.put_to(key.to.text)
+                self._streams[key] = self._sender.add(ring, put, smaller, metadata=key.kind == "ask")
 
     # ----------------------------------------------------------------------------------------- end
 
@@ -252,6 +291,7 @@ class Peer:
         difference = self.difference()
         return PeerStatus(
             self.spec.name,
+            self.spec.connect,
             self.state,
             self.cause,
             self.reason,
@@ -259,7 +299,7 @@ class Peer:
             self._current,
             None if difference is None else difference.offset_ns,
             None if difference is None else difference.error_ns,
-            self._budget.keys_only,
+            self._budget.level,
             self.decoder.pid,
             self.decoder.restarts,
             tuple(camera.status() for camera in self._cameras.values()),

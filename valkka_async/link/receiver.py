@@ -15,12 +15,13 @@ from typing import Any
 
 from valkka_async.errors import ConnectionClosedOK, ProtocolError, ValkkaError
 from valkka_async.link.clock import Difference
-from valkka_async.link.unit import decode
-from valkka_async.rates import EventRate
+from valkka_async.link.unit import METADATA, METADATA_BYTES, decode
+from valkka_async.ring.formats import Encoded
 from valkka_async.ring.server import Server
 
 log = logging.getLogger("valkka_async.link")
 
+STREAM_SLOTS = 320  # of a ring of access units, as of a camera's own
 META = "link"  # where a frame's metadata say how it came
 
 
@@ -43,26 +44,36 @@ class Receiver:
     """Publishes units in order, and after a loss from the next key frame on. A new `stream` is the same
     camera after a restart, of whatever, and nothing is lost by that."""
 
-    def __init__(self, host: str, server: Server) -> None:
+    def __init__(self, host: str, server: Server, *, metadata: bool = False) -> None:
         self.server = server
         self.last_ns = 0  # when the newest one came, CLOCK_MONOTONIC
         self.difference: Difference | None = None  # of that host's clock; set from outside
         self.format = ""
         self._host = host
+        self._metadata = metadata
         self._lock = threading.Lock()
         self._stream: int | None = None
         self._seq = 0
         self._skipped = 0
         self._waits = True  # for a key frame
         self._lost = 0  # since the last frame that was published
-        self._counts = dict.fromkeys(("received", "bytes", "lost", "left_out", "limited", "refused"), 0)
+        self._received = self._bytes = self._all_lost = self._left_out = self._limited = self._refused = 0
         self._restarts = 0
         self._said = ""
-        self.rate = EventRate()
+        self._of: Difference | None = None  # what the plain metadata say,
+        self._plain = self._encoded({})  # which are the same for a second
 
     def counts(self) -> Counts:
         """So far."""
-        return Counts(restarts=self._restarts, **self._counts)
+        return Counts(
+            self._received,
+            self._bytes,
+            self._all_lost,
+            self._left_out,
+            self._limited,
+            self._refused,
+            self._restarts,
+        )
 
     def pause(self) -> None:
         """Nothing is asked for now: what comes next is another stream, and no frame of this one is fresh."""
@@ -72,15 +83,15 @@ class Receiver:
             if not self.server.closed:
                 self.server.expire()
 
-    def take(self, payload: bytes, attachment: bytes) -> None:
+    def take(self, payload: bytes) -> None:
         """One unit, as it came. Never raises."""
         try:
             with self._lock:
-                self._take(payload, attachment)
+                self._take(payload)
         except ConnectionClosedOK:
             pass
         except ProtocolError as e:
-            self._counts["refused"] += 1
+            self._refused += 1
             self._complain(e)
         except ValkkaError as e:  # no memory for the ring
             self._waits = True
@@ -88,62 +99,70 @@ class Receiver:
         except Exception:  # Zenoh would only print it
             log.exception("%s: a unit could not be taken", self.server.name)
 
-    def _take(self, payload: bytes, attachment: bytes) -> None:
-        unit, header = decode(attachment, len(payload))
-        counts = self._counts
-        counts["received"] += 1
-        counts["bytes"] += len(payload)
+    def _take(self, payload: bytes) -> None:
+        unit, header, data = decode(payload)
+        stream, seq, format, key, timestamp_ns, pts, dts, duration, time_base, skipped, meta = unit
+        if (format == METADATA) is not self._metadata:
+            raise ProtocolError(f"{format}, which was not asked for")
+        if self._metadata and (header or len(data) > METADATA_BYTES):
+            raise ProtocolError("metadata that are too large")
+        self._received += 1
+        self._bytes += len(payload)
         self.last_ns = time.monotonic_ns()
-        self.rate.note(self.last_ns / 1e9)
-        if unit.stream != self._stream:
+        if stream != self._stream:
             self._restarts += self._stream is not None
-            self._stream, self._skipped, self._waits, self._lost = unit.stream, unit.skipped, True, 0
-        elif unit.seq <= self._seq:
+            self._stream, self._skipped, self._waits, self._lost = stream, skipped, True, 0
+        elif seq <= self._seq:
             raise ProtocolError("an access unit that came before")
-        else:
-            missing = unit.seq - self._seq - 1
-            limited = min(missing, max(0, unit.skipped - self._skipped))
-            counts["limited"] += limited
-            counts["lost"] += missing - limited
+        elif missing := seq - self._seq - 1:
+            limited = min(missing, max(0, skipped - self._skipped))
+            self._limited += limited
+            self._all_lost += missing - limited
             self._lost += missing - limited
-            self._waits = self._waits or missing > 0
-            self._skipped = unit.skipped
-        self._seq = unit.seq
-        if self._waits and not unit.key:
-            counts["left_out"] += 1
+            self._skipped = skipped
+            self._waits = True
+        self._seq = seq
+        if key:
+            self.server.set_header(header)
+        elif self._waits:
+            self._left_out += 1
             self._lost += 1
             return
-        if unit.key:
-            self.server.set_header(payload[:header])
-        self.format = unit.format
+        self.format = format
+        difference = self.difference
+        if difference is not None:
+            timestamp_ns = max(0, timestamp_ns - difference.offset_ns)  # by our clock
         self._waits = not self.server.publish(
-            memoryview(payload)[header:] if header else payload,
-            format=unit.format,
-            timestamp_ns=self._ours(unit.timestamp_ns),
-            pts=unit.pts,
-            dts=unit.dts,
-            duration=unit.duration,
-            time_base=unit.time_base,
-            key=unit.key,
-            meta=self._meta(unit.meta),
+            data,
+            format=format,
+            timestamp_ns=timestamp_ns,
+            pts=pts,
+            dts=dts,
+            duration=duration,
+            time_base=time_base,
+            key=key,
+            meta=self._meta(meta),
         )
         if not self._waits:
             self._lost = 0
             self._said = ""
 
-    def _ours(self, theirs_ns: int) -> int:
-        """That host's time by our clock."""
-        difference = self.difference
-        return max(0, theirs_ns - (difference.offset_ns if difference is not None else 0))
+    def _meta(self, theirs: dict[str, Any] | None) -> Any:
+        if theirs or self._lost:
+            return self._encoded(theirs or {})
+        if self._of is not self.difference:
+            self._of = self.difference
+            self._plain = self._encoded({})
+        return self._plain
 
-    def _meta(self, theirs: dict[str, Any] | None) -> dict[str, Any]:
+    def _encoded(self, theirs: dict[str, Any]) -> Encoded:
         difference = self.difference
         link: dict[str, Any] = {"host": self._host}
         if difference is not None:
             link |= {"clock_offset_ns": difference.offset_ns, "clock_error_ns": difference.error_ns}
         if self._lost:
             link["lost"] = self._lost
-        return {**(theirs or {}), META: link}
+        return Encoded({**theirs, META: link})
 
     def _complain(self, error: Exception) -> None:
         if str(error) != self._said:

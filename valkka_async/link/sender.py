@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import selectors
+import select
 import threading
 import time
 from collections import deque
@@ -20,7 +20,8 @@ from collections.abc import Callable
 from valkka_async.errors import ConnectError, ConnectionClosed, ValkkaError
 from valkka_async.foreign import start
 from valkka_async.link.budget import Budget
-from valkka_async.link.unit import EXPORTED, Unit, encode
+from valkka_async.link.status import Level
+from valkka_async.link.unit import EXPORTED, METADATA, METADATA_BYTES, Unit, encode
 from valkka_async.ring.frame import Frame
 from valkka_async.ring.reader import Reader, attach
 
@@ -29,14 +30,22 @@ _FRAMES = 4  # of a ring before the others have their turn
 
 log = logging.getLogger("valkka_async.link")
 
-Put = Callable[[bytes, bytes], None]  # a payload and its attachment
+_METADATA = (METADATA,)
+_MESSAGES = 100.0  # of metadata in a second, of one ring, at most, and as many at once
+
+Put = Callable[[bytes], None]
 
 
 class Stream:
-    """A ring that is sent by `put`. Counts are of access units; the sender's thread alone changes it."""
+    """A ring that is sent by `put`, or that of the camera's `smaller` stream, if there is one. Counts are of
+    access units; the sender's thread alone changes it."""
 
-    def __init__(self, ring: str, put: Put) -> None:
-        self.ring = ring
+    def __init__(self, ring: str, put: Put, smaller: str | None = None, *, metadata: bool = False) -> None:
+        self.ring = ring  # that is read now
+        self.full = ring
+        self.smaller = smaller
+        self.metadata = metadata
+        self.full_at = 0.0  # when so many messages of metadata were sent as may be at once
         self.sent = 0
         self.bytes = 0
         self.skipped = 0  # left out for the limit of the link
@@ -62,15 +71,19 @@ class Sender:
         self._streams: list[Stream] = []
         self._new: deque[Stream] = deque()
         self._stop = False
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
+        self._ready: dict[int, Stream] = {}  # by descriptor
+        self._changed = False  # streams are new, or over
+        self._smaller = False  # smaller streams are sent
+        self._due: float | None = None  # when a ring is to be looked for
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._selector.register(self._wake, selectors.EVENT_READ)
+        self._epoll.register(self._wake, select.EPOLLIN)
         self._thread = threading.Thread(target=self._run, name=f"to {host}", daemon=True)
         start(self._thread)
 
-    def add(self, ring: str, put: Put) -> Stream:
-        """Send this ring from its newest key frame on."""
-        stream = Stream(ring, put)
+    def add(self, ring: str, put: Put, smaller: str | None = None, *, metadata: bool = False) -> Stream:
+        """Send this ring from its newest key frame on, or the smaller one, while the limit does not reach."""
+        stream = Stream(ring, put, smaller, metadata=metadata)
         self._new.append(stream)
         self._ring()
         return stream
@@ -91,6 +104,7 @@ class Sender:
         return not self._thread.is_alive()
 
     def _ring(self) -> None:
+        self._changed = True
         if self._thread.is_alive():
             with contextlib.suppress(OSError):  # it ends at this moment
                 os.eventfd_write(self._wake, 1)
@@ -108,41 +122,56 @@ class Sender:
         finally:
             for stream in self._streams:
                 self._close(stream)
-            self._selector.close()
+            self._epoll.close()
             self._stop, wake, self._wake = True, self._wake, -1
             os.close(wake)
 
     def _turn(self) -> None:
-        self._follow()
-        for key, _ in self._selector.select(self._pause()):
-            if key.data is None:
-                os.eventfd_read(self._wake)
-            elif not key.data.over:
-                self._send_some(key.data)
-
-    def _pause(self) -> float | None:
-        """Seconds until a ring is to be looked for; None: there is none."""
-        due = [stream.retry_at for stream in self._streams if stream.reader is None]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        pause = None if self._due is None else self._due - time.monotonic()
+        if (self._budget.level is Level.SMALLER) is not self._smaller:
+            self._smaller = not self._smaller
+            self._switch()
+        if self._changed or (pause is not None and pause <= 0):
+            self._changed = False
+            self._follow()
+            pause = None if self._due is None else max(0.0, self._due - time.monotonic())
+        for fd, _ in self._epoll.poll(pause):
+            if fd == self._wake:
+                os.eventfd_read(fd)
+            elif (stream := self._ready.get(fd)) is not None and not stream.over:
+                self._send_some(stream)
 
     def _follow(self) -> None:
         """Streams that are new, over, or without their ring."""
         while self._new:
-            self._streams.append(self._new.popleft())
-        if any(stream.over for stream in self._streams):
-            for stream in self._streams:
-                if stream.over:
-                    self._close(stream)
-            self._streams = [stream for stream in self._streams if not stream.over]
+            stream = self._new.popleft()
+            if self._smaller and stream.smaller:
+                stream.ring = stream.smaller
+            self._streams.append(stream)
+        for stream in self._streams:
+            if stream.over:
+                self._close(stream)
+        self._streams = [stream for stream in self._streams if not stream.over]
         for stream in self._streams:
             if stream.reader is None and time.monotonic() >= stream.retry_at:
                 self._open(stream)
+        self._due = min((s.retry_at for s in self._streams if s.reader is None), default=None)
+
+    def _switch(self) -> None:
+        """From full streams to smaller ones, or back."""
+        for stream in self._streams:
+            ring = stream.smaller if self._smaller and stream.smaller else stream.full
+            if ring != stream.ring:
+                self._close(stream)
+                stream.ring, stream.retry_at = ring, 0.0
 
     def _open(self, stream: Stream) -> None:
         stream.retry_at = time.monotonic() + _RETRY
         try:
             stream.reader = attach(stream.ring, policy="ordered", max_leases=1, open_timeout=0)
-            self._selector.register(stream.reader.fileno(), selectors.EVENT_READ, stream)
+            fd = stream.reader.fileno()
+            self._epoll.register(fd, select.EPOLLIN)
+            self._ready[fd] = stream
         except TimeoutError:  # it is not there now
             return
         except ConnectError as e:
@@ -153,10 +182,11 @@ class Sender:
 
     def _close(self, stream: Stream) -> None:
         reader, stream.reader = stream.reader, None
+        self._changed = True
         if reader is not None:
             if not reader.closed:
-                self._selector.unregister(reader.fileno())
-            reader.close()
+                self._ready.pop(reader.fileno(), None)
+            reader.close()  # and so it leaves the set
 
     def _send_some(self, stream: Stream) -> None:
         reader = stream.reader
@@ -175,33 +205,40 @@ class Sender:
             self._close(stream)
 
     def _send(self, stream: Stream, frame: Frame, reader: Reader) -> None:
-        if frame.format not in EXPORTED:
+        if frame.format not in (_METADATA if stream.metadata else EXPORTED):
             raise ValkkaError(f"{frame.format} is not sent to other hosts")
         key = frame.key
         data = frame.data
         stream.waits = (stream.waits or frame.dropped > 0) and not key
         if not stream.waits:
-            stream.limited = stream.waits = not self._budget.admit(len(data), key, time.monotonic())
+            now = time.monotonic()
+            fits = (not stream.metadata or _bounded(stream, len(data), now)) and self._budget.admit(
+                len(data), key, now, smaller=stream.metadata or stream.ring == stream.smaller
+            )
+            stream.limited = stream.waits = not fits
         if stream.waits:
             stream.left_out += stream.limited
             stream.skipped += stream.limited
             return
         header = reader.header if key else b""
-        unit = Unit(
-            stream.number,
-            frame.seq,
-            frame.format,
-            key,
-            frame.timestamp_ns,
-            frame.pts,
-            frame.dts,
-            frame.duration,
-            frame.time_base,
-            stream.left_out,
-            frame.meta,
+        payload = encode(
+            Unit(
+                stream.number,
+                frame.seq,
+                frame.format,
+                key,
+                frame.timestamp_ns,
+                frame.pts,
+                frame.dts,
+                frame.duration,
+                frame.time_base,
+                stream.left_out,
+                frame.meta,
+            ),
+            header,
+            data,
         )
-        payload = header + bytes(data)
-        stream.put(payload, encode(unit, header))
+        stream.put(payload)
         stream.sent += 1
         stream.bytes += len(payload)
         stream.said = ""
@@ -210,3 +247,12 @@ class Sender:
         if str(error) != stream.said:
             stream.said = str(error)
             log.warning("%s: not sent: %s; trying again", stream.ring, error)
+
+
+def _bounded(stream: Stream, size: int, now: float) -> bool:
+    """May this message of metadata be sent? They are small results, and no way around what cameras cost."""
+    at = max(stream.full_at, now - 1.0) + 1 / _MESSAGES
+    if size > METADATA_BYTES or at > now:
+        return False
+    stream.full_at = at
+    return True

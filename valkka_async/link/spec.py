@@ -57,8 +57,9 @@ class PeerSpec:
     """Another host.
 
     ``connect``: where it listens; without it that host has to connect to this one. ``export``: patterns of
-    names of cameras that it may read. ``imports``: patterns of names of its cameras that have rings here.
-    ``format`` is that of these rings. ``max_rate``: bytes per second that are sent to it, at most.
+    names of cameras that it may read; ``metadata``: of rings of format "bytes". ``imports``: patterns of
+    names of its cameras and metadata that have rings here. ``format`` is that of these cameras' rings.
+    ``max_rate``: bytes per second that are sent to it, at most.
     """
 
     name: str
@@ -67,12 +68,13 @@ class PeerSpec:
     imports: tuple[str, ...] = ("*",)
     format: Pixels = "rgb24"
     max_rate: float | None = None
+    metadata: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_host(self.name)
         for text in self.connect:
             Endpoint.parse(text)
-        for pattern in (*self.export, *self.imports):
+        for pattern in (*self.export, *self.imports, *self.metadata):
             if not _PATTERN.fullmatch(pattern):
                 raise ValueError(
                     f"{self.name}: a camera's name, or a pattern with * for any characters, not {pattern!r}"
@@ -83,6 +85,10 @@ class PeerSpec:
     def may_read(self, camera: str) -> bool:
         """May that host read this camera of ours?"""
         return any(fnmatch.fnmatchcase(camera, pattern) for pattern in self.export)
+
+    def may_know(self, ring: str) -> bool:
+        """May that host read this ring of metadata of ours?"""
+        return any(fnmatch.fnmatchcase(ring, pattern) for pattern in self.metadata)
 
     def imported(self, camera: str) -> bool:
         """Does this camera of that host have a ring here?"""

@@ -7,7 +7,7 @@ Programs decide by `state` and `cause`; `reason` is a text for people.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 
@@ -27,6 +27,14 @@ class PeerCause(StrEnum):
     SILENT = "silent"  # it has said nothing for longer than the lease
     VERSION = "version"  # it speaks another version
     TWICE = "twice"  # two hosts have this name
+
+
+class Level(IntEnum):
+    """What is sent to a host whose limit does not reach for all."""
+
+    ALL = 0
+    KEYS = 1  # key frames alone
+    SMALLER = 2  # the sub stream of cameras that have one, and key frames of the others, as far as they fit
 
 
 if TYPE_CHECKING:
@@ -57,7 +65,7 @@ class ExportStatus:
     """A camera of ours that another host reads now."""
 
     name: str
-    ring: str  # that it is read from
+    ring: str  # that it is read from: that of a smaller stream, when max_rate does not reach
     sent: int  # access units
     bytes: int
     limited: int  # left out for max_rate
@@ -68,6 +76,7 @@ class PeerStatus:
     """Another host. Times are Unix nanoseconds."""
 
     name: str
+    connect: tuple[str, ...]  # where this host looks for it
     state: AnyPeerState
     cause: PeerCause | None
     reason: str
@@ -75,7 +84,7 @@ class PeerStatus:
     epoch: str  # of the life that is read, a number at random; "": none was there yet
     clock_offset_ns: int | None  # what its clock shows less what ours does; None: not known
     clock_error_ns: int | None  # this is right within so much
-    keys_only: bool  # key frames alone are sent to it, as max_rate does not reach
+    level: int  # a Level: what is sent to it, by its max_rate
     decoder_pid: int  # of the process that decodes its cameras; 0: there is none now
     decoder_restarts: int
     imports: tuple[ImportStatus, ...]
@@ -86,11 +95,12 @@ class PeerStatus:
 class LinkStatus:
     """This host's link."""
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
 
     host: str
     pid: int
     safe: bool  # TLS of both sides; else this machine alone
+    files: tuple[str, ...]  # its certificate, the key and the authority's certificate; () if it is not safe
     reason: str  # another host has our name; ""
     offered: tuple[str, ...]  # cameras that some host may read
     peers: tuple[PeerStatus, ...]

@@ -26,7 +26,7 @@ from valkka_async.errors import ConnectionClosed, RecorderError
 from valkka_async.record.disk import Disk
 from valkka_async.ring.client import Client, connect
 from valkka_async.ring.frame import Frame
-from valkka_async.ring.rendezvous import check_name
+from valkka_async.ring.names import check_source
 
 log = logging.getLogger("valkka_async")
 
@@ -95,8 +95,9 @@ class Recorder:
     ----------
     pattern
         The path of a file. Fields of ``strftime`` give the local time at which it begins, ``{name}`` the
-        ring's name, ``{n}`` the file's number, from 1 on (``{n:04}`` with leading zeros). Folders are made.
-        Where a path is taken already, "-2", "-3" ... is added to the file's name.
+        ring's name (as folders, where it has slashes), ``{n}`` the file's number, from 1 on (``{n:04}`` with
+        leading zeros). Folders are made. Where a path is taken already, "-2", "-3" ... is added to the
+        file's name.
     seconds, max_bytes
         When to begin the next file: at the first key frame then. None: never for this reason.
     buffer_bytes
@@ -120,7 +121,7 @@ class Recorder:
         buffer_bytes: int = 32 << 20,
         open_timeout: float | None = None,
     ) -> None:
-        self._name = check_name(name)
+        self._name = check_source(name)
         self._pattern = _check_pattern(os.fspath(pattern), name)
         if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
             raise ValueError(f"seconds is above 0 or None, not {seconds!r}")

@@ -159,8 +159,17 @@ def as_frame(image: Any, format: str | None) -> tuple[Any, Kind]:
     return image, kind_of(image.shape, dtype, format)
 
 
-def as_meta(meta: dict[str, Any] | None) -> bytes | None:
+class Encoded:
+    """Metadata that are encoded once, for who publishes the same with many frames. Raises FrameError."""
+
+    def __init__(self, meta: dict[str, Any]) -> None:
+        self.data = as_meta(meta)
+
+
+def as_meta(meta: dict[str, Any] | Encoded | None) -> bytes | None:
     """Metadata as it stands behind the frame: JSON. Raises FrameError."""
+    if type(meta) is Encoded:
+        return meta.data
     if meta is not None and not isinstance(meta, dict):
         raise FrameError(f"meta is a dict, not {type(meta).__name__}")
     if not meta:

@@ -112,6 +112,7 @@ class Peers:
         self._arrived: set[_Peer] = set()  # accepted, and on their way there
         self._ids = itertools.count(1)
         self._closed = False
+        self.told: Callable[[], None] | None = None  # called when a reader has come or gone
 
     def listen(self, watcher: Watcher) -> None:
         """Accept readers from now on."""
@@ -313,6 +314,7 @@ class Peers:
                 self._offer(peer)
         finally:
             _shm.close_all(fds)
+        self._tell()
 
     def _report(self) -> Report:
         """What the server says of itself, and as many of its readers as fit, those that drop most first."""
@@ -341,7 +343,12 @@ class Peers:
             self._writer.remove_peer(peer.place)
             peer.place = None
             self._room.notify()
+            self._tell()
         self._hang_up(peer)
+
+    def _tell(self) -> None:
+        if self.told is not None:
+            self.told()
 
     def _hang_up(self, peer: _Peer) -> None:
         """Each step may be done twice; the entry goes last."""

@@ -373,6 +373,11 @@ class Server:
         """
         self._more = more
 
+    def when_readers_change(self, told: Callable[[], None]) -> None:
+        """Call ``told`` after each reader that has come or gone, where the server is looked after
+        (``watch``), with its lock held: it must neither block nor raise."""
+        self._peers.told = told
+
     def stats(self) -> ServerStats:
         """Counters since serve()."""
         writer = self._writer

@@ -1,15 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""Links to other hosts: whether they run, and how each host is."""
+"""Links to other hosts: whether they run, how each host is, and the certificates of both ends."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ssl
+import time
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 
+from valkka_async.cli.doctor import certificates
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
-from valkka_async.cli.links import statuses
+from valkka_async.cli.links import SENT, statuses
 from valkka_async.errors import ValkkaError
-from valkka_async.link.status import PeerCause, PeerState, PeerStatus
+from valkka_async.link.spec import Certificates, Endpoint
+from valkka_async.link.status import Level, LinkStatus, PeerCause, PeerState, PeerStatus
+
+_SHOWN = 8  # names
+_SOON = 21.0  # days of a certificate that are few
+_CLOCKS = 1.0  # s between two machines' clocks: ages are true anyway, and recordings' names are not
 
 _FIXES = {
     PeerCause.UNREACHABLE: "start `valkka-async link` there, and see that its port is open to this machine",
@@ -39,9 +47,65 @@ def links() -> Iterator[Check]:
         if link.reason:
             yield Check(name, PROBLEM, link.reason, _FIXES[PeerCause.TWICE])
         where = "with certificates" if link.safe else "on this machine alone, as there are no certificates"
-        yield Check(name, OK, f"runs {where}; has {len(link.offered)} cameras for other hosts")
+        yield Check(name, OK, f"Zenoh {version} runs {where}; has {_names(link.offered)} for other hosts")
+        if files := _files(link):
+            yield _own(link, files)
         for peer in link.peers:
             yield _check(peer)
+            if files and peer.connect:
+                yield _other_end(peer, files)
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more if names else "nothing"
+
+
+def _files(link: LinkStatus) -> Certificates | None:
+    return Certificates(*link.files) if len(link.files) == 3 else None
+
+
+def _own(link: LinkStatus, files: Certificates) -> Check:
+    """Ours: its date, its name, and whether it is good for both sides."""
+    name = f"certificate {link.host}"
+    try:
+        shown = certificates.own(files)
+    except OSError as e:
+        return Check(
+            name,
+            PROBLEM,
+            f"{files.certificate}: {certificates.why(e)}",
+            "make it again: docs/link.md, Certificates",
+        )
+    return _dated(name, shown, link.host)
+
+
+def _other_end(peer: PeerStatus, files: Certificates) -> Check:
+    """Theirs, as it is shown at their endpoint."""
+    name = f"certificate {peer.name}"
+    for text in peer.connect:
+        try:
+            shown = certificates.theirs(Endpoint.parse(text), files)
+        except OSError as e:
+            found = Check(name, WARNING, f"{text}: {certificates.why(e)}", _FIXES[_cause(e)])
+            continue
+        return _dated(name, shown, peer.name)
+    return found
+
+
+def _cause(error: OSError) -> PeerCause:
+    return PeerCause.FOREIGN if isinstance(error, ssl.SSLError) else PeerCause.UNREACHABLE
+
+
+def _dated(name: str, shown: certificates.Shown, host: str) -> Check:
+    until = time.strftime("%Y-%m-%d", time.gmtime(shown.until))
+    if shown.name != host:
+        return Check(
+            name, PROBLEM, f"its common name is {shown.name!r}, and not {host!r}", _FIXES[PeerCause.FOREIGN]
+        )
+    if shown.days < _SOON:
+        return Check(name, WARNING, f"valid until {until} only", "make another one in time")
+    return Check(name, OK, f"valid until {until}")
 
 
 def _check(peer: PeerStatus) -> Check:
@@ -49,13 +113,20 @@ def _check(peer: PeerStatus) -> Check:
     if peer.state is not PeerState.LIVE or peer.cause is not None:
         state = PROBLEM if peer.cause in (PeerCause.VERSION, PeerCause.TWICE) else WARNING
         return Check(name, state, f"{peer.state}: {peer.reason}", _FIXES[peer.cause] if peer.cause else "")
-    cameras = f"lets this host read {len(peer.imports)} cameras, and reads {len(peer.exports)}"
+    said = f"lets this host read {_names([camera.name for camera in peer.imports])}"
+    said += f"; reads {_names([camera.name for camera in peer.exports])}"
+    if peer.clock_offset_ns is not None and peer.clock_error_ns is not None:
+        off, error = peer.clock_offset_ns / 1e9, peer.clock_error_ns / 1e9
+        said += f"; its clock is {off:+.3f} s from ours, within {error:.3f} s"
+        if abs(off) - error > _CLOCKS:
+            return Check(
+                name, WARNING, said, "have both machines' clocks set, by chrony or systemd-timesyncd"
+            )
     if broken := [camera for camera in peer.imports if camera.reason]:
         return Check(
-            name, WARNING, f"{cameras}; {broken[0].name}: {broken[0].reason}", "rename it, or see who has it"
+            name, WARNING, f"{said}; {broken[0].name}: {broken[0].reason}", "rename it, or see who has it"
         )
-    if peer.keys_only:
-        return Check(
-            name, WARNING, f"{cameras}; it gets key frames alone", "raise its max_rate, or read less"
-        )
-    return Check(name, OK, cameras)
+    if peer.level:
+        sent = SENT[Level(peer.level)].rstrip(",")
+        return Check(name, WARNING, f"{said}; it gets {sent}", "raise its max_rate, or read less")
+    return Check(name, OK, said)

@@ -318,8 +318,8 @@ class CameraConfig(CameraSettings):
             used.add(self.page_stream)
         if self.live or self.record is not None:
             used.add(self.record_stream)
-        if exported and not self._has_packets:
-            used.add(self.stream("packets", None))
+        if exported:
+            used.update(self.streams)
         for name, url in self.streams.items():
             if name not in used:
                 yield (
@@ -379,10 +379,6 @@ class CameraConfig(CameraSettings):
             stream=stream,
         )
 
-    @property
-    def _has_packets(self) -> bool:
-        return any(output.format == "packets" for output in self.outputs)
-
     def own_rings(self, name: str, *, exported: bool = False) -> tuple[Output, ...]:
         """The rings that the page, recordings and other hosts read. `exported`: as for spec(). Raises
         ValueError for a name that is too long."""
@@ -396,14 +392,20 @@ class CameraConfig(CameraSettings):
         if self.live:
             still = Output(self.still_ring(name), "jpeg", fps=PAGE_FPS, stream=self.page_stream)
             rings[still.name] = still
-        if exported and not self._has_packets:
-            sent = Output(f"{name}.packets", "packets", stream=self.stream("packets", None))
-            rings[sent.name] = sent
+        if exported:
+            there = {self.stream("packets", o.stream) for o in self.outputs if o.format == "packets"}
+            for stream in self.streams or (None,):
+                usual = self.streams is None or stream == main_stream(self.streams)
+                sent = Output(
+                    f"{name}.packets" if usual else f"{name}.{stream}.packets", "packets", stream=stream
+                )
+                if stream not in there:
+                    rings[sent.name] = sent
         return tuple(rings.values())
 
     def spec(self, name: str, *, exported: bool = False) -> CameraSpec:
         """For a Supervisor, with the credentials. `exported`: other hosts may read what it sends, which takes
-        a ring of packets. Raises ValueError."""
+        a ring of packets of each of its streams. Raises ValueError."""
         rings = [self.ring(name, number) for number in range(len(self.outputs))]
         there = {ring.name for ring in rings}
         rings += [ring for ring in self.own_rings(name, exported=exported) if ring.name not in there]

@@ -31,8 +31,15 @@ class PeerConfig(Section):
     export: tuple[str, ...] = Field(
         default=(), description="Cameras of this host that it may read: names, or patterns such as `front*`."
     )
+    metadata: tuple[str, ...] = Field(
+        default=(),
+        description="Rings of format `bytes` of this host that it may read, such as `*.boxes`: up to 64 KiB "
+        "a message, and 100 a second.",
+    )
     imports: tuple[str, ...] = Field(
-        default=("*",), alias="import", description="Its cameras that have rings here, as HOST/CAMERA."
+        default=("*",),
+        alias="import",
+        description="Its cameras and metadata that have rings here, as HOST/NAME.",
     )
     format: Literal["rgb24", "bgr24", "rgba", "bgra", "gray8", "nv12", "yuv420p"] = Field(
         default="rgb24", description="The pixels of these rings."
@@ -40,7 +47,7 @@ class PeerConfig(Section):
     max_rate: Annotated[float, Field(gt=0, le=1e11, allow_inf_nan=False)] | None = Field(
         default=None,
         description="Bytes per second that are sent to it at most: what does not fit becomes key frames "
-        "alone. By default no limit.",
+        "alone, and then sub streams. By default no limit.",
     )
 
 
@@ -64,7 +71,9 @@ class LinkConfig(Section):
         return LinkSpec(
             self.host or this_host(),
             tuple(
-                PeerSpec(name, peer.connect, peer.export, peer.imports, peer.format, peer.max_rate)
+                PeerSpec(
+                    name, peer.connect, peer.export, peer.imports, peer.format, peer.max_rate, peer.metadata
+                )
                 for name, peer in self.peers.items()
             ),
             self.listen,

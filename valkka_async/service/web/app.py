@@ -21,11 +21,13 @@ from valkka_async.service.web.headers import on_prepare
 from valkka_async.service.web.listen import Door, listen, url
 from valkka_async.service.web.live import Hubs, Live
 from valkka_async.service.web.metrics import Metrics
+from valkka_async.service.web.others import Others
 from valkka_async.service.web.sockets import Sockets
 
 _BODY_BYTES = 16 << 10  # of a request: a token, or {"on": true}
 _STOP_SECONDS = 0.5  # for requests that are being answered when the service stops
 _NAME = r"{camera:[A-Za-z0-9._-]{1,64}}"
+_HOST = r"{host:[A-Za-z0-9._-]{1,64}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def make_app(
     app = web.Application(middlewares=[guarded], client_max_size=_BODY_BYTES)
     app[_SOCKETS] = sockets
     app.on_response_prepare.append(on_prepare)
+    others = Others()
     camera = f"/api/cameras/{_NAME}"
     app.add_routes(
         [
@@ -106,6 +109,8 @@ def make_app(
             web.get(camera + "/live", Live(hubs, sockets).handle, allow_head=False),
             web.get(camera + "/snapshot.jpg", api.snapshot, allow_head=False),
             web.post(camera + "/recording", api.recording),
+            web.get("/api/hosts", others.list),
+            web.get(f"/api/hosts/{_HOST}/{_NAME}/snapshot.jpg", others.snapshot, allow_head=False),
             web.get("/metrics", Metrics(service, hubs, events, sockets).handle),
             web.get("/healthz", api.alive),
             web.get("/readyz", api.ready),

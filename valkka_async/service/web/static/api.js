@@ -17,6 +17,16 @@ export async function snapshot(camera) {
   return answer.blob();
 }
 
+// The names of other hosts' cameras, HOST/CAMERA.
+export async function hostCameras() {
+  return (await (await ask("/api/hosts", { cache: "no-store" })).json()).cameras;
+}
+
+// A frame of one, as a JPEG. Throws an Error whose message is for people.
+export async function hostSnapshot(name) {
+  return (await ask(`/api/hosts/${name}/snapshot.jpg`, { cache: "no-store" })).blob();
+}
+
 // Start or stop recording. Throws an Error whose message is for people.
 export async function setRecording(camera, on) {
   const answer = await ask(`/api/cameras/${encodeURIComponent(camera)}/recording`, {

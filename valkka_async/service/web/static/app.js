@@ -2,6 +2,7 @@
 // The page: puts its parts together, and which camera is large.
 
 import { Grid } from "./grid.js";
+import { Hosts } from "./hosts.js";
 import { Clock, Events } from "./status.js";
 import * as words from "./words.js";
 
@@ -133,3 +134,4 @@ function showDetails(tile) {
 setInterval(() => document.hidden || show(), 500);
 route();
 events.start();
+new Hosts(element("hosts")).start();
