@@ -255,12 +255,12 @@ def test_a_camera_without_rings_is_known_from_its_service() -> None:
 
 def test_what_rings_and_service_say_of_a_camera_is_one_row() -> None:
     alive = camera("cam", ["cam"])
-    recording = RecordingStatus(RecordingState.WRITING, True, True, T0, "x", 1.0, 1, 1, 0, None, None)
+    recording = RecordingStatus(RecordingState.WRITING, True, True, T0, "x", 1.0, T0, 1, 1, 0, None, None)
     again = worker("cam", restarts=1, last_end=WorkerEnd.KILLED, last_exit="was killed by SIGSEGV")
     known = service(alive, state=CameraState.CONNECTING, worker=again, recording=recording)
     row = one_camera(figures := Collector().take(look({"cam": ring(10, 1, camera=alive)}, {"home": known})))
     assert (row.state, row.service, row.restarts, row.rss) == ("live", "home", 1, 9_000_000)
-    assert (row.last_end, row.recording) == (WorkerEnd.KILLED, RecordingState.WRITING)
+    assert (row.last_end, row.recording) == (WorkerEnd.KILLED, recording)
     assert "cam: started again once: its process was killed by SIGSEGV" in shown(figures)
 
 

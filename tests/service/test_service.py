@@ -30,7 +30,7 @@ from valkka_async.service.service import Service
 from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
 
 SECONDS = 30.0
-NO_RECORDING = RecordingStatus(RecordingState.WAITING, False, False, 0, None, 0.0, 0, 0, 0, None, None)
+NO_RECORDING = RecordingStatus(RecordingState.WAITING, False, False, 0, None, 0.0, None, 0, 0, 0, None, None)
 
 pytestmark = pytest.mark.one_loop
 

@@ -112,6 +112,7 @@ def recording(**differing: Any) -> RecordingStatus:
         since_ns=1,
         path="a.mp4",
         duration=0.0,
+        written_ns=1,
         bytes=0,
         files=1,
         dropped=0,

@@ -23,7 +23,7 @@ from valkka_async.camera.workers.status import WorkerEnd
 from valkka_async.cli.reports import ReaderReport, ServerReport
 from valkka_async.rates import CounterRates
 from valkka_async.ring.names import matches
-from valkka_async.service.status import CameraReport, RecordingState, ServiceStatus
+from valkka_async.service.status import CameraReport, RecordingStatus, ServiceStatus
 
 # States of what cannot speak for itself, beside those of cameras.
 SILENT = "no answer"  # connected, but it does not answer
@@ -156,7 +156,7 @@ class CameraFigures:
     last_end: WorkerEnd | None  # how the worker before ended
     last_exit: str  # the same in words
     rss: int | None  # bytes of memory of its worker, which it may share with others
-    recording: RecordingState | None  # None: not asked for, or not known
+    recording: RecordingStatus | None  # None: not asked for, or not known
     warnings: tuple[CameraWarning, ...]
     streams: tuple[StreamFigures, ...]  # the main one first
     rings: tuple[RingFigures, ...]
@@ -413,7 +413,7 @@ class Collector:
             last_end=None if worker is None else worker.last_end,
             last_exit="" if worker is None else worker.last_exit,
             rss=None if worker is None else worker.rss,
-            recording=None if recording is None else recording.state,
+            recording=recording,
             warnings=status.warnings,
             streams=streams,
             rings=tuple(sorted(rings, key=lambda ring: _natural(ring.name))),

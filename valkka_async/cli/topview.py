@@ -26,6 +26,7 @@ from valkka_async.cli.figures import (
     StreamFigures,
 )
 from valkka_async.cli.shape import describe, seconds
+from valkka_async.service.status import RecordingState
 
 _COLOURS = {
     CameraState.LIVE: "green",
@@ -39,6 +40,11 @@ _COLOURS = {
     CameraState.CONNECTING: "yellow",
     CameraState.STOPPED: "dim",
     CameraState.IDLE: "dim",
+}
+_REC = {
+    RecordingState.WRITING: ("rec", "red"),
+    RecordingState.WAITING: ("rec waits", "yellow"),
+    RecordingState.FAILED: ("rec fails", "red"),
 }
 _WIDE = 104  # columns from which on there is room for all that is known
 _TALL = 20  # lines from which on there is room for air
@@ -259,6 +265,8 @@ def _camera_row(camera: CameraFigures, in_short: bool) -> _Row:
     state = Text(camera.state, _COLOURS.get(camera.state, ""))
     if camera.retry_in is not None:
         state.append(f" {_soon(camera.retry_in)}")
+    if camera.recording is not None:
+        state.append(f" {_REC[camera.recording.state][0]}", _REC[camera.recording.state][1])
     return _Row(
         Text(camera.name, "bold"),
         state,
@@ -368,6 +376,7 @@ def _reasons(figures: Figures) -> list[Text]:
             said = f"{stream.name}: {stream.reason.removeprefix(f'{stream.url}: ')}"
             if stream.reason and said != _reason(camera):
                 known.append((stream.state, said, camera.name))
+    known += [(CameraState.FAILED, _unrecorded(camera), camera.name) for camera in figures.cameras]
     known += [("", _restarted(camera), camera.name) for camera in figures.cameras]
     known += [
         ("", WARNINGS[warning], camera.name) for camera in figures.cameras for warning in camera.warnings
@@ -398,6 +407,15 @@ def _reason(camera: CameraFigures) -> str:
         if stream.url and camera.reason.startswith(f"{name}{stream.url}: "):
             return name + camera.reason.removeprefix(f"{name}{stream.url}: ")
     return camera.reason
+
+
+def _unrecorded(camera: CameraFigures) -> str:
+    """Why nothing is recorded, though it should be."""
+    recording = camera.recording
+    if recording is None or recording.error is None:
+        return ""
+    next_ = f"; next attempt in {_soon(recording.retry_in)}" if recording.retry_in is not None else ""
+    return f"not recorded: {recording.error.text}{next_}"
 
 
 def _restarted(camera: CameraFigures) -> str:
@@ -432,7 +450,9 @@ def _lines(figures: Figures) -> Iterator[str]:
             f"{_number(camera.reconnects)} reconnects",
             *([] if camera.restarts is None else [f"{camera.restarts} restarts"]),
             f"cpu {_percent(camera.cpu)}",
+            *([] if camera.recording is None else [_REC[camera.recording.state][0]]),
             *([_plain(_reason(camera))] if camera.reason else []),
+            *([_plain(_unrecorded(camera))] if _unrecorded(camera) else []),
         ]
         yield "  ".join(cells)
         for stream in camera.streams if len(camera.streams) > 1 else ():

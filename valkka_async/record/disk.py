@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
@@ -39,6 +40,7 @@ class Disk:
         self.files = 0  # begun
         self.pieces = 0  # written
         self.bytes = 0
+        self.written_ns: int | None = None  # when the last piece was written, Unix
         self._low = low
         self._changed = changed
         self._given = 0  # bytes; only begin() and write() count here, only the thread in _taken
@@ -117,6 +119,7 @@ class Disk:
         if data and self._fd >= 0:
             self._write(data)
             self.pieces += 1
+            self.written_ns = time.time_ns()
             self.bytes += len(data)
 
     def _create(self, path: Path) -> tuple[int, Path]:

@@ -40,7 +40,9 @@ _UNREAD = 10_000  # finished files whose paths wait for the iteration
 @dataclass(frozen=True, slots=True)
 class RecorderStats:
     """``files`` begun, ``frames`` and ``bytes`` written to them, frames ``dropped`` (published, but not
-    recorded), the ``path`` that is being written (None: none) and its ``duration`` in seconds so far."""
+    recorded), the ``path`` that is being written (None: none) and its ``duration`` in seconds so far; when
+    something was written last (``written_ns``, Unix; None: nothing was) and bytes that the disk has still to
+    take (``pending``)."""
 
     files: int
     frames: int
@@ -48,6 +50,8 @@ class RecorderStats:
     dropped: int
     path: Path | None
     duration: float
+    written_ns: int | None
+    pending: int
 
 
 class _Part:
@@ -188,10 +192,11 @@ class Recorder:
         disk, part = self._disk, self._part
         dropped = self._lost + (self._client.stats().dropped if self._client is not None else 0)
         if disk is None:
-            return RecorderStats(0, 0, 0, dropped, None, 0.0)
+            return RecorderStats(0, 0, 0, dropped, None, 0.0, None, 0)
         path = disk.path
         duration = part.seconds(part.newest) if part is not None and path is not None else 0.0
-        return RecorderStats(disk.files, disk.pieces, disk.bytes, dropped, path, duration)
+        counts = disk.files, disk.pieces, disk.bytes, dropped
+        return RecorderStats(*counts, path, duration, disk.written_ns, disk.pending)
 
     @property
     def name(self) -> str:

@@ -6,15 +6,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from valkka_async.camera.mp4.boxes import CARRIED
 from valkka_async.errors import ValkkaError
 from valkka_async.record.cause import RecordingCause, cause_of
-from valkka_async.record.recorder import Recorder
+from valkka_async.record.recorder import Recorder, RecorderStats
+from valkka_async.service.log import camera_of_log
 from valkka_async.service.status import RecordingError, RecordingState, RecordingStatus
 
 _AGAIN = (5.0, 60.0)  # s between attempts to go on with a recording that has failed, growing
+_QUIET = 45.0  # s without a byte, after which nobody says any more that it is being written
+_NEWER = 10.0  # s by which the camera's newest packet is newer, if it is not for want of packets
 
 log = logging.getLogger("valkka_async.service")
 
@@ -46,21 +49,21 @@ class _Recording:
         self.plan = plan
         self._camera = camera
         self._recorder = plan.recorder()
-        self._since_ns = time.time_ns()
+        self._since_ns = self._began_ns = time.time_ns()
         self._retry_at: float | None = None  # monotonic
         self._error: RecordingError | None = None
         self.task = asyncio.create_task(self._run(), name=f"record {camera}")
 
-    def status(self) -> RecordingStatus:
-        """How it is."""
+    def status(self, codec: str, last_packet_ns: int) -> RecordingStatus:
+        """How it is, of a camera that sends this ("": not known), and when its last packet came."""
         stats = self._recorder.stats()
         # Each attempt counts from 0: what it has written proves that the one before is no longer the truth.
         if stats.bytes and self._retry_at is None and not self.task.done():
             self._error = None
-        if self._error is not None:
-            state = RecordingState.FAILED
-        else:
-            state = RecordingState.WRITING if stats.path is not None else RecordingState.WAITING
+        error = self._error
+        state = RecordingState.FAILED
+        if error is None:
+            state, error = judge(stats, self._began_ns, time.time_ns(), codec, last_packet_ns)
         left = None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic())
         return RecordingStatus(
             state=state,
@@ -69,14 +72,16 @@ class _Recording:
             since_ns=self._since_ns,
             path=None if stats.path is None else str(stats.path),
             duration=stats.duration,
+            written_ns=stats.written_ns,
             bytes=stats.bytes,
             files=stats.files,
             dropped=stats.dropped,
             retry_in=left,
-            error=self._error,
+            error=error,
         )
 
     async def _run(self) -> None:
+        camera_of_log.set(self._camera)  # for what the recorder logs, which knows the ring alone
         pause = _AGAIN[0]
         while True:
             began = time.monotonic()
@@ -88,6 +93,7 @@ class _Recording:
             self._retry_at = time.monotonic() + pause
             await asyncio.sleep(pause)
             self._recorder, self._retry_at = self.plan.recorder(), None
+            self._began_ns = time.time_ns()
             pause = min(2 * pause, _AGAIN[1])
 
     async def _attempt(self) -> None:
@@ -106,7 +112,9 @@ class _Recording:
 
     def _fail(self, error: Exception) -> None:
         text = str(error) or type(error).__name__
-        self._error = RecordingError(cause_of(error), text, time.time_ns())
+        before = self._error if not self._recorder.stats().bytes else None  # of the attempts in vain
+        since_ns = time.time_ns() if before is None else before.since_ns
+        self._error = RecordingError(cause_of(error), text, since_ns)
 
 
 class Recordings:
@@ -148,17 +156,34 @@ class Recordings:
         """Stop all of them."""
         await asyncio.gather(*(self.stop(camera) for camera in list(self._running)))
 
-    def status(self, camera: str, codec: str = "") -> RecordingStatus | None:
-        """How the recording of a camera is; None if there is none. `codec`: what the camera sends, if that is
-        known. It waits for ever for what cannot be recorded, and that is a failure."""
+    def status(self, camera: str, codec: str = "", last_packet_ns: int = 0) -> RecordingStatus | None:
+        """How the recording of a camera is; None if there is none. `codec`: what the camera sends, "" if that
+        is not known; `last_packet_ns`: when it sent something last, Unix, 0 if it did not."""
         recording = self._running.get(camera)
-        if recording is None:
-            return None
-        status = recording.status()
-        if status.state is RecordingState.WAITING and (text := unrecordable(codec)):
-            error = RecordingError(RecordingCause.FORMAT, text, status.since_ns)
-            return replace(status, state=RecordingState.FAILED, error=error)
-        return status
+        return None if recording is None else recording.status(codec, last_packet_ns)
+
+
+def judge(
+    stats: RecorderStats, began_ns: int, now_ns: int, codec: str, last_packet_ns: int
+) -> tuple[RecordingState, RecordingError | None]:
+    """How a recording is that has not ended by an error, and what is wrong with it.
+
+    A file that is open proves nothing: what has been written lately does. While the camera sends and nothing
+    is written, it has failed, whatever the reason.
+    """
+    since_ns = began_ns if stats.written_ns is None else stats.written_ns
+    if stats.path is None and (text := unrecordable(codec)):  # for which it would wait for ever
+        return RecordingState.FAILED, RecordingError(RecordingCause.FORMAT, text, began_ns)
+    if now_ns - since_ns < _QUIET * 1e9:
+        open_ = stats.path is not None and stats.written_ns is not None
+        return (RecordingState.WRITING if open_ else RecordingState.WAITING), None
+    if last_packet_ns - since_ns < _NEWER * 1e9:
+        return RecordingState.WAITING, None
+    if stats.pending:
+        text = f"the disk has not taken {stats.pending >> 10} kB that wait for it; check the file system"
+    else:
+        text = "the camera sends, but no key frame that a recording can begin with"
+    return RecordingState.FAILED, RecordingError(RecordingCause.STUCK, text, since_ns)
 
 
 def unrecordable(codec: str) -> str:

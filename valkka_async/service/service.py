@@ -14,11 +14,12 @@ from typing import Self
 
 from valkka_async import __version__
 from valkka_async.camera.spec import CameraSpec
-from valkka_async.camera.status import CameraState, CameraStatus
+from valkka_async.camera.status import CameraState, CameraStatus, StreamStatus
 from valkka_async.camera.workers.status import SupervisedStatus
 from valkka_async.camera.workers.supervisor import Supervisor
 from valkka_async.errors import ValkkaError
 from valkka_async.rates import CounterRates
+from valkka_async.record.cause import RecordingCause
 from valkka_async.service.config.config import Config
 from valkka_async.service.recordings import Plan, Recordings, unrecordable
 from valkka_async.service.status import CameraReport, RecordingStatus, ServiceStatus
@@ -83,6 +84,7 @@ class Service:
         self._rates = CounterRates(_RATES)
         self._sampled: dict[str, CameraStatus] = {}
         self._states: dict[str, CameraState] = {}
+        self._stuck: dict[str, RecordingCause] = {}  # why recordings fail whose attempts go on
         self._since_ns = time.time_ns()
         self._applying = asyncio.Lock()
         self._adding: set[asyncio.Task[None]] = set()
@@ -146,16 +148,21 @@ class Service:
             ring_fps={ring: self._rates.rate(name, _RING + ring, now) or 0.0 for ring in sorted(rings)},
             live=live if live in rings else None,
             still=still if still in rings else None,
-            recording=self._recordings.status(name, self._codec(status.camera)),
+            recording=self._recording(name, status.camera),
             camera=status.camera,
             worker=status.worker,
         )
 
-    def _codec(self, camera: CameraStatus) -> str:
-        """What is recorded of a camera; "": not known, or nothing."""
+    def _recording(self, name: str, camera: CameraStatus) -> RecordingStatus | None:
+        stream = self._recorded(camera)
+        if stream is None:
+            return self._recordings.status(name)
+        return self._recordings.status(name, stream.codec, stream.last_packet_ns)
+
+    def _recorded(self, camera: CameraStatus) -> StreamStatus | None:
+        """The stream of a camera that is or would be recorded."""
         config = self._config.cameras.get(camera.name)
-        stream = camera.stream_of(config.record_ring(camera.name)) if config is not None else None
-        return "" if stream is None else stream.codec
+        return camera.stream_of(config.record_ring(camera.name)) if config is not None else None
 
     @property
     def _supervised(self) -> Supervisor:
@@ -173,16 +180,16 @@ class Service:
         plan = _plan(self._config, camera)
         if plan.always:
             if on:
-                return self._recordings.status(camera)
+                return self._recording(camera, self._supervised.status()[camera].camera)
             raise ValkkaError(f"{camera} is always recorded: change `record` in the config")
         if not on:
             await self._recordings.stop(camera)
             return None
         if plan.ring not in {output.name for output in self._specs[camera].outputs}:
             raise ValkkaError(f"{camera} cannot be recorded: set `live` or `record` in the config")
-        codec = self._codec(self._supervised.status()[camera].camera)
-        if unrecordable(codec):
-            raise ValkkaError(f"{camera} cannot be recorded: {unrecordable(codec)}")
+        stream = self._recorded(self._supervised.status()[camera].camera)
+        if stream is not None and (why := unrecordable(stream.codec)):
+            raise ValkkaError(f"{camera} cannot be recorded: {why}")
         try:
             self._recordings.start(camera, plan)
         except ValueError as e:
@@ -282,8 +289,20 @@ class Service:
                 if self._states.get(name) != status.state:
                     self._states[name] = status.state
                     _tell(status)
+                self._tell_stuck(name, self._recording(name, status.camera))
             for gone in self._sampled.keys() - statuses.keys():
                 del self._sampled[gone]
+
+    def _tell_stuck(self, name: str, recording: RecordingStatus | None) -> None:
+        """Log once that nothing is written, where no attempt ends by an error and says so."""
+        goes_on = recording is not None and recording.active and recording.retry_in is None
+        error = recording.error if recording is not None and goes_on else None
+        cause = None if error is None else error.cause
+        if cause not in (RecordingCause.STUCK, RecordingCause.FORMAT):
+            self._stuck.pop(name, None)
+        elif error is not None and self._stuck.get(name) is not cause:
+            self._stuck[name] = error.cause
+            log.error("%s: recording failed: %s", name, error.text, extra={"camera": name})
 
     def _sample(self, name: str, camera: CameraStatus, now: float) -> None:
         """Note the counts, if there is news of them."""

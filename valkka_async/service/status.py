@@ -20,18 +20,18 @@ from valkka_async.record.cause import RecordingCause
 class RecordingState(StrEnum):
     """What a recording is doing."""
 
-    WAITING = "waiting"  # for frames: no file is open
-    WRITING = "writing"  # a file is open
-    FAILED = "failed"  # the last attempt ended by an error, and nothing has been written since
+    WAITING = "waiting"  # for frames, which the camera does not send
+    WRITING = "writing"  # frames go into a file
+    FAILED = "failed"  # by an error, and not written since; or the camera sends, and it is not written
 
 
 @dataclass(frozen=True, slots=True)
 class RecordingError:
-    """What the last attempt ended with."""
+    """Why nothing is written."""
 
     cause: RecordingCause
     text: str
-    at_ns: int
+    since_ns: int  # when that began: further attempts that fail do not change it
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,9 @@ class RecordingStatus:
     active: bool  # False: it has failed, and is not tried again
     always: bool  # the config asks for it
     since_ns: int  # when it was asked for
-    path: str | None  # of the file that is being written
+    path: str | None  # of the file that is open
     duration: float  # of that file so far
+    written_ns: int | None  # when something was written last; None: nothing was
     bytes: int  # written
     files: int  # begun
     dropped: int  # frames that were published and not recorded
@@ -96,7 +97,7 @@ class PageStatus:
 class ServiceStatus:
     """A service and all its cameras, in the order of its config."""
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
 
     name: str
     version: str  # of valkka-async
