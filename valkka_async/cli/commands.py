@@ -99,7 +99,7 @@ def _names(incomplete: str) -> list[str]:
 
 def _duration(text: str | None) -> str | None:
     if text is not None:
-        from valkka_async.cli.units import parse_seconds
+        from valkka_async.units import parse_seconds
 
         _valid(parse_seconds, text)
     return text
@@ -107,7 +107,7 @@ def _duration(text: str | None) -> str | None:
 
 def _bytes(text: str | None) -> str | None:
     if text is not None:
-        from valkka_async.cli.units import parse_bytes
+        from valkka_async.units import parse_bytes
 
         _valid(parse_bytes, text)
     return text
@@ -372,7 +372,7 @@ def _rec(
     with or_else("stopped before anything was recorded"):
         from valkka_async.cli.program import run
         from valkka_async.cli.rec import Rec, find
-        from valkka_async.cli.units import parse_bytes, parse_seconds
+        from valkka_async.units import parse_bytes, parse_seconds
 
         ring = find(name)
     try:

@@ -9,8 +9,6 @@ import errno
 import logging
 import math
 import os
-import re
-import string
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +21,9 @@ from typing import Self
 
 from valkka_async.camera.mp4 import boxes, sound
 from valkka_async.errors import ConnectionClosed, RecorderError
-from valkka_async.record.disk import Disk
+from valkka_async.record.contents import Contents
+from valkka_async.record.disk import Disk, Journal
+from valkka_async.record.pattern import Pattern
 from valkka_async.ring.client import Client, connect
 from valkka_async.ring.frame import Frame
 from valkka_async.ring.rendezvous import check_name
@@ -32,7 +32,6 @@ log = logging.getLogger("valkka_async")
 
 _CLOSE_SECONDS = 10.0  # for a disk to take what is still to be written
 _EARLY = 0.005  # s before `seconds` are over, by which a key frame may come and still be on time
-_FIELDS = {"name": "", "n": r"(0?[0-9]{1,2}d?)?"}  # of a pattern, and how each may be formatted
 _LEAD = 2  # s of sound that may be in a file before its picture
 _UNREAD = 10_000  # finished files whose paths wait for the iteration
 
@@ -58,12 +57,12 @@ class _Part:
     """What is known of the file that is being written. Times are decode times, in units of `time_base`."""
 
     def __init__(self, init_segment: bytes, base: int, begin: int, time_base: Fraction) -> None:
+        self.contents = Contents.of(init_segment)
         self.init_segment = init_segment
         self.base = base  # the time that is 0 in the file
         self.time_base = time_base
         self.newest = begin
         self.sequence = 0
-        self.size = 0
         self.gop = 0  # bytes from the last key frame on
         self.largest_gop = 0
 
@@ -106,6 +105,8 @@ class Recorder:
         Most that may wait for the disk.
     open_timeout
         Seconds to wait for the server at the beginning; None: for ever.
+    journal
+        Is told of each file as it begins and ends; see record/disk.py.
 
     Raises ValueError, InvalidNameError. What goes wrong later (the disk is full: RecorderError, which is
     an OSError too; no such server: TimeoutError; refused: ConnectError) ends the recording and is raised by
@@ -122,9 +123,10 @@ class Recorder:
         max_bytes: int | None = None,
         buffer_bytes: int = 32 << 20,
         open_timeout: float | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._name = check_name(name)
-        self._pattern = _check_pattern(os.fspath(pattern), name)
+        self._pattern = Pattern(os.fspath(pattern), name)
         if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
             raise ValueError(f"seconds is above 0 or None, not {seconds!r}")
         if max_bytes is not None and max_bytes < 1:
@@ -135,6 +137,7 @@ class Recorder:
         self._max_bytes = max_bytes
         self._buffer_bytes = buffer_bytes
         self._open_timeout = open_timeout
+        self._journal = journal
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._error: Exception | None = None
@@ -226,7 +229,8 @@ class Recorder:
         if self._task is not None:
             raise RuntimeError("a recorder records once: make another")
         loop = asyncio.get_running_loop()
-        self._disk = Disk(self._buffer_bytes // 2, partial(_call_in, loop, self._on_change))
+        changed = partial(_call_in, loop, self._on_change)
+        self._disk = Disk(self._buffer_bytes // 2, changed, self._journal)
         self._task = loop.create_task(self._run(self._disk), name=f"record {self._name}")
         self._task.add_done_callback(self._stop)  # also if it is cancelled before it runs
         return self
@@ -308,7 +312,8 @@ class Recorder:
         try:
             part = self._part
             if part is not None and self._ends(part, frame, init_segment, dts):
-                part = None
+                part = self._part = None
+                disk.finish()
             begins = part is None
             if part is None:
                 if not frame.key:  # rare: the ring goes on with a key frame when it has lost one
@@ -323,17 +328,17 @@ class Recorder:
                 if heard[0] < part.base:  # it came too late for the file before
                     data = bytearray(sound.fragment_without(data))
             boxes.move(data, part.sequence, part.base)
+            data = _noted(part.contents, data, frame)
         except ValueError as e:
             raise RecorderError(f"{self._name} is not fragmented MP4 as it should be: {e}") from None
         self._part = part
         if begins:
             data = bytearray(init_segment + data)
-            disk.begin(self._path(frame), data)
+            disk.begin(self._path(frame), data, part.contents)
         else:
             disk.write(data)
         if frame.key:
             part.gop = 0
-        part.size += len(data)
         part.gop += len(data)
         part.largest_gop = max(part.largest_gop, part.gop)
 
@@ -355,7 +360,7 @@ class Recorder:
         if self._seconds is not None and part.seconds(dts) >= self._seconds - _EARLY:
             return True
         # The GOP that begins here will be about as large as the largest so far.
-        return self._max_bytes is not None and part.size + part.largest_gop > self._max_bytes
+        return self._max_bytes is not None and part.contents.whole_size + part.largest_gop > self._max_bytes
 
     def _finish(self, disk: Disk) -> None:
         self._heard = None
@@ -366,7 +371,7 @@ class Recorder:
     def _path(self, frame: Frame) -> Path:
         self._number += 1
         begin = datetime.fromtimestamp(frame.timestamp_ns / 1e9).astimezone()
-        return Path(begin.strftime(self._pattern.format(name=self._name, n=self._number)))
+        return self._pattern.path(begin, self._number)
 
     def _on_change(self) -> None:
         """The disk has completed a file, has room again, has failed or has ended."""
@@ -393,23 +398,14 @@ class Recorder:
         self._error = self._error or error
 
 
-def _check_pattern(pattern: str, name: str) -> str:
-    """Raises ValueError."""
-    try:
-        fields = [(field, spec, how) for _, field, spec, how in string.Formatter().parse(pattern) if field]
-        # `{n:9999999999}` would be a path of that many characters, and `{name.x}` is an attribute.
-        good = all(
-            how is None and re.fullmatch(_FIELDS.get(field, "(?!)"), spec or "")
-            for field, spec, how in fields
-        )
-        path = pattern.format(name=name, n=1) if good else ""
-    except (IndexError, ValueError):
-        good, path = False, ""
-    if not good:
-        raise ValueError(f"pattern {pattern!r}: only {{name}}, {{n}} and {{n:04}} go in braces")
-    if not os.path.basename(path) or "\0" in path:
-        raise ValueError(f"pattern {pattern!r} is no path of a file")
-    return pattern
+def _noted(contents: Contents, data: bytearray, frame: Frame) -> bytearray:
+    """A fragment as it goes into the file: with the time at which it was taken, if it is to be marked."""
+    about, ns = boxes.about(data), frame.timestamp_ns
+    mark = contents.marks_next(ns, frame.key)
+    if mark:
+        data = bytearray(boxes.reference_time(about.decode, ns) + data)
+    contents.add(len(data), ns, about.decode, about.duration, mark)
+    return data
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
