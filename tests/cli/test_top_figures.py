@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from support.status import differing
+from support.status import NOTHING_STORED, differing
 from valkka_async import typed
 from valkka_async.camera.spec import CameraSpec, Output
 from valkka_async.camera.status import (
@@ -86,7 +86,9 @@ def worker(name: str, **more: Any) -> WorkerStatus:
 
 def service(*cameras: CameraStatus, **more: Any) -> ServiceStatus:
     """One that says `more` of each of them."""
-    return ServiceStatus("home", "1", 7, T0, T0, True, tuple(report(one, **more) for one in cameras), None)
+    return ServiceStatus(
+        "home", "1", 7, T0, T0, True, tuple(report(one, **more) for one in cameras), NOTHING_STORED, None
+    )
 
 
 def report(of: CameraStatus, **more: Any) -> CameraReport:
@@ -103,6 +105,7 @@ def report(of: CameraStatus, **more: Any) -> CameraReport:
         "live": None,
         "still": None,
         "recording": None,
+        "stored": None,
         "worker": worker(of.name),
     }
     return CameraReport(name=of.name, camera=of, **values | more)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from record_tools import GOP, STEP_NS, Writer, head
 
 from support.playback import ffmpeg_finds_no_fault, play
+from support.recordings import GOP, STEP_NS, Writer, head
 from valkka_async.camera.mp4 import boxes
 from valkka_async.errors import DataError
 from valkka_async.record import contents as files

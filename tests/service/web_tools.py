@@ -23,11 +23,13 @@ from pydantic import SecretStr
 import valkka_async as va
 from support import footage
 from support.playback import packets
+from support.status import NOTHING_STORED
 from support.status import differing as with_values
 from valkka_async.camera.mp4.fragments import Fragment, Muxer, Timeline
 from valkka_async.camera.spec import CameraSpec, Output
 from valkka_async.camera.status import CameraState, SoundState, SoundStatus, before_start
 from valkka_async.camera.workers.status import WorkerState, WorkerStatus
+from valkka_async.record.archive import Archive
 from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
 from valkka_async.service.web.app import serve
 
@@ -64,6 +66,7 @@ def camera(name: str = "front", **differing: Any) -> CameraReport:
         live=f"{name}.fmp4",
         still=f"{name}.jpeg",
         recording=None,
+        stored=None,
         camera=with_values(
             own,
             attempts=3,
@@ -129,6 +132,7 @@ class Stand:
     cameras: dict[str, CameraReport] = field(default_factory=lambda: {"front": camera()})
     ready: bool = True
     name: str = "stand"
+    archive: Archive = field(default_factory=lambda: Archive(Path("nowhere", "index")))
     looks: int = 0
 
     def status(self) -> ServiceStatus:
@@ -141,6 +145,7 @@ class Stand:
             since_ns=1_700_000_000_000_000_000,
             ready=self.ready,
             cameras=tuple(self.cameras.values()),
+            recordings=NOTHING_STORED,
             page=None,
         )
 

@@ -391,6 +391,51 @@ def _rec(
         fail(wrong, 1)
 
 
+@app.command("clip")
+@guarded
+def _clip(
+    camera: Annotated[str, typer.Argument(help="A camera.", metavar="CAMERA", autocompletion=_names)],
+    begin: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="When it begins: 2026-11-30T14:00:00 (with Z or +01:00, or of this machine's zone), 14:00 "
+            "for today, -10m for ten minutes ago.",
+            metavar="TIME",
+        ),
+    ],
+    end: Annotated[
+        str, typer.Option("--to", help="When it ends: the same, or +30s from its beginning.", metavar="TIME")
+    ],
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A file or a folder. Default: CAMERA-DATE-TIME.mp4 in the current folder.",
+            metavar="FILE",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="The service's config, if it does not run.", metavar="CONFIG"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Save any time of a service's recordings as one MP4, without re-encoding."""
+    import time
+
+    from valkka_async.cli.clip import clip, moment
+
+    try:
+        now = time.time()
+        starts = moment(begin, now)
+        ends = moment(end, now, starts)
+    except ValueError as e:
+        raise typer.BadParameter(str(e)) from None
+    clip(camera, starts, ends, file, config=config, force=force)
+
+
 @app.command("run")
 @guarded
 def _run(

@@ -23,10 +23,12 @@ from valkka_async.cli.figures import (
     Figures,
     ReaderFigures,
     RingFigures,
+    ServiceFigures,
     StreamFigures,
 )
 from valkka_async.cli.shape import describe, seconds
 from valkka_async.service.status import RecordingState
+from valkka_async.units import in_bytes
 
 _COLOURS = {
     CameraState.LIVE: "green",
@@ -222,8 +224,18 @@ def _summary(figures: Figures) -> Text:
     parts.append(readers)
     if cpus := [camera.cpu for camera in cameras if camera.cpu is not None]:
         parts.append(Text(f"{sum(cpus):.2f} cores"))
+    parts += [Text(told) for service in figures.services if (told := _stored(service))]
     parts.append(Text(time.strftime("%H:%M:%S", time.localtime(figures.time_ns / 1e9)), "dim"))
     return Text("  ", no_wrap=True, overflow="ellipsis", end="\n").join(parts)
+
+
+def _stored(service: ServiceFigures) -> str:
+    """ "412 GB recorded since 2026-11-16 08:00"; "" if nothing is."""
+    recordings = service.recordings
+    if recordings is None or recordings.oldest_ns is None:
+        return ""
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(recordings.oldest_ns / 1e9))
+    return f"{in_bytes(recordings.bytes)} recorded since {since}"
 
 
 # ------------------------------------------------------------------------------------------- rows
@@ -382,6 +394,11 @@ def _reasons(figures: Figures) -> list[Text]:
         ("", WARNINGS[warning], camera.name) for camera in figures.cameras for warning in camera.warnings
     ]
     known += [(server.state, server.reason, server.name) for server in figures.servers]
+    known += [
+        (CameraState.FAILED, service.recordings.problem, f"service {service.name}")
+        for service in figures.services
+        if service.recordings is not None
+    ]
     known += [(SILENT, service.reason, f"service {service.name}") for service in figures.services]
     for state, reason, name in known:
         if reason:
@@ -466,6 +483,10 @@ def _lines(figures: Figures) -> Iterator[str]:
         state = f"{server.state} ({_plain(server.reason)})" if server.reason else server.state
         yield from _ring_lines(server, server.name, state)
     for service in figures.services:
+        if told := _stored(service):
+            yield f"service {service.name}  {told}"
+        if service.recordings is not None and service.recordings.problem:
+            yield f"service {service.name}  {_plain(service.recordings.problem)}"
         if service.reason:
             yield f"service {service.name}  {_plain(service.reason)}"
 

@@ -199,19 +199,21 @@ def _scan(fd: int, mtime_ns: int) -> Contents:
     """By all its fragments."""
     init = init_segment(fd)
     contents = Contents.of(init)
-    known: tuple[int, int] | None = None  # ticks and ns of the last prft box
-    for fragment in fragments(fd, len(init), os.fstat(fd).st_size):
+    found = fragments(fd, len(init), os.fstat(fd).st_size)
+    if not found:
+        raise CutOff("no fragment")
+    said = next((one.reference for one in found if one.reference is not None), None)
+    # Where nobody said when, times are right but for a shift.
+    known = (found[0].about.decode, mtime_ns) if said is None else said
+    for fragment in found:
         about = fragment.about
-        if fragment.reference is not None:
-            known = fragment.reference
-        elif known is None:  # of a recorder that did not say: times are right but for a shift
-            known = about.decode, mtime_ns
+        known = fragment.reference or known
         ns = known[1] + (about.decode - known[0]) * 1_000_000_000 // contents.timescale
         mark = contents.marks_next(ns, about.key)
         contents.add(fragment.end - fragment.begin, ns, about.decode, about.duration, mark)
     if not contents.marks:
-        raise CutOff("no fragment")
-    if known is not None and known[1] == mtime_ns:
+        raise CutOff("no key frame")
+    if said is None:
         _end_at(contents, mtime_ns)
     return contents
 
@@ -220,7 +222,7 @@ def _end_at(contents: Contents, ns: int) -> None:
     shift = contents.end_ns - ns
     contents.begin_ns -= shift
     contents.end_ns -= shift
-    contents.marks = [mark._replace(ns=mark.ns - shift) for mark in contents.marks]
+    contents.marks = [Mark(mark.offset, mark.ns - shift, mark.ticks) for mark in contents.marks]
     contents.gaps = [(a - shift, b - shift) for a, b in contents.gaps]
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 _FIELDS = {"name": "", "n": r"(0?[0-9]{1,2}d?)?"}  # and how each may be formatted
 _DIGITS = {"Y": 4, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2, "y": 2, "j": 3, "U": 2, "W": 2, "V": 2, "G": 4}
 _NUMBER = "\0n\0"  # in place of {n}, which no path has
-_TAKEN = r"(?:-[0-9]+)?"  # what a file's name gets if that is taken
+_TAKEN = re.compile(r"(.+)-[0-9]+", re.S)  # the stem of a file's name, if the name was taken
 
 
 class Found(NamedTuple):
@@ -56,9 +56,16 @@ class Pattern:
         for part, (text, regex) in zip(parts[:-1], self._parts[:-1], strict=True):
             if regex.fullmatch(part) is None if regex is not None else part != text:
                 return False
+        return self._names(path.name)
+
+    def _names(self, name: str) -> bool | None:
+        """As owns(), of a file's name alone."""
         text, regex = self._parts[-1]
-        exact, taken = _last(text, regex)
-        return True if exact.fullmatch(parts[-1]) else None if taken.fullmatch(parts[-1]) else False
+        before = _TAKEN.fullmatch(Path(name).stem)
+        for exact, one in ((True, name), (None, before and before[1] + Path(name).suffix)):
+            if one and (one == text if regex is None else regex.fullmatch(one)):
+                return exact
+        return False
 
     def files(self) -> Iterator[Found]:
         """All that there are. Blocks. Only folders that the pattern names are looked into, and no links are
@@ -69,7 +76,6 @@ class Pattern:
     def _below(self, folder: Path, depth: int) -> Iterator[Found]:
         text, regex = self._parts[depth]
         last = depth == len(self._parts) - 1
-        exact, taken = _last(text, regex)
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError:
@@ -77,12 +83,14 @@ class Pattern:
         for entry in entries:
             try:
                 if not last:
-                    if exact.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                    mine = entry.name == text if regex is None else regex.fullmatch(entry.name)
+                    if mine and entry.is_dir(follow_symlinks=False):
                         yield from self._below(folder / entry.name, depth + 1)
-                elif taken.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    continue
+                exact = self._names(entry.name)
+                if exact is not False and entry.is_file(follow_symlinks=False):
                     status = entry.stat(follow_symlinks=False)
-                    whole = exact.fullmatch(entry.name) is not None
-                    yield Found(folder / entry.name, whole, status.st_size, status.st_mtime_ns)
+                    yield Found(folder / entry.name, exact is True, status.st_size, status.st_mtime_ns)
             except OSError:
                 continue
 
@@ -131,12 +139,3 @@ def _piece(piece: str) -> str:
         return "%"
     digits = _DIGITS.get(piece[1])
     return "[^/]+" if digits is None else f"[0-9]{{{digits}}}"
-
-
-def _last(text: str, regex: re.Pattern[str] | None) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Of a file's name: as it is, and as it is where that was taken."""
-    source = re.escape(text) if regex is None else regex.pattern
-    ending = re.escape(os.path.splitext(text)[1])
-    stem = source[: len(source) - len(ending)] if ending and source.endswith(ending) else source
-    end = ending if stem is not source else ""
-    return re.compile(source), re.compile(f"{stem}{_TAKEN}{end}")

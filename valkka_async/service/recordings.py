@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from valkka_async.camera.mp4.boxes import CARRIED
 from valkka_async.errors import ValkkaError
 from valkka_async.record.cause import RecordingCause, cause_of
+from valkka_async.record.disk import Journal
 from valkka_async.record.recorder import Recorder, RecorderStats
 from valkka_async.service.log import camera_of_log
 from valkka_async.service.status import RecordingError, RecordingState, RecordingStatus
@@ -35,20 +37,22 @@ class Plan:
 
     def check(self) -> None:
         """Raises ValueError for a plan that no recorder can follow."""
-        self.recorder()
+        self.recorder(None)
 
-    def recorder(self) -> Recorder:
-        """One that has not begun. Raises ValueError."""
-        return Recorder(self.ring, self.pattern, seconds=self.seconds, max_bytes=self.max_bytes)
+    def recorder(self, journal: Journal | None) -> Recorder:
+        """One that has not begun, and will tell the journal of its files. Raises ValueError."""
+        limits = self.seconds, self.max_bytes
+        return Recorder(self.ring, self.pattern, seconds=limits[0], max_bytes=limits[1], journal=journal)
 
 
 class _Recording:
     """Of one camera: attempts, one after the other. `task` ends when there will be no other."""
 
-    def __init__(self, camera: str, plan: Plan) -> None:
+    def __init__(self, camera: str, plan: Plan, journal: Journal | None) -> None:
         self.plan = plan
         self._camera = camera
-        self._recorder = plan.recorder()
+        self._journal = journal
+        self._recorder = plan.recorder(journal)
         self._since_ns = self._began_ns = time.time_ns()
         self._retry_at: float | None = None  # monotonic
         self._error: RecordingError | None = None
@@ -92,7 +96,7 @@ class _Recording:
                 pause = _AGAIN[0]
             self._retry_at = time.monotonic() + pause
             await asyncio.sleep(pause)
-            self._recorder, self._retry_at = self.plan.recorder(), None
+            self._recorder, self._retry_at = self.plan.recorder(self._journal), None
             self._began_ns = time.time_ns()
             pause = min(2 * pause, _AGAIN[1])
 
@@ -118,16 +122,18 @@ class _Recording:
 
 
 class Recordings:
-    """At most one for each camera. Belongs to an event loop."""
+    """At most one for each camera. Belongs to an event loop. `journal`: whom a camera's recorder tells of its
+    files."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Callable[[str], Journal | None]) -> None:
         self._running: dict[str, _Recording] = {}
+        self._journal = journal
 
     def start(self, camera: str, plan: Plan) -> None:
         """Record; nothing if that is being done. Raises ValueError for a pattern that makes no sense."""
         known = self._running.get(camera)
         if known is None or known.task.done():
-            self._running[camera] = _Recording(camera, plan)
+            self._running[camera] = _Recording(camera, plan, self._journal(camera))
 
     async def stop(self, camera: str) -> None:
         """Complete the file and end; nothing if there is none. Takes what the disk needs, at most about 10 s.

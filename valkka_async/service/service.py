@@ -19,8 +19,12 @@ from valkka_async.camera.workers.status import SupervisedStatus
 from valkka_async.camera.workers.supervisor import Supervisor
 from valkka_async.errors import ValkkaError
 from valkka_async.rates import CounterRates
+from valkka_async.record.archive import Archive, Kept, index_of
 from valkka_async.record.cause import RecordingCause
+from valkka_async.record.pattern import Pattern
+from valkka_async.record.retention import Keep
 from valkka_async.service.config.config import Config
+from valkka_async.service.config.config import Keep as KeepConfig
 from valkka_async.service.recordings import Plan, Recordings, unrecordable
 from valkka_async.service.status import CameraReport, RecordingStatus, ServiceStatus
 
@@ -29,7 +33,7 @@ _RATES = 3.0  # s over which rates are measured; a worker tells its counts each 
 _TROUBLE = {CameraState.STALLED, CameraState.WAITING, CameraState.FAILED}
 _CPU, _RING = "cpu", "ring "  # names of counters
 # Keys of a config that are for all cameras: some take effect with the next start of the service.
-_SETTINGS = ("recordings",)
+_SETTINGS = ("recordings", "keep")
 _RESTART = ("name", "workers")
 
 log = logging.getLogger("valkka_async.service")
@@ -80,7 +84,8 @@ class Service:
         self._complete = config  # the last one of which all was done
         self._specs: dict[str, CameraSpec] = {}  # of the config
         self._supervisor: Supervisor | None = None
-        self._recordings = Recordings()
+        self._archive = Archive(index_of(config.recordings, config.name))
+        self._recordings = Recordings(self._archive.journal)
         self._rates = CounterRates(_RATES)
         self._sampled: dict[str, CameraStatus] = {}
         self._states: dict[str, CameraState] = {}
@@ -104,6 +109,11 @@ class Service:
         return self._config
 
     @property
+    def archive(self) -> Archive:
+        """The recordings that there are."""
+        return self._archive
+
+    @property
     def ready(self) -> bool:
         """Has every camera been started, whether it could be opened or not?"""
         return self._supervisor is not None and not self._adding
@@ -125,6 +135,7 @@ class Service:
             ready=self.ready,
             # In the order of the config; one that is being added or removed may be missing.
             cameras=tuple(self._report(statuses[name]) for name in self._specs if name in statuses),
+            recordings=self._archive.status(),
             page=None,
         )
 
@@ -149,6 +160,7 @@ class Service:
             live=live if live in rings else None,
             still=still if still in rings else None,
             recording=self._recording(name, status.camera),
+            stored=self._archive.stored(name),
             camera=status.camera,
             worker=status.worker,
         )
@@ -231,6 +243,7 @@ class Service:
         # Cameras that exchange their rings: none of them can be the first to have the other's.
         await self._wait(self._work(self._remove(name), f"remove {name}") for name in exchanged)
         await self._wait(self._add(specs[name]) for name in (*added, *exchanged))
+        self._keep(config)
         await self._recordings.follow(plans)
         self._complete = config
         return Changes(
@@ -276,6 +289,18 @@ class Service:
             pass
         if self._states.pop(name, None) is not None:
             log.info("%s: removed", name, extra={"camera": name})
+
+    def _keep(self, config: Config) -> None:
+        """Tell the archive which recordings there are, and how long they are kept."""
+        cameras = {}
+        for name, camera in config.cameras.items():
+            keep = camera.record.keep if camera.record is not None else None
+            cameras[name] = Kept(Pattern(_pattern(config, name), name), _bounds(keep))
+        self._archive.follow(
+            cameras,
+            _bounds(config.keep),
+            lambda name: Pattern(config.recordings.replace("{name}", name), name),
+        )
 
     # ------------------------------------------------------------------------------- looking
 
@@ -327,6 +352,8 @@ class Service:
             self._add(spec)
         try:
             await asyncio.sleep(0)  # add() begins: from here on status() has them all
+            await self._archive.__aenter__()
+            self._keep(self._config)
             await self._recordings.follow(plans)
         except BaseException:
             await self.aclose()
@@ -342,6 +369,7 @@ class Service:
             await asyncio.wait([self._look_task])
         try:
             await self._recordings.aclose()
+            await self._archive.aclose()
         finally:
             if self._supervisor is not None:
                 await self._supervisor.aclose()
@@ -371,14 +399,23 @@ def _plan(config: Config, name: str) -> Plan:
     if not camera.enabled:
         raise KeyError(name)
     record = camera.record
-    pattern = (record.path if record is not None else None) or config.recordings
     return Plan(
         ring=camera.record_ring(name),
-        pattern=pattern.replace("{name}", name),  # a recorder's own {name} is its ring's
+        pattern=_pattern(config, name),
         seconds=record.seconds if record is not None else None,
         max_bytes=record.max_bytes if record is not None else None,
         always=record is not None,
     )
+
+
+def _pattern(config: Config, name: str) -> str:
+    record = config.cameras[name].record
+    pattern = (record.path if record is not None else None) or config.recordings
+    return pattern.replace("{name}", name)  # a recorder's own {name} is its ring's
+
+
+def _bounds(keep: KeepConfig | None) -> Keep:
+    return Keep() if keep is None else Keep(keep.age, keep.size, keep.free)
 
 
 def _tell(status: SupervisedStatus) -> None:

@@ -14,7 +14,9 @@ from typing import ClassVar
 
 from valkka_async.camera.status import AnyState, CameraStatus, Cause, StreamStatus
 from valkka_async.camera.workers.status import WorkerStatus, is_current
+from valkka_async.record.archive import ArchiveStatus
 from valkka_async.record.cause import RecordingCause
+from valkka_async.record.index import Stored
 
 
 class RecordingState(StrEnum):
@@ -69,6 +71,7 @@ class CameraReport:
     live: str | None  # the ring of fragmented MP4 that the page shows
     still: str | None  # the ring of JPEGs that the page shows
     recording: RecordingStatus | None  # None: not asked for
+    stored: Stored | None  # recordings that there are of it; None: none
     camera: CameraStatus  # its last word, which may be of a process that is gone
     worker: WorkerStatus  # which other cameras may share
 
@@ -106,6 +109,7 @@ class ServiceStatus:
     since_ns: int
     ready: bool  # every camera has been tried
     cameras: tuple[CameraReport, ...]
+    recordings: ArchiveStatus  # all that there are
     page: PageStatus | None  # None: as told by other ways than the page
 
     def camera(self, name: str) -> CameraReport | None:

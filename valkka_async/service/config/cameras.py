@@ -34,6 +34,7 @@ from valkka_async.service.config.fields import (
     or_switch,
     switch,
 )
+from valkka_async.service.config.sections import IN_SHORT, Keep, or_text
 
 PAGE_FPS = 10.0  # frames per second for a browser that cannot play what the camera sends
 _NOT_DECODED = ("fmp4", "packets")
@@ -55,6 +56,18 @@ class Record(Section):
     stream: StreamName | None = Field(
         default=None, description="Which of the camera's `streams` is recorded. By default `main`."
     )
+    keep: Annotated[Keep | None, IN_SHORT] = Field(
+        default=None,
+        json_schema_extra=or_text,
+        description="How long, or how much, is kept of this camera: `14d`, `500GB`, `14d 500GB`.",
+    )
+
+    @field_validator("keep")
+    @classmethod
+    def _check_keep(cls, keep: Keep | None) -> Keep | None:
+        if keep is not None and keep.free is not None:
+            raise ValueError("`free` is for all cameras together: put it into `keep` at the top of the file")
+        return keep
 
 
 class OutputConfig(Section):

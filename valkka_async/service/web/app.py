@@ -21,6 +21,7 @@ from valkka_async.service.web.headers import on_prepare
 from valkka_async.service.web.listen import Door, listen, url
 from valkka_async.service.web.live import Hubs, Live
 from valkka_async.service.web.metrics import Metrics
+from valkka_async.service.web.recorded import Recorded
 from valkka_async.service.web.sockets import Sockets
 
 _BODY_BYTES = 16 << 10  # of a request: a token, or {"on": true}
@@ -98,6 +99,7 @@ def make_app(
     app = web.Application(middlewares=[guarded], client_max_size=_BODY_BYTES)
     app[_SOCKETS] = sockets
     app.on_response_prepare.append(on_prepare)
+    recorded = Recorded(service.archive, lens.camera)
     camera = f"/api/cameras/{_NAME}"
     app.add_routes(
         [
@@ -106,6 +108,8 @@ def make_app(
             web.get(camera + "/live", Live(hubs, sockets).handle, allow_head=False),
             web.get(camera + "/snapshot.jpg", api.snapshot, allow_head=False),
             web.post(camera + "/recording", api.recording),
+            web.get(f"/api/recordings/{_NAME}", recorded.timeline),
+            web.get(f"/api/recordings/{_NAME}/clip.mp4", recorded.clip),
             web.get("/metrics", Metrics(service, hubs, events, sockets).handle),
             web.get("/healthz", api.alive),
             web.get("/readyz", api.ready),

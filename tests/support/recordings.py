@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import tempfile
 from pathlib import Path
 from typing import Self
 
-from support import footage
-from support.playback import packets
 from valkka_async.camera.mp4 import boxes
 from valkka_async.camera.mp4.fragments import Fragment, Muxer, Timeline
 from valkka_async.record.contents import Contents
 from valkka_async.record.disk import Journal
+
+from . import footage
+from .playback import packets
 
 GOP = 10  # frames, at 25 per second
 STEP = 3600  # ticks of a frame
@@ -38,6 +40,19 @@ def head() -> bytes:
     return film()[0]
 
 
+def _made(path: Path) -> io.FileIO:
+    """As a Disk does: others remove folders that are empty."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True)
+        except FileExistsError:
+            pass
+        try:
+            return path.open("xb", buffering=0)
+        except FileNotFoundError:
+            continue
+
+
 class Writer:
     """Writes one file, frame by frame. `silent`: without times of day, as another program's."""
 
@@ -51,8 +66,7 @@ class Writer:
         silent: bool = False,
     ) -> None:
         init, self._fragments = film(width)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("xb", buffering=0)
+        self._file = _made(path)
         self._path = path
         self._ns, self._ticks, self._number = begin_ns, 0, 0
         self._journal = journal
