@@ -254,6 +254,13 @@ async def test_a_recording_on_demand_plays(rtsp: RtspServer, clip: Path, tmp_pat
         assert await service.set_recording("front", False) is None
         assert camera(service, "front").recording is None
         assert await asyncio.to_thread(_frames, path) >= 10
+        await service.archive.settled()
+        (span,) = (await service.archive.timeline("front", 0, 1 << 62)).spans
+        assert span.to_ns - span.from_ns > 0.4e9 and span.codec.startswith("avc1.")
+        found = await service.archive.clip("front", span.from_ns, span.to_ns)
+        assert found.end_ns - found.begin_ns == pytest.approx(span.to_ns - span.from_ns, abs=0.1e9)
+        stored = camera(service, "front").stored
+        assert stored is not None and (stored.files, stored.oldest_ns) == (1, span.from_ns)
         with pytest.raises(KeyError):
             await service.set_recording("nobody", True)
 

@@ -169,6 +169,7 @@ class Archive:
         await self._ask(lambda: None)
         while self._walking:  # noqa: ASYNC110 - the thread's, in turns
             await asyncio.sleep(0.01)
+        await self._ask(lambda: None)  # a look at what is kept
 
     async def _ask(self, work: Callable[[], T]) -> T:
         if self._over or self._ticker is None:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -199,7 +200,7 @@ def _scan(fd: int, mtime_ns: int) -> Contents:
     """By all its fragments."""
     init = init_segment(fd)
     contents = Contents.of(init)
-    found = fragments(fd, len(init), os.fstat(fd).st_size)
+    found = list(fragments(fd, len(init), os.fstat(fd).st_size))
     if not found:
         raise CutOff("no fragment")
     said = next((one.reference for one in found if one.reference is not None), None)
@@ -235,9 +236,8 @@ class Fragment(NamedTuple):
     reference: tuple[int, int] | None  # ticks and Unix ns
 
 
-def fragments(fd: int, begin: int, end: int) -> list[Fragment]:
-    """All whole ones in a part of a file. Raises OSError."""
-    found = []
+def fragments(fd: int, begin: int, end: int) -> Iterator[Fragment]:
+    """All whole ones in a part of a file, one after the other. Raises OSError."""
     at = start = begin
     about: boxes.About | None = None
     reference: tuple[int, int] | None = None
@@ -259,8 +259,7 @@ def fragments(fd: int, begin: int, end: int) -> list[Fragment]:
             break
         at += size
         if kind == b"mdat" and about is not None:
-            found.append(Fragment(start, at, about, reference))
+            yield Fragment(start, at, about, reference)
             start, about, reference = at, None, None
         elif kind not in (b"moof", b"prft"):
             start = at
-    return found
