@@ -265,6 +265,31 @@ async def test_a_recording_on_demand_plays(rtsp: RtspServer, clip: Path, tmp_pat
             await service.set_recording("nobody", True)
 
 
+@pytest.mark.timeout(120)
+async def test_an_event_is_recorded_from_before_it_until_after_it(
+    rtsp: RtspServer, clip: Path, tmp_path: Path
+) -> None:
+    url = await mounted(rtsp, "/a", clip)
+    record = {"on": "event", "before": "1s", "after": 2}
+    cameras = {"front": {"url": url, "record": record}, "b": {"url": url}}
+    async with Service(config(cameras, tmp_path)) as service:
+        await until(lambda: recording(service, "front").state is RecordingState.ARMED)
+        await until(lambda: (age := camera(service, "front").age) is not None and age < 1)
+        await asyncio.sleep(1.5)
+        assert not (tmp_path / "front").exists()
+        service.record_event("front")
+        await until(lambda: recording(service, "front").state is RecordingState.WRITING)
+        await until(lambda: recording(service, "front").state is RecordingState.ARMED)
+        await until(lambda: recording(service, "front").path is None)
+        await service.archive.settled()
+        (span,) = (await service.archive.timeline("front", 0, 1 << 62)).spans
+        assert span.to_ns - span.from_ns > 2.5e9
+        with pytest.raises(va.ValkkaError, match="on: event"):
+            service.record_event("b")
+        with pytest.raises(KeyError):
+            service.record_event("nobody")
+
+
 def _frames(path: str) -> int:
     with av.open(path) as film:
         return sum(1 for _ in film.decode(video=0))

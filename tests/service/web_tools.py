@@ -134,6 +134,7 @@ class Stand:
     name: str = "stand"
     archive: Archive = field(default_factory=lambda: Archive(Path("nowhere", "index")))
     looks: int = 0
+    events: list[tuple[str, float | None, float | None]] = field(default_factory=list)
 
     def status(self) -> ServiceStatus:
         self.looks += 1
@@ -152,6 +153,11 @@ class Stand:
     def change(self, name: str, **differing: Any) -> None:
         """As changed()."""
         self.cameras[name] = changed(self.cameras[name], **differing)
+
+    def record_event(self, camera: str, before: float | None, after: float | None) -> None:
+        if self.cameras[camera].recording is None:
+            raise va.ValkkaError(f"{camera} does not wait for events")
+        self.events.append((camera, before, after))
 
     async def set_recording(self, camera: str, on: bool) -> RecordingStatus | None:
         report = self.cameras[camera]

@@ -46,6 +46,7 @@ _COLOURS = {
 _REC = {
     RecordingState.WRITING: ("rec", "red"),
     RecordingState.WAITING: ("rec waits", "yellow"),
+    RecordingState.ARMED: ("rec armed", ""),
     RecordingState.FAILED: ("rec fails", "red"),
 }
 _WIDE = 104  # columns from which on there is room for all that is known

@@ -34,6 +34,8 @@ class Plan:
     seconds: float | None
     max_bytes: int | None
     always: bool
+    before: float | None = None  # s; not None: events alone
+    after: float = 20.0  # s
 
     def check(self) -> None:
         """Raises ValueError for a plan that no recorder can follow."""
@@ -41,8 +43,14 @@ class Plan:
 
     def recorder(self, journal: Journal | None) -> Recorder:
         """One that has not begun, and will tell the journal of its files. Raises ValueError."""
-        limits = self.seconds, self.max_bytes
-        return Recorder(self.ring, self.pattern, seconds=limits[0], max_bytes=limits[1], journal=journal)
+        return Recorder(
+            self.ring,
+            self.pattern,
+            seconds=self.seconds,
+            max_bytes=self.max_bytes,
+            before=self.before,
+            journal=journal,
+        )
 
 
 class _Recording:
@@ -83,6 +91,14 @@ class _Recording:
             retry_in=left,
             error=error,
         )
+
+    def clip(self, before: float | None, after: float) -> None:
+        """As of Recorder, and raises ValkkaError where that cannot be."""
+        try:
+            self._recorder.clip(before, after)
+        except RuntimeError:
+            why = "it is about to begin" if self._error is None else f"it fails: {self._error.text}"
+            raise ValkkaError(f"{self._camera} is not recorded now: {why}") from None
 
     async def _run(self) -> None:
         camera_of_log.set(self._camera)  # for what the recorder logs, which knows the ring alone
@@ -162,6 +178,13 @@ class Recordings:
         """Stop all of them."""
         await asyncio.gather(*(self.stop(camera) for camera in list(self._running)))
 
+    def clip(self, camera: str, before: float | None, after: float | None) -> None:
+        """Record what happens now, of a camera that is recorded for that. Raises ValueError, ValkkaError."""
+        recording = self._running.get(camera)
+        if recording is None or recording.plan.before is None:
+            raise ValkkaError(f"{camera} does not wait for events: set `record: {{on: event}}` in the config")
+        recording.clip(before, recording.plan.after if after is None else after)
+
     def status(self, camera: str, codec: str = "", last_packet_ns: int = 0) -> RecordingStatus | None:
         """How the recording of a camera is; None if there is none. `codec`: what the camera sends, "" if that
         is not known; `last_packet_ns`: when it sent something last, Unix, 0 if it did not."""
@@ -177,10 +200,13 @@ def judge(
     A file that is open proves nothing: what has been written lately does. While the camera sends and nothing
     is written, it has failed, whatever the reason.
     """
-    since_ns = began_ns if stats.written_ns is None else stats.written_ns
+    newest_ns = stats.held_ns if stats.waits else stats.written_ns
+    since_ns = began_ns if newest_ns is None else max(began_ns, newest_ns)
     if stats.path is None and (text := unrecordable(codec)):  # for which it would wait for ever
         return RecordingState.FAILED, RecordingError(RecordingCause.FORMAT, text, began_ns)
     if now_ns - since_ns < _QUIET * 1e9:
+        if stats.waits:
+            return (RecordingState.WAITING if newest_ns is None else RecordingState.ARMED), None
         open_ = stats.path is not None and stats.written_ns is not None
         return (RecordingState.WRITING if open_ else RecordingState.WAITING), None
     if last_packet_ns - since_ns < _NEWER * 1e9:

@@ -208,6 +208,15 @@ class Service:
             raise ValkkaError(f"recordings: {e}") from None
         return self._recordings.status(camera)
 
+    def record_event(self, camera: str, before: float | None = None, after: float | None = None) -> None:
+        """Record what happens now, from `before` seconds ago until `after` seconds from now, of a camera with
+        ``record: {on: event}``, whose config says how many seconds where this does not. Returns at once.
+
+        Raises KeyError when there is no such camera, ValkkaError when it cannot be, ValueError.
+        """
+        _plan(self._config, camera)
+        self._recordings.clip(camera, before, after)
+
     async def apply(self, config: Config) -> Changes:
         """Change over to another config, touching only what differs; cameras change side by side.
 
@@ -405,6 +414,8 @@ def _plan(config: Config, name: str) -> Plan:
         seconds=record.seconds if record is not None else None,
         max_bytes=record.max_bytes if record is not None else None,
         always=record is not None,
+        before=record.before if record is not None and record.on == "event" else None,
+        after=record.after if record is not None else 0.0,
     )
 
 

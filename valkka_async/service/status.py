@@ -23,6 +23,7 @@ class RecordingState(StrEnum):
     """What a recording is doing."""
 
     WAITING = "waiting"  # for frames, which the camera does not send
+    ARMED = "armed"  # for an event: frames are kept in memory
     WRITING = "writing"  # frames go into a file
     FAILED = "failed"  # by an error, and not written since; or the camera sends, and it is not written
 

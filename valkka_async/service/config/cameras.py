@@ -27,6 +27,7 @@ from valkka_async.service.config.fields import (
     Seconds,
     Section,
     Size,
+    Span,
     StreamName,
     Texts,
     Title,
@@ -44,7 +45,14 @@ _NO_ADDRESS = "a camera needs its address: `url: rtsp://HOST/PATH` or a path, or
 
 
 class Record(Section):
-    """Recording a camera all the time."""
+    """Recording a camera all the time, or when something happens."""
+
+    on: Literal["always", "event"] = Field(
+        default="always",
+        description="`event`: only when a program says that something happens; see below.",
+    )
+    before: Span = Field(default=10.0, description="With `on: event`: from how long before it, as `10s`.")
+    after: Span = Field(default=20.0, description="With `on: event`: until how long after it, as `20s`.")
 
     path: Pattern | None = Field(default=None, description="Like `recordings`, for this camera.")
     seconds: Seconds | None = Field(

@@ -34,6 +34,7 @@ SIDE_MAX = 16384  # pixels
 NAME_MAX = 59  # NAME.jpeg is a ring's name too, and has 64 characters at most
 TITLE_MAX = 200
 SECONDS_MAX = 7 * 24 * 3600  # more than this is not meant, and clocks and libraries have limits of their own
+SPAN_MAX = 3600  # s in memory
 AGE_MAX = 100 * 366 * 24 * 3600
 # They turn the direction of the text around them, on a page beyond the title.
 _TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -175,11 +176,22 @@ def _number_or(parse: Callable[[str], float], example: str) -> Callable[[Any], A
     return convert
 
 
+def _span(text: str) -> float:
+    """Raises ValueError."""
+    return 0.0 if text.strip() in ("0", "0.0", "0s") else parse_seconds(text)
+
+
 _WITH_UNIT = WithJsonSchema({"type": ["string", "number"]})
 Age = Annotated[
     float,
     Field(le=AGE_MAX),
     BeforeValidator(_number_or(parse_seconds, "how long, such as 14d or 36h,")),
+    _WITH_UNIT,
+]
+Span = Annotated[
+    float,
+    Field(ge=0, le=SPAN_MAX),
+    BeforeValidator(_number_or(_span, "how long, such as 10s or 1m,")),
     _WITH_UNIT,
 ]
 Bytes = Annotated[

@@ -108,6 +108,7 @@ def make_app(
             web.get(camera + "/live", Live(hubs, sockets).handle, allow_head=False),
             web.get(camera + "/snapshot.jpg", api.snapshot, allow_head=False),
             web.post(camera + "/recording", api.recording),
+            web.post(camera + "/event", api.event),
             web.get(f"/api/recordings/{_NAME}", recorded.timeline),
             web.get(f"/api/recordings/{_NAME}/clip.mp4", recorded.clip),
             web.get("/metrics", Metrics(service, hubs, events, sockets).handle),

@@ -61,6 +61,9 @@ class Service(Protocol):
     def status(self) -> ServiceStatus:
         """All there is to know. Must not block."""
 
+    def record_event(self, camera: str, before: float | None, after: float | None) -> None:
+        """Raises KeyError for a camera that is not there, ValkkaError when it cannot be done, ValueError."""
+
     async def set_recording(self, camera: str, on: bool) -> RecordingStatus | None:
         """Raises KeyError for a camera that is not there, ValkkaError when it cannot be done."""
 

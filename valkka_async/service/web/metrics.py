@@ -116,7 +116,11 @@ _RECORDING_GAUGES: tuple[tuple[str, str, Callable[[RecordingStatus | None], bool
         "1: the camera should be recorded, and that fails.",
         lambda r: r is not None and r.state is RecordingState.FAILED,
     ),
-    ("valkka_recording_wanted", "1: the camera is to be recorded.", lambda r: r is not None),
+    (
+        "valkka_recording_wanted",
+        "1: the camera is to be recorded now, and not only when something happens.",
+        lambda r: r is not None and r.state is not RecordingState.ARMED,
+    ),
 )
 _RECORDING_COUNTERS: tuple[tuple[str, str, Callable[[RecordingStatus], float]], ...] = (
     ("valkka_recording_written_bytes", "Bytes written to files.", lambda r: r.bytes),

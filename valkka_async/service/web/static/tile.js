@@ -309,6 +309,7 @@ export class Tile {
         // Its own figure is that of the file; what counts here is since when it is asked for.
         writing: words.lasting(this.#passed(asked.since_ns)),
         waiting: "Recording waits",
+        armed: "Waits for events",
         failed: `Not recorded: ${words.recordingCause(asked.error?.cause)}`,
       };
       say(recTime, texts[asked.state]);
@@ -327,6 +328,7 @@ export class Tile {
       const texts = [`Nothing is written, for ${words.about(this.#passed(error.since_ns))}`, words.sentence(error.text), words.sentence(next)];
       return texts.filter(Boolean).join("\n");
     }
+    if (state === "armed") return "Waiting for an event; the last seconds are kept in memory";
     if (state === "waiting") return path ? `Waiting for frames; the file so far is ${path}` : "Waiting for frames; no file is open";
     return `${path} (${words.bytes(bytes)})`;
   }
