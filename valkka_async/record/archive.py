@@ -23,6 +23,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Self, TypeVar
 
+from valkka_async.errors import RecorderError
 from valkka_async.foreign import start
 from valkka_async.record import contents as files
 from valkka_async.record.clip import Clip, plan
@@ -91,6 +92,7 @@ class Archive:
         self._behind = False  # the index lacks something
         self._walking = False
         self._stubborn: dict[Path, str] = {}  # what cannot be deleted, and why
+        self._foreign: set[Path] = set()  # what the config's patterns do not name any more
         self._deleted_files = self._deleted_bytes = 0
         self._trouble = ""
         # Written by the thread, read by all:
@@ -157,11 +159,13 @@ class Archive:
         )
 
     async def timeline(self, camera: str, from_ns: int, to_ns: int) -> Timeline:
-        """When a camera was recorded. May be cancelled."""
+        """When a camera was recorded. Raises RecorderError where the index cannot be read. May be
+        cancelled."""
         return await self._ask(lambda: self._timeline(camera, from_ns, to_ns))
 
     async def clip(self, camera: str, from_ns: int, to_ns: int) -> Clip:
-        """A range of a camera's recordings. Raises ClipError, OSError. May be cancelled."""
+        """A range of a camera's recordings. Raises ClipError, OSError (RecorderError is one). May be
+        cancelled."""
         return await self._ask(lambda: plan(self._sources(camera, from_ns, to_ns), from_ns, to_ns))
 
     async def settled(self) -> None:
@@ -180,6 +184,8 @@ class Archive:
             if answer.set_running_or_notify_cancel():
                 try:
                     answer.set_result(self._do(work))
+                except sqlite3.Error as e:
+                    answer.set_exception(RecorderError(f"the index of recordings cannot be read: {e}"))
                 except BaseException as e:
                     answer.set_exception(e)
 
@@ -297,6 +303,7 @@ class Archive:
         """Compare the index with the folders."""
         self._trouble = ""
         self._stubborn.clear()
+        self._foreign.clear()
         if self._index is not None and self._index.path is None:  # there may be room now
             self._close()
         index = self._known(walk=False)
@@ -367,7 +374,9 @@ class Archive:
             Held(one.camera, one.path, one.end_ns, growing.get(one.path, one.size), one.path in self._open,
                  devices.get(one.camera))
             for one in index.oldest_first()
-            if (one.whole or one.path in self._open) and one.path not in self._stubborn
+            if (one.whole or one.path in self._open)
+            and one.path not in self._stubborn
+            and one.path not in self._foreign
         ]  # fmt: skip
         each = {camera: kept.keep for camera, kept in self._cameras.items()}
         gone = [one for one in victims(held, self._clock_ns(), each, self._total, free) if self._delete(one)]
@@ -430,6 +439,7 @@ class Archive:
         kept = self._cameras.get(held.camera)
         pattern = kept.pattern if kept is not None else self._other(held.camera) if self._other else None
         if pattern is None or pattern.owns(held.path) is False:
+            self._foreign.add(held.path)
             return False
         try:
             os.unlink(held.path)

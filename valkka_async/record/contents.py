@@ -66,9 +66,9 @@ class Contents:
         """Of a file that begins with this. Raises ValueError."""
         try:
             codec = boxes.codec_string(init_segment)
-        except ValueError:
-            codec = ""
-        width, height = boxes.frame_size(init_segment)
+            width, height = boxes.frame_size(init_segment)
+        except ValueError:  # what another program makes
+            codec, width, height = "", 0, 0
         digest = hashlib.sha256(init_segment).hexdigest()[:16]
         size = len(init_segment)
         return cls(size, digest, codec, width, height, boxes.timescale(init_segment), size=size)

@@ -55,7 +55,10 @@ class Recorded:
             return _problem(400, _Code.TIME, str(e))
         if from_ns >= to_ns:
             return _problem(400, _Code.TIME, "`from` is before `to`")
-        found = await self._archive.timeline(camera, from_ns, to_ns)
+        try:
+            found = await self._archive.timeline(camera, from_ns, to_ns)
+        except OSError as e:
+            return _problem(503, _Code.DISK, str(e))
         if found.oldest_ns is None and self._find(camera) is None:
             return _problem(404, _Code.CAMERA, f"there is no camera {camera}, and nothing recorded of it")
         return web.json_response(typed.encode(found))
