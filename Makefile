@@ -16,6 +16,7 @@
 # make bench-cameras  what a camera costs, beside a bare decode and OpenCV; BENCH=--short takes a minute
 # make bench-latency  how late a camera's frames are, beside PyAV, OpenCV, ffmpeg and GStreamer; BENCH=--short takes two minutes
 # make bench-start  how soon cameras are live after `run`, how soon a killed worker is back, and memory; BENCH=--short takes a minute
+# make bench-recordings  a day of recordings of eight cameras: how soon any 30 s open, and the timeline; BENCH=--short takes ten seconds
 # make bench-link  what a link to another host costs, beside framed TCP, Zenoh alone and pyzmq; BENCH=--short takes two minutes
 # make bench-batches  batches of many rings in a model's size, beside ultralytics, roboflow and OpenCV; three minutes
 # make docs    the documentation, in build/docs
@@ -31,7 +32,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # Compiled at first use: most of what lies in these packages never is.
 INSTALL := $(PIP) install --no-compile
 
-.PHONY: setup demo test stress mutants litmus pythons fresh oldest newest wheels check-wheels image check-image check-unit bench bench-cameras bench-latency bench-start bench-link bench-batches docs lint clean
+.PHONY: setup demo test stress mutants litmus pythons fresh oldest newest wheels check-wheels image check-image check-unit bench bench-cameras bench-latency bench-start bench-recordings bench-link bench-batches docs lint clean
 .NOTPARALLEL:
 
 setup: $(VENV)/installed
@@ -160,6 +161,11 @@ bench-start:
 	@$(MAKE) --no-print-directory setup VENV=.venv-bench
 	@tests/system-packages
 	@.venv-bench/bin/python benchmarks/start.py $(BENCH)
+
+bench-recordings:
+	@$(MAKE) --no-print-directory setup VENV=.venv-bench
+	@tests/system-packages
+	@.venv-bench/bin/python benchmarks/recordings.py $(BENCH)
 
 bench-link:
 	@$(MAKE) --no-print-directory setup VENV=.venv-bench

@@ -38,7 +38,7 @@ nitpicky = True
 # Other projects' names are not linked: that would need their inventories, and so the network.
 nitpick_ignore_regex = [
     ("py:.*", r"(asyncio|av|collections|dataclasses|fractions|numpy|np|os|pathlib|types|typing)\b.*"),
-    ("py:.*", r"(NDArray|DTypeLike|TracebackType|Fraction|Any|Never|Self)"),
+    ("py:.*", r"(NDArray|DTypeLike|TracebackType|Fraction|Any|Never|Self|.*\bJournal)"),
 ]
 
 html_theme = "furo"

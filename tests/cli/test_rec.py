@@ -18,7 +18,7 @@ from support.program import SECONDS, Program, one_line, run
 from support.rtsp import RtspServer
 from support.terminal import Terminal
 from support.until import wait_for
-from valkka_async.cli.units import clock, in_bytes, parse_bytes, parse_seconds
+from valkka_async.units import clock, in_bytes, parse_bytes, parse_seconds
 
 pytestmark = pytest.mark.usefixtures("here")
 

@@ -24,6 +24,7 @@ from support.footage import encode
 from support.program import SECONDS, Child, Program, one_line, run
 from support.require import missing
 from support.rtsp import RtspServer, rtsp_available
+from support.status import NOTHING_STORED
 from support.terminal import Terminal
 from valkka_async.camera.spec import CameraSpec
 from valkka_async.camera.status import CameraState, before_start
@@ -190,9 +191,24 @@ async def test_a_service_of_this_process_needs_no_socket() -> None:
     camera = before_start(spec, CameraState.WAITING, reason="refused", retry_in=3.0)
     worker = WorkerStatus(("cam",), WorkerState.RUNNING, 7, 0, 0, None, None, "", 0.0, 0)
     report = CameraReport(
-        "cam", "cam", camera.state, None, "refused", 0, 3.0, None, 0.0, {}, None, None, None, camera, worker
+        "cam",
+        "cam",
+        camera.state,
+        None,
+        "refused",
+        0,
+        3.0,
+        None,
+        0.0,
+        {},
+        None,
+        None,
+        None,
+        None,
+        camera,
+        worker,
     )
-    home = ServiceStatus("home", "1", 7, 0, 0, True, (report,), None)
+    home = ServiceStatus("home", "1", 7, 0, 0, True, (report,), NOTHING_STORED, None)
     async with Top(["cam"], services={"home": lambda: home}) as top:
         now = await top.figures()
     assert (of(now).service, of(now).state, of(now).retry_in, now.servers) == ("home", "waiting", 3.0, ())

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from support.status import differing
+from support.status import NOTHING_STORED, differing
 from valkka_async import typed
 from valkka_async.camera.spec import CameraSpec, Output
 from valkka_async.camera.status import (
@@ -86,7 +86,9 @@ def worker(name: str, **more: Any) -> WorkerStatus:
 
 def service(*cameras: CameraStatus, **more: Any) -> ServiceStatus:
     """One that says `more` of each of them."""
-    return ServiceStatus("home", "1", 7, T0, T0, True, tuple(report(one, **more) for one in cameras), None)
+    return ServiceStatus(
+        "home", "1", 7, T0, T0, True, tuple(report(one, **more) for one in cameras), NOTHING_STORED, None
+    )
 
 
 def report(of: CameraStatus, **more: Any) -> CameraReport:
@@ -103,6 +105,7 @@ def report(of: CameraStatus, **more: Any) -> CameraReport:
         "live": None,
         "still": None,
         "recording": None,
+        "stored": None,
         "worker": worker(of.name),
     }
     return CameraReport(name=of.name, camera=of, **values | more)
@@ -255,12 +258,12 @@ def test_a_camera_without_rings_is_known_from_its_service() -> None:
 
 def test_what_rings_and_service_say_of_a_camera_is_one_row() -> None:
     alive = camera("cam", ["cam"])
-    recording = RecordingStatus(RecordingState.WRITING, True, True, T0, "x", 1.0, 1, 1, 0, None, None)
+    recording = RecordingStatus(RecordingState.WRITING, True, True, T0, "x", 1.0, T0, 1, 1, 0, None, None)
     again = worker("cam", restarts=1, last_end=WorkerEnd.KILLED, last_exit="was killed by SIGSEGV")
     known = service(alive, state=CameraState.CONNECTING, worker=again, recording=recording)
     row = one_camera(figures := Collector().take(look({"cam": ring(10, 1, camera=alive)}, {"home": known})))
     assert (row.state, row.service, row.restarts, row.rss) == ("live", "home", 1, 9_000_000)
-    assert (row.last_end, row.recording) == (WorkerEnd.KILLED, RecordingState.WRITING)
+    assert (row.last_end, row.recording) == (WorkerEnd.KILLED, recording)
     assert "cam: started again once: its process was killed by SIGSEGV" in shown(figures)
 
 

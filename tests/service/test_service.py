@@ -30,7 +30,7 @@ from valkka_async.service.service import Service
 from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
 
 SECONDS = 30.0
-NO_RECORDING = RecordingStatus(RecordingState.WAITING, False, False, 0, None, 0.0, 0, 0, 0, None, None)
+NO_RECORDING = RecordingStatus(RecordingState.WAITING, False, False, 0, None, 0.0, None, 0, 0, 0, None, None)
 
 pytestmark = pytest.mark.one_loop
 
@@ -246,8 +246,40 @@ async def test_a_recording_on_demand_plays(rtsp: RtspServer, clip: Path, tmp_pat
         assert await service.set_recording("front", False) is None
         assert camera(service, "front").recording is None
         assert await asyncio.to_thread(_frames, path) >= 10
+        await service.archive.settled()
+        (span,) = (await service.archive.timeline("front", 0, 1 << 62)).spans
+        assert span.to_ns - span.from_ns > 0.4e9 and span.codec.startswith("avc1.")
+        found = await service.archive.clip("front", span.from_ns, span.to_ns)
+        assert found.end_ns - found.begin_ns == pytest.approx(span.to_ns - span.from_ns, abs=0.1e9)
+        stored = camera(service, "front").stored
+        assert stored is not None and (stored.files, stored.oldest_ns) == (1, span.from_ns)
         with pytest.raises(KeyError):
             await service.set_recording("nobody", True)
+
+
+@pytest.mark.timeout(120)
+async def test_an_event_is_recorded_from_before_it_until_after_it(
+    rtsp: RtspServer, clip: Path, tmp_path: Path
+) -> None:
+    url = await mounted(rtsp, "/a", clip)
+    record = {"on": "event", "before": "1s", "after": 2}
+    cameras = {"front": {"url": url, "record": record}, "b": {"url": url}}
+    async with Service(config(cameras, tmp_path)) as service:
+        await until(lambda: recording(service, "front").state is RecordingState.ARMED)
+        await until(lambda: (age := camera(service, "front").age) is not None and age < 1)
+        await asyncio.sleep(1.5)
+        assert not (tmp_path / "front").exists()
+        service.record_event("front")
+        await until(lambda: recording(service, "front").state is RecordingState.WRITING)
+        await until(lambda: recording(service, "front").state is RecordingState.ARMED)
+        await until(lambda: recording(service, "front").path is None)
+        await service.archive.settled()
+        (span,) = (await service.archive.timeline("front", 0, 1 << 62)).spans
+        assert span.to_ns - span.from_ns > 2.5e9
+        with pytest.raises(va.ValkkaError, match="on: event"):
+            service.record_event("b")
+        with pytest.raises(KeyError):
+            service.record_event("nobody")
 
 
 def _frames(path: str) -> int:

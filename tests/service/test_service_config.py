@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from valkka_async.camera.source.secrets import parse
 from valkka_async.camera.spec import CameraSpec, Output
 from valkka_async.service.config.config import Config, Record
+from valkka_async.service.config.file import load
 
 URL = "rtsp://10.0.0.1/live"
 
@@ -164,3 +166,42 @@ def test_any_other_address_needs_a_token(host: str) -> None:
 def test_a_service_without_a_page() -> None:
     assert config({"a": {"url": URL}}, web=False).web is None
     assert config({"a": {"url": URL}}, web=True) == config({"a": {"url": URL}})
+
+
+@pytest.mark.parametrize(
+    ("said", "age", "size"),
+    [
+        ("14d", 14 * 86400, None),
+        ("500GB", None, 500 * 10**9),
+        ("14d 500GB", 14 * 86400, 500 * 10**9),
+        ("2TiB, 1h30m", 5400, 2 << 40),
+        ({"age": "36h", "size": 1000}, 36 * 3600, 1000),
+        ({"age": 90}, 90, None),
+    ],
+)
+def test_what_is_kept_is_said_in_short_or_in_full(said: Any, age: float | None, size: int | None) -> None:
+    made = config({"a": {"url": URL, "record": {"keep": said}}}, keep=said)
+    record = made.cameras["a"].record
+    for keep in (made.keep, record.keep if record is not None else None):
+        assert keep is not None and (keep.age, keep.size, keep.free) == (age, size, None)
+
+
+@pytest.mark.parametrize(
+    "said", ["x", "14", 14, True, [1], "14d 3d", "GB", {"size": "huge"}, {"age": -1}, "14d x"]
+)
+def test_what_cannot_be_kept_is_refused(said: Any) -> None:
+    assert "keep" in refused({"a": {"url": URL}}, keep=said)
+    assert "keep" in refused({"a": {"url": URL, "record": {"keep": said}}})
+
+
+def test_free_space_is_for_all_cameras() -> None:
+    assert config({"a": {"url": URL}}, keep={"free": "20GB"}).keep is not None
+    assert "at the top" in refused({"a": {"url": URL, "record": {"keep": {"free": "20GB"}}}})
+
+
+def test_on_is_a_key_of_record_as_it_stands(tmp_path: Path) -> None:
+    """YAML 1.1 takes it for true."""
+    path = tmp_path / "c.yaml"
+    path.write_text(f"cameras: {{a: {{url: '{URL}', record: {{on: event, before: 5s, after: 1m}}}}}}\n")
+    record = load(path).cameras["a"].record
+    assert record is not None and (record.on, record.before, record.after) == ("event", 5.0, 60.0)

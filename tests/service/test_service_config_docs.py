@@ -25,6 +25,7 @@ TABLES = {
     "`cameras`": "CameraConfig",
     "`outputs`": "OutputConfig",
     "`record`": "Record",
+    "`keep`": "Keep",
     "`log`": "Log",
     "`workers`": "Workers",
     "`link`": "LinkConfig",

@@ -335,7 +335,7 @@ cameras:
 cameras:
   a:
     url: x
-    record: 5  #> cameras.a.record ... (path, seconds, max_bytes, stream), not a number
+    record: 5  #> cameras.a.record: keys of its own ... not a number
 ----
 cameras:
   a:

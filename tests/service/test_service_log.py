@@ -149,3 +149,15 @@ def test_the_journal_gets_priorities_instead_of_times() -> None:
     logging.getLogger("x").info("not this")
     logging.getLogger("x").warning("this")
     assert stream.getvalue().endswith(" WARNING this\n")
+
+
+def test_records_of_a_task_that_looks_after_a_camera_are_about_it() -> None:
+    stream = io.StringIO()
+    service_log.configure("info", "json", stream=stream)
+    before = service_log.camera_of_log.set("front")
+    try:
+        logging.getLogger("valkka_async").warning("recording front.fmp4: the disk is too slow")
+    finally:
+        service_log.camera_of_log.reset(before)
+    logging.getLogger("valkka_async").warning("of none")
+    assert [entry.get("camera") for entry in entries(stream)] == ["front", None]

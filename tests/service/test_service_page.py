@@ -243,6 +243,27 @@ def test_a_service_that_was_restarted_is_found_again(
             assert not [p for p in page.problems if "WebSocket" not in p and "CONNECTION_REFUSED" not in p]
 
 
+@pytest.mark.timeout(120)
+def test_why_nothing_is_recorded_stands_on_the_page(
+    rtsp: RtspServer, clips: dict[str, Path], browser: Chromium, tmp_path: Path
+) -> None:
+    """For whoever opens it later, too; and as long as it lasts."""
+    rtsp.mount("/a", clips["small"])
+    stand = Stand(tmp_path)
+    stand.write({"a": rtsp.url("/a")})
+    config = tmp_path / "cameras.yaml"
+    config.write_text(config.read_text().replace("retry_max: 1", "retry_max: 1, record: true"))
+    (tmp_path / "recordings").write_text("a file where the folder should be")
+    with stand.running():
+        wait_for(lambda: (stand.camera("a")["recording"] or {}).get("error"))
+        with browser.page(stand.url) as page:
+            page.until(f"{tile('a', 'recTime')}?.textContent === 'Not recorded: disk error'")
+            page.value(f"{tile('a', 'open')}.click()")
+            page.until("document.body.dataset.view === 'single'")
+            page.until("document.body.innerText.includes('Nothing is written, for ')")
+            assert page.value("document.body.innerText.includes('recordings')")
+
+
 @pytest.mark.timeout(180)
 def test_buttons_keys_and_what_the_browser_cannot_play(
     rtsp: RtspServer, clips: dict[str, Path], browser: Chromium, tmp_path: Path

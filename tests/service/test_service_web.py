@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 from pydantic import SecretStr
-from web_tools import Settings, Stand, camera, once, served, taken_ns, upgraded
+from web_tools import Settings, Stand, camera, once, recording, served, taken_ns, upgraded
 
 import valkka_async as va
 from support.until import until
@@ -368,3 +368,24 @@ async def test_who_takes_nothing_of_what_is_sent_is_let_go(monkeypatch: pytest.M
                         await other.receive(timeout=10)
                         await asyncio.sleep(0.02)
                 assert await connections() == 1
+
+
+@once
+async def test_events_are_told_by_programs() -> None:
+    stand = Stand({"front": camera("front"), "yard": camera("yard", recording=recording())})
+    button = {"X-Requested-With": "valkka-async"}
+    async with served(stand, **button) as client:
+
+        async def tell(name: str, body: str) -> int:
+            async with client.post(f"/api/cameras/{name}/event", data=body) as answer:
+                await answer.json()
+                return answer.status
+
+        assert await tell("yard", "") == 200
+        assert await tell("yard", '{"before": 3, "after": 7.5}') == 200
+        assert stand.events == [("yard", None, None), ("yard", 3.0, 7.5)]
+        assert await tell("front", "") == 409
+        assert await tell("nobody", "") == 404
+        for wrong in ("x", "[]", "3", '{"after": "long"}', '{"after": true}', '{"after": 1e9}', "[" * 9999):
+            assert await tell("yard", wrong) == 400, wrong
+        assert len(stand.events) == 2

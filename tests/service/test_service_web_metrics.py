@@ -11,6 +11,7 @@ from web_tools import Stand, camera, looking, once, recording, served, worker
 
 from valkka_async.camera.status import CameraState
 from valkka_async.record.cause import RecordingCause
+from valkka_async.record.index import Stored
 from valkka_async.service.status import RecordingError, RecordingState, RecordingStatus
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -43,6 +44,7 @@ async def test_metrics_tell_what_the_status_tells() -> None:
     wrong = {"state": CameraState.FAILED, "reason": 'a "wrong\\ one', "age": None, "fps": 0.0}
     stand.cameras["yard"] = camera("yard", **wrong)
     stand.change("front", recording=recording(bytes=12345, dropped=6, files=2, always=True))
+    stand.change("front", stored=Stored(777, 3, 1_600_000_000 * 10**9, 0))
     async with served(stand) as client:
         got = await scrape(client)
     front, yard = stand.cameras["front"], stand.cameras["yard"]
@@ -79,6 +81,11 @@ async def test_metrics_tell_what_the_status_tells() -> None:
     assert value(got, "valkka_recording_written_bytes_total", camera="front") == 12345
     assert value(got, "valkka_recording_dropped_frames_total", camera="front") == 6
     assert value(got, "valkka_recording_written_bytes_total", camera="yard") is None
+    assert value(got, "valkka_recordings_bytes", camera="front") == 777
+    assert value(got, "valkka_recordings_oldest_timestamp_seconds", camera="front") == 1_600_000_000
+    assert value(got, "valkka_recordings_bytes", camera="yard") is None
+    assert value(got, "valkka_recordings_problem") == 0
+    assert value(got, "valkka_recordings_deleted_bytes_total") == 0
     assert value(got, "valkka_service_info", name="stand", version="1.2.3") == 1
     assert value(got, "valkka_service_start_time_seconds") == 1_700_000_000
     assert value(got, "valkka_service_ready") == 1

@@ -23,11 +23,13 @@ from pydantic import SecretStr
 import valkka_async as va
 from support import footage
 from support.playback import packets
+from support.status import NOTHING_STORED
 from support.status import differing as with_values
 from valkka_async.camera.mp4.fragments import Fragment, Muxer, Timeline
 from valkka_async.camera.spec import CameraSpec, Output
 from valkka_async.camera.status import CameraState, SoundState, SoundStatus, before_start
 from valkka_async.camera.workers.status import WorkerState, WorkerStatus
+from valkka_async.record.archive import Archive
 from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
 from valkka_async.service.web.app import serve
 
@@ -64,6 +66,7 @@ def camera(name: str = "front", **differing: Any) -> CameraReport:
         live=f"{name}.fmp4",
         still=f"{name}.jpeg",
         recording=None,
+        stored=None,
         camera=with_values(
             own,
             attempts=3,
@@ -112,6 +115,7 @@ def recording(**differing: Any) -> RecordingStatus:
         since_ns=1,
         path="a.mp4",
         duration=0.0,
+        written_ns=1,
         bytes=0,
         files=1,
         dropped=0,
@@ -128,7 +132,9 @@ class Stand:
     cameras: dict[str, CameraReport] = field(default_factory=lambda: {"front": camera()})
     ready: bool = True
     name: str = "stand"
+    archive: Archive = field(default_factory=lambda: Archive(Path("nowhere", "index")))
     looks: int = 0
+    events: list[tuple[str, float | None, float | None]] = field(default_factory=list)
 
     def status(self) -> ServiceStatus:
         self.looks += 1
@@ -140,12 +146,18 @@ class Stand:
             since_ns=1_700_000_000_000_000_000,
             ready=self.ready,
             cameras=tuple(self.cameras.values()),
+            recordings=NOTHING_STORED,
             page=None,
         )
 
     def change(self, name: str, **differing: Any) -> None:
         """As changed()."""
         self.cameras[name] = changed(self.cameras[name], **differing)
+
+    def record_event(self, camera: str, before: float | None, after: float | None) -> None:
+        if self.cameras[camera].recording is None:
+            raise va.ValkkaError(f"{camera} does not wait for events")
+        self.events.append((camera, before, after))
 
     async def set_recording(self, camera: str, on: bool) -> RecordingStatus | None:
         report = self.cameras[camera]

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from valkka_async.camera.status import CameraStatus, StreamStatus
+from valkka_async.record.archive import ArchiveStatus
 
 _CAMERA = {field.name for field in fields(CameraStatus)}
 _STREAM = {field.name for field in fields(StreamStatus)} - {"name"}
@@ -18,3 +19,6 @@ def differing(status: CameraStatus, **values: Any) -> CameraStatus:
     assert own.keys() | streams.keys() == values.keys(), values.keys()
     several = tuple(replace(stream, **streams) for stream in status.streams)
     return replace(status, **{"streams": several} | own)
+
+
+NOTHING_STORED = ArchiveStatus(None, True, 0, 0, None, None, 0, 0, "")

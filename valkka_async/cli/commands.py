@@ -99,7 +99,7 @@ def _names(incomplete: str) -> list[str]:
 
 def _duration(text: str | None) -> str | None:
     if text is not None:
-        from valkka_async.cli.units import parse_seconds
+        from valkka_async.units import parse_seconds
 
         _valid(parse_seconds, text)
     return text
@@ -107,7 +107,7 @@ def _duration(text: str | None) -> str | None:
 
 def _bytes(text: str | None) -> str | None:
     if text is not None:
-        from valkka_async.cli.units import parse_bytes
+        from valkka_async.units import parse_bytes
 
         _valid(parse_bytes, text)
     return text
@@ -372,7 +372,7 @@ def _rec(
     with or_else("stopped before anything was recorded"):
         from valkka_async.cli.program import run
         from valkka_async.cli.rec import Rec, find
-        from valkka_async.cli.units import parse_bytes, parse_seconds
+        from valkka_async.units import parse_bytes, parse_seconds
 
         ring = find(name)
     try:
@@ -389,6 +389,51 @@ def _rec(
     run(rec.run(), None)
     if wrong := rec.tell():
         fail(wrong, 1)
+
+
+@app.command("clip")
+@guarded
+def _clip(
+    camera: Annotated[str, typer.Argument(help="A camera.", metavar="CAMERA", autocompletion=_names)],
+    begin: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="When it begins: 2026-11-30T14:00:00 (with Z or +01:00, or of this machine's zone), 14:00 "
+            "for today, -10m for ten minutes ago.",
+            metavar="TIME",
+        ),
+    ],
+    end: Annotated[
+        str, typer.Option("--to", help="When it ends: the same, or +30s from its beginning.", metavar="TIME")
+    ],
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A file or a folder. Default: CAMERA-DATE-TIME.mp4 in the current folder.",
+            metavar="FILE",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="The service's config, if it does not run.", metavar="CONFIG"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Save any time of a service's recordings as one MP4, without re-encoding."""
+    import time
+
+    from valkka_async.cli.clip import clip, moment
+
+    try:
+        now = time.time()
+        starts = moment(begin, now)
+        ends = moment(end, now, starts)
+    except ValueError as e:
+        raise typer.BadParameter(str(e)) from None
+    clip(camera, starts, ends, file, config=config, force=force)
 
 
 @app.command("run")

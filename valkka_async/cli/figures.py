@@ -22,8 +22,10 @@ from valkka_async.camera.status import (
 from valkka_async.camera.workers.status import WorkerEnd
 from valkka_async.cli.reports import ReaderReport, ServerReport
 from valkka_async.rates import CounterRates
+from valkka_async.record.archive import ArchiveStatus
+from valkka_async.record.index import Stored
 from valkka_async.ring.names import matches
-from valkka_async.service.status import CameraReport, RecordingState, ServiceStatus
+from valkka_async.service.status import CameraReport, RecordingStatus, ServiceStatus
 
 # States of what cannot speak for itself, beside those of cameras.
 SILENT = "no answer"  # connected, but it does not answer
@@ -156,7 +158,8 @@ class CameraFigures:
     last_end: WorkerEnd | None  # how the worker before ended
     last_exit: str  # the same in words
     rss: int | None  # bytes of memory of its worker, which it may share with others
-    recording: RecordingState | None  # None: not asked for, or not known
+    recording: RecordingStatus | None  # None: not asked for, or not known
+    stored: Stored | None  # recordings that there are of it; None: none, or not known
     warnings: tuple[CameraWarning, ...]
     streams: tuple[StreamFigures, ...]  # the main one first
     rings: tuple[RingFigures, ...]
@@ -179,6 +182,7 @@ class ServiceFigures:
     name: str
     pid: int | None
     reason: str
+    recordings: ArchiveStatus | None  # all that there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,7 +417,8 @@ class Collector:
             last_end=None if worker is None else worker.last_end,
             last_exit="" if worker is None else worker.last_exit,
             rss=None if worker is None else worker.rss,
-            recording=None if recording is None else recording.state,
+            recording=recording,
+            stored=None if report is None else report.stored,
             warnings=status.warnings,
             streams=streams,
             rings=tuple(sorted(rings, key=lambda ring: _natural(ring.name))),
@@ -512,8 +517,8 @@ def _lost_stream(stream: StreamFigures, state: str) -> StreamFigures:
 
 def _service(name: str, reply: ServiceStatus | Silence) -> ServiceFigures:
     if isinstance(reply, Silence):
-        return ServiceFigures(name, None, reply.reason or reply.state)
-    return ServiceFigures(name, reply.pid, "")
+        return ServiceFigures(name, None, reply.reason or reply.state, None)
+    return ServiceFigures(name, reply.pid, "", reply.recordings)
 
 
 def _natural(name: str) -> list[tuple[str, int]]:

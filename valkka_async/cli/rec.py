@@ -19,8 +19,8 @@ import valkka_async as va
 from valkka_async.camera.status import CameraState
 from valkka_async.cli.names import Ring, absent, ask_why, pick, rings
 from valkka_async.cli.shape import seconds as in_words
-from valkka_async.cli.units import clock, in_bytes
 from valkka_async.errors import RecorderError
+from valkka_async.units import clock, in_bytes
 
 PATTERN = "{name}-%Y%m%d-%H%M%S.mp4"
 _TICK = 0.25

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import sys
 import time
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import valkka_async as va
+from valkka_async.cli import outfile
 from valkka_async.cli.names import Ring, absent, ask_why, pick, rings
 from valkka_async.cli.shape import seconds as in_words
 from valkka_async.errors import ConnectionClosed, ValkkaError
@@ -59,7 +58,7 @@ def snap(name: str, file: str | None, kind: str, *, timeout: float, quality: int
     """Write the image, of a kind as kind_of() says, and print where it is. Raises SnapError,
     CameraFormatError, ConnectError, OSError."""
     if file is not None and file != _STDOUT and not force and os.path.isfile(file):  # before the wait
-        raise _exists(file)
+        raise outfile.exists(file)
     known = rings()
     from valkka_async.cli.still import FORMATS
 
@@ -75,7 +74,7 @@ def snap(name: str, file: str | None, kind: str, *, timeout: float, quality: int
         sys.stdout.buffer.flush()
     else:
         path = _path(name, file, taken.timestamp_ns)
-        _write(path, data, force)
+        outfile.write(path, [data], force)
         print(f"{path}: {said}", flush=True)
     if age > _FRESH:
         why = ask_why(ring.name).text
@@ -179,45 +178,3 @@ def _encode(taken: Taken, kind: str, quality: int | None) -> tuple[bytes, tuple[
     if taken.format == "jpeg" and quality is None:  # as the camera made it
         return taken.frames[0], size
     return as_jpeg(image, quality), size
-
-
-def _write(path: Path, data: bytes, force: bool) -> None:
-    """Write the file completely or not at all. Raises OSError, which names this path and no other."""
-    aside = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
-    try:
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        try:
-            with open(fd, "wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(fd)
-            if force:
-                os.replace(aside, path)
-            else:
-                _link(aside, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(aside)
-            raise
-    except OSError as e:
-        raise OSError(e.errno, e.strerror, str(path)) from None
-
-
-def _link(aside: Path, path: Path) -> None:
-    """Rename unless there is such a file."""
-    try:
-        os.link(aside, path)
-    except FileExistsError:
-        raise _exists(str(path)) from None
-    except OSError:  # a file system without hard links
-        if path.exists():
-            raise _exists(str(path)) from None
-        os.rename(aside, path)
-    else:
-        os.unlink(aside)
-
-
-def _exists(path: str) -> FileExistsError:
-    return FileExistsError(
-        errno.EEXIST, "exists already: choose another name, or overwrite it with --force", path
-    )

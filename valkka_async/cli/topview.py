@@ -23,9 +23,12 @@ from valkka_async.cli.figures import (
     Figures,
     ReaderFigures,
     RingFigures,
+    ServiceFigures,
     StreamFigures,
 )
 from valkka_async.cli.shape import describe, seconds
+from valkka_async.service.status import RecordingState
+from valkka_async.units import in_bytes
 
 _COLOURS = {
     CameraState.LIVE: "green",
@@ -39,6 +42,12 @@ _COLOURS = {
     CameraState.CONNECTING: "yellow",
     CameraState.STOPPED: "dim",
     CameraState.IDLE: "dim",
+}
+_REC = {
+    RecordingState.WRITING: ("rec", "red"),
+    RecordingState.WAITING: ("rec waits", "yellow"),
+    RecordingState.ARMED: ("rec armed", ""),
+    RecordingState.FAILED: ("rec fails", "red"),
 }
 _WIDE = 104  # columns from which on there is room for all that is known
 _TALL = 20  # lines from which on there is room for air
@@ -216,8 +225,18 @@ def _summary(figures: Figures) -> Text:
     parts.append(readers)
     if cpus := [camera.cpu for camera in cameras if camera.cpu is not None]:
         parts.append(Text(f"{sum(cpus):.2f} cores"))
+    parts += [Text(told) for service in figures.services if (told := _stored(service))]
     parts.append(Text(time.strftime("%H:%M:%S", time.localtime(figures.time_ns / 1e9)), "dim"))
     return Text("  ", no_wrap=True, overflow="ellipsis", end="\n").join(parts)
+
+
+def _stored(service: ServiceFigures) -> str:
+    """ "412 GB recorded since 2026-11-16 08:00"; "" if nothing is."""
+    recordings = service.recordings
+    if recordings is None or recordings.oldest_ns is None:
+        return ""
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(recordings.oldest_ns / 1e9))
+    return f"{in_bytes(recordings.bytes)} recorded since {since}"
 
 
 # ------------------------------------------------------------------------------------------- rows
@@ -259,6 +278,8 @@ def _camera_row(camera: CameraFigures, in_short: bool) -> _Row:
     state = Text(camera.state, _COLOURS.get(camera.state, ""))
     if camera.retry_in is not None:
         state.append(f" {_soon(camera.retry_in)}")
+    if camera.recording is not None:
+        state.append(f" {_REC[camera.recording.state][0]}", _REC[camera.recording.state][1])
     return _Row(
         Text(camera.name, "bold"),
         state,
@@ -368,11 +389,17 @@ def _reasons(figures: Figures) -> list[Text]:
             said = f"{stream.name}: {stream.reason.removeprefix(f'{stream.url}: ')}"
             if stream.reason and said != _reason(camera):
                 known.append((stream.state, said, camera.name))
+    known += [(CameraState.FAILED, _unrecorded(camera), camera.name) for camera in figures.cameras]
     known += [("", _restarted(camera), camera.name) for camera in figures.cameras]
     known += [
         ("", WARNINGS[warning], camera.name) for camera in figures.cameras for warning in camera.warnings
     ]
     known += [(server.state, server.reason, server.name) for server in figures.servers]
+    known += [
+        (CameraState.FAILED, service.recordings.problem, f"service {service.name}")
+        for service in figures.services
+        if service.recordings is not None
+    ]
     known += [(SILENT, service.reason, f"service {service.name}") for service in figures.services]
     for state, reason, name in known:
         if reason:
@@ -398,6 +425,15 @@ def _reason(camera: CameraFigures) -> str:
         if stream.url and camera.reason.startswith(f"{name}{stream.url}: "):
             return name + camera.reason.removeprefix(f"{name}{stream.url}: ")
     return camera.reason
+
+
+def _unrecorded(camera: CameraFigures) -> str:
+    """Why nothing is recorded, though it should be."""
+    recording = camera.recording
+    if recording is None or recording.error is None:
+        return ""
+    next_ = f"; next attempt in {_soon(recording.retry_in)}" if recording.retry_in is not None else ""
+    return f"not recorded: {recording.error.text}{next_}"
 
 
 def _restarted(camera: CameraFigures) -> str:
@@ -432,7 +468,9 @@ def _lines(figures: Figures) -> Iterator[str]:
             f"{_number(camera.reconnects)} reconnects",
             *([] if camera.restarts is None else [f"{camera.restarts} restarts"]),
             f"cpu {_percent(camera.cpu)}",
+            *([] if camera.recording is None else [_REC[camera.recording.state][0]]),
             *([_plain(_reason(camera))] if camera.reason else []),
+            *([_plain(_unrecorded(camera))] if _unrecorded(camera) else []),
         ]
         yield "  ".join(cells)
         for stream in camera.streams if len(camera.streams) > 1 else ():
@@ -446,6 +484,10 @@ def _lines(figures: Figures) -> Iterator[str]:
         state = f"{server.state} ({_plain(server.reason)})" if server.reason else server.state
         yield from _ring_lines(server, server.name, state)
     for service in figures.services:
+        if told := _stored(service):
+            yield f"service {service.name}  {told}"
+        if service.recordings is not None and service.recordings.problem:
+            yield f"service {service.name}  {_plain(service.recordings.problem)}"
         if service.reason:
             yield f"service {service.name}  {_plain(service.reason)}"
 

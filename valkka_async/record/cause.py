@@ -17,6 +17,7 @@ class RecordingCause(StrEnum):
     DISK = "disk"  # any other error of the file system
     FORMAT = "format"  # the ring has nothing that can be recorded
     RING = "ring"  # the ring's server refuses its readers
+    STUCK = "stuck"  # the camera sends, and for long nothing has been written
     INTERNAL = "internal"  # anything else; the log says more
 
 

@@ -12,16 +12,30 @@ import contextlib
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Protocol, TypeAlias
 
 from valkka_async.foreign import start
+from valkka_async.record.contents import Contents
 
 # Recordings show people. Their group may look at them, others may not, and a stricter umask is respected.
 _FILE_MODE = 0o640
 _FOLDER_MODE = 0o750
+_Job: TypeAlias = "tuple[Path | None, bytes | bytearray, Contents | None]"
 _TRIES = 5  # at making a folder that somebody else removes, as a clean-up of empty ones does
+
+
+class Journal(Protocol):
+    """Is told of files, in the thread that writes them: it must neither block for long nor raise."""
+
+    def begun(self, path: Path, contents: Contents) -> None:
+        """A file has its first frame. `contents` grows with it, in another thread."""
+
+    def ended(self, path: Path, contents: Contents | None) -> None:
+        """It will not change any more. None: some of what was to be written is not in it."""
 
 
 class Disk:
@@ -32,19 +46,22 @@ class Disk:
     be had.
     """
 
-    def __init__(self, low: int, changed: Callable[[], object]) -> None:
+    def __init__(self, low: int, changed: Callable[[], object], journal: Journal | None = None) -> None:
         self.path: Path | None = None  # of the file that is being written
         self.error: OSError | None = None
         self.ended = False
         self.files = 0  # begun
         self.pieces = 0  # written
         self.bytes = 0
+        self.written_ns: int | None = None  # when the last piece was written, Unix
         self._low = low
         self._changed = changed
         self._given = 0  # bytes; only begin() and write() count here, only the thread in _taken
         self._taken = 0
         self._complete: SimpleQueue[Path] = SimpleQueue()
-        self._jobs: SimpleQueue[tuple[Path | None, bytes | bytearray] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._journal = journal
+        self._contents: Contents | None = None  # of the file
         self._fd = -1
         self._good = 0  # bytes of the file that are whole pieces
         self._wanted = Path()
@@ -56,20 +73,20 @@ class Disk:
         """Bytes that are still to be written."""
         return self._given - self._taken
 
-    def begin(self, path: Path, data: bytes | bytearray) -> None:
+    def begin(self, path: Path, data: bytes | bytearray, contents: Contents | None = None) -> None:
         """Complete the file, and write the next one's first piece. If `path` is there already, "name-2.mp4",
-        "name-3.mp4" and so on are tried. Its folder is made."""
+        "name-3.mp4" and so on are tried. Its folder is made. `contents`: with which it will be completed."""
         self._given += len(data)
-        self._jobs.put((path, data))
+        self._jobs.put((path, data, contents))
 
     def write(self, data: bytes | bytearray) -> None:
         """Write another piece, with one system call."""
         self._given += len(data)
-        self._jobs.put((None, data))
+        self._jobs.put((None, data, None))
 
     def finish(self) -> None:
         """Complete the file."""
-        self._jobs.put((None, b""))
+        self._jobs.put((None, b"", None))
 
     def stop(self) -> None:
         """Complete the file once all is written, and end the thread."""
@@ -84,9 +101,9 @@ class Disk:
     def _run(self) -> None:
         try:
             while (job := self._jobs.get()) is not None:
-                path, data = job
+                path, data, contents = job
                 if self.error is None:
-                    self._attempt(path, data)
+                    self._attempt(path, data, contents)
                 before = self.pending
                 self._taken += len(data)
                 if before > self._low >= self.pending:
@@ -98,26 +115,32 @@ class Disk:
                 self.ended = True
                 self._changed()
 
-    def _attempt(self, path: Path | None, data: bytes | bytearray) -> None:
+    def _attempt(self, path: Path | None, data: bytes | bytearray, contents: Contents | None) -> None:
         try:
-            self._work(path, data)
+            self._work(path, data, contents)
         except Exception as e:
             self._fail(e, path)
             self._close()
             self._changed()
 
-    def _work(self, path: Path | None, data: bytes | bytearray) -> None:
+    def _work(self, path: Path | None, data: bytes | bytearray, contents: Contents | None) -> None:
         if path is not None or not data:
             self._close()
             if self.error is not None:
                 return
         if path is not None:
             self._fd, self.path = self._create(path)
+            self._contents = contents
             self.files += 1
         if data and self._fd >= 0:
+            begins = not self._good
             self._write(data)
             self.pieces += 1
+            self.written_ns = time.time_ns()
             self.bytes += len(data)
+            if begins and self._journal is not None and self._contents is not None:
+                assert self.path is not None
+                self._journal.begun(self.path, self._contents)
 
     def _create(self, path: Path) -> tuple[int, Path]:
         if path != self._wanted:
@@ -126,7 +149,7 @@ class Disk:
         while True:
             mine = path if self._number == 1 else path.with_stem(f"{path.stem}-{self._number}")
             try:
-                _make_folder(path.parent)
+                make_folder(path.parent)
                 fd = os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
             except FileExistsError:
                 self._number += 1
@@ -153,8 +176,9 @@ class Disk:
         if self._fd < 0:
             return
         fd, path, good = self._fd, self.path, self._good
+        contents, whole = self._contents, self._complete_file()
         assert path is not None
-        self._fd, self.path, self._good = -1, None, 0
+        self._fd, self.path, self._good, self._contents = -1, None, 0, None
         try:
             try:
                 if not good and _is(path, fd):
@@ -166,7 +190,22 @@ class Disk:
             self._fail(e, path)
         if good:
             self._complete.put(path)
+            if self._journal is not None and contents is not None:
+                self._journal.ended(path, contents if whole else None)
         self._changed()
+
+    def _complete_file(self) -> bool:
+        """Write what a complete file ends with. False: not all that was to be in it is."""
+        if self._contents is None or self._contents.size != self._good:
+            return False
+        if self.error is None:
+            trailer = self._contents.trailer()
+            try:
+                self._write(trailer)
+                self.bytes += len(trailer)
+            except OSError as e:
+                self._fail(e, self.path)
+        return True
 
     def _fail(self, error: Exception, path: Path | None) -> None:
         """Keep the first error, as an OSError that names a file."""
@@ -179,14 +218,14 @@ class Disk:
         self.error = OSError(number, text, None if path is None else str(path))
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make it and what is above it, each with our mode (Path.mkdir() gives that to the last one only)."""
     try:
         os.mkdir(folder, _FOLDER_MODE)
     except FileNotFoundError:
         if folder.parent == folder:
             raise
-        _make_folder(folder.parent)
+        make_folder(folder.parent)
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, _FOLDER_MODE)
     except OSError:  # it is there, as a rule; if a file is in the way, open() will say so

@@ -9,8 +9,7 @@ import errno
 import logging
 import math
 import os
-import re
-import string
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from valkka_async.camera.mp4 import boxes, sound
+from valkka_async.camera.mp4 import boxes, edits, sound
 from valkka_async.errors import ConnectionClosed, RecorderError
-from valkka_async.record.disk import Disk
+from valkka_async.record.contents import Contents
+from valkka_async.record.disk import Disk, Journal
+from valkka_async.record.held import Held, Piece
+from valkka_async.record.pattern import Pattern
 from valkka_async.ring.client import Client, connect
 from valkka_async.ring.frame import Frame
 from valkka_async.ring.names import check_source
@@ -32,7 +34,7 @@ log = logging.getLogger("valkka_async")
 
 _CLOSE_SECONDS = 10.0  # for a disk to take what is still to be written
 _EARLY = 0.005  # s before `seconds` are over, by which a key frame may come and still be on time
-_FIELDS = {"name": "", "n": r"(0?[0-9]{1,2}d?)?"}  # of a pattern, and how each may be formatted
+_LATE = 1.0  # s that a frame may come after it was taken, and still be in the file
 _LEAD = 2  # s of sound that may be in a file before its picture
 _UNREAD = 10_000  # finished files whose paths wait for the iteration
 
@@ -40,7 +42,10 @@ _UNREAD = 10_000  # finished files whose paths wait for the iteration
 @dataclass(frozen=True, slots=True)
 class RecorderStats:
     """``files`` begun, ``frames`` and ``bytes`` written to them, frames ``dropped`` (published, but not
-    recorded), the ``path`` that is being written (None: none) and its ``duration`` in seconds so far."""
+    recorded), the ``path`` that is being written (None: none) and its ``duration`` in seconds so far; when
+    something was written last (``written_ns``, Unix; None: nothing was) and bytes that the disk has still to
+    take (``pending``). ``waits``: it is for clip(), and none is asked for; ``held_ns``: when the newest frame
+    was taken that is kept for it."""
 
     files: int
     frames: int
@@ -48,19 +53,23 @@ class RecorderStats:
     dropped: int
     path: Path | None
     duration: float
+    written_ns: int | None
+    pending: int
+    waits: bool = False
+    held_ns: int | None = None
 
 
 class _Part:
     """What is known of the file that is being written. Times are decode times, in units of `time_base`."""
 
     def __init__(self, init_segment: bytes, base: int, begin: int, time_base: Fraction) -> None:
+        self.contents = Contents.of(init_segment)
         self.init_segment = init_segment
         self.base = base  # the time that is 0 in the file
         self.later = 0  # by which the picture begins later, as the file's head says
         self.time_base = time_base
         self.newest = begin
         self.sequence = 0
-        self.size = 0
         self.gop = 0  # bytes from the last key frame on
         self.largest_gop = 0
 
@@ -104,6 +113,11 @@ class Recorder:
         Most that may wait for the disk.
     open_timeout
         Seconds to wait for the server at the beginning; None: for ever.
+    before
+        Record what clip() asks for, and nothing else. This many seconds before it are kept in memory for
+        it, as far as they fit into ``buffer_bytes``.
+    journal
+        Is told of each file as it begins and ends; see record/disk.py.
 
     Raises ValueError, InvalidNameError. What goes wrong later (the disk is full: RecorderError, which is
     an OSError too; no such server: TimeoutError; refused: ConnectError) ends the recording and is raised by
@@ -120,9 +134,11 @@ class Recorder:
         max_bytes: int | None = None,
         buffer_bytes: int = 32 << 20,
         open_timeout: float | None = None,
+        before: float | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._name = check_source(name)
-        self._pattern = _check_pattern(os.fspath(pattern), name)
+        self._pattern = Pattern(os.fspath(pattern), name)
         if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
             raise ValueError(f"seconds is above 0 or None, not {seconds!r}")
         if max_bytes is not None and max_bytes < 1:
@@ -132,7 +148,13 @@ class Recorder:
         self._seconds = seconds
         self._max_bytes = max_bytes
         self._buffer_bytes = buffer_bytes
+        if before is not None and not (math.isfinite(before) and before >= 0):
+            raise ValueError(f"before is 0 or more seconds, or None, not {before!r}")
+        self._held = None if before is None else Held(before, buffer_bytes)
+        self._until_ns = 0  # up to which frames are written, Unix; without `before` all are
+        self._ending: asyncio.TimerHandle | None = None
         self._open_timeout = open_timeout
+        self._journal = journal
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._error: Exception | None = None
@@ -185,15 +207,43 @@ class Recorder:
             finally:
                 self._waiters -= 1
 
+    def clip(self, before: float | None = None, after: float = 20.0) -> None:
+        """Record from ``before`` seconds ago (by default, and at most, those that the recorder keeps) until
+        ``after`` seconds from now, and return at once. The file begins with a key frame. Asked for again
+        before that is over, it goes on for longer. For a recorder with `before`, that was begun.
+
+        Raises ValueError, RuntimeError.
+        """
+        if self._held is None:
+            raise ValueError("clip() is for a recorder that waits for it: Recorder(..., before=10)")
+        for name, value in (("before", before or 0.0), ("after", after)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is 0 or more seconds, not {value!r}")
+        if self._begun().done() or self._disk is None:
+            raise RuntimeError(f"{self!r}: it is over")
+        now = time.time_ns()
+        self._until_ns = max(self._until_ns, now + int(after * 1e9))
+        if self._part is None:
+            for piece in self._held.take(0 if before is None else now - int(before * 1e9)):
+                self._write(self._disk, piece)
+        if self._ending is not None:
+            self._ending.cancel()
+        # Also if no frame comes that would tell that it is over.
+        left = (self._until_ns - now) / 1e9 + _LATE
+        self._ending = asyncio.get_running_loop().call_later(left, self._finish, self._disk)
+
     def stats(self) -> RecorderStats:
         """Counters since the beginning."""
         disk, part = self._disk, self._part
         dropped = self._lost + (self._client.stats().dropped if self._client is not None else 0)
         if disk is None:
-            return RecorderStats(0, 0, 0, dropped, None, 0.0)
+            return RecorderStats(0, 0, 0, dropped, None, 0.0, None, 0, self._held is not None)
         path = disk.path
         duration = part.seconds(part.newest) if part is not None and path is not None else 0.0
-        return RecorderStats(disk.files, disk.pieces, disk.bytes, dropped, path, duration)
+        counts = disk.files, disk.pieces, disk.bytes, dropped
+        waits = self._held is not None and time.time_ns() > self._until_ns
+        held_ns = self._held.newest_ns if self._held is not None else None
+        return RecorderStats(*counts, path, duration, disk.written_ns, disk.pending, waits, held_ns)
 
     @property
     def name(self) -> str:
@@ -223,7 +273,8 @@ class Recorder:
         if self._task is not None:
             raise RuntimeError("a recorder records once: make another")
         loop = asyncio.get_running_loop()
-        self._disk = Disk(self._buffer_bytes // 2, partial(_call_in, loop, self._on_change))
+        changed = partial(_call_in, loop, self._on_change)
+        self._disk = Disk(self._buffer_bytes // 2, changed, self._journal)
         self._task = loop.create_task(self._run(self._disk), name=f"record {self._name}")
         self._task.add_done_callback(self._stop)  # also if it is cancelled before it runs
         return self
@@ -263,6 +314,8 @@ class Recorder:
 
     def _stop(self, task: asyncio.Task[None]) -> None:
         self._part = None
+        if self._ending is not None:
+            self._ending.cancel()
         if self._disk is not None:
             self._disk.stop()
 
@@ -276,7 +329,8 @@ class Recorder:
                 try:
                     while True:
                         with await client.recv() as frame:
-                            self._take(disk, frame, client.header)
+                            piece = self._piece(frame, client.header)
+                        self._take(disk, piece)
                         await self._room(disk)
                 except ConnectionClosed as e:
                     log.info("recording %s: %s", self._name, str(e))
@@ -284,6 +338,8 @@ class Recorder:
                     self._client = None
                     self._lost += client.stats().dropped
             self._finish(disk)
+            if self._held is not None:
+                self._held.clear()
 
     async def _room(self, disk: Disk) -> None:
         """Wait while the disk is behind."""
@@ -293,7 +349,7 @@ class Recorder:
                 self._changed.clear()
                 await self._changed.wait()
 
-    def _take(self, disk: Disk, frame: Frame, init_segment: bytes) -> None:
+    def _piece(self, frame: Frame, init_segment: bytes) -> Piece:
         if frame.format != "fmp4":
             raise RecorderError(
                 f"{self._name} is {frame.format} and cannot be recorded: it takes an output of format 'fmp4'"
@@ -301,17 +357,35 @@ class Recorder:
         dts, time_base = frame.dts, frame.time_base
         if dts is None or not time_base:
             raise RecorderError(f"{self._name} cannot be recorded: its frames have no dts and time_base")
-        data = bytearray(frame.data)
+        about = frame.key, frame.dropped, dts, time_base, frame.timestamp_ns
+        return Piece(bytearray(frame.data), *about, init_segment)
+
+    def _take(self, disk: Disk, piece: Piece) -> None:
+        """Write it, or hold it until something happens."""
+        if self._held is None:
+            self._write(disk, piece)
+            return
+        # What is written is held too: the next clip may begin before this one ends.
+        wanted = piece.timestamp_ns <= self._until_ns
+        self._held.add(Piece(bytearray(piece.data), *piece[1:]) if wanted else piece)
+        if wanted:
+            self._write(disk, piece)
+        else:
+            self._finish(disk)
+
+    def _write(self, disk: Disk, piece: Piece) -> None:
+        data, dts, time_base, init_segment = piece.data, piece.dts, piece.time_base, piece.init_segment
         try:
             part = self._part
-            if part is not None and self._ends(part, frame, init_segment, dts):
-                part = None
+            if part is not None and self._ends(part, piece):
+                part = self._part = None
+                disk.finish()
             begins = part is None
             if part is None:
-                if not frame.key:  # rare: the ring goes on with a key frame when it has lost one
+                if not piece.key:  # rare: the ring goes on with a key frame when it has lost one
                     self._finish(disk)
                     return
-                part = _Part(init_segment, self._base(data, dts, time_base, frame.dropped), dts, time_base)
+                part = _Part(init_segment, self._base(data, dts, time_base, piece.dropped), dts, time_base)
             part.sequence += 1
             part.newest = dts
             heard = sound.span(data)
@@ -320,19 +394,20 @@ class Recorder:
                 if heard[0] < part.base:  # it came too late for the file before
                     data = bytearray(sound.fragment_without(data))
             if begins and part.base < dts:
-                init_segment, part.later = sound.with_picture_later(init_segment, dts - part.base)
+                init_segment, part.later = edits.with_picture_later(init_segment, dts - part.base)
+                part.contents = Contents.of(init_segment)
             boxes.move(data, part.sequence, part.base, part.later)
+            data = _noted(part.contents, data, piece)
         except ValueError as e:
             raise RecorderError(f"{self._name} is not fragmented MP4 as it should be: {e}") from None
         self._part = part
         if begins:
             data = bytearray(init_segment + data)
-            disk.begin(self._path(frame), data)
+            disk.begin(self._path(piece), data, part.contents)
         else:
             disk.write(data)
-        if frame.key:
+        if piece.key:
             part.gop = 0
-        part.size += len(data)
         part.gop += len(data)
         part.largest_gop = max(part.largest_gop, part.gop)
 
@@ -343,18 +418,17 @@ class Recorder:
         begin = heard[0] if heard is not None else None if dropped else self._heard
         return dts if begin is None or not 0 < dts - begin < _LEAD / time_base else begin
 
-    def _ends(self, part: _Part, frame: Frame, init_segment: bytes, dts: int) -> bool:
+    def _ends(self, part: _Part, piece: Piece) -> bool:
         """Does the file end before this frame?"""
-        if frame.dropped or init_segment != part.init_segment or frame.time_base != part.time_base:
+        other = piece.init_segment != part.init_segment or piece.time_base != part.time_base
+        if piece.dropped or other or piece.dts < part.newest:
             return True
-        if dts < part.newest:
-            return True
-        if not frame.key:
+        if not piece.key:
             return False
-        if self._seconds is not None and part.seconds(dts) >= self._seconds - _EARLY:
+        if self._seconds is not None and part.seconds(piece.dts) >= self._seconds - _EARLY:
             return True
         # The GOP that begins here will be about as large as the largest so far.
-        return self._max_bytes is not None and part.size + part.largest_gop > self._max_bytes
+        return self._max_bytes is not None and part.contents.whole_size + part.largest_gop > self._max_bytes
 
     def _finish(self, disk: Disk) -> None:
         self._heard = None
@@ -362,10 +436,10 @@ class Recorder:
             self._part = None
             disk.finish()
 
-    def _path(self, frame: Frame) -> Path:
+    def _path(self, piece: Piece) -> Path:
         self._number += 1
-        begin = datetime.fromtimestamp(frame.timestamp_ns / 1e9).astimezone()
-        return Path(begin.strftime(self._pattern.format(name=self._name, n=self._number)))
+        begin = datetime.fromtimestamp(piece.timestamp_ns / 1e9).astimezone()
+        return self._pattern.path(begin, self._number)
 
     def _on_change(self) -> None:
         """The disk has completed a file, has room again, has failed or has ended."""
@@ -392,23 +466,14 @@ class Recorder:
         self._error = self._error or error
 
 
-def _check_pattern(pattern: str, name: str) -> str:
-    """Raises ValueError."""
-    try:
-        fields = [(field, spec, how) for _, field, spec, how in string.Formatter().parse(pattern) if field]
-        # `{n:9999999999}` would be a path of that many characters, and `{name.x}` is an attribute.
-        good = all(
-            how is None and re.fullmatch(_FIELDS.get(field, "(?!)"), spec or "")
-            for field, spec, how in fields
-        )
-        path = pattern.format(name=name, n=1) if good else ""
-    except (IndexError, ValueError):
-        good, path = False, ""
-    if not good:
-        raise ValueError(f"pattern {pattern!r}: only {{name}}, {{n}} and {{n:04}} go in braces")
-    if not os.path.basename(path) or "\0" in path:
-        raise ValueError(f"pattern {pattern!r} is no path of a file")
-    return pattern
+def _noted(contents: Contents, data: bytearray, piece: Piece) -> bytearray:
+    """A fragment as it goes into the file: with the time at which it was taken, if it is to be marked."""
+    about, ns = boxes.about(data), piece.timestamp_ns
+    mark = contents.marks_next(ns, piece.key)
+    if mark:
+        data = bytearray(boxes.reference_time(about.decode, ns) + data)
+    contents.add(len(data), ns, about.decode, about.duration, mark)
+    return data
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 import time
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TextIO
 
@@ -21,6 +22,9 @@ _BREAKS = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 log = logging.getLogger("valkka_async.service")
+
+# The camera that a task looks after: its records are about it, also those of code that knows no cameras.
+camera_of_log: ContextVar[str | None] = ContextVar("camera_of_log", default=None)
 
 
 class JsonFormatter(logging.Formatter):
@@ -34,6 +38,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         entry |= {key: value for key in _FIELDS if (value := getattr(record, key, None)) is not None}
+        if "camera" not in entry and (camera := camera_of_log.get()) is not None:
+            entry["camera"] = camera
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return _BREAKS.sub(_escaped, json.dumps(entry, ensure_ascii=False, default=str))

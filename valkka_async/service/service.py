@@ -14,12 +14,17 @@ from typing import Self
 
 from valkka_async import __version__
 from valkka_async.camera.spec import CameraSpec
-from valkka_async.camera.status import CameraState, CameraStatus
+from valkka_async.camera.status import CameraState, CameraStatus, StreamStatus
 from valkka_async.camera.workers.status import SupervisedStatus
 from valkka_async.camera.workers.supervisor import Supervisor
 from valkka_async.errors import ValkkaError
 from valkka_async.rates import CounterRates
+from valkka_async.record.archive import Archive, Kept, index_of
+from valkka_async.record.cause import RecordingCause
+from valkka_async.record.pattern import Pattern
+from valkka_async.record.retention import Keep
 from valkka_async.service.config.config import Config
+from valkka_async.service.config.config import Keep as KeepConfig
 from valkka_async.service.recordings import Plan, Recordings, unrecordable
 from valkka_async.service.status import CameraReport, RecordingStatus, ServiceStatus
 
@@ -28,7 +33,7 @@ _RATES = 3.0  # s over which rates are measured; a worker tells its counts each 
 _TROUBLE = {CameraState.STALLED, CameraState.WAITING, CameraState.FAILED}
 _CPU, _RING = "cpu", "ring "  # names of counters
 # Keys of a config that are for all cameras: some take effect with the next start of the service.
-_SETTINGS = ("recordings",)
+_SETTINGS = ("recordings", "keep")
 _RESTART = ("name", "workers")
 
 log = logging.getLogger("valkka_async.service")
@@ -79,10 +84,12 @@ class Service:
         self._complete = config  # the last one of which all was done
         self._specs: dict[str, CameraSpec] = {}  # of the config
         self._supervisor: Supervisor | None = None
-        self._recordings = Recordings()
+        self._archive = Archive(index_of(config.recordings, config.name))
+        self._recordings = Recordings(self._archive.journal)
         self._rates = CounterRates(_RATES)
         self._sampled: dict[str, CameraStatus] = {}
         self._states: dict[str, CameraState] = {}
+        self._stuck: dict[str, RecordingCause] = {}  # why recordings fail whose attempts go on
         self._since_ns = time.time_ns()
         self._applying = asyncio.Lock()
         self._adding: set[asyncio.Task[None]] = set()
@@ -100,6 +107,11 @@ class Service:
     def config(self) -> Config:
         """What is in force, but for what needs a restart."""
         return self._config
+
+    @property
+    def archive(self) -> Archive:
+        """The recordings that there are."""
+        return self._archive
 
     @property
     def ready(self) -> bool:
@@ -123,6 +135,7 @@ class Service:
             ready=self.ready,
             # In the order of the config; one that is being added or removed may be missing.
             cameras=tuple(self._report(statuses[name]) for name in self._specs if name in statuses),
+            recordings=self._archive.status(),
             page=None,
         )
 
@@ -146,16 +159,22 @@ class Service:
             ring_fps={ring: self._rates.rate(name, _RING + ring, now) or 0.0 for ring in sorted(rings)},
             live=live if live in rings else None,
             still=still if still in rings else None,
-            recording=self._recordings.status(name, self._codec(status.camera)),
+            recording=self._recording(name, status.camera),
+            stored=self._archive.stored(name),
             camera=status.camera,
             worker=status.worker,
         )
 
-    def _codec(self, camera: CameraStatus) -> str:
-        """What is recorded of a camera; "": not known, or nothing."""
+    def _recording(self, name: str, camera: CameraStatus) -> RecordingStatus | None:
+        stream = self._recorded(camera)
+        if stream is None:
+            return self._recordings.status(name)
+        return self._recordings.status(name, stream.codec, stream.last_packet_ns)
+
+    def _recorded(self, camera: CameraStatus) -> StreamStatus | None:
+        """The stream of a camera that is or would be recorded."""
         config = self._config.cameras.get(camera.name)
-        stream = camera.stream_of(config.record_ring(camera.name)) if config is not None else None
-        return "" if stream is None else stream.codec
+        return camera.stream_of(config.record_ring(camera.name)) if config is not None else None
 
     @property
     def _supervised(self) -> Supervisor:
@@ -173,21 +192,30 @@ class Service:
         plan = _plan(self._config, camera)
         if plan.always:
             if on:
-                return self._recordings.status(camera)
+                return self._recording(camera, self._supervised.status()[camera].camera)
             raise ValkkaError(f"{camera} is always recorded: change `record` in the config")
         if not on:
             await self._recordings.stop(camera)
             return None
         if plan.ring not in {output.name for output in self._specs[camera].outputs}:
             raise ValkkaError(f"{camera} cannot be recorded: set `live` or `record` in the config")
-        codec = self._codec(self._supervised.status()[camera].camera)
-        if unrecordable(codec):
-            raise ValkkaError(f"{camera} cannot be recorded: {unrecordable(codec)}")
+        stream = self._recorded(self._supervised.status()[camera].camera)
+        if stream is not None and (why := unrecordable(stream.codec)):
+            raise ValkkaError(f"{camera} cannot be recorded: {why}")
         try:
             self._recordings.start(camera, plan)
         except ValueError as e:
             raise ValkkaError(f"recordings: {e}") from None
         return self._recordings.status(camera)
+
+    def record_event(self, camera: str, before: float | None = None, after: float | None = None) -> None:
+        """Record what happens now, from `before` seconds ago until `after` seconds from now, of a camera with
+        ``record: {on: event}``, whose config says how many seconds where this does not. Returns at once.
+
+        Raises KeyError when there is no such camera, ValkkaError when it cannot be, ValueError.
+        """
+        _plan(self._config, camera)
+        self._recordings.clip(camera, before, after)
 
     async def apply(self, config: Config) -> Changes:
         """Change over to another config, touching only what differs; cameras change side by side.
@@ -224,6 +252,7 @@ class Service:
         # Cameras that exchange their rings: none of them can be the first to have the other's.
         await self._wait(self._work(self._remove(name), f"remove {name}") for name in exchanged)
         await self._wait(self._add(specs[name]) for name in (*added, *exchanged))
+        self._keep(config)
         await self._recordings.follow(plans)
         self._complete = config
         return Changes(
@@ -270,6 +299,18 @@ class Service:
         if self._states.pop(name, None) is not None:
             log.info("%s: removed", name, extra={"camera": name})
 
+    def _keep(self, config: Config) -> None:
+        """Tell the archive which recordings there are, and how long they are kept."""
+        cameras = {}
+        for name, camera in config.cameras.items():
+            keep = camera.record.keep if camera.record is not None else None
+            cameras[name] = Kept(Pattern(_pattern(config, name), name), _bounds(keep))
+        self._archive.follow(
+            cameras,
+            _bounds(config.keep),
+            lambda name: Pattern(config.recordings.replace("{name}", name), name),
+        )
+
     # ------------------------------------------------------------------------------- looking
 
     async def _look(self) -> None:
@@ -282,8 +323,20 @@ class Service:
                 if self._states.get(name) != status.state:
                     self._states[name] = status.state
                     _tell(status)
+                self._tell_stuck(name, self._recording(name, status.camera))
             for gone in self._sampled.keys() - statuses.keys():
                 del self._sampled[gone]
+
+    def _tell_stuck(self, name: str, recording: RecordingStatus | None) -> None:
+        """Log once that nothing is written, where no attempt ends by an error and says so."""
+        goes_on = recording is not None and recording.active and recording.retry_in is None
+        error = recording.error if recording is not None and goes_on else None
+        cause = None if error is None else error.cause
+        if cause not in (RecordingCause.STUCK, RecordingCause.FORMAT):
+            self._stuck.pop(name, None)
+        elif error is not None and self._stuck.get(name) is not cause:
+            self._stuck[name] = error.cause
+            log.error("%s: recording failed: %s", name, error.text, extra={"camera": name})
 
     def _sample(self, name: str, camera: CameraStatus, now: float) -> None:
         """Note the counts, if there is news of them."""
@@ -308,6 +361,8 @@ class Service:
             self._add(spec)
         try:
             await asyncio.sleep(0)  # add() begins: from here on status() has them all
+            await self._archive.__aenter__()
+            self._keep(self._config)
             await self._recordings.follow(plans)
         except BaseException:
             await self.aclose()
@@ -323,6 +378,7 @@ class Service:
             await asyncio.wait([self._look_task])
         try:
             await self._recordings.aclose()
+            await self._archive.aclose()
         finally:
             if self._supervisor is not None:
                 await self._supervisor.aclose()
@@ -352,14 +408,25 @@ def _plan(config: Config, name: str) -> Plan:
     if not camera.enabled:
         raise KeyError(name)
     record = camera.record
-    pattern = (record.path if record is not None else None) or config.recordings
     return Plan(
         ring=camera.record_ring(name),
-        pattern=pattern.replace("{name}", name),  # a recorder's own {name} is its ring's
+        pattern=_pattern(config, name),
         seconds=record.seconds if record is not None else None,
         max_bytes=record.max_bytes if record is not None else None,
         always=record is not None,
+        before=record.before if record is not None and record.on == "event" else None,
+        after=record.after if record is not None else 0.0,
     )
+
+
+def _pattern(config: Config, name: str) -> str:
+    record = config.cameras[name].record
+    pattern = (record.path if record is not None else None) or config.recordings
+    return pattern.replace("{name}", name)  # a recorder's own {name} is its ring's
+
+
+def _bounds(keep: KeepConfig | None) -> Keep:
+    return Keep() if keep is None else Keep(keep.age, keep.size, keep.free)
 
 
 def _tell(status: SupervisedStatus) -> None:

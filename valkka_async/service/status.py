@@ -14,24 +14,27 @@ from typing import ClassVar
 
 from valkka_async.camera.status import AnyState, CameraStatus, Cause, StreamStatus
 from valkka_async.camera.workers.status import WorkerStatus, is_current
+from valkka_async.record.archive import ArchiveStatus
 from valkka_async.record.cause import RecordingCause
+from valkka_async.record.index import Stored
 
 
 class RecordingState(StrEnum):
     """What a recording is doing."""
 
-    WAITING = "waiting"  # for frames: no file is open
-    WRITING = "writing"  # a file is open
-    FAILED = "failed"  # the last attempt ended by an error, and nothing has been written since
+    WAITING = "waiting"  # for frames, which the camera does not send
+    ARMED = "armed"  # for an event: frames are kept in memory
+    WRITING = "writing"  # frames go into a file
+    FAILED = "failed"  # by an error, and not written since; or the camera sends, and it is not written
 
 
 @dataclass(frozen=True, slots=True)
 class RecordingError:
-    """What the last attempt ended with."""
+    """Why nothing is written."""
 
     cause: RecordingCause
     text: str
-    at_ns: int
+    since_ns: int  # when that began: further attempts that fail do not change it
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,9 @@ class RecordingStatus:
     active: bool  # False: it has failed, and is not tried again
     always: bool  # the config asks for it
     since_ns: int  # when it was asked for
-    path: str | None  # of the file that is being written
+    path: str | None  # of the file that is open
     duration: float  # of that file so far
+    written_ns: int | None  # when something was written last; None: nothing was
     bytes: int  # written
     files: int  # begun
     dropped: int  # frames that were published and not recorded
@@ -68,6 +72,7 @@ class CameraReport:
     live: str | None  # the ring of fragmented MP4 that the page shows
     still: str | None  # the ring of JPEGs that the page shows
     recording: RecordingStatus | None  # None: not asked for
+    stored: Stored | None  # recordings that there are of it; None: none
     camera: CameraStatus  # its last word, which may be of a process that is gone
     worker: WorkerStatus  # which other cameras may share
 
@@ -96,7 +101,7 @@ class PageStatus:
 class ServiceStatus:
     """A service and all its cameras, in the order of its config."""
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
 
     name: str
     version: str  # of valkka-async
@@ -105,6 +110,7 @@ class ServiceStatus:
     since_ns: int
     ready: bool  # every camera has been tried
     cameras: tuple[CameraReport, ...]
+    recordings: ArchiveStatus  # all that there are
     page: PageStatus | None  # None: as told by other ways than the page
 
     def camera(self, name: str) -> CameraReport | None:

@@ -31,6 +31,9 @@ _MOOF_BYTES = _MOOF.size - 8
 _BASE_IS_MOOF = 0x020000  # tfhd: offsets count from the moof box, which may lie anywhere
 # trun, version 1 (signed composition offsets): offset, and duration, size, flags, offset of each sample
 _TRUN = 0x01000F01
+_TRUN_AT = 68  # where that box is in a fragment made here, with sound or without
+_PRFT = struct.Struct(">I4sIIQQ")  # prft: track, time as NTP has it, time of the media
+_NTP = 2_208_988_800  # s from 1900 to 1970
 # The sample depends on no other; or it does, and cannot be started with.
 _KEY, _DELTA = 0x02000000, 0x01010000
 
@@ -45,6 +48,12 @@ class Box(NamedTuple):
 
 class CutOff(ValueError):
     """A box is not there, or not as long as it says."""
+
+
+def box(kind: bytes, *content: bytes) -> bytes:
+    """A box with this content."""
+    data = b"".join(content)
+    return _HEADER.pack(len(data) + 8, kind) + data
 
 
 def fragment(
@@ -252,13 +261,56 @@ def decode_time(data: bytes | bytearray) -> int:
     return _read_time(data, box)
 
 
-def move(data: bytearray, sequence: int, base: int, later: int = 0) -> None:
+class About(NamedTuple):
+    """What a fragment says of its first sample. Times are in the track's units."""
+
+    sequence: int
+    decode: int
+    duration: int  # 0: it does not say
+    key: bool  # True as well where it does not say
+
+
+def about(data: bytes | bytearray) -> About:
+    """What a fragment, of which the moof box is there, says. Raises CutOff."""
+    made_here = data[_TRUN_AT + 4 : _TRUN_AT + 12] == b"trun\x01\0\x0f\1"
+    if made_here and len(data) >= _MOOF.size:  # made here: quickly
+        fields = _MOOF.unpack_from(data)
+        return About(fields[5], fields[15], fields[21], fields[23] == _KEY)
+    (sequence,) = _U32.unpack_from(data, find(data, b"moof", b"mfhd").begin + 4)
+    return About(int(sequence), decode_time(data), 0, True)
+
+
+def reference_time(media_time: int, unix_ns: int) -> bytes:
+    """A box (ISO/IEC 14496-12, 8.16.5) to stand before a fragment: when its first sample was taken."""
+    seconds, rest = divmod(unix_ns, 1_000_000_000)
+    ntp = ((seconds + _NTP) & 0xFFFFFFFF) << 32 | (rest << 32) // 1_000_000_000
+    return _PRFT.pack(_PRFT.size, b"prft", 0x01000000, 1, ntp, media_time)
+
+
+def read_reference_time(data: bytes | bytearray, at: int = 0) -> tuple[int, int] | None:
+    """(media time, Unix ns) of such a box, with its header at `at`; None: it is another. Times are those of
+    1968 to 2104. Raises CutOff."""
+    if len(data) < at + _PRFT.size:
+        raise CutOff("a prft box that is too short")
+    size, kind, flags, _, ntp, media_time = _PRFT.unpack_from(data, at)
+    if (size, kind, flags >> 24) != (_PRFT.size, b"prft", 1):
+        return None
+    seconds = (ntp >> 32) + (1 << 32 if ntp >> 63 == 0 else 0) - _NTP
+    return int(media_time), seconds * 1_000_000_000 + ((ntp & 0xFFFFFFFF) * 1_000_000_000 + (1 << 31) >> 32)
+
+
+def set_media_time(data: bytearray, at: int, media_time: int) -> None:
+    """Change the time of a prft box, with its header at `at`. In place."""
+    _U64.pack_into(data, at + 24, media_time)
+
+
+def move(data: bytearray, sequence: int, base: int, later: int = 0, moof: Box | None = None) -> None:
     """Give a fragment a sequence number, and its decode times a new zero: `base` becomes 0, for the picture
-    `base` + `later`. In place.
+    `base` + `later`. In place. `moof`: where in `data` it is; by default the first.
 
     Raises CutOff, and ValueError for a time before that.
     """
-    moof = find(data, b"moof")
+    moof = find(data, b"moof") if moof is None else moof
     base += later
     for box in boxes(data, moof.begin, moof.end):
         if box.kind == b"mfhd":

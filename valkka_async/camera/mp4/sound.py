@@ -67,39 +67,8 @@ def with_sound(init_segment: bytes, sound: SoundFormat) -> bytes:
     made = []
     for box in boxes.boxes(init_segment):
         data = init_segment[box.begin : box.end]
-        made.append(_box(box.kind, _moov(data, sound) if box.kind == b"moov" else data))
+        made.append(boxes.box(box.kind, _moov(data, sound) if box.kind == b"moov" else data))
     return b"".join(made)
-
-
-def with_picture_later(init_segment: bytes, time: int) -> tuple[bytes, int]:
-    """An init segment which says that the picture begins so much later than its times do, as far as that can
-    be said in it (an edit list); and how far that is. Raises CutOff."""
-    made, said = [], 0
-    for box in boxes.boxes(init_segment):
-        data = init_segment[box.begin : box.end]
-        if box.kind == b"moov":
-            data, said = _later(data, time)
-        made.append(_box(box.kind, data))
-    return b"".join(made), said
-
-
-def _later(moov: bytes, time: int) -> tuple[bytes, int]:
-    header = find(moov, b"mvhd")
-    (scale,) = _U32.unpack_from(moov, header.begin + (20 if moov[header.begin] else 12))
-    units = time * scale // TIMESCALE
-    if not units:
-        return moov, 0
-    # Nothing for so long, and then all of it.
-    edits = struct.pack(">I IiI IiI", 2, units, -1, 1 << 16, 0, 0, 1 << 16)
-    made, first = [], True
-    for box in boxes.boxes(moov):
-        content = moov[box.begin : box.end]
-        if box.kind == b"trak" and first:
-            first = False
-            head = find(content, b"tkhd").end
-            content = content[:head] + _box(b"edts", _box(b"elst", _FULL, edits)) + content[head:]
-        made.append(_box(box.kind, content))
-    return b"".join(made), units * TIMESCALE // scale
 
 
 def _moov(data: bytes, sound: SoundFormat) -> bytes:
@@ -110,8 +79,8 @@ def _moov(data: bytes, sound: SoundFormat) -> bytes:
         if box.kind == b"mvhd":
             content = content[:-4] + _U32.pack(_SOUND_TRACK + 1)  # the next track's number
         elif box.kind == b"mvex":
-            content += _box(b"trex", _FULL, struct.pack(">5I", _SOUND_TRACK, 1, 0, 0, 0))
-        parts.append(_box(box.kind, content))
+            content += boxes.box(b"trex", _FULL, struct.pack(">5I", _SOUND_TRACK, 1, 0, 0, 0))
+        parts.append(boxes.box(box.kind, content))
         if box.kind == b"trak":
             last = len(parts)
     parts.insert(last, _trak(sound))
@@ -121,7 +90,7 @@ def _moov(data: bytes, sound: SoundFormat) -> bytes:
 def _trak(sound: SoundFormat) -> bytes:
     """ISO/IEC 14496-12, clause 8."""
     times = struct.pack(">II", 0, 0)  # when it was made, and changed
-    header = _box(
+    header = boxes.box(
         b"tkhd",
         struct.pack(">I", 3),  # enabled, in the movie
         times,
@@ -130,26 +99,28 @@ def _trak(sound: SoundFormat) -> bytes:
         _MATRIX,
         struct.pack(">II", 0, 0),
     )
-    about = _box(b"mdhd", _FULL, times, struct.pack(">IIHH", TIMESCALE, 0, _UNDETERMINED, 0))
-    handler = _box(b"hdlr", _FULL, struct.pack(">I4s", 0, b"soun"), bytes(12), b"SoundHandler\0")
-    here = _box(b"dref", _FULL, _U32.pack(1), _box(b"url ", struct.pack(">I", 1)))
-    table = _box(
+    about = boxes.box(b"mdhd", _FULL, times, struct.pack(">IIHH", TIMESCALE, 0, _UNDETERMINED, 0))
+    handler = boxes.box(b"hdlr", _FULL, struct.pack(">I4s", 0, b"soun"), bytes(12), b"SoundHandler\0")
+    here = boxes.box(b"dref", _FULL, _U32.pack(1), boxes.box(b"url ", struct.pack(">I", 1)))
+    table = boxes.box(
         b"stbl",
-        _box(b"stsd", _FULL, _U32.pack(1), _entry(sound)),
-        *(_box(kind, _FULL, _U32.pack(0)) for kind in (b"stts", b"stsc")),
-        _box(b"stsz", _FULL, struct.pack(">II", 0, 0)),
-        _box(b"stco", _FULL, _U32.pack(0)),
+        boxes.box(b"stsd", _FULL, _U32.pack(1), _entry(sound)),
+        *(boxes.box(kind, _FULL, _U32.pack(0)) for kind in (b"stts", b"stsc")),
+        boxes.box(b"stsz", _FULL, struct.pack(">II", 0, 0)),
+        boxes.box(b"stco", _FULL, _U32.pack(0)),
     )
-    media = _box(b"minf", _box(b"smhd", _FULL, struct.pack(">hH", 0, 0)), _box(b"dinf", here), table)
-    return _box(b"trak", header, _box(b"mdia", about, handler, media))
+    media = boxes.box(
+        b"minf", boxes.box(b"smhd", _FULL, struct.pack(">hH", 0, 0)), boxes.box(b"dinf", here), table
+    )
+    return boxes.box(b"trak", header, boxes.box(b"mdia", about, handler, media))
 
 
 def _entry(sound: SoundFormat) -> bytes:
     rate = 48000 if sound.codec == "opus" else sound.rate
     fields = struct.pack(">6xHQHHHHI", 1, 0, sound.channels, 16, 0, 0, rate << 16 if rate < 1 << 16 else 0)
     if sound.codec == "opus":
-        return _box(b"Opus", fields, _box(b"dOps", _dops(sound)))
-    return _box(b"mp4a", fields, _box(b"esds", _FULL, _esds(sound.config)))
+        return boxes.box(b"Opus", fields, boxes.box(b"dOps", _dops(sound)))
+    return boxes.box(b"mp4a", fields, boxes.box(b"esds", _FULL, _esds(sound.config)))
 
 
 def _esds(config: bytes) -> bytes:
@@ -316,7 +287,7 @@ def init_without(init_segment: bytes) -> bytes:
         data = init_segment[box.begin : box.end]
         if box.kind == b"moov":
             data = _only_picture(init_segment, box, track)
-        made.append(_box(box.kind, data))
+        made.append(boxes.box(box.kind, data))
     return b"".join(made)
 
 
@@ -331,14 +302,9 @@ def _only_picture(data: bytes, moov: Box, track: Box) -> bytes:
         if box.kind == b"mvex":
             defaults = [(one, content[one.begin : one.end]) for one in boxes.boxes(content)]
             content = b"".join(
-                _box(one.kind, inner)
+                boxes.box(one.kind, inner)
                 for one, inner in defaults
                 if one.kind != b"trex" or inner[4:8] != number
             )
-        parts.append(_box(box.kind, content))
+        parts.append(boxes.box(box.kind, content))
     return b"".join(parts)
-
-
-def _box(kind: bytes, *content: bytes) -> bytes:
-    data = b"".join(content)
-    return struct.pack(">I4s", len(data) + 8, kind) + data

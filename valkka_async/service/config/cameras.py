@@ -27,6 +27,7 @@ from valkka_async.service.config.fields import (
     Seconds,
     Section,
     Size,
+    Span,
     StreamName,
     Texts,
     Title,
@@ -34,6 +35,7 @@ from valkka_async.service.config.fields import (
     or_switch,
     switch,
 )
+from valkka_async.service.config.sections import IN_SHORT, Keep, or_text
 
 PAGE_FPS = 10.0  # frames per second for a browser that cannot play what the camera sends
 _NOT_DECODED = ("fmp4", "packets")
@@ -43,7 +45,14 @@ _NO_ADDRESS = "a camera needs its address: `url: rtsp://HOST/PATH` or a path, or
 
 
 class Record(Section):
-    """Recording a camera all the time."""
+    """Recording a camera all the time, or when something happens."""
+
+    on: Literal["always", "event"] = Field(
+        default="always",
+        description="`event`: only when a program says that something happens; see below.",
+    )
+    before: Span = Field(default=10.0, description="With `on: event`: from how long before it, as `10s`.")
+    after: Span = Field(default=20.0, description="With `on: event`: until how long after it, as `20s`.")
 
     path: Pattern | None = Field(default=None, description="Like `recordings`, for this camera.")
     seconds: Seconds | None = Field(
@@ -55,6 +64,18 @@ class Record(Section):
     stream: StreamName | None = Field(
         default=None, description="Which of the camera's `streams` is recorded. By default `main`."
     )
+    keep: Annotated[Keep | None, IN_SHORT] = Field(
+        default=None,
+        json_schema_extra=or_text,
+        description="How long, or how much, is kept of this camera: `14d`, `500GB`, `14d 500GB`.",
+    )
+
+    @field_validator("keep")
+    @classmethod
+    def _check_keep(cls, keep: Keep | None) -> Keep | None:
+        if keep is not None and keep.free is not None:
+            raise ValueError("`free` is for all cameras together: put it into `keep` at the top of the file")
+        return keep
 
 
 class OutputConfig(Section):

@@ -18,9 +18,9 @@ from valkka_async.service.config import addresses
 from valkka_async.service.config.cameras import CameraConfig, Defaults, OutputConfig, Record
 from valkka_async.service.config.fields import CameraName, Pattern, RingName, Section, or_switch, switch
 from valkka_async.service.config.linked import LinkConfig
-from valkka_async.service.config.sections import Log, Web, Workers
+from valkka_async.service.config.sections import IN_SHORT, Keep, Log, Web, Workers, or_text
 
-__all__ = ["CameraConfig", "Config", "Defaults", "Log", "OutputConfig", "Record", "Web", "Workers"]
+__all__ = ["CameraConfig", "Config", "Defaults", "Keep", "Log", "OutputConfig", "Record", "Web", "Workers"]
 
 Loc: TypeAlias = tuple[str | int, ...]
 
@@ -46,6 +46,12 @@ class Config(Section):
         default="recordings/{name}/%Y-%m-%d/%H-%M-%S.mp4",
         description="Where recordings go, relative to the config file's folder. `{name}` is the camera; `%Y` "
         "and so on are the local time at which the file begins.",
+    )
+    keep: Annotated[Keep | None, IN_SHORT] = Field(
+        default=None,
+        json_schema_extra=or_text,
+        description="How long, or how much, is kept of all recordings: `14d`, `500GB`, `14d 500GB`. By "
+        "default all, for ever.",
     )
     log: Log = Field(default_factory=Log, description="The service's log.")
     workers: Workers = Field(

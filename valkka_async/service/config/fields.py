@@ -28,11 +28,14 @@ from valkka_async.camera.spec import STREAM_NAME, is_stream_name
 from valkka_async.record.recorder import Recorder
 from valkka_async.ring.rendezvous import check_name
 from valkka_async.service.config import addresses
+from valkka_async.units import parse_bytes, parse_seconds
 
 SIDE_MAX = 16384  # pixels
 NAME_MAX = 59  # NAME.jpeg is a ring's name too, and has 64 characters at most
 TITLE_MAX = 200
 SECONDS_MAX = 7 * 24 * 3600  # more than this is not meant, and clocks and libraries have limits of their own
+SPAN_MAX = 3600  # s in memory
+AGE_MAX = 100 * 366 * 24 * 3600
 # They turn the direction of the text around them, on a page beyond the title.
 _TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -159,6 +162,44 @@ def _pattern(value: str) -> str:
     return value
 
 
+def _number_or(parse: Callable[[str], float], example: str) -> Callable[[Any], Any]:
+    """For what people write with a unit."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise ValueError(f"{example} belongs here")
+        try:
+            return parse(str(value))
+        except (ValueError, OverflowError):
+            raise ValueError(f"{example} belongs here") from None
+
+    return convert
+
+
+def _span(text: str) -> float:
+    """Raises ValueError."""
+    return 0.0 if text.strip() in ("0", "0.0", "0s") else parse_seconds(text)
+
+
+_WITH_UNIT = WithJsonSchema({"type": ["string", "number"]})
+Age = Annotated[
+    float,
+    Field(le=AGE_MAX),
+    BeforeValidator(_number_or(parse_seconds, "how long, such as 14d or 36h,")),
+    _WITH_UNIT,
+]
+Span = Annotated[
+    float,
+    Field(ge=0, le=SPAN_MAX),
+    BeforeValidator(_number_or(_span, "how long, such as 10s or 1m,")),
+    _WITH_UNIT,
+]
+Bytes = Annotated[
+    int,
+    Field(le=1 << 60),
+    BeforeValidator(_number_or(parse_bytes, "a size, such as 500GB or 2TB,")),
+    _WITH_UNIT,
+]
 Title = Annotated[str, Field(max_length=TITLE_MAX), AfterValidator(_title)]
 Seconds = Annotated[float, Field(gt=0, le=SECONDS_MAX, allow_inf_nan=False)]
 Texts = Annotated[

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 
-from valkka_async.service.config.fields import SECONDS_MAX, Seconds, Section
+from valkka_async.service.config.fields import SECONDS_MAX, Age, Bytes, Seconds, Section
 
 TOKEN_MIN = 16
 MAKE_TOKEN = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
@@ -51,6 +51,44 @@ class Web(Section):
                 "put it into the secrets file (or listen on 127.0.0.1)"
             )
         return host
+
+
+class Keep(Section):
+    """How long recordings are kept. Without any of these: for ever."""
+
+    age: Age | None = Field(default=None, description="Files whose last frame is older are deleted: `14d`.")
+    size: Bytes | None = Field(
+        default=None, description="The oldest files are deleted when all together are larger: `500GB`."
+    )
+    free: Bytes | None = Field(
+        default=None,
+        description="The oldest files are deleted when the disk has less space left: `20GB`. For all cameras "
+        "only.",
+    )
+
+
+def in_short(value: Any) -> Any:
+    """`keep: 14d`, `keep: 500GB` and `keep: 14d 500GB`."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise ValueError(f"{_KEEP}, and {value} has no unit")
+    if not isinstance(value, str):
+        return value
+    found: dict[str, str] = {}
+    for part in re.split(r"[\s,]+", value.strip()):
+        key = "age" if re.fullmatch(r"(\d+(\.\d+)?(s|m|h|d))+", part) else "size"
+        if key in found or not re.fullmatch("[0-9][0-9.A-Za-z]*[A-Za-z]", part):
+            raise ValueError(_KEEP)
+        found[key] = part
+    return found
+
+
+_KEEP = "how long or how much is kept, such as 14d, 500GB, or both: 14d 500GB"
+IN_SHORT = BeforeValidator(in_short)
+
+
+def or_text(schema: dict[str, Any]) -> None:
+    """For the JSON Schema: such a section may be a text."""
+    schema["anyOf"] = [*schema["anyOf"], {"type": "string"}]
 
 
 class Log(Section):

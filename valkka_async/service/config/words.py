@@ -21,7 +21,10 @@ _SECRET = {"url", "streams", "user", "password", "token", "options"}
 
 # What a section is called, and the sections in which to look for a key that it does not have, nearest first.
 _SECTIONS = {
-    "Config": ("the top of the file", ("Web", "Log", "Workers", "CameraConfig", "OutputConfig", "Record")),
+    "Config": (
+        "the top of the file",
+        ("Web", "Keep", "Log", "Workers", "CameraConfig", "OutputConfig", "Record"),
+    ),
     "Defaults": ("`defaults`", ("CameraConfig", "OutputConfig", "Record", "Config", "Web", "Workers", "Log")),
     "CameraConfig": (
         "a camera, under its name below `cameras`",
@@ -33,8 +36,9 @@ _SECTIONS = {
     ),
     "Record": (
         "`record`, of a camera",
-        ("Config", "CameraConfig", "OutputConfig", "Web", "Workers", "Log"),
+        ("Keep", "Config", "CameraConfig", "OutputConfig", "Web", "Workers", "Log"),
     ),
+    "Keep": ("`keep`", ("Record", "Config", "CameraConfig", "Web", "Workers", "Log")),
     "Web": ("`web`", ("Config", "Log", "Workers", "CameraConfig", "OutputConfig", "Record")),
     "Log": ("`log`", ("Config", "Web", "Workers", "CameraConfig", "OutputConfig", "Record")),
     "Workers": ("`workers`", ("Config", "CameraConfig", "Web", "Log", "OutputConfig", "Record")),
@@ -68,6 +72,9 @@ _OTHER_NAMES = {
     "recording": "record",
     "file": "path",
     "directory": "recordings",
+    "retain": "keep",
+    "retention": "keep",
+    "days": "age",
     "threads": "thread_count",
     "disabled": "enabled",
 }

@@ -30,6 +30,7 @@ _NO_TAGS = "tags (!name) are not understood here; remove it"
 _DEEP = "it is nested too deeply"
 _LOOP = "an alias (*name) within what it stands for"
 _OPEN_BRACKET = "a bracket that is opened before is not closed, or a comma is missing"
+_MEANT = {("record", "on")}  # keys that YAML takes for something else, and the section that has them
 _KINDS = {
     "bool": "true or false",
     "int": "a number",
@@ -196,7 +197,7 @@ class _Reader:
             text = f"this key has an invisible character ({_code(odd[0])}): remove it"
             self._problem((*path, key), text, node)
             return None
-        if node.tag != _TAG + "str":
+        if node.tag != _TAG + "str" and (*path[-1:], key) not in _MEANT:
             if not key:
                 text = "there is no key before the colon"
             elif node.tag.startswith(_TAG):

@@ -96,6 +96,29 @@ class Api:
             return problem(409, str(e))
         return web.json_response({"recording": None if recording is None else typed.encode(recording)})
 
+    async def event(self, request: web.Request) -> web.Response:
+        """POST /api/cameras/NAME/event, with nothing or {"before": 10, "after": 20}, in seconds: something
+        happens, and is recorded by cameras that wait for it."""
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                text = await request.read()
+            said = json.loads(text) if text.strip() else {}
+            before, after = (_seconds(said.get(key)) for key in ("before", "after"))
+        except TimeoutError:
+            return problem(408, "the request did not arrive in time")
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return problem(400, 'say {"before": 10, "after": 20}, in seconds, or nothing')
+        name = request.match_info["camera"]
+        try:
+            self._service.record_event(name, before, after)
+        except KeyError:
+            return problem(404, f"there is no camera {name}")
+        except ValkkaError as e:
+            return problem(409, str(e))
+        except ValueError as e:
+            return problem(400, str(e))
+        return web.json_response({"recording": True})
+
     async def alive(self, request: web.Request) -> web.Response:
         """GET /healthz: the loop runs."""
         return web.json_response({"alive": True})
@@ -106,6 +129,12 @@ class Api:
             return web.json_response({"ready": True})
         reason = "the cameras are being started for the first time"
         return web.json_response({"ready": False, "reason": reason}, status=503, headers={"Retry-After": "1"})
+
+
+def _seconds(value: object) -> float | None:
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 3600):
+        return value if value is None else float(value)
+    raise ValueError
 
 
 def _text(status: int, text: str, **headers: str) -> web.Response:

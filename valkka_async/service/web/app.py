@@ -22,6 +22,7 @@ from valkka_async.service.web.listen import Door, listen, url
 from valkka_async.service.web.live import Hubs, Live
 from valkka_async.service.web.metrics import Metrics
 from valkka_async.service.web.others import Others
+from valkka_async.service.web.recorded import Recorded
 from valkka_async.service.web.sockets import Sockets
 
 _BODY_BYTES = 16 << 10  # of a request: a token, or {"on": true}
@@ -101,6 +102,7 @@ def make_app(
     app[_SOCKETS] = sockets
     app.on_response_prepare.append(on_prepare)
     others = Others()
+    recorded = Recorded(service.archive, lens.camera)
     camera = f"/api/cameras/{_NAME}"
     app.add_routes(
         [
@@ -111,6 +113,9 @@ def make_app(
             web.post(camera + "/recording", api.recording),
             web.get("/api/hosts", others.list),
             web.get(f"/api/hosts/{_HOST}/{_NAME}/snapshot.jpg", others.snapshot, allow_head=False),
+            web.post(camera + "/event", api.event),
+            web.get(f"/api/recordings/{_NAME}", recorded.timeline),
+            web.get(f"/api/recordings/{_NAME}/clip.mp4", recorded.clip),
             web.get("/metrics", Metrics(service, hubs, events, sockets).handle),
             web.get("/healthz", api.alive),
             web.get("/readyz", api.ready),

@@ -8,6 +8,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from valkka_async.record.archive import ArchiveStatus
+from valkka_async.record.clip import Clip
+from valkka_async.record.timeline import Timeline
 from valkka_async.service.status import CameraReport, RecordingStatus, ServiceStatus
 
 _FRESH = 0.2  # s for which requests share one look at the service
@@ -32,17 +35,34 @@ class Settings(Protocol):
     def max_connections(self) -> int: ...
 
 
+class Archive(Protocol):
+    """The recordings that there are. Times are Unix nanoseconds."""
+
+    def status(self) -> ArchiveStatus: ...
+
+    async def timeline(self, camera: str, from_ns: int, to_ns: int) -> Timeline:
+        """When a camera was recorded."""
+
+    async def clip(self, camera: str, from_ns: int, to_ns: int) -> Clip:
+        """Raises ClipError where there is none, OSError."""
+
+
 class Service(Protocol):
     """Cameras and their recordings."""
 
     @property
     def name(self) -> str: ...
     @property
+    def archive(self) -> Archive: ...
+    @property
     def ready(self) -> bool:
         """The first attempt at each camera is over."""
 
     def status(self) -> ServiceStatus:
         """All there is to know. Must not block."""
+
+    def record_event(self, camera: str, before: float | None, after: float | None) -> None:
+        """Raises KeyError for a camera that is not there, ValkkaError when it cannot be done, ValueError."""
 
     async def set_recording(self, camera: str, on: bool) -> RecordingStatus | None:
         """Raises KeyError for a camera that is not there, ValkkaError when it cannot be done."""

@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from valkka_async.camera.status import CameraState, OutputStatus, SoundState, StreamStatus
+from valkka_async.record.index import Stored
 from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
 from valkka_async.service.web.contract import Service
 from valkka_async.service.web.events import Events
@@ -115,12 +116,27 @@ _RECORDING_GAUGES: tuple[tuple[str, str, Callable[[RecordingStatus | None], bool
         "1: the camera should be recorded, and that fails.",
         lambda r: r is not None and r.state is RecordingState.FAILED,
     ),
-    ("valkka_recording_wanted", "1: the camera is to be recorded.", lambda r: r is not None),
+    (
+        "valkka_recording_wanted",
+        "1: the camera is to be recorded now, and not only when something happens.",
+        lambda r: r is not None and r.state is not RecordingState.ARMED,
+    ),
 )
 _RECORDING_COUNTERS: tuple[tuple[str, str, Callable[[RecordingStatus], float]], ...] = (
     ("valkka_recording_written_bytes", "Bytes written to files.", lambda r: r.bytes),
     ("valkka_recording_files", "Files begun.", lambda r: r.files),
     ("valkka_recording_dropped_frames", "Frames that were published and not recorded.", lambda r: r.dropped),
+)
+
+
+_STORED_GAUGES: tuple[tuple[str, str, Callable[[Stored], float]], ...] = (
+    ("valkka_recordings_bytes", "Recordings that there are.", lambda s: s.bytes),
+    ("valkka_recordings_files", "Files that there are.", lambda s: s.files),
+    (
+        "valkka_recordings_oldest_timestamp_seconds",
+        "When the oldest one begins, Unix.",
+        lambda s: s.oldest_ns / 1e9,
+    ),
 )
 
 
@@ -195,6 +211,7 @@ def service_families(status: ServiceStatus) -> Iterator[Metric]:
     yield from _camera_families(status.cameras)
     yield from _output_families(status.cameras)
     yield from _recording_families(status.cameras)
+    yield from _archive_families(status)
     yield from _worker_families(status.cameras)
 
 
@@ -265,6 +282,31 @@ def _recording_families(cameras: Sequence[CameraReport]) -> Iterator[Metric]:
             if camera.recording is not None:
                 counter.add_metric([camera.name], value(camera.recording))
         yield counter
+
+
+def _archive_families(status: ServiceStatus) -> Iterator[Metric]:
+    for name, text, value in _STORED_GAUGES:
+        gauge = GaugeMetricFamily(name, text, labels=["camera"])
+        for camera in status.cameras:
+            if camera.stored is not None:
+                gauge.add_metric([camera.name], value(camera.stored))
+        yield gauge
+    archive = status.recordings
+    if archive.free is not None:
+        yield GaugeMetricFamily(
+            "valkka_recordings_free_bytes", "What the disk of the recordings has left.", archive.free
+        )
+    yield GaugeMetricFamily(
+        "valkka_recordings_problem",
+        "1: their index cannot be written, or a file cannot be deleted.",
+        bool(archive.problem),
+    )
+    yield CounterMetricFamily(
+        "valkka_recordings_deleted_bytes", "Deleted to keep within the bounds.", archive.deleted_bytes
+    )
+    yield CounterMetricFamily(
+        "valkka_recordings_deleted_files", "Files deleted to keep within the bounds.", archive.deleted_files
+    )
 
 
 def _worker_families(cameras: Sequence[CameraReport]) -> Iterator[Metric]:

@@ -140,7 +140,7 @@ export class Tile {
       ["Restarts", worker.restarts ? `${worker.restarts}; the last time it ${worker.last_exit}` : "none"],
     ];
     for (const code of camera.warnings) list.push(["Warning", words.warning(code)]);
-    if (recording) list.push(["Recording", recordingText(recording)]);
+    if (recording) list.push(["Recording", this.#recordingText(recording)]);
     list.push(["This browser", this.#here()]);
     return list;
   }
@@ -292,6 +292,7 @@ export class Tile {
   }
 
   #showRecording() {
+    const { recording: asked } = this.#report; // one that has been given up is shown too
     const recording = this.#recording;
     const { record, rec, recTime } = this.#parts;
     const on = Boolean(recording);
@@ -301,15 +302,35 @@ export class Tile {
     if (recording?.always) label = `${this.title} is always recorded`;
     put(record, "ariaLabel", label);
     put(record, "title", recording?.always ? "Always recorded (record: true)" : on ? "Stop recording" : "Record");
-    rec.hidden = !on || !this.#connected;
-    if (on) {
-      put(rec.dataset, "state", recording.state);
-      // Its own figure is that of the file; what counts here is since when it is asked for.
-      const elapsed = (this.#clock.now() - recording.since_ns / 1e6) / 1000;
-      const texts = { writing: words.lasting(elapsed), waiting: "REC …", failed: "REC !" };
-      say(recTime, texts[recording.state]);
-      put(rec, "title", recordingText(recording));
+    rec.hidden = !asked || !this.#connected;
+    if (asked) {
+      put(rec.dataset, "state", asked.state);
+      const texts = {
+        // Its own figure is that of the file; what counts here is since when it is asked for.
+        writing: words.lasting(this.#passed(asked.since_ns)),
+        waiting: "Recording waits",
+        armed: "Waits for events",
+        failed: `Not recorded: ${words.recordingCause(asked.error?.cause)}`,
+      };
+      say(recTime, texts[asked.state]);
+      put(rec, "title", this.#recordingText(asked));
     }
+  }
+
+  // Since a moment of the service's clock, in s.
+  #passed(ns) {
+    return (this.#clock.now() - ns / 1e6) / 1000;
+  }
+
+  #recordingText({ state, error, path, bytes, active, retry_in: wait }) {
+    if (error) {
+      const next = wait !== null ? this.#countdown(wait) : active ? "" : "not tried again";
+      const texts = [`Nothing is written, for ${words.about(this.#passed(error.since_ns))}`, words.sentence(error.text), words.sentence(next)];
+      return texts.filter(Boolean).join("\n");
+    }
+    if (state === "armed") return "Waiting for an event; the last seconds are kept in memory";
+    if (state === "waiting") return path ? `Waiting for frames; the file so far is ${path}` : "Waiting for frames; no file is open";
+    return `${path} (${words.bytes(bytes)})`;
   }
 
   #showSound() {
@@ -343,12 +364,6 @@ function inFull(stream) {
     ["Received", `${words.count(stream.packets)} frames, ${words.plural(stream.errors, "error", "errors")}`],
     ["Connected again", stream.reconnects ? words.plural(stream.reconnects, "time", "times") : "never"],
   ];
-}
-
-function recordingText(recording) {
-  if (recording.error) return recording.error.text;
-  if (recording.state === "waiting") return "waiting for frames; no file is open";
-  return `${recording.path} (${words.bytes(recording.bytes)})`;
 }
 
 // Only what differs is written: these run a few times per second for each camera.

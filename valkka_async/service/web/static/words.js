@@ -40,6 +40,19 @@ const WARNINGS = { slow_pixels: "pixels are converted the long way: valkka-async
 
 export const warning = (code) => WARNINGS[code] ?? code;
 
+const RECORDING_CAUSES = {
+  disk_full: "disk full",
+  permission: "not allowed",
+  disk: "disk error",
+  format: "format",
+  ring: "no frames",
+  stuck: "nothing written",
+  internal: "error",
+};
+
+// Why nothing is recorded, in a word or two.
+export const recordingCause = (code) => RECORDING_CAUSES[code] ?? code;
+
 // How old something is: "0.3 s", "12 s", "5 min", "3 h", "2 d".
 export function age(seconds) {
   const s = Math.max(0, seconds);

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: MIT
+"""The index of recordings, and what is kept: also when the index is lost, and after a kill at any moment."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from support.program import Child
+from support.recordings import Writer
+from support.until import until
+from valkka_async.record.archive import Archive, Kept
+from valkka_async.record.pattern import Pattern
+from valkka_async.record.retention import Keep
+from valkka_async.record.timeline import Gap, Span
+
+pytestmark = pytest.mark.one_loop  # a thread does the work
+
+S = 10**9
+BEGIN = 1_700_000_000 * S
+DAY = 24 * 3600 * S
+
+
+def pattern(folder: Path, camera: str) -> Pattern:
+    return Pattern(f"{folder}/{camera}/%Y-%m-%d/%H-%M-%S.mp4", camera)
+
+
+@asynccontextmanager
+async def archive(
+    folder: Path,
+    *cameras: str,
+    total: Keep = Keep(),  # noqa: B008 - frozen
+    now_ns: int = BEGIN + DAY,
+    **each: Keep,
+) -> AsyncIterator[Archive]:
+    names = cameras or ("a",)
+    async with Archive(folder / ".index.sqlite", clock_ns=lambda: now_ns) as it:
+        kept = {name: Kept(pattern(folder, name), each.get(name, Keep())) for name in names}
+        it.follow(kept, total, lambda camera: pattern(folder, camera))
+        await it.settled()
+        yield it
+
+
+def name(folder: Path, camera: str, number: int) -> Path:
+    return folder / camera / "2023-11-14" / f"22-{number // 60:02}-{number % 60:02}.mp4"
+
+
+def record(it: Archive, folder: Path, camera: str, numbers: range, frames: int = 50) -> list[Path]:
+    """Files of two seconds by default, one after the other."""
+    paths = []
+    for number in numbers:
+        path = name(folder, camera, number)
+        Writer(path, BEGIN + number * 2 * S, journal=it.journal(camera)).frames(frames).complete()
+        paths.append(path)
+    return paths
+
+
+async def spans(it: Archive, camera: str = "a") -> list[tuple[float, float]]:
+    """In seconds from the beginning on."""
+    timeline = await it.timeline(camera, BEGIN - DAY, BEGIN + DAY)
+    holes = [(a.to_ns, b.from_ns) for a, b in zip(timeline.spans, timeline.spans[1:], strict=False)]
+    assert [(gap.from_ns, gap.to_ns) for gap in timeline.gaps] == [
+        hole for hole in holes if hole[0] < hole[1]
+    ]
+    return [((one.from_ns - BEGIN) / S, (one.to_ns - BEGIN) / S) for one in timeline.spans]
+
+
+async def test_the_timeline_has_spans_and_gaps(tmp_path: Path) -> None:
+    async with archive(tmp_path) as it:
+        record(it, tmp_path, "a", range(5))
+        record(it, tmp_path, "a", range(10, 12))
+        inside = Writer(name(tmp_path, "a", 30), BEGIN + 60 * S, journal=it.journal("a"))
+        inside.frames(50).pause(5).frames(50).complete()
+        other = Writer(name(tmp_path, "a", 40), BEGIN + 69 * S, width=320, journal=it.journal("a"))
+        other.frames(25).complete()
+        assert await spans(it) == [(0, 10), (20, 24), (60, 62), (67, 69), (69, 70)]
+        whole = await it.timeline("a", BEGIN - DAY, BEGIN + DAY)
+        assert [one.width for one in whole.spans] == [160, 160, 160, 160, 320]
+        assert (whole.oldest_ns, whole.newest_ns) == (BEGIN, BEGIN + 70 * S)
+        part = await it.timeline("a", BEGIN + 3 * S, BEGIN + 21 * S)
+        assert [(one.from_ns, one.to_ns) for one in part.spans] == [
+            (BEGIN + 3 * S, BEGIN + 10 * S),
+            (BEGIN + 20 * S, BEGIN + 21 * S),
+        ]
+        assert part.gaps == (Gap(BEGIN + 10 * S, BEGIN + 20 * S),)
+        nothing = await it.timeline("b", BEGIN, BEGIN + DAY)
+        assert (nothing.spans, nothing.oldest_ns) == ((), None)
+
+
+async def test_a_file_that_is_being_written_is_there(tmp_path: Path) -> None:
+    async with archive(tmp_path) as it:
+        writer = Writer(name(tmp_path, "a", 0), BEGIN, journal=it.journal("a")).frames(75)
+        assert await spans(it) == [(0, 3)]
+        clip = await it.clip("a", BEGIN, BEGIN + DAY)
+        assert (clip.end_ns - BEGIN) / S == pytest.approx(3)
+        writer.frames(25)
+        assert await spans(it) == [(0, 4)]
+        writer.complete()
+        assert await spans(it) == [(0, 4)]
+        await until(lambda: (stored := it.stored("a")) and stored.files == 1)
+
+
+@pytest.mark.parametrize("loss", ["kept", "deleted", "garbage", "other version", "cut"])
+async def test_an_index_that_is_lost_is_made_again_from_the_files(tmp_path: Path, loss: str) -> None:
+    async with archive(tmp_path) as it:
+        record(it, tmp_path, "a", range(5))
+        record(it, tmp_path, "a", range(20, 23))
+        before = await it.timeline("a", BEGIN - DAY, BEGIN + DAY)
+        index = Path(it.status().index or "")
+        assert stat.S_IMODE(index.stat().st_mode) == 0o640
+    Writer(name(tmp_path, "a", 40), BEGIN + 80 * S).frames(50).leave()  # while nobody looked
+    (tmp_path / "a" / "notes.mp4").write_text("none of ours")
+    (tmp_path / "a" / "2023-11-14" / "22-59-59.mp4").write_text("no recording")
+    match loss:
+        case "deleted":
+            index.unlink()
+        case "garbage":
+            index.write_bytes(os.urandom(20000))
+        case "other version":
+            with sqlite3.connect(index) as db:
+                db.execute("PRAGMA user_version = 77")
+            db.close()
+        case "cut":
+            index.write_bytes(index.read_bytes()[:5000])
+    async with archive(tmp_path) as it:
+        after = await it.timeline("a", BEGIN - DAY, BEGIN + DAY)
+        width = before.spans[0].codec, 160, 96
+        assert after.spans == (*before.spans, Span(BEGIN + 80 * S, BEGIN + 82 * S, *width))
+        assert it.status().files == 9
+        assert it.status().problem == ""
+
+
+async def test_an_index_that_is_damaged_while_it_is_used_is_made_again(tmp_path: Path) -> None:
+    async with archive(tmp_path) as it:
+        record(it, tmp_path, "a", range(5))
+        assert await spans(it) == [(0, 10)]
+        index = Path(it.status().index or "")
+        with sqlite3.connect(index) as db:
+            db.execute("DROP TABLE gaps")
+        db.close()
+        await spans(it)
+        await it.settled()
+        assert await spans(it) == [(0, 10)]
+
+
+async def test_where_no_index_can_be_written_it_is_in_memory(tmp_path: Path) -> None:
+    (tmp_path / ".index.sqlite").mkdir()
+    async with archive(tmp_path) as it:
+        record(it, tmp_path, "a", range(5))
+        assert await spans(it) == [(0, 10)]
+        assert it.status().index is None and str(tmp_path) in it.status().problem
+
+
+async def test_files_that_others_delete_are_forgotten(tmp_path: Path) -> None:
+    async with archive(tmp_path) as it:
+        paths = record(it, tmp_path, "a", range(5))
+    paths[1].unlink()
+    paths[2].unlink()
+    async with archive(tmp_path) as it:
+        assert await spans(it) == [(0, 2), (6, 10)]
+
+
+async def test_a_folder_may_be_moved(tmp_path: Path) -> None:
+    async with archive(tmp_path / "x") as it:
+        record(it, tmp_path / "x", "a", range(3))
+    (tmp_path / "x").rename(tmp_path / "y")
+    async with archive(tmp_path / "y") as it:
+        assert await spans(it) == [(0, 6)]
+        assert (await it.clip("a", BEGIN, BEGIN + S)).size > 1000
+
+
+# ------------------------------------------------------------------------------------- what is kept
+
+
+async def test_old_files_go_and_their_folders(tmp_path: Path) -> None:
+    async with archive(tmp_path, total=Keep(age=13), now_ns=BEGIN + 30 * S) as it:
+        record(it, tmp_path, "a", range(10))
+        await until(lambda: it.status().deleted_files == 8)
+        assert await spans(it) == [(16, 20)]
+    async with archive(tmp_path, total=Keep(age=1)) as it:
+        await until(lambda: it.status().files == 0)
+        await it.settled()
+        assert list((tmp_path / "a").iterdir()) == []
+
+
+async def test_sizes_are_bounds_of_each_and_of_all(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        it = await stack.enter_async_context(archive(tmp_path, "a", "b", "c"))
+        one = record(it, tmp_path, "a", range(1))[0].stat().st_size
+        await stack.aclose()
+        it = await stack.enter_async_context(
+            archive(tmp_path, "a", "b", "c", total=Keep(size=11 * one), a=Keep(size=4 * one))
+        )
+        for number in range(1, 12):
+            for camera in "abc":
+                record(it, tmp_path, camera, range(number, number + 1))
+                await it.settled()
+                assert all_bytes(tmp_path) <= 12 * one and all_bytes(tmp_path / "a") <= 5 * one
+        await until(lambda: it.status().bytes <= 11 * one)
+        stored = {camera: it.stored(camera) for camera in "abc"}
+        assert stored["a"] is not None and stored["a"].bytes <= 4 * one
+        assert await spans(it, "b") != [] and (await spans(it, "b"))[-1][1] == 24
+
+
+def all_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("**/*.mp4"))
+
+
+async def test_a_file_that_is_being_written_stays(tmp_path: Path) -> None:
+    async with archive(tmp_path, total=Keep(age=1, size=1)) as it:
+        writer = Writer(name(tmp_path, "a", 0), BEGIN, journal=it.journal("a")).frames(75)
+        record(it, tmp_path, "a", range(10, 12))
+        await until(lambda: it.status().deleted_files == 2)
+        assert name(tmp_path, "a", 0).exists()
+        writer.complete()
+        await until(lambda: not name(tmp_path, "a", 0).exists())
+
+
+async def test_nothing_else_is_deleted(tmp_path: Path) -> None:
+    """Not what another program has put there, whatever the index says, nor behind links."""
+    other = tmp_path / "a" / "2023-11-14" / "holiday.mp4"
+    elsewhere = tmp_path / "elsewhere"
+    async with archive(tmp_path) as it:
+        (kept,) = record(it, elsewhere, "a", range(1))
+        record(it, tmp_path, "a", range(1))
+        Writer(other, BEGIN).frames(50).complete()
+        await it.settled()
+        index = Path(it.status().index or "")
+    with sqlite3.connect(index) as db:
+        db.execute("UPDATE files SET path = ? WHERE path NOT LIKE '%elsewhere%'", (str(other),))
+    db.close()
+    (tmp_path / "a" / "2023-11-15").symlink_to(elsewhere / "a" / "2023-11-14")
+    async with archive(tmp_path, total=Keep(age=1, size=1)) as it:
+        await until(lambda: it.status().deleted_files)
+        await it.settled()
+    assert kept.exists() and other.exists()
+    assert not name(tmp_path, "a", 0).exists()
+
+
+async def test_what_cannot_be_deleted_is_said(tmp_path: Path) -> None:
+    async with archive(tmp_path) as it:
+        (path,) = record(it, tmp_path, "a", range(1))
+    path.unlink()
+    path.mkdir()
+    async with archive(tmp_path, total=Keep(age=1)) as it:
+        await until(lambda: str(path) in it.status().problem)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from support.recordings import Writer
+from valkka_async.record.archive import Archive, Kept
+from valkka_async.record.pattern import Pattern
+from valkka_async.record.retention import Keep
+folder, S = Path(sys.argv[1]), 10**9
+BEGIN = int(sys.argv[3])
+async def main():
+    async with Archive(folder / ".index.sqlite", clock_ns=lambda: BEGIN) as it:
+        pattern = Pattern(f"{folder}/a/%Y-%m-%d/%H-%M-%S.mp4", "a")
+        it.follow({"a": Kept(pattern, Keep(size=300_000))}, Keep(), lambda camera: pattern)
+        for number in range(int(sys.argv[4]), 10**6):
+            name = f"{number // 3600:02}-{number // 60 % 60:02}-{number % 60:02}.mp4"
+            path = folder / "a" / "2023-11-14" / name
+            Writer(path, BEGIN + number * 2 * S, journal=it.journal("a")).frames(50).complete()
+            if number % 5 == 0:
+                await it.settled()
+            say(number)
+asyncio.run(main())
+"""
+
+
+async def test_a_kill_at_any_moment_loses_no_file_and_never_the_index(tmp_path: Path) -> None:
+    tools = str(Path(__file__).parents[1])
+    number = 0
+    for attempt in range(3):
+        with Child(KILLED, tmp_path, tools, BEGIN, number) as child:
+            for _ in range(12 + 7 * attempt):
+                number = int(child.line()) + 1
+            child.kill()
+        while name_of(tmp_path, number).exists():  # it may have come further than it said
+            number += 1
+        with sqlite3.connect(tmp_path / ".index.sqlite") as db:  # as it was left
+            assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        db.close()
+        async with archive(tmp_path) as it:
+            there = sorted((tmp_path / "a").glob("**/*.mp4"))
+            timeline = await it.timeline("a", BEGIN, BEGIN + DAY)
+            whole = [path for path in there if path.stat().st_size > 5000]
+            assert len(timeline.spans) == 1 and timeline.gaps == ()
+            assert timeline.spans[0].to_ns - timeline.spans[0].from_ns >= 2 * S * (len(whole) - 1)
+            clip = await it.clip("a", BEGIN, BEGIN + DAY)
+            assert sum(map(len, clip.read())) == clip.size
+    assert all_bytes(tmp_path) < 400_000
+
+
+def name_of(folder: Path, number: int) -> Path:
+    return folder / "a" / "2023-11-14" / f"{number // 3600:02}-{number // 60 % 60:02}-{number % 60:02}.mp4"

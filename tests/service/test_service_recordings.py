@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""What is said of a recording: never that it is written while it is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from valkka_async.record.cause import RecordingCause
+from valkka_async.record.recorder import RecorderStats
+from valkka_async.service.recordings import judge
+from valkka_async.service.status import RecordingState
+
+MINUTE = 60 * 10**9
+NOW = 1_700_000_000 * 10**9
+AGES = st.integers(0, 10 * MINUTE)
+
+
+@given(
+    opened=st.booleans(),
+    written=st.none() | AGES,
+    began=AGES,
+    packet=st.none() | AGES,
+    codec=st.sampled_from(["", "h264", "vp8"]),
+    pending=st.integers(0, 1 << 30),
+)
+def test_nothing_is_said_to_be_written_while_no_byte_was_for_a_minute_and_the_camera_sends(
+    opened: bool, written: int | None, began: int, packet: int | None, codec: str, pending: int
+) -> None:
+    written_ns = None if written is None else NOW - min(written, began)
+    path = Path("a.mp4") if opened else None
+    stats = RecorderStats(int(opened), 1, 1, 0, path, 0.0, written_ns, pending)
+    last_packet_ns = 0 if packet is None else NOW - packet
+    state, error = judge(stats, NOW - began, NOW, codec, last_packet_ns)
+    idle = NOW - (written_ns or NOW - began)
+    assert (error is not None) == (state is RecordingState.FAILED)
+    if idle >= MINUTE:
+        assert state is not RecordingState.WRITING
+        if packet is not None and packet <= MINUTE // 2:
+            assert state is RecordingState.FAILED
+    elif opened and written_ns is not None and idle < MINUTE // 2:
+        assert state is RecordingState.WRITING
+    if not opened and codec == "vp8":
+        assert error is not None and error.cause is RecordingCause.FORMAT
+
+
+def test_a_slow_camera_is_not_a_failure() -> None:
+    """Its newest packet is in the file."""
+    last = NOW - 5 * MINUTE
+    stats = RecorderStats(1, 1, 1, 0, Path("a.mp4"), 0.0, last, 0)
+    assert judge(stats, last - MINUTE, NOW, "h264", last) == (RecordingState.WAITING, None)

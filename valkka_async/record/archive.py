@@ -1,0 +1,509 @@
+# SPDX-License-Identifier: MIT
+"""Archive: the recordings that there are. Keeps their index, deletes what is no longer to be kept, and finds
+ranges of time in them.
+
+A thread does the work, in order: recorders' threads tell of files, the event loop asks. What it cannot write
+(a full disk) it tries again; the files have it all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Self, TypeVar
+
+from valkka_async.errors import RecorderError
+from valkka_async.foreign import start
+from valkka_async.record import contents as files
+from valkka_async.record.clip import Clip, plan
+from valkka_async.record.contents import Contents
+from valkka_async.record.disk import make_folder
+from valkka_async.record.index import Entry, Index, Stored, entry, is_damage
+from valkka_async.record.pattern import Found, Pattern
+from valkka_async.record.retention import Held, Keep, victims
+from valkka_async.record.timeline import Timeline, spans
+
+T = TypeVar("T")
+_EVERY = 5.0  # s from one look at what is kept to the next, at most
+_WALK = 3600.0  # s from one look through the folders to the next
+_CLOSE_SECONDS = 10.0
+_AT_ONCE = 100  # files that are read before somebody else has a turn
+
+log = logging.getLogger("valkka_async.service")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A camera's recordings: where they go, and their bounds, if they have their own."""
+
+    pattern: Pattern
+    keep: Keep
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveStatus:
+    """All recordings together."""
+
+    index: str | None  # its file; None: there is none yet, or it cannot be written and is in memory
+    ready: bool  # all files have been found
+    bytes: int
+    files: int
+    oldest_ns: int | None  # when the oldest file begins; None: there is none
+    free: int | None  # bytes of the file system that they are on, the fullest of these
+    deleted_files: int  # since the beginning, to keep within bounds
+    deleted_bytes: int
+    problem: str  # what keeps the index from being written, or files from being deleted; "": nothing does
+
+
+def index_of(recordings: str, service: str) -> Path:
+    """Where a service of this name, whose recordings have this pattern, has their index."""
+    return Pattern(recordings, "-").root / f".index-{service}.sqlite"
+
+
+class Archive:
+    """Use it with ``async with``; then follow() says of what. `place`: the index's file, which is made with
+    the first recording. All times are Unix nanoseconds, of `clock_ns`. Methods but journal() belong to the
+    event loop."""
+
+    def __init__(self, place: Path, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self._place = place
+        self._clock_ns = clock_ns
+        self._cameras: Mapping[str, Kept] = {}
+        self._total = Keep()
+        self._other: Callable[[str], Pattern] | None = None
+        self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._ended_event = asyncio.Event()
+        self._over = False
+        self._ticker: asyncio.Task[None] | None = None
+        # The thread's own:
+        self._index: Index | None = None
+        self._open: dict[Path, tuple[str, Contents]] = {}  # being written
+        self._behind = False  # the index lacks something
+        self._walking = False
+        self._stubborn: dict[Path, str] = {}  # what cannot be deleted, and why
+        self._foreign: set[Path] = set()  # what the config's patterns do not name any more
+        self._deleted_files = self._deleted_bytes = 0
+        self._trouble = ""
+        # Written by the thread, read by all:
+        self._stored: dict[str, Stored] = {}
+        self._free: int | None = None
+        self._ready = False
+
+    # ------------------------------------------------------------------------------- the loop's side
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        start(threading.Thread(target=self._run, args=(loop,), name="valkka-archive", daemon=True))
+        self._ticker = asyncio.create_task(self._tick(), name="keep recordings")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End, once what was told is in the index. Idempotent. A disk that has not answered after 10 seconds
+        is left to the thread. Cancelling leaves it ending by itself."""
+        if self._ticker is None:
+            return
+        if not self._over:
+            self._over = True
+            self._jobs.put(None)
+        self._ticker.cancel()
+        await asyncio.wait([self._ticker])
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._ended_event.wait()
+        except TimeoutError:
+            log.warning("the disk does not answer; the index of recordings is left to a thread")
+
+    def follow(self, cameras: Mapping[str, Kept], total: Keep, other: Callable[[str], Pattern]) -> None:
+        """These are the cameras now, with the bounds of all together. `other`: where the recordings of a
+        camera are that is no longer among them."""
+        self._cameras, self._total, self._other = dict(cameras), total, other
+        self._submit(self._walk)
+
+    def journal(self, camera: str) -> _Journal:
+        """For a camera's recorder."""
+        return _Journal(self, camera)
+
+    def stored(self, camera: str) -> Stored | None:
+        """What there is of a camera; None: nothing."""
+        return self._stored.get(camera)
+
+    def status(self) -> ArchiveStatus:
+        """All together."""
+        stored = list(self._stored.values())
+        index = self._index
+        stubborn = next(iter(self._stubborn.values()), "")
+        return ArchiveStatus(
+            index=None if index is None or index.path is None else str(index.path),
+            ready=self._ready,
+            bytes=sum(one.bytes for one in stored),
+            files=sum(one.files for one in stored),
+            oldest_ns=min((one.oldest_ns for one in stored), default=None),
+            free=self._free,
+            deleted_files=self._deleted_files,
+            deleted_bytes=self._deleted_bytes,
+            problem=self._trouble or stubborn,
+        )
+
+    async def timeline(self, camera: str, from_ns: int, to_ns: int) -> Timeline:
+        """When a camera was recorded. Raises RecorderError where the index cannot be read. May be
+        cancelled."""
+        return await self._ask(lambda: self._timeline(camera, from_ns, to_ns))
+
+    async def clip(self, camera: str, from_ns: int, to_ns: int) -> Clip:
+        """A range of a camera's recordings. Raises ClipError, OSError (RecorderError is one). May be
+        cancelled."""
+        return await self._ask(lambda: plan(self._sources(camera, from_ns, to_ns), from_ns, to_ns))
+
+    async def settled(self) -> None:
+        """Wait until what was told is done. May be cancelled."""
+        await self._ask(lambda: None)
+        while self._walking:  # noqa: ASYNC110 - the thread's, in turns
+            await asyncio.sleep(0.01)
+        await self._ask(lambda: None)  # a look at what is kept
+
+    async def _ask(self, work: Callable[[], T]) -> T:
+        if self._over or self._ticker is None:
+            raise RuntimeError("the archive of recordings is not open")
+        answer: Future[T] = Future()
+
+        def job() -> None:
+            if answer.set_running_or_notify_cancel():
+                try:
+                    answer.set_result(self._do(work))
+                except sqlite3.Error as e:
+                    answer.set_exception(RecorderError(f"the index of recordings cannot be read: {e}"))
+                except BaseException as e:
+                    answer.set_exception(e)
+
+        self._jobs.put(job)
+        return await asyncio.wrap_future(answer)
+
+    async def _tick(self) -> None:
+        walked = time.monotonic()
+        while True:
+            await asyncio.sleep(_EVERY)
+            self._submit(self._keep)
+            if self._behind or time.monotonic() - walked > _WALK:
+                walked = time.monotonic()
+                self._submit(self._walk)
+
+    # --------------------------------------------------------------------------------- any thread's
+
+    def _submit(self, work: Callable[[], object]) -> None:
+        self._jobs.put(lambda: self._try(work))
+
+    def begun(self, camera: str, path: Path, contents: Contents) -> None:
+        """As of a Journal."""
+        self._submit(lambda: self._begun(camera, path, contents))
+        self._submit(self._keep)
+
+    def ended(self, camera: str, path: Path, contents: Contents | None) -> None:
+        """As of a Journal."""
+        self._submit(lambda: self._ended(camera, path, contents))
+        self._submit(self._keep)
+
+    # --------------------------------------------------------------------------------- the thread's
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            while (job := self._jobs.get()) is not None:
+                job()
+        finally:
+            self._close()
+            with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits any more
+                loop.call_soon_threadsafe(self._ended_event.set)
+
+    def _try(self, work: Callable[[], object]) -> None:
+        """Do what nobody waits for."""
+        try:
+            self._do(work)
+        except (sqlite3.Error, OSError) as e:
+            self._behind = True
+            text = f"the index of recordings: {e}"
+            if self._trouble != text:
+                self._trouble = text
+                log.warning("%s; trying again", text)
+        except Exception:
+            log.exception("an error in the archive of recordings")
+
+    def _do(self, work: Callable[[], T]) -> T:
+        """Once more with another index, if this one is damaged. Raises what `work` does."""
+        try:
+            return work()
+        except sqlite3.Error as e:
+            if not is_damage(e):
+                raise
+            log.warning("the index of recordings is damaged (%s); it is made again from the files", e)
+            if self._index is not None:
+                self._index.discard()
+                self._index = None
+            self._ready = False
+            self._submit(self._walk)
+        return work()
+
+    def _close(self) -> None:
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+
+    def _known(self, *, make: bool = False, walk: bool = True) -> Index | None:
+        """The index; None: there is none yet. `make`: then there is now. Raises OSError, sqlite3.Error."""
+        if self._index is None and (make or self._place.parent.is_dir()):
+            try:
+                make_folder(self._place.parent)
+                self._index = Index(self._place)
+            except (OSError, sqlite3.Error) as e:
+                if isinstance(e, sqlite3.Error) and is_damage(e):
+                    raise
+                self._index = Index(None)
+                self._trouble = f"the index of recordings is in memory; {self._place} cannot be written: {e}"
+                log.warning("%s", self._trouble)
+            if self._index.fresh and walk:
+                self._submit(self._walk)
+        return self._index
+
+    def _begun(self, camera: str, path: Path, contents: Contents) -> None:
+        self._open[path] = camera, contents
+        index = self._known(make=True)
+        assert index is not None
+        index.put([(entry(camera, path, contents, 0, whole=False), None)])
+
+    def _ended(self, camera: str, path: Path, contents: Contents | None) -> None:
+        index = self._known(make=True)
+        assert index is not None
+        try:
+            if contents is None:
+                contents = files.read(path)
+            size = path.stat().st_size
+            index.put([(entry(camera, path, contents, size, whole=True), contents)])
+        except FileNotFoundError:
+            index.forget([path])
+        except ValueError:  # it is none any more
+            index.forget([path])
+        finally:
+            self._open.pop(path, None)
+
+    # ----------------------------------------------------------------------- what there is on disk
+
+    def _walk(self) -> None:
+        """Compare the index with the folders."""
+        self._trouble = ""
+        self._stubborn.clear()
+        self._foreign.clear()
+        if self._index is not None and self._index.path is None:  # there may be room now
+            self._close()
+        index = self._known(walk=False)
+        if index is None or self._over:
+            self._ready = True
+            return
+        seen: dict[Path, tuple[str, Found]] = {}
+        for camera, kept in self._cameras.items():
+            for found in kept.pattern.files():
+                before = seen.get(found.path)
+                if before is None or (found.exact and not before[1].exact):
+                    seen[found.path] = camera, found
+        known = index.known()
+        index.forget([path for path in known if path not in seen and not os.path.lexists(path)])
+        new = [
+            (found.mtime_ns, camera, path)
+            for path, (camera, found) in seen.items()
+            if path not in self._open and known.get(path) != (found.size, True)
+        ]
+        self._behind = False
+        self._walking = True
+        self._read_some([(camera, path) for _, camera, path in sorted(new)])
+
+    def _read_some(self, left: list[tuple[str, Path]]) -> None:
+        """The newest files first, a few at a time."""
+        now, later = left[-_AT_ONCE:], left[:-_AT_ONCE]
+        found: list[tuple[Entry, Contents | None]] = []
+        gone = []
+        for camera, path in now:
+            if path in self._open:
+                continue
+            try:
+                contents = files.read(path)
+                size = path.stat().st_size
+            except (OSError, ValueError):  # no recording, or none any more
+                gone.append(path)
+                continue
+            found.append((entry(camera, path, contents, size, whole=True), contents))
+        try:
+            index = self._known()
+            if index is not None:
+                index.put(found)
+                index.forget(gone)
+        except BaseException:
+            self._walking = False
+            raise
+        if later and not self._over:
+            self._submit(lambda: self._read_some(later))
+        else:
+            self._walking = False
+            self._ready = True
+            self._submit(self._keep)
+
+    # ----------------------------------------------------------------------------- what is kept
+
+    def _keep(self) -> None:
+        """Count, and delete what is beyond the bounds."""
+        index = self._known()
+        if index is None:
+            return
+        totals = index.stored()
+        growing = self._growing()
+        self._count(totals, growing)
+        devices, free = self._file_systems()
+        if not self._ready or not self._is_beyond(totals, growing, free):
+            return
+        held = [
+            Held(one.camera, one.path, one.end_ns, growing.get(one.path, one.size), one.path in self._open,
+                 devices.get(one.camera))
+            for one in index.oldest_first()
+            if (one.whole or one.path in self._open)
+            and one.path not in self._stubborn
+            and one.path not in self._foreign
+        ]  # fmt: skip
+        each = {camera: kept.keep for camera, kept in self._cameras.items()}
+        gone = [one for one in victims(held, self._clock_ns(), each, self._total, free) if self._delete(one)]
+        index.forget([one.path for one in gone])
+        self._count(index.stored(), growing)
+
+    def _growing(self) -> dict[Path, int]:
+        sizes = {}
+        for path in self._open:
+            with contextlib.suppress(OSError):
+                sizes[path] = path.stat().st_size
+        return sizes
+
+    def _count(self, totals: Mapping[str, tuple[Stored, int]], growing: Mapping[Path, int]) -> None:
+        stored = {camera: one for camera, (one, _) in totals.items()}
+        for path, (camera, contents) in self._open.items():
+            before = stored.get(camera)
+            oldest_ns = contents.begin_ns if before is None else min(before.oldest_ns, contents.begin_ns)
+            count, size = (0, 0) if before is None else (before.files, before.bytes)
+            stored[camera] = Stored(size + growing.get(path, 0), count + 1, oldest_ns, contents.end_ns)
+        self._stored = stored
+
+    def _file_systems(self) -> tuple[dict[str, int], dict[int, int]]:
+        """On which each camera's recordings are, and what these have free."""
+        devices, free = {}, {}
+        for camera, kept in self._cameras.items():
+            with contextlib.suppress(OSError):
+                root = kept.pattern.root
+                while not root.exists() and root != root.parent:
+                    root = root.parent
+                device = root.stat().st_dev
+                devices[camera] = device
+                if device not in free:
+                    status = os.statvfs(root)
+                    free[device] = status.f_bavail * status.f_frsize
+        self._free = min(free.values(), default=None)
+        return devices, free
+
+    def _is_beyond(
+        self,
+        totals: Mapping[str, tuple[Stored, int]],
+        growing: Mapping[Path, int],
+        free: Mapping[int, int],
+    ) -> bool:
+        """Is anything to be deleted? Without a look at each file."""
+        now, sizes = self._clock_ns(), Counter({camera: one.bytes for camera, (one, _) in totals.items()})
+        for path, size in growing.items():
+            sizes[self._open[path][0]] += size
+        bounds = [(kept.keep, sizes[camera], camera) for camera, kept in self._cameras.items()]
+        for keep, size, camera in [*bounds, (self._total, sizes.total(), None)]:
+            ends = [end for name, (_, end) in totals.items() if camera in (None, name)]
+            if keep.size is not None and size > keep.size:
+                return True
+            if keep.age is not None and ends and min(ends) < now - keep.age * 1e9:
+                return True
+        return self._total.free is not None and any(room < self._total.free for room in free.values())
+
+    def _delete(self, held: Held) -> bool:
+        """Whatever the index says: only what recordings may have written. False: it stays."""
+        kept = self._cameras.get(held.camera)
+        pattern = kept.pattern if kept is not None else self._other(held.camera) if self._other else None
+        if pattern is None or pattern.owns(held.path) is False:
+            self._foreign.add(held.path)
+            return False
+        try:
+            os.unlink(held.path)
+        except FileNotFoundError:
+            return True
+        except OSError as e:
+            self._stubborn[held.path] = text = f"{held.path} cannot be deleted: {e.strerror}"
+            log.error("%s", text, extra={"camera": held.camera})
+            return False
+        self._deleted_files += 1
+        self._deleted_bytes += held.size
+        log.info("%s: %s deleted", held.camera, held.path, extra={"camera": held.camera})
+        folder, root = held.path.parent, pattern.root
+        with contextlib.suppress(OSError):  # it is not empty
+            while folder != root and len(folder.parts) > len(root.parts):
+                os.rmdir(folder)
+                folder = folder.parent
+        return True
+
+    # ------------------------------------------------------------------------------ what is asked
+
+    def _entries(self, camera: str, from_ns: int, to_ns: int) -> list[tuple[Entry, Contents | None]]:
+        """Files of that time, those that are being written among them, in their order."""
+        index = self._known()
+        known = [] if index is None else index.between(camera, from_ns, to_ns)
+        found: list[tuple[Entry, Contents | None]] = [
+            (one, None) for one in known if one.whole and one.path not in self._open
+        ]
+        for path, (name, growing) in self._open.items():
+            if name == camera and growing.begin_ns < to_ns and growing.end_ns > from_ns:
+                now = replace(growing, marks=list(growing.marks), gaps=list(growing.gaps))
+                found.append((entry(camera, path, now, now.size, whole=False), now))
+        return sorted(found, key=lambda one: one[0].begin_ns)
+
+    def _timeline(self, camera: str, from_ns: int, to_ns: int) -> Timeline:
+        entries = [one for one, _ in self._entries(camera, from_ns, to_ns)]
+        stored = self._stored.get(camera)
+        oldest = None if stored is None else stored.oldest_ns
+        newest = None if stored is None else stored.newest_ns
+        return Timeline(camera, from_ns, to_ns, oldest, newest, *spans(entries, from_ns, to_ns))
+
+    def _sources(self, camera: str, from_ns: int, to_ns: int) -> list[tuple[Path, Contents]]:
+        index = self._known()
+        found = []
+        for one, contents in self._entries(camera, from_ns, to_ns):
+            if contents is None and index is not None:
+                contents = index.contents(one.path)
+            if contents is None:
+                with contextlib.suppress(OSError, ValueError):
+                    contents = files.read(one.path)
+            if contents is not None:
+                found.append((one.path, contents))
+        return found
+
+
+class _Journal:
+    """A camera's recorder tells an archive."""
+
+    def __init__(self, archive: Archive, camera: str) -> None:
+        self._archive = archive
+        self._camera = camera
+
+    def begun(self, path: Path, contents: Contents) -> None:
+        self._archive.begun(self._camera, path, contents)
+
+    def ended(self, path: Path, contents: Contents | None) -> None:
+        self._archive.ended(self._camera, path, contents)

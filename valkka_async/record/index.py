@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: MIT
+"""The index of recordings: which files there are, of which camera, from when to when, with which gaps.
+
+SQLite, with a write-ahead log: a process that is killed leaves it whole. It holds nothing that the files do
+not say themselves, so one that is lost, damaged or of another version is made again. It blocks, and belongs
+to one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from valkka_async.errors import DataError
+from valkka_async.record import contents as files
+from valkka_async.record.contents import Contents
+
+_VERSION = 1
+_MODE = 0o640  # as that of recordings
+_SCHEMA = """
+CREATE TABLE files (
+    id INTEGER PRIMARY KEY,
+    camera TEXT NOT NULL,
+    path TEXT NOT NULL UNIQUE,
+    begin_ns INTEGER NOT NULL,
+    end_ns INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    whole INTEGER NOT NULL,
+    init TEXT NOT NULL,
+    codec TEXT NOT NULL,
+    width INTEGER NOT NULL,
+    height INTEGER NOT NULL
+);
+CREATE INDEX by_time ON files (camera, begin_ns);
+CREATE TABLE contents (file INTEGER PRIMARY KEY REFERENCES files ON DELETE CASCADE, text TEXT NOT NULL);
+CREATE TABLE gaps (
+    file INTEGER NOT NULL REFERENCES files ON DELETE CASCADE,
+    begin_ns INTEGER NOT NULL,
+    end_ns INTEGER NOT NULL
+);
+CREATE INDEX by_file ON gaps (file);
+"""
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_ERROR}
+_FIELDS = "camera, path, begin_ns, end_ns, size, whole, init, codec, width, height"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file. `whole`: it will not change any more; one that is not was begun, and no more is known."""
+
+    camera: str
+    path: Path
+    begin_ns: int
+    end_ns: int
+    size: int  # of the whole file
+    whole: bool
+    init: str
+    codec: str
+    width: int
+    height: int
+    gaps: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What there is of a camera. Times are Unix nanoseconds."""
+
+    bytes: int
+    files: int
+    oldest_ns: int  # when the oldest file begins
+    newest_ns: int  # when the newest one ends, as far as it is written
+
+
+def entry(camera: str, path: Path, contents: Contents, size: int, *, whole: bool) -> Entry:
+    """The entry of a file with these contents."""
+    c = contents
+    about = c.init, c.codec, c.width, c.height
+    return Entry(camera, path, c.begin_ns, c.end_ns, size, whole, *about, tuple(c.gaps))
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Is the file at fault, and not the disk or another program that has it locked?"""
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, sqlite3.DatabaseError) and code is not None and code & 0xFF in _DAMAGED
+
+
+class Index:
+    """`path` None: in memory. `fresh`: it knows nothing, since there was none, or one of no use. Raises
+    OSError and sqlite3.Error where a file cannot be written."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.fresh = False
+        self._db = self._open()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def discard(self) -> None:
+        """Close it, and delete its file."""
+        self._db.close()
+        if self.path is not None:
+            self._discard()
+
+    def _open(self) -> sqlite3.Connection:
+        if self.path is None:
+            return self._made(sqlite3.connect(":memory:", check_same_thread=False))
+        with contextlib.suppress(FileExistsError):  # SQLite would let everybody read it
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
+        try:
+            db = _connect(self.path)
+            try:
+                (version,) = db.execute("PRAGMA user_version").fetchone()
+                if version == _VERSION and db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+                    return db
+            except BaseException:
+                db.close()
+                raise
+            db.close()
+        except sqlite3.Error as e:
+            if not is_damage(e):
+                raise
+        self._discard()
+        os.close(os.open(self.path, os.O_CREAT | os.O_CLOEXEC, _MODE))
+        return self._made(_connect(self.path))
+
+    def _made(self, db: sqlite3.Connection) -> sqlite3.Connection:
+        try:
+            with db:
+                db.execute("PRAGMA foreign_keys = ON")
+                db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_VERSION};COMMIT;")
+        except BaseException:
+            db.close()
+            raise
+        self.fresh = True
+        return db
+
+    def _discard(self) -> None:
+        assert self.path is not None
+        for ending in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self.path}{ending}")
+
+    # ------------------------------------------------------------------------------------- files
+
+    def put(self, entries: Iterable[tuple[Entry, Contents | None]]) -> None:
+        """Add files, or replace what is known of them, all or none. Raises sqlite3.Error."""
+        with self._db as db:
+            for one, contents in entries:
+                values = (one.camera, str(one.path), one.begin_ns, one.end_ns, one.size, one.whole)
+                about = (one.init, one.codec, one.width, one.height)
+                db.execute("DELETE FROM files WHERE path = ?", (str(one.path),))
+                new = db.execute(f"INSERT INTO files ({_FIELDS}) VALUES (?{',?' * 9})", (*values, *about))
+                number = new.lastrowid
+                db.executemany("INSERT INTO gaps VALUES (?, ?, ?)", ((number, *gap) for gap in one.gaps))
+                if contents is not None:
+                    text = files.dumps(contents)
+                    db.execute("INSERT INTO contents VALUES (?, ?)", (number, text))
+
+    def forget(self, paths: Iterable[Path]) -> None:
+        """Files that are gone. Raises sqlite3.Error."""
+        with self._db as db:
+            db.executemany("DELETE FROM files WHERE path = ?", ((str(path),) for path in paths))
+
+    def known(self) -> dict[Path, tuple[int, bool]]:
+        """Size of each file, and whether all is known of it."""
+        rows = self._db.execute("SELECT path, size, whole FROM files")
+        return {Path(path): (size, bool(whole)) for path, size, whole in rows}
+
+    def between(self, camera: str, from_ns: int, to_ns: int) -> list[Entry]:
+        """Files with something of that time, in their order."""
+        gaps: dict[int, list[tuple[int, int]]] = {}
+        where = "camera = ? AND begin_ns < ? AND end_ns > ?"
+        values = (camera, to_ns, from_ns)
+        inside = f"SELECT file, begin_ns, end_ns FROM gaps WHERE file IN (SELECT id FROM files WHERE {where})"
+        for number, begin, end in self._db.execute(inside, values):
+            gaps.setdefault(number, []).append((begin, end))
+        rows = self._db.execute(f"SELECT id, {_FIELDS} FROM files WHERE {where} ORDER BY begin_ns", values)
+        return [_entry(row[1:], tuple(gaps.get(row[0], ()))) for row in rows]
+
+    def unfinished(self, camera: str) -> list[Path]:
+        """Files that are being written, or were when their recorder was killed."""
+        rows = self._db.execute("SELECT path FROM files WHERE camera = ? AND NOT whole", (camera,))
+        return [Path(path) for (path,) in rows]
+
+    def cameras(self) -> list[str]:
+        """All that there are recordings of."""
+        return [name for (name,) in self._db.execute("SELECT DISTINCT camera FROM files ORDER BY camera")]
+
+    def contents(self, path: Path) -> Contents | None:
+        """What is in a file; None: that is not known."""
+        row = self._db.execute(
+            "SELECT text FROM contents JOIN files ON file = id WHERE path = ?", (str(path),)
+        ).fetchone()
+        try:
+            return None if row is None else files.loads(row[0])
+        except DataError:
+            return None
+
+    def oldest_first(self) -> Iterator[Entry]:
+        """All files."""
+        rows = self._db.execute(f"SELECT {_FIELDS} FROM files ORDER BY begin_ns")
+        return (_entry(row) for row in rows)
+
+    def stored(self) -> dict[str, tuple[Stored, int]]:
+        """What there is of each camera, of files that are whole; and when the first of these ends."""
+        rows = self._db.execute(
+            "SELECT camera, sum(size), count(*), min(begin_ns), max(end_ns), min(end_ns) FROM files "
+            "WHERE whole GROUP BY camera"
+        )
+        return {camera: (Stored(*values[:4]), values[4]) for camera, *values in rows}
+
+
+def _entry(row: tuple[Any, ...], gaps: tuple[tuple[int, int], ...] = ()) -> Entry:
+    camera, path, begin, end, size, whole, init, codec, width, height = row
+    return Entry(camera, Path(path), begin, end, size, bool(whole), init, codec, width, height, gaps)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=5.0, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA foreign_keys = ON")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def readable(path: Path) -> Index:
+    """One that another process writes. Raises sqlite3.Error, also where there is none."""
+    return _Foreign(path)
+
+
+class _Foreign(Index):
+    def _open(self) -> sqlite3.Connection:
+        assert self.path is not None
+        db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+        try:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version != _VERSION:
+                raise DataError(f"{self.path} is an index of another version of valkka-async")
+        except BaseException:
+            db.close()
+            raise
+        return db
