@@ -79,10 +79,12 @@ if TYPE_CHECKING:
     from valkka_async.ring.client import Client, connect
     from valkka_async.ring.connection import ReaderStats
     from valkka_async.ring.formats import FrameFormat
+    from valkka_async.ring.join import Join, JoinStats, join
     from valkka_async.ring.merge import Merge, MergeStats, merge
     from valkka_async.ring.peers import PeerStats
     from valkka_async.ring.policy import Policy
     from valkka_async.ring.reader import Reader, attach
+    from valkka_async.ring.results import Box, Result
     from valkka_async.ring.server import Server, ServerStats, serve
     from valkka_async.ring.tensor import Placement
 
@@ -92,6 +94,7 @@ __all__ = [
     "Batch",
     "BatchStats",
     "Batches",
+    "Box",
     "Camera",
     "CameraAuthError",
     "CameraBusyError",
@@ -121,6 +124,8 @@ __all__ = [
     "FrameFormat",
     "FrameReleasedError",
     "InvalidNameError",
+    "Join",
+    "JoinStats",
     "LeaseLimitError",
     "Merge",
     "MergeStats",
@@ -143,6 +148,7 @@ __all__ = [
     "Recorder",
     "RecorderError",
     "RecorderStats",
+    "Result",
     "RingMemoryError",
     "Server",
     "ServerStats",
@@ -160,6 +166,7 @@ __all__ = [
     "attach",
     "codec_string",
     "connect",
+    "join",
     "merge",
     "play",
     "serve",
@@ -170,6 +177,7 @@ _MODULES = {
     "Batch": "ring.batch",
     "BatchStats": "ring.batch",
     "Batches": "ring.batches",
+    "Box": "ring.results",
     "Camera": "camera.camera",
     "CameraSettings": "camera.spec",
     "CameraSpec": "camera.spec",
@@ -180,6 +188,8 @@ _MODULES = {
     "Client": "ring.client",
     "ConnectMode": "camera.spec",
     "FrameFormat": "ring.formats",
+    "Join": "ring.join",
+    "JoinStats": "ring.join",
     "Merge": "ring.merge",
     "MergeStats": "ring.merge",
     "Output": "camera.spec",
@@ -196,6 +206,7 @@ _MODULES = {
     "ReaderStats": "ring.connection",
     "Recorder": "record.recorder",
     "RecorderStats": "record.recorder",
+    "Result": "ring.results",
     "Server": "ring.server",
     "ServerStats": "ring.server",
     "SoundState": "camera.status",
@@ -209,6 +220,7 @@ _MODULES = {
     "attach": "ring.reader",
     "codec_string": "camera.mp4.boxes",
     "connect": "ring.client",
+    "join": "ring.join",
     "merge": "ring.merge",
     "play": "camera.play",
     "serve": "ring.server",

@@ -64,6 +64,15 @@ async def read_many() -> None:
             print(counts.too_old)
             totals: va.MergeStats = merged.stats()
             print(totals.received)
+        found: va.Join = va.join("cam1", "cam1.boxes", wait=0.2, policy="ordered")
+        async with found, va.serve("cam1.boxes") as server:
+            async for picture, result in found:
+                told: va.Result | None = result
+                boxes: list[va.Box] = [va.Box(0, 0, 10, 10.5, "car", 0.9)]
+                boxes += () if told is None else told.boxes
+                print(picture.seq, server.publish_result(picture, boxes, text="a car", data={"lane": 1}))
+            paired: va.JoinStats = found.stats()
+            print(paired.matched, paired.frames.received)
     except (va.ConnectError, va.ProtocolError, va.LeaseLimitError, va.ConcurrencyError) as e:
         print(e)
     except (va.ConnectionClosedOK, va.ConnectionClosedError) as closed:

@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
+from valkka_async.ring.formats import size_of
+
 
 def describe(shape: tuple[int, ...], format: str) -> str:
     """ "1280x720 rgb24"; of a stream, whose frames are bytes, "48.8 kB h264"; of arrays "2x3x4 array"."""
     if format == "array":
         return f"{'x'.join(map(str, shape))} {format}"
-    if len(shape) == 1:
-        return f"{shape[0] / 1000:.1f} kB {format}"
-    height, width = shape[:2]
-    if format in ("nv12", "yuv420p"):  # the colour planes lie below the luma
-        height = height * 2 // 3
-    return f"{width}x{height} {format}"
+    size = size_of(format, shape)
+    return f"{shape[0] / 1000:.1f} kB {format}" if size is None else f"{size[0]}x{size[1]} {format}"
 
 
 def seconds(value: float) -> str:

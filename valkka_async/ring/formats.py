@@ -123,6 +123,13 @@ def _suggested(shape: tuple[int, ...], dtype: np.dtype[Any]) -> FrameFormat:
     return "array"
 
 
+def size_of(format: str, shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """(width, height) in pixels of an image of that format and shape; None: it does not say."""
+    if format in _CHANNELS or format in _GRAY:
+        return shape[1], shape[0]
+    return (shape[1], shape[0] * 2 // 3) if format in _PLANAR else None
+
+
 def dtype_of(format: str, dtype: DTypeLike | None = None) -> np.dtype[Any]:
     """The dtype of a format's frames, unless another is asked for; in the machine's byte order."""
     if dtype is None:

@@ -9,7 +9,7 @@ import operator
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from types import TracebackType
@@ -22,13 +22,14 @@ from valkka_async.errors import ConnectError, ConnectionClosedOK, FrameError, No
 from valkka_async.foreign import pass_on
 from valkka_async.ring import _memory, _shm, fork
 from valkka_async.ring._room import RoomWaiters
-from valkka_async.ring._shm import MAX_SLOTS, Kind, RingTooSmall, Slot
+from valkka_async.ring._shm import MAX_SLOTS, Frame, Kind, RingTooSmall, Slot
 from valkka_async.ring._watch import Watch, watcher
 from valkka_async.ring._weak import weakly
 from valkka_async.ring.formats import FrameFormat, as_frame, as_meta, as_time_base, dtype_of, kind_of
 from valkka_async.ring.names import check_name, check_source
 from valkka_async.ring.peers import Peers, PeerStats, fits
 from valkka_async.ring.rendezvous import Claim
+from valkka_async.ring.results import Box, encode
 
 log = logging.getLogger("valkka_async")
 
@@ -283,6 +284,42 @@ class Server:
                 continue
             if not self._grow(needed, variable=np.ndim(image) == 1, key=key):
                 return False
+
+    def publish_result(
+        self,
+        frame: Frame,
+        boxes: Iterable[Box] = (),
+        *,
+        text: str = "",
+        data: Mapping[str, Any] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> bool:
+        """Publish what was found in a frame, for :func:`valkka_async.join` and the service's page::
+
+            boxes = va.serve("cam1.boxes")
+            async for frame in camera:
+                found = model(frame.array)
+                boxes.publish_result(frame, [va.Box(*corners, name, score) for corners, name, score in found])
+
+        One call for each frame, in their order, also where nothing was found: then nobody waits for it.
+
+        Parameters
+        ----------
+        frame
+            As it was read, whatever ring of the camera that was. It may be released already.
+        boxes
+            In that frame's pixels.
+        text, data
+            Anything else: a text, and an object as JSON has it.
+        size
+            (width, height) in pixels of a frame that does not say so itself, such as a JPEG.
+
+        Returns False as publish() does. The result has the frame's ``timestamp_ns``, so its ``age`` is since
+        the frame was captured. Raises FrameError, also for more than 256 KiB of JSON;
+        ConnectionClosedOK after close().
+        """
+        payload, meta = encode(frame, boxes, text, data, size)
+        return self.publish(payload, timestamp_ns=frame.timestamp_ns, meta=meta)
 
     def loan(
         self,

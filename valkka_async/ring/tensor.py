@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from valkka_async.errors import FrameError
 from valkka_async.ring._rows import MAX_TOTAL, Axis, Fit
 from valkka_async.ring._shm import Frame
+from valkka_async.ring.formats import size_of
 
 log = logging.getLogger("valkka_async")
 
@@ -172,9 +173,10 @@ class Tensor:
 
     def _made(self, format: str, shape: tuple[int, ...]) -> tuple[Fit, Placement]:
         """Raises FrameError."""
-        if format not in _CHANNELS and format not in _PLANAR:
+        size = size_of(format, shape) if format in _CHANNELS or format in _PLANAR else None
+        if size is None:
             raise FrameError(f"{format} is no image that can be resized")
-        height, width = shape[0] if format in _CHANNELS else shape[0] * 2 // 3, shape[1]
+        width, height = size
         to_width, to_height = self._shape.size
         if self._shape.letterbox:
             scale = min(to_width / width, to_height / height)

@@ -15,6 +15,7 @@ from valkka_async.service.status import PageStatus, ServiceStatus
 from valkka_async.service.web import assets, login
 from valkka_async.service.web.api import Api
 from valkka_async.service.web.auth import Guard, Handler, is_loopback
+from valkka_async.service.web.boxes import Boxes
 from valkka_async.service.web.contract import Lens, Service, Settings
 from valkka_async.service.web.events import Events
 from valkka_async.service.web.headers import on_prepare
@@ -91,6 +92,7 @@ def make_app(
     lens = Lens(service)
     sockets = Sockets(settings.max_connections)
     hubs = Hubs(lens.camera)
+    boxes = Boxes(lens.camera, sockets)
 
     def status() -> ServiceStatus:
         page = PageStatus(sum(hubs.viewers().values()), len(sockets), sockets.limit)
@@ -109,6 +111,7 @@ def make_app(
             web.get("/api/status", api.status),
             web.get("/api/events", events.handle, allow_head=False),
             web.get(camera + "/live", Live(hubs, sockets).handle, allow_head=False),
+            web.get(camera + "/boxes", boxes.handle, allow_head=False),
             web.get(camera + "/snapshot.jpg", api.snapshot, allow_head=False),
             web.post(camera + "/recording", api.recording),
             web.get("/api/hosts", others.list),
@@ -131,6 +134,7 @@ def make_app(
         await sockets.aclose()
         await events.aclose()
         await hubs.aclose()
+        await boxes.aclose()
 
     app.on_shutdown.append(stop)
     return app

@@ -74,6 +74,7 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "ArrowLeft" || event.key === "ArrowUp") step(-1);
   else if (event.key === "ArrowRight" || event.key === "ArrowDown") step(1);
   else if (event.key === "f") grid.tile(chosen())?.fullscreen();
+  else if (event.key === "b") grid.tile(chosen())?.toggleBoxes();
   else if (event.key === "m") grid.tile(chosen())?.toggleSound();
   else return;
   event.preventDefault();

@@ -2,6 +2,7 @@
 // One camera on the page: its live view, how it is, and its buttons.
 
 import { download, setRecording, snapshot } from "./api.js";
+import { Boxes } from "./boxes.js";
 import { Stream } from "./stream.js";
 import * as streams from "./streams.js";
 import { toast } from "./toasts.js";
@@ -19,6 +20,7 @@ export class Tile {
   #connected = true;
   #at = 0; // performance.now() of the last status
   #stream;
+  #boxes;
   #parts;
   #busy = false; // a change of the recording is under way
   #snapping = false;
@@ -36,6 +38,9 @@ export class Tile {
       [...element.querySelectorAll("[data-part]")].map((one) => [one.dataset.part, one]),
     );
     this.#stream = new Stream(report.name, part("video"), part("still"));
+    const told = (code, reason) => toast(`${this.title}: no boxes: ${reason}`, code === "ring" ? "error" : undefined);
+    this.#boxes = new Boxes(report.name, part("boxes"), () => this.#stream.captured, told);
+    this.#parts.drawBoxes.onclick = () => this.toggleBoxes();
     this.#parts.open.onclick = () => opened(report.name);
     this.#parts.snapshot.onclick = () => this.#snap();
     this.#parts.record.onclick = () => this.#record();
@@ -64,6 +69,7 @@ export class Tile {
 
   see(seen) {
     this.#stream.see(seen);
+    this.#boxes.see(seen);
   }
 
   follow(report) {
@@ -95,6 +101,12 @@ export class Tile {
     this.#showSound();
   }
 
+  // With what analysers found in its frames drawn over it, or without.
+  toggleBoxes() {
+    this.#boxes.toggle();
+    put(this.#parts.drawBoxes, "ariaPressed", String(this.#boxes.on));
+  }
+
   focus() {
     this.#parts.open.focus({ preventScroll: false });
   }
@@ -107,6 +119,7 @@ export class Tile {
   remove() {
     if (loud === this) loud = null;
     this.#stream.close();
+    this.#boxes.close();
     this.element.remove();
   }
 
@@ -191,6 +204,7 @@ export class Tile {
     say(parts.title, this.title);
     put(parts.title, "title", title && title !== name ? name : "");
     put(parts.open, "ariaLabel", `${this.title}: show large`);
+    put(parts.drawBoxes, "ariaLabel", `Boxes in ${this.title}`);
     put(parts.fullscreen, "ariaLabel", `${this.title}: full screen`);
     put(parts.snapshot, "ariaLabel", `Snapshot of ${this.title}`);
     say(parts.fps, state === "live" ? `${words.fps(stream.fps)} fps` : "");
