@@ -63,7 +63,7 @@ def test_live_hls_flows_evenly(segments: list[bytes], listed: int) -> None:
         assert len(times) == pytest.approx(25 * 2.5 * SEGMENT, rel=0.2)
         begin = time.monotonic()
         camera.close()
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 8
 
 
 def paced(data: list[bytes], fps: float) -> tuple[socket.socket, threading.Thread, threading.Event]:
