@@ -72,7 +72,7 @@ demo: setup
 test:
 	@tests/system-packages & \
 	    $(MAKE) --no-print-directory $(VENV)/installed-for-tests; status=$$?; wait; exit $$status
-	@$(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n $$(($$(nproc) + 2)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Some tests take so many SECONDS, and some so many forks or signals (COUNT), however long those take.
 SECONDS ?= 60

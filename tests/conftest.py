@@ -132,7 +132,7 @@ def leaves_nothing_behind(uvloop_is_warm: None) -> Iterator[None]:
     """Descriptors, mappings of shared memory, threads, children and priority are as before the test."""
     before = _holdings()
     yield
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 15
     while True:
         gc.collect()
         surplus = _surplus(before)

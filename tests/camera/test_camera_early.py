@@ -362,7 +362,7 @@ def test_datagrams_in_the_wrong_order_make_the_right_frames() -> None:
             packets[-2:] = reversed(packets[-2:])
         return packets
 
-    with watched(made.camera(sending=sending), "yuv420p", transport="udp") as (camera, (reader,)):
+    with watched(made.camera(sending=sending, fps=20), "yuv420p", transport="udp") as (camera, (reader,)):
         for number, frame in enumerate(frames(reader, len(wanted))):
             assert np.array_equal(frame.array, wanted[number]), number
         assert camera.status().errors == 0

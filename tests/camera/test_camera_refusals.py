@@ -128,7 +128,7 @@ def test_a_session_that_is_closed_ends_with_a_teardown(units: list[bytes], silen
         wait_for(lambda: camera.asked("PLAY") and (silent or live.status().packets))
         began = time.monotonic()
         live.close()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 8
         wait_for(lambda: camera.asked("TEARDOWN"))
 
 

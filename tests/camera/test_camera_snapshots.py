@@ -160,11 +160,11 @@ def test_a_snapshot_that_is_refused_later_is_an_error_with_its_back_off(status: 
 
 def test_closing_does_not_wait_for_the_next_snapshot() -> None:
     with HttpServer(Camera()) as server:
-        with va.Camera("cam", server.url("/snap.jpg"), poll=3600, read_timeout=5) as camera:
+        with va.Camera("cam", server.url("/snap.jpg"), poll=3600, read_timeout=60) as camera:
             wait_for(lambda: camera.status().packets)
             begin = time.monotonic()
             camera.close()
-            assert time.monotonic() - begin < 1
+            assert time.monotonic() - begin < 30
             assert not camera.stuck()
 
 

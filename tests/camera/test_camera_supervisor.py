@@ -190,7 +190,7 @@ async def test_a_worker_that_falls_again_and_again_is_started_ever_more_slowly(
 @pytest.mark.parametrize("how", ["frozen camera", "stopped worker", "worker that starts"])
 async def test_a_stop_ends_within_its_deadline(rtsp: RtspServer, clips: Clips, how: str) -> None:
     rtsp.mount("/cam", clips())
-    supervisor = Supervisor(stop_timeout=1)
+    supervisor = Supervisor(stop_timeout=3)
     if how == "worker that starts":
         adding = asyncio.create_task(supervisor.add("cam", rtsp.url("/cam")))
         await until(lambda: pids(supervisor).get("cam"))
@@ -207,7 +207,7 @@ async def test_a_stop_ends_within_its_deadline(rtsp: RtspServer, clips: Clips, h
     began = time.monotonic()
     await supervisor.aclose()
     took = time.monotonic() - began
-    assert took < 3 and (took > 0.9) == (how == "stopped worker"), took
+    assert took < 20 and (took > 2.9) == (how == "stopped worker"), took
     assert not Path(f"/proc/{pid}").exists()  # not even as a zombie
     await adding
     assert supervisor.closed and supervisor.status() == {} and supervisor.workers() == []
@@ -374,7 +374,7 @@ async def test_cancelling_stops_the_waiting_and_not_the_work() -> None:
 @pytest.mark.parametrize("how", ["close", "forget"])
 def test_without_a_running_loop(how: str) -> None:
     with asyncio.Runner() as runner:
-        supervisor = Supervisor(stop_timeout=2)
+        supervisor = Supervisor(stop_timeout=20)
 
         async def begin() -> None:
             await supervisor.add("one", PICTURES)
@@ -385,7 +385,7 @@ def test_without_a_running_loop(how: str) -> None:
         if how == "close":
             began = time.monotonic()
             supervisor.close()
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 15
             assert not Path(f"/proc/{pid}").exists()
     # Runner.close() has cancelled what was running in the loop.
     assert not Path(f"/proc/{pid}").exists()

@@ -44,7 +44,7 @@ def watch(url: str, transport: va.Transport, count: int = 30) -> va.CameraStatus
         status = camera.status()
         begin = time.monotonic()
         camera.close()
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 8
     return status
 
 

@@ -5,11 +5,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import valkka_async as va
+from support import program
+from support.commands import Commands
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_are_forked() -> Iterator[None]:
+    """Those that end by themselves: there are more than a hundred."""
+    program.forked = Commands()
+    yield
+    program.forked.close()
+    program.forked = None
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ def at_each_place(scenario: Callable[[Interrupter], None]) -> None:
         interrupter = Interrupter(place)
         try:
             scenario(interrupter)
-            wait_for(lambda: left() == before, 5, pause=0.001)
+            wait_for(lambda: left() == before, pause=0.001)
         except BaseException as e:
             e.add_note(f"interrupted at place {place}: {interrupter.where}")
             raise
@@ -258,7 +258,7 @@ def test_a_reader_that_is_interrupted_while_it_attaches_leaves_nothing() -> None
             with suppress(Interrupt):
                 interrupter.call(lambda: va.attach("s")).close()
             gc.collect()
-            wait_for(lambda: server.readers == 0, 5, pause=0.001)
+            wait_for(lambda: server.readers == 0, pause=0.001)
 
         at_each_place(scenario)
         with va.attach("s") as reader:
@@ -281,7 +281,7 @@ def test_a_reader_that_is_interrupted_while_it_closes_can_be_closed() -> None:
                 reader.recv(0)
             assert bytes(frame.data) == b"0"
             frame.release()
-            wait_for(lambda: server.readers == 0, 5, pause=0.001)
+            wait_for(lambda: server.readers == 0, pause=0.001)
 
         at_each_place(scenario)
 

@@ -205,7 +205,7 @@ async def test_who_waits_for_a_picture_does_not_keep_the_service_from_ending() -
         await asyncio.sleep(0.2)
         begun = time.monotonic()
         await page.aclose()
-        assert time.monotonic() - begun < 3  # and not the 5 for which it would wait
+        assert time.monotonic() - begun < 4.5  # and not the 5 for which it would wait
         async with await asking as answer:
             assert (answer.status, await answer.text()) == (503, "the service stops\n")
 
@@ -244,7 +244,7 @@ async def test_recordings_are_begun_and_ended_by_buttons() -> None:
 
 
 async def test_events_come_at_once_regularly_and_with_each_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_EVERY", 1.0)
+    monkeypatch.setattr(events, "_EVERY", 2.0)
     monkeypatch.setattr(events, "_LOOK", 0.05)
     stand = Stand()
     async with served(stand) as client:
@@ -257,7 +257,7 @@ async def test_events_come_at_once_regularly_and_with_each_change(monkeypatch: p
             stand.change("front", state=CameraState.STALLED)
             changed = time.monotonic()
             assert [one.state for one in await told()] == ["stalled"]
-            assert time.monotonic() - changed < 0.9  # and not the next second
+            assert time.monotonic() - changed < 1.8  # and not the next second
             stand.cameras["yard"] = camera("yard")
             assert len(await told()) == 2
             stand.change("front", packets=1001)  # which can wait
