@@ -68,7 +68,8 @@ class ArchiveStatus:
 
 def index_of(recordings: str, service: str) -> Path:
     """Where a service of this name, whose recordings have this pattern, has their index."""
-    return Pattern(recordings, "-").root / f".index-{service}.sqlite"
+    above_cameras = Pattern(recordings.replace("{name}", "{n}"), "-").root
+    return above_cameras / f".index-{service}.sqlite"
 
 
 class Archive:
