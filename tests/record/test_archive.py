@@ -149,6 +149,17 @@ async def test_an_index_that_is_damaged_while_it_is_used_is_made_again(tmp_path:
         assert await spans(it) == [(0, 10)]
 
 
+async def test_an_index_that_is_deleted_while_it_is_used_is_made_again(tmp_path: Path) -> None:
+    async with archive(tmp_path) as it:
+        record(it, tmp_path, "a", range(5))
+        await it.settled()
+        index = Path(it.status().index or "")
+        index.unlink()
+        it.follow({"a": Kept(pattern(tmp_path, "a"), Keep())}, Keep(), lambda name: pattern(tmp_path, name))
+        await it.settled()
+        assert index.exists() and await spans(it) == [(0, 10)]
+
+
 async def test_where_no_index_can_be_written_it_is_in_memory(tmp_path: Path) -> None:
     (tmp_path / ".index.sqlite").mkdir()
     async with archive(tmp_path) as it:
