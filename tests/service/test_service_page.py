@@ -258,6 +258,7 @@ def test_a_browser_plays_any_time_of_the_recordings(browser: Chromium, tmp_path:
         config.write("recordings: 'recordings/{name}/{n}.mp4'\n")
     with stand.running(), browser.page(stand.url) as page:
         wait_for(lambda: stand.camera("a")["stored"])
+        page.until(f"{tile('a')} !== null")
         address = f"/api/recordings/a/clip.mp4?from={begin + 4}&to={begin + 24}"
         page.value(
             "window.film = Object.assign(document.createElement('video'), "
