@@ -15,7 +15,7 @@ import pytest
 from support.program import Child
 from support.recordings import Writer
 from support.until import until
-from valkka_async.record.archive import Archive, Kept
+from valkka_async.record.archive import Archive, Kept, index_of
 from valkka_async.record.pattern import Pattern
 from valkka_async.record.retention import Keep
 from valkka_async.record.timeline import Gap, Span
@@ -149,6 +149,17 @@ async def test_an_index_that_is_damaged_while_it_is_used_is_made_again(tmp_path:
         assert await spans(it) == [(0, 10)]
 
 
+async def test_an_index_that_is_deleted_while_it_is_used_is_made_again(tmp_path: Path) -> None:
+    async with archive(tmp_path) as it:
+        record(it, tmp_path, "a", range(5))
+        await it.settled()
+        index = Path(it.status().index or "")
+        index.unlink()
+        it.follow({"a": Kept(pattern(tmp_path, "a"), Keep())}, Keep(), lambda name: pattern(tmp_path, name))
+        await it.settled()
+        assert index.exists() and await spans(it) == [(0, 10)]
+
+
 async def test_where_no_index_can_be_written_it_is_in_memory(tmp_path: Path) -> None:
     (tmp_path / ".index.sqlite").mkdir()
     async with archive(tmp_path) as it:
@@ -164,6 +175,12 @@ async def test_files_that_others_delete_are_forgotten(tmp_path: Path) -> None:
     paths[2].unlink()
     async with archive(tmp_path) as it:
         assert await spans(it) == [(0, 2), (6, 10)]
+
+
+async def test_the_index_of_a_service_is_above_the_folders_of_its_cameras() -> None:
+    at = index_of("/srv/100%%/{name}/%Y-%m-%d/{n}.mp4", "service")
+    assert at == Path("/srv/100%/.index-service.sqlite")
+    assert index_of("/srv/%Y/{name}.mp4", "b") == Path("/srv/.index-b.sqlite")
 
 
 async def test_a_folder_may_be_moved(tmp_path: Path) -> None:

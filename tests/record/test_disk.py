@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from support.recordings import head
 from support.until import wait_for
+from valkka_async.record.contents import Contents
 from valkka_async.record.disk import Disk
 
 
@@ -242,3 +244,47 @@ def test_a_callback_that_fails_does_not_keep_the_end_from_being_told(
     disk.begin(tmp_path / "a.mp4", b"xyz")
     wait_for(lambda: disk.ended)
     wait_for(lambda: failures)
+
+
+# ------------------------------------------------------------------------------------------ what it tells
+
+
+class Heard:
+    """A journal that keeps all."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, bool]] = []
+
+    def begun(self, path: Path, contents: Contents) -> None:
+        self.told.append(("begun", path.name, path.exists()))
+
+    def ended(self, path: Path, contents: Contents | None) -> None:
+        self.told.append(("ended", path.name, contents is not None))
+
+
+def test_files_are_told_as_they_begin_and_end_and_only_whole_ones_have_their_record(tmp_path: Path) -> None:
+    heard = Heard()
+    disk = Disk(1, lambda: None, heard)
+    for number, missing in enumerate((0, 10)):
+        contents = Contents.of(head())
+        contents.add(100, 10**18, 0, 3600, mark=True)
+        data = head() + bytes(100 - missing)  # of the second one, not all could be written
+        disk.begin(tmp_path / f"{number}.mp4", data, contents)
+    closed(disk)
+    assert heard.told == [
+        ("begun", "0.mp4", True),
+        ("ended", "0.mp4", True),
+        ("begun", "1.mp4", True),
+        ("ended", "1.mp4", False),
+    ]
+    assert (tmp_path / "0.mp4").read_bytes()[-12:-8] == b"mfro"
+    assert (tmp_path / "1.mp4").stat().st_size == len(head()) + 90
+
+
+def test_a_file_without_a_whole_piece_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = Heard()
+    disk = Disk(1, lambda: None, heard)
+    monkeypatch.setattr(os, "write", failing(errno.ENOSPC))
+    disk.begin(tmp_path / "a.mp4", b"x", Contents.of(head()))
+    closed(disk)
+    assert (heard.told, list(tmp_path.iterdir())) == ([], [])

@@ -127,6 +127,7 @@ def test_what_is_held_reaches_back_as_far_as_it_fits(
     assert len(held) == 0
     if got:
         assert keys[got[0]] and got == list(range(got[0], now + 1))
+        assert lost.isdisjoint(got[1:])
         later = [at for at in whole if at > got[0]]
         assert not [at for at in later if at <= since]  # else it would begin there
     fits = [at for at in whole if now - at < room]

@@ -23,6 +23,7 @@ import pytest
 from support.chromium import Chromium, Page, chromium
 from support.footage import encode
 from support.program import Program, run
+from support.recordings import Writer
 from support.rtsp import RtspServer
 from support.rtsp_camera import RtspCamera
 from support.rtsp_sound import clicks, flashes
@@ -241,6 +242,45 @@ def test_a_service_that_was_restarted_is_found_again(
             page.until("document.querySelector('#banner').hidden")
             plays(page, "a")
             assert not [p for p in page.problems if "WebSocket" not in p and "CONNECTION_REFUSED" not in p]
+
+
+@pytest.mark.timeout(120)
+def test_a_browser_plays_any_time_of_the_recordings(browser: Chromium, tmp_path: Path) -> None:
+    """As a file of which it asks for parts, and through Media Source Extensions."""
+    begin = 1_700_000_000
+    for number in range(3):
+        path = tmp_path / "recordings" / "a" / f"{number}.mp4"
+        Writer(path, (begin + 10 * number) * 10**9).frames(250).complete()
+    stand = Stand(tmp_path)
+    stand.write({"a": "rtsp://127.0.0.1:9/x"})
+    with (tmp_path / "cameras.yaml").open("a") as config:
+        config.write("recordings: 'recordings/{name}/{n}.mp4'\n")
+    with stand.running(), browser.page(stand.url) as page:
+        wait_for(lambda: stand.camera("a")["stored"])
+        page.until(f"{tile('a')} !== null")
+        address = f"/api/recordings/a/clip.mp4?from={begin + 4}&to={begin + 24}"
+        page.value(
+            "window.film = Object.assign(document.createElement('video'), "
+            f"{{src: '{address}', muted: true}}); document.body.append(film); film.play(); 1"
+        )
+        page.until("film.currentTime > 0.3 && film.duration > 19.5 && film.duration < 20.5")
+        page.value("film.currentTime = 15; 1")
+        page.until("!film.seeking && film.currentTime > 15.1")
+        page.value(
+            f"""(async () => {{
+                const line = await (await fetch('/api/recordings/a?from={begin}&to={begin + 40}')).json();
+                const clip = await (await fetch('{address}')).arrayBuffer();
+                const source = new MediaSource();
+                window.live = document.createElement('video');
+                live.src = URL.createObjectURL(source);
+                await new Promise((done) => source.addEventListener('sourceopen', done, {{once: true}}));
+                const buffer = source.addSourceBuffer(`video/mp4; codecs="${{line.spans[0].codec}}"`);
+                buffer.appendBuffer(clip);
+                await new Promise((done) => buffer.addEventListener('updateend', done, {{once: true}}));
+                window.appended = [buffer.buffered.length, buffer.buffered.end(0)];
+            }})(); 1"""
+        )
+        assert page.until("window.appended") == [1, pytest.approx(20, abs=0.1)]
 
 
 @pytest.mark.timeout(120)

@@ -46,6 +46,20 @@ def test_nothing_is_said_to_be_written_while_no_byte_was_for_a_minute_and_the_ca
         assert error is not None and error.cause is RecordingCause.FORMAT
 
 
+@given(waits=st.booleans(), held=st.none() | AGES, began=AGES, packet=st.none() | AGES)
+def test_a_recording_is_armed_only_while_frames_are_kept_for_it(
+    waits: bool, held: int | None, began: int, packet: int | None
+) -> None:
+    held_ns = None if held is None else NOW - min(held, began)
+    stats = RecorderStats(0, 0, 0, 0, None, 0.0, None, 0, waits, held_ns)
+    state, _ = judge(stats, NOW - began, NOW, "h264", 0 if packet is None else NOW - packet)
+    assert state is not RecordingState.WRITING
+    if state is RecordingState.ARMED:
+        assert waits and held_ns is not None and NOW - held_ns < MINUTE
+    if waits and packet is not None and packet <= MINUTE // 2 and NOW - (held_ns or 0) >= MINUTE <= began:
+        assert state is RecordingState.FAILED
+
+
 def test_a_slow_camera_is_not_a_failure() -> None:
     """Its newest packet is in the file."""
     last = NOW - 5 * MINUTE

@@ -105,6 +105,7 @@ FULL = RecordingError(RecordingCause.DISK_FULL, "the disk is full", 1)
         (recording(state=RecordingState.FAILED, error=FULL), 0, 1, 1),
         (recording(state=RecordingState.FAILED, error=FULL, active=False), 0, 1, 1),
         (recording(active=False), 0, 0, 1),
+        (recording(state=RecordingState.ARMED, path=None), 0, 0, 0),
     ],
 )
 async def test_a_recording_is_active_while_it_is_written(

@@ -68,7 +68,8 @@ class ArchiveStatus:
 
 def index_of(recordings: str, service: str) -> Path:
     """Where a service of this name, whose recordings have this pattern, has their index."""
-    return Pattern(recordings, "-").root / f".index-{service}.sqlite"
+    above_cameras = Pattern(recordings.replace("{name}", "{n}"), "-").root
+    return above_cameras / f".index-{service}.sqlite"
 
 
 class Archive:
@@ -91,10 +92,10 @@ class Archive:
         self._open: dict[Path, tuple[str, Contents]] = {}  # being written
         self._behind = False  # the index lacks something
         self._walking = False
-        self._stubborn: dict[Path, str] = {}  # what cannot be deleted, and why
+        self._stubborn: set[Path] = set()  # what cannot be deleted
         self._foreign: set[Path] = set()  # what the config's patterns do not name any more
         self._deleted_files = self._deleted_bytes = 0
-        self._trouble = ""
+        self._trouble = self._undeleted = ""
         # Written by the thread, read by all:
         self._stored: dict[str, Stored] = {}
         self._free: int | None = None
@@ -145,7 +146,6 @@ class Archive:
         """All together."""
         stored = list(self._stored.values())
         index = self._index
-        stubborn = next(iter(self._stubborn.values()), "")
         return ArchiveStatus(
             index=None if index is None or index.path is None else str(index.path),
             ready=self._ready,
@@ -155,7 +155,7 @@ class Archive:
             free=self._free,
             deleted_files=self._deleted_files,
             deleted_bytes=self._deleted_bytes,
-            problem=self._trouble or stubborn,
+            problem=self._trouble or self._undeleted,
         )
 
     async def timeline(self, camera: str, from_ns: int, to_ns: int) -> Timeline:
@@ -301,11 +301,12 @@ class Archive:
 
     def _walk(self) -> None:
         """Compare the index with the folders."""
-        self._trouble = ""
+        self._trouble = self._undeleted = ""
         self._stubborn.clear()
         self._foreign.clear()
-        if self._index is not None and self._index.path is None:  # there may be room now
-            self._close()
+        index = self._index
+        if index is not None and (index.path is None or not index.path.exists()):
+            self._close()  # there may be room now; or somebody has deleted it
         index = self._known(walk=False)
         if index is None or self._over:
             self._ready = True
@@ -446,8 +447,9 @@ class Archive:
         except FileNotFoundError:
             return True
         except OSError as e:
-            self._stubborn[held.path] = text = f"{held.path} cannot be deleted: {e.strerror}"
-            log.error("%s", text, extra={"camera": held.camera})
+            self._stubborn.add(held.path)
+            self._undeleted = f"{held.path} cannot be deleted: {e.strerror}"
+            log.error("%s", self._undeleted, extra={"camera": held.camera})
             return False
         self._deleted_files += 1
         self._deleted_bytes += held.size

@@ -19,7 +19,7 @@ from valkka_async import typed
 from valkka_async.record.clip import Clip, ClipCause, ClipError
 from valkka_async.service.web.contract import Archive, Find
 
-_CLIPS = 8  # that are sent at once
+_CLIPS = 32  # that are sent at once
 _DAY_NS = 24 * 3600 * 1_000_000_000
 _LAST_NS = 1 << 62
 
