@@ -408,7 +408,7 @@ def table(report: dict[str, Any]) -> str:
         ratio = both / (floor["send_s"] + floor["receive_s"])
         share = 100 * one["received"] / report["expected"]
         lines.append(
-            f"| {label} | {one['send_s'] * scale:.2f} + {one['receive_s'] * scale:.2f} | {ratio:.2f} "
+            f"| {label} | {one['send_s'] * scale:.3f} + {one['receive_s'] * scale:.3f} | {ratio:.2f} "
             f"| {one['p50_ms']:.1f} / {one['p99_ms']:.1f} | {share:.1f} % |"
         )
     return "\n".join([*lines, "", f"{report['machine']}; one run, `make bench-link`."])
