@@ -182,7 +182,7 @@ def zenoh_receive(port: int, seconds: float, answers: Any) -> None:
 def zmq_send(port: int, seconds: float) -> None:
     import zmq  # type: ignore[import-not-found, unused-ignore]
 
-    socket = zmq.Context.instance().socket(zmq.PUB)
+    socket: Any = zmq.Context.instance().socket(zmq.PUB)
     socket.setsockopt(zmq.SNDHWM, 10_000)
     socket.bind(f"tcp://127.0.0.1:{port}")
     for _ in beats(seconds + WARM + 2):
@@ -193,7 +193,7 @@ def zmq_send(port: int, seconds: float) -> None:
 def zmq_receive(port: int, seconds: float, answers: Any) -> None:
     import zmq  # type: ignore[import-not-found, unused-ignore]
 
-    socket = zmq.Context.instance().socket(zmq.SUB)
+    socket: Any = zmq.Context.instance().socket(zmq.SUB)
     socket.setsockopt(zmq.RCVHWM, 10_000)
     socket.setsockopt(zmq.SUBSCRIBE, b"")
     socket.connect(f"tcp://127.0.0.1:{port}")
