@@ -182,7 +182,7 @@ def zenoh_receive(port: int, seconds: float, answers: Any) -> None:
 def zmq_send(port: int, seconds: float) -> None:
     import zmq  # type: ignore[import-not-found, unused-ignore]
 
-    socket = zmq.Context.instance().socket(zmq.PUB)
+    socket: Any = zmq.Context.instance().socket(zmq.PUB)
     socket.setsockopt(zmq.SNDHWM, 10_000)
     socket.bind(f"tcp://127.0.0.1:{port}")
     for _ in beats(seconds + WARM + 2):
@@ -193,7 +193,7 @@ def zmq_send(port: int, seconds: float) -> None:
 def zmq_receive(port: int, seconds: float, answers: Any) -> None:
     import zmq  # type: ignore[import-not-found, unused-ignore]
 
-    socket = zmq.Context.instance().socket(zmq.SUB)
+    socket: Any = zmq.Context.instance().socket(zmq.SUB)
     socket.setsockopt(zmq.RCVHWM, 10_000)
     socket.setsockopt(zmq.SUBSCRIBE, b"")
     socket.connect(f"tcp://127.0.0.1:{port}")
@@ -408,7 +408,7 @@ def table(report: dict[str, Any]) -> str:
         ratio = both / (floor["send_s"] + floor["receive_s"])
         share = 100 * one["received"] / report["expected"]
         lines.append(
-            f"| {label} | {one['send_s'] * scale:.2f} + {one['receive_s'] * scale:.2f} | {ratio:.2f} "
+            f"| {label} | {one['send_s'] * scale:.3f} + {one['receive_s'] * scale:.3f} | {ratio:.2f} "
             f"| {one['p50_ms']:.1f} / {one['p99_ms']:.1f} | {share:.1f} % |"
         )
     return "\n".join([*lines, "", f"{report['machine']}; one run, `make bench-link`."])

@@ -245,6 +245,7 @@ def test_which_ring_a_name_means() -> None:
         Ring("door.jpeg"),  # of a server that does not tell
         Ring("door.fmp4"),
         Ring("plain"),
+        Ring("garage/cam1/packets"),  # a link has just got it, and its worker is being started
     ]
 
     def picked(name: str, *formats: str) -> Any:
@@ -259,6 +260,9 @@ def test_which_ring_a_name_means() -> None:
     assert picked("plain", "fmp4") == "plain"
     assert picked("front", "jpeg") == "front"  # to say what it is instead
     assert picked("fron", "jpeg", "fmp4") is None
+    assert picked("garage/cam1", "jpeg", "rgb24", "fmp4") == "garage/cam1"
+    assert picked("garage/cam1", "fmp4") == "garage/cam1/fmp4"
+    assert picked("garage/cam2", "fmp4") is None
 
 
 def test_of_two_streams_a_camera_s_name_means_the_main_one() -> None:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(300)  # several programs have to start
 def hosts(files: dict[str, dict[str, str]], name: str, **of_garage: Any) -> tuple[Host, Host]:
     """The garage, which lets attic read cam1 and cellar read nothing, and another host that dials it."""
     at = f"tls/127.0.0.1:{free_port()}"
-    peers = {"attic": {"export": ["cam1"]}, "cellar": {}}
+    peers = {"attic": {"export": ["cam1"], "metadata": ["cam1"]}, "cellar": {}}
     garage = Host("garage", listen=[at], certificates=files["garage"], peers=peers)
     return garage, Host(name, certificates=files[name], peers={"garage": {"connect": [at]}})
 
@@ -71,11 +71,12 @@ for line in sys.stdin:
     epoch = line.strip()
     for reader in ("attic", "cellar"):
         for camera in ("cam1", "yard"):
-            key = f"va/1/garage/{{epoch}}/to/{{reader}}/{{camera}}/1"
-            keep.append(session.declare_subscriber(key, lambda sample: heard.append(sample)))
-            keep.append(session.liveliness().declare_token(key.replace("/to/", "/want/")))
+            for to, want in (("to", "want"), ("tell", "ask")):
+                key = f"va/1/garage/{{epoch}}/{{to}}/{{reader}}/{{camera}}/1"
+                keep.append(session.declare_subscriber(key, lambda sample: heard.append(sample)))
+                keep.append(session.liveliness().declare_token(key.replace(f"/{{to}}/", f"/{{want}}/")))
     time.sleep(3)
-    mine = [str(sample.key_expr) for sample in heard if "/want/" not in str(sample.key_expr)]
+    mine = [key for sample in heard if "/want/" not in (key := str(sample.key_expr)) and "/ask/" not in key]
     say(json.dumps(mine))
 session.close()
 """

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 from link_tools import Host, camera, certificates, free_port, pair
 
 import valkka_async as va
+from support.chromium import chromium
 from support.program import run
+from support.until import wait_for
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
 from valkka_async.cli.doctor.link import links
 from valkka_async.link.status import ExportStatus, ImportStatus
@@ -75,6 +80,33 @@ def test_metadata_go_where_the_config_says_so_and_are_bounded(short: Path) -> No
                     lambda: (one := garage.sees("attic").exports[0]).limited > 99 and one
                 )
                 assert isinstance(sent, ExportStatus) and sent.sent < 210
+
+
+def test_the_page_names_cameras_of_other_hosts_and_has_a_snapshot_when_asked(
+    short: Path, tmp_path: Path
+) -> None:
+    at, port = [f"tcp/127.0.0.1:{free_port()}"], free_port()
+    url = f"http://127.0.0.1:{port}/"
+    garage = Host("garage", listen=at, peers={"attic": {"export": ["cam*"]}})
+    attic = Host("attic", config={"web": {"port": port}}, peers={"garage": {"connect": at}})
+
+    def names() -> list[str]:
+        try:
+            with urllib.request.urlopen(url + "api/hosts", timeout=5) as answer:
+                found: list[str] = json.load(answer)["cameras"]
+                return found
+        except OSError:  # it is being started
+            return []
+
+    with garage, attic, camera(garage, short), chromium(tmp_path) as browser:
+        wait_for(lambda: names() == ["garage/cam1"], 90, pause=0.1)
+        assert garage.sees("attic").exports == (), "names are all that is read"
+        with browser.page(url) as page:
+            page.until("document.querySelector('#hosts button')?.textContent === 'garage/cam1'")
+            page.value("document.querySelector('#hosts button').click()")
+            page.until("document.querySelector('#hosts img').naturalWidth === 320")
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(url + "api/hosts/garage/cam2/snapshot.jpg", timeout=5)
 
 
 def checks() -> dict[str, Check]:

@@ -59,7 +59,8 @@ def pick(name: str, known: Collection[Ring], formats: Collection[str]) -> Ring |
     """The ring that `name` means, when one in any of `formats` (best first) is wanted: the ring of that
     name, or one of the camera of that name (of its main stream, if there is one), or the one with a suffix
     that tells. Failing these, the ring of
-    that name with another or an unknown format. None: there is none."""
+    that name with another or an unknown format; or the one that a link will serve soon, as it has that
+    camera's packets already. None: there is none."""
     exact = next((ring for ring in known if ring.name == name), None)
     if exact is not None and exact.format in formats:
         return exact
@@ -74,6 +75,8 @@ def pick(name: str, known: Collection[Ring], formats: Collection[str]) -> Ring |
             for ring in known:
                 if ring.name == name + suffix and ring.format in ("", format):
                     return ring
+    if exact is None and any(ring.name == f"{name}/packets" for ring in known):
+        return Ring(name if "rgb24" in formats else f"{name}/fmp4", name)
     return exact
 
 

@@ -24,6 +24,7 @@ from valkka_async.link.worker import DecoderProcess
 _MOST = 1024  # cameras of one host, and requests of one
 _LIVES = 16  # of hosts with one name
 _WITHDRAWN = 1.0  # s: when a host goes, its cameras' tokens may go first
+_DYING = 1.0  # s
 _ASK = 1.0  # s between questions for the time
 _SOON = 0.1  # between the first ones
 _FIRST = 5
@@ -61,7 +62,7 @@ class Peer:
         self._bus = bus
         self._number = number
         self._kick = kick
-        self._since_ns = time.time_ns()
+        self._since_ns, self._changed = time.time_ns(), time.monotonic()
         self._found = (PeerCause.UNREACHABLE, self._waited_for())  # by the last look at its endpoint
         self._was_there = False
         self._lives: dict[str, str] = {}  # epoch: version, in the order in which they came
@@ -105,7 +106,10 @@ class Peer:
         self.judge()
 
     def found(self, cause: PeerCause, reason: str) -> None:
-        """What there is at its endpoint, while it does not answer as it should."""
+        """What there is at its endpoint, while it does not answer as it should. (Not while it dies: its
+        endpoint may still accept.)"""
+        if self.state is PeerState.AWAY and time.monotonic() - self._changed < _DYING:
+            return
         self._found = cause, reason
         self.judge()
 
@@ -137,7 +141,7 @@ class Peer:
                     "update the older one"
                 )
         if (self.state, self.cause) != before:
-            self._since_ns = time.time_ns()
+            self._since_ns, self._changed = time.time_ns(), time.monotonic()
             good = self.state is PeerState.LIVE and self.cause is None
             log.log(
                 logging.INFO if good else logging.WARNING,

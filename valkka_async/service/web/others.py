@@ -8,9 +8,7 @@ import asyncio
 
 import numpy as np
 from aiohttp import web
-from av.video.frame import VideoFrame
 
-from valkka_async.camera.pixels.jpeg import JpegEncoder
 from valkka_async.errors import CameraFormatError, ValkkaError
 from valkka_async.ring.client import connect
 from valkka_async.ring.formats import FrameFormat
@@ -71,6 +69,11 @@ async def _newest(name: str) -> bytes:
 
 def _jpeg(pixels: np.ndarray, format: FrameFormat) -> bytes:
     """Raises CameraFormatError."""
+    # Not at the top: a service and a link have no use for PyAV before this.
+    from av.video.frame import VideoFrame
+
+    from valkka_async.camera.pixels.jpeg import JpegEncoder
+
     try:
         image = VideoFrame.from_ndarray(pixels, format=_FFMPEG.get(format, format))
     except ValueError:
