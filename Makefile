@@ -18,6 +18,8 @@
 # make bench-start  how soon cameras are live after `run`, how soon a killed worker is back, and memory; BENCH=--short takes a minute
 # make bench-link  what a link to another host costs, beside framed TCP, Zenoh alone and pyzmq; BENCH=--short takes two minutes
 # make bench-batches  batches of many rings in a model's size, beside ultralytics, roboflow and OpenCV; three minutes
+# make bench-model  eight cameras, one model: age of frames at its results, and what a slow model costs the cameras
+# make adapters  the tests of the adapters in examples/ to libraries that take gigabytes, which it installs in part
 # make docs    the documentation, in build/docs
 # make lint    ruff, mypy, cython-lint
 # make clean   remove what was built
@@ -31,7 +33,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # Compiled at first use: most of what lies in these packages never is.
 INSTALL := $(PIP) install --no-compile
 
-.PHONY: setup demo test stress mutants litmus pythons fresh oldest newest wheels check-wheels image check-image check-unit bench bench-cameras bench-latency bench-start bench-link bench-batches docs lint clean
+.PHONY: setup demo test stress mutants litmus pythons fresh oldest newest wheels check-wheels image check-image check-unit bench bench-cameras bench-latency bench-start bench-link bench-batches bench-model adapters docs lint clean
 .NOTPARALLEL:
 
 setup: $(VENV)/installed
@@ -167,12 +169,24 @@ bench-link:
 	@.venv-bench/bin/python benchmarks/link.py $(BENCH)
 
 # Without what the peers need for models alone, which would be gigabytes.
-bench-batches:
+.venv-bench/installed-peers: benchmarks/batching/requirements.txt benchmarks/batching/without-dependencies.txt
 	@$(MAKE) --no-print-directory setup VENV=.venv-bench
 	@.venv-bench/bin/python -m pip --disable-pip-version-check -q install -r benchmarks/batching/requirements.txt
 	@.venv-bench/bin/python -m pip --disable-pip-version-check -q install --no-deps \
 	    -r benchmarks/batching/without-dependencies.txt
+	@touch $@
+
+bench-batches: .venv-bench/installed-peers
+	@$(MAKE) --no-print-directory setup VENV=.venv-bench
 	@.venv-bench/bin/python benchmarks/batches.py $(BENCH)
+
+bench-model: .venv-bench/installed-peers
+	@$(MAKE) --no-print-directory setup VENV=.venv-bench
+	@.venv-bench/bin/python benchmarks/model.py $(BENCH)
+
+adapters: .venv-bench/installed-peers $(VENV)/installed-for-tests
+	@$(MAKE) --no-print-directory setup VENV=.venv-bench
+	@$(BIN)/python -m pytest -m "long or not long" tests/examples/test_adapters.py
 
 $(VENV)/installed-for-docs: $(VENV)/installed
 	@echo "installing what the documentation needs into $(VENV) ..."

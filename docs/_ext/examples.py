@@ -48,7 +48,7 @@ class Links(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         every = map(Program, programs())
         return self.parse_text_to_nodes(
-            "".join(f"- [{one.name}](#{one.name.replace('.', '')}): {one.title}\n" for one in every)
+            "".join(f"- [{one.name}](#{re.sub('[./]', '', one.name)}): {one.title}\n" for one in every)
         )
 
 
