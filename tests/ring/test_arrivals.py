@@ -36,6 +36,14 @@ def test_who_is_late_is_not_waited_for() -> None:
     assert [name for _, name in arrivals.plan(["a"], ["b", "stalled", "new"], 0.0).awaited] == ["b"]
 
 
+def test_who_comes_back_after_a_stall_has_not_waited_since_its_frame_was_due() -> None:
+    arrivals = known(0.1, a=(0.04, -2.0), b=(0.04, 0.0))
+    plan = arrivals.plan(["a"], ["b"], 0.01, since=0.005)
+    assert (plan.begun, round(plan.deadline, 6), [name for _, name in plan.awaited]) == (0.01, 0.11, ["b"])
+    plan = arrivals.plan(["a", "b"], [], 0.05, since=0.005)  # while the model worked, b's came, and then a's
+    assert round(plan.begun, 6) == 0.04
+
+
 def test_a_window_that_is_given_is_for_all_that_live() -> None:
     arrivals = known(0.3, a=(0.04, -0.04), b=(1.0, -0.5), stalled=(0.04, -1.5))
     plan = arrivals.plan(["a"], ["b", "stalled", "new"], 0.0)

@@ -115,6 +115,21 @@ async def test_more_than_may_wait_push_out_the_oldest(rings: Rings) -> None:
     assert found.stats().frames.leases == 8
 
 
+async def test_who_is_pushed_out_takes_a_result_along_that_is_there(rings: Rings) -> None:
+    camera, reader, boxes, found = rings
+    camera.publish(IMAGE)
+    boxes.publish_result(await reader.recv())
+    (await soon(found))[0].release()
+    for _ in range(9):
+        camera.publish(IMAGE)
+    frame = await reader.recv()
+    for _ in range(5):
+        await asyncio.sleep(0)  # the doorbell of the frames
+    boxes.publish_result(frame)
+    image, result = await soon(found)
+    assert result is not None and image.seq == result.seq == 2
+
+
 async def test_nobody_waits_for_results_that_nobody_serves() -> None:
     with va.serve("cam1") as camera:
         async with va.join("cam1", "cam1.boxes", wait=LONG) as found:

@@ -74,19 +74,20 @@ class Arrivals:
     def __len__(self) -> int:
         return len(self._sources)
 
-    def begin(self, ready: Iterable[str], now: float) -> tuple[float, float]:
+    def begin(self, ready: Iterable[str], now: float, since: float = -math.inf) -> tuple[float, float]:
         """When the first frame of the ``ready`` sources came, as far as is known, and until when others have
-        time. A window that tunes itself ends when the first of them has another frame, and after 50 ms at
-        the latest."""
-        begun, again = self._cycle(ready, now)
+        time. None of these frames was there at the time ``since``. A window that tunes itself ends when the
+        first of them has another frame, and after 50 ms at the latest."""
+        begun, again = self._cycle(ready, now, since)
         if self._window is not None:
             return begun, begun + self._window
         return begun, begun + _UNKNOWN if again is None else min(again, begun + _MOST)
 
-    def _cycle(self, ready: Iterable[str], now: float) -> tuple[float, float | None]:
-        """When the first of their frames came, and when the first of them has another one."""
+    def _cycle(self, ready: Iterable[str], now: float, since: float) -> tuple[float, float | None]:
+        """When the first of their frames came, and when the first of them has another one. One that was late
+        already counts as having come now: a camera that stalled does not make a batch as old as its pause."""
         known = [s for name in ready if (s := self._sources.get(name)) is not None and s.intervals]
-        begun = min([now, *(source.expected for source in known)])
+        begun = min([now, *(source.expected for source in known if source.expected >= since)])
         return begun, min((begun + source.interval for source in known), default=None)
 
     def late(self, name: str, deadline: float, now: float) -> float | None:
@@ -105,16 +106,17 @@ class Arrivals:
         late = min(deadline, source.expected + source.slack)
         return late if source.expected < deadline and now < late else None
 
-    def plan(self, ready: Iterable[str], others: Iterable[str], now: float) -> Plan:
-        """For a batch of which the ``ready`` sources have frames, and the ``others`` (connected) have not.
+    def plan(self, ready: Iterable[str], others: Iterable[str], now: float, since: float = -math.inf) -> Plan:
+        """For a batch of which the ``ready`` sources have frames, and the ``others`` (connected) have not; at
+        the time ``since`` none had one.
 
         With a window that tunes itself, it waits up to a clear gap between arrivals only, if there is one:
         the next batch then begins behind that, where cameras in step are together.
         """
         ready = list(ready)
-        begun, deadline = self.begin(ready, now)
+        begun, deadline = self.begin(ready, now, since)
         awaited = [(late, name) for name in others if (late := self.late(name, deadline, now)) is not None]
-        again = self._cycle(ready, now)[1]
+        again = self._cycle(ready, now, since)[1]
         if self._window is None and again is not None:
             known = [self._sources[name].expected for _, name in awaited if self._sources[name].intervals]
             edge = _clear_gap(sorted(known), begun, again)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Iterator
@@ -62,6 +63,8 @@ class Batches:
         self._limits = limits
         self._arrivals = Arrivals(limits.window)
         self._plan: Plan | None = None  # of the next batch; None: no source has a frame yet
+        self._since = -math.inf  # when no source had a frame that is not in a batch
+        self._asleep = False  # until a source has one
         self._rounds = 0  # of the loop, for the sources whose doorbells rang at the same moment
         self._look = 0.0  # when to look at it again
         self._soon = False  # call _take() again after the other tasks had their turn
@@ -83,7 +86,8 @@ class Batches:
 
     def _receive(self) -> Awaitable[Batch]:
         loop = self._sources.run()
-        self._plan, self._rounds, self._short = None, 0, False  # a cancelled batch begins again
+        self._plan, self._rounds = None, 0  # a cancelled batch begins again
+        self._short = self._asleep = False
         take = self._take if self._sets is None else self._take_set
         return self._ready.receive(loop, take, self._until, iterating=True)
 
@@ -128,9 +132,13 @@ class Batches:
         ready, connected = self._ready.count(), self._sources.connected
         if self._held:
             ready = sum(1 for name, link in self._links() if name in self._held or link.doorbell.queued)
-        if not ready and not self._held:
-            return None
         now = time.monotonic()
+        if self._asleep:
+            self._since = now  # a doorbell woke us at once
+        self._asleep = not ready and not self._held
+        if self._asleep:
+            self._since = now
+            return None
         if self._plan is None:
             self._plan = self._planned(now)
         if ready < min(self._limits.max_frames, connected) and self._awaits(self._plan, now):
@@ -148,7 +156,7 @@ class Batches:
         others: list[str] = []
         for name, link in self._links():
             (ready if name in self._held or link.doorbell.queued else others).append(name)
-        return self._arrivals.plan(ready, others, now)
+        return self._arrivals.plan(ready, others, now, self._since)
 
     def _awaits(self, plan: Plan, now: float) -> bool:
         """Is there a source that the batch still waits for?"""
@@ -184,6 +192,8 @@ class Batches:
             return None
         if len(self._held) < least and not self._is_last():
             return None
+        if len(self._held) < most:
+            self._since = now  # all that there was is in it
         frames, self._held = list(self._held.values()), {}
         by_sender = self._limits.align == "sender"
         return self._batch([timed(frame, by_sender) for frame in frames], now)
