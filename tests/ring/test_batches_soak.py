@@ -151,10 +151,11 @@ def test_batches_of_cameras_that_come_go_stall_and_change() -> None:
     gc.collect()
     settled = seen.memory[int(WARM * len(seen.memory)) :]
     growth = max(settled[len(settled) // 2 :]) - max(settled[: len(settled) // 2])
+    held = max((much for _, much in seen.held), default=0.0)
     print(
         f"{seen.batches} batches of {seen.frames} frames, {seen.matched} with results; {dict(seen.deeds)}; "
         f"waited {max(waited for _, waited in seen.waited) * 1e3:.1f} ms at most, loop held up for "
-        f"{max((much for _, much in seen.held), default=0) * 1e3:.1f} ms, late by {max(lateness(seen)) * 1e3:.1f} ms; "
+        f"{held * 1e3:.1f} ms, late by {max(lateness(seen)) * 1e3:.1f} ms; "
         f"memory {settled[0] >> 20} to {settled[-1] >> 20} MB, grown by {growth >> 10} KB"
     )
     assert stats.leases == 0 and descriptors() == before
