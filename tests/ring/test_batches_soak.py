@@ -33,6 +33,7 @@ class Seen:
     names: Counter[str] = field(default_factory=Counter)
     waited: list[tuple[float, float]] = field(default_factory=list)  # when a batch came; for how long, s
     held: list[tuple[float, float]] = field(default_factory=list)  # when the loop was held up; for how long
+    starved: list[tuple[float, float]] = field(default_factory=list)  # at a time; s without a core so far
     memory: list[int] = field(default_factory=list)
     deeds: Counter[str] = field(default_factory=Counter)
 
@@ -41,6 +42,11 @@ def anonymous() -> int:
     """Bytes of this process that are in no file: rings are, and their slots come and go with their sizes."""
     (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon:")]
     return int(line.split()[1]) << 10
+
+
+def starved() -> float:
+    """For how long this thread, the main one, could have run and had no core, in s."""
+    return int(Path("/proc/self/schedstat").read_text().split()[1]) * 1e-9
 
 
 def descriptors() -> int:
@@ -110,6 +116,7 @@ async def watch(seen: Seen) -> None:
         before = time.monotonic()
         await asyncio.sleep(0.02)
         now = time.monotonic()
+        seen.starved.append((now, starved()))
         if now - before > 0.025:
             seen.held.append((now, now - before - 0.02))
         if number % 250 == 0:
@@ -121,9 +128,11 @@ def lateness(seen: Seen) -> list[float]:
     """Of each batch, beyond its window and what the loop was held up meanwhile, in s."""
     late = []
     for now, waited in seen.waited:
-        first = bisect.bisect(seen.held, (now - waited - 0.1, 0.0))
-        last = bisect.bisect(seen.held, (now + 1.0, 0.0))
-        late.append(waited - WINDOW - sum(much for _, much in seen.held[first:last]))
+        begin, end = (now - waited - 0.1, 0.0), (now + 1.0, 0.0)
+        held = seen.held[bisect.bisect(seen.held, begin) : bisect.bisect(seen.held, end)]
+        without = seen.starved[bisect.bisect(seen.starved, begin) : bisect.bisect(seen.starved, end)]
+        gone = without[-1][1] - without[0][1] if without else 0.0
+        late.append(waited - WINDOW - sum(much for _, much in held) - gone)
     return late
 
 
