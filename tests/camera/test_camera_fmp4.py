@@ -552,6 +552,40 @@ def test_the_next_stream_begins_after_the_real_gap(seconds: float) -> None:
     )
 
 
+@pytest.mark.parametrize("late", [0.0, 0.15, 1.0])
+def test_first_frames_that_come_late_do_not_add_up(late: float) -> None:
+    """Each lies in a socket until the connection is open; the others come when they are sent."""
+    clock = Clock()
+    timeline = line(clock)
+    first = began = 0
+    for number in range(50):
+        timeline.begin(FRAME, 0)
+        sent, base = clock.ns, 7 * number * TIMESCALE
+        for frame in range(60):
+            clock.ns = max(clock.ns, sent + round(1e9 * (frame / 25 if frame else late)))
+            place = timeline.place(base + frame * FRAME, base + frame * FRAME)
+            if not number and not frame:
+                first, began = place.shown, sent
+        clock.advance(0.5)
+    shown, real = (place.shown - first) / TIMESCALE, (sent - began) / 1e9 + 59 / 25
+    assert shown == pytest.approx(real, abs=late + 0.05)
+
+
+@pytest.mark.parametrize("speed", [0.9, 0.9998, 1.0002, 1.1])
+def test_what_a_clock_has_lost_or_won_in_a_stream_is_no_gap_behind_it(speed: float) -> None:
+    clock = Clock()
+    timeline = line(clock)
+    ends: list[int] = []
+    for _ in range(4):
+        timeline.begin(FRAME, 0)
+        places = run(timeline, clock, [(round(n * FRAME * speed),) * 2 for n in range(60 * 25)])
+        clock.advance(0.5)
+        if ends:
+            gap = (places[0].shown - ends[-1]) / TIMESCALE
+            assert gap == pytest.approx(0.54, abs=0.05 + 4 * abs(speed - 1))
+        ends.append(places[-1].shown)
+
+
 def test_whatever_comes_in_the_axis_rises() -> None:
     rng = random.Random(5)
     for _ in range(200):

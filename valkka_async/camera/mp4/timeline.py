@@ -28,6 +28,7 @@ _FAR = 10 * TIMESCALE  # a larger step ahead has to be as long on our clock, or 
 _BACK = TIMESCALE  # a smaller step back is a matter of order and not of clocks
 _SLACK = 2 * TIMESCALE  # how far the two clocks may be apart over a long step
 _SHORTEST = TIMESCALE // 1000
+_WINDOW = 2 * TIMESCALE  # over one to two of which the least lateness is taken
 
 
 class Place(NamedTuple):
@@ -36,6 +37,43 @@ class Place(NamedTuple):
     decode: int
     shown: int
     duration: int
+
+
+class _Lateness:
+    """How much later samples come than they are on the axis, over all streams.
+
+    The first sample of a stream comes late: it lies in a socket until the connection is open. Were the next
+    stream put where the first sample comes, seen from the last, the axis would run ahead a little more with
+    each. So this lateness is that of the first stream, and changes only as far as it does within a stream,
+    whose clock may be slow or fast.
+    """
+
+    def __init__(self) -> None:
+        self.value: int | None = None
+        self._began: int | None = None  # when the stream did
+        self._early = self._before = self._recent = self._since = 0
+
+    def note(self, now: int, at: int) -> None:
+        """A sample is at `at`, and has come now."""
+        late = now - at
+        if self._began is None:
+            self._began = self._since = now
+            self._early = self._before = self._recent = late
+        if now - self._since > _WINDOW:
+            self._before, self._recent, self._since = self._recent, late, now
+        self._recent = min(self._recent, late)
+        if now - self._began <= _WINDOW:
+            self._early = min(self._early, late)
+
+    def end(self) -> None:
+        """The stream is over."""
+        if self._began is None:
+            return
+        if self.value is None:
+            self.value = self._early
+        if self._since - self._began > _WINDOW:
+            self.value += min(self._before, self._recent) - self._early
+        self._began = None
 
 
 class Timeline:
@@ -60,6 +98,7 @@ class Timeline:
         self._reorder = 0
         self._recent: list[int] = []  # the stream's latest times of being shown, sorted
         self._empty = True
+        self._lateness = _Lateness()
 
     def _now(self) -> int:
         return self._clock_ns() * TIMESCALE // 1_000_000_000
@@ -83,6 +122,7 @@ class Timeline:
         self._recent = []
         self._newest = None
         self._guessed = False
+        self._lateness.end()
 
     def place(self, shown: int | None, decode: int | None) -> Place:
         """Put the stream's next sample, with its own times as far as it has any, on the axis."""
@@ -98,7 +138,11 @@ class Timeline:
             # Behind everything, by the time that has passed here.
             begin = self._end if self._empty else max(self._end, self._last + max(self._step, passed))
             if self._newest is None:
+                if self._lateness.value is not None:
+                    begin = max(self._end, now - self._lateness.value)
                 limit = begin
+            else:
+                self._lateness.end()
             self._offset = begin - decode
             self._newest = decode
             self._recent = [shown] if self._reorder else []
@@ -110,6 +154,7 @@ class Timeline:
                 self._measured = True
 
         at, due = shown + self._offset, decode + self._offset
+        self._lateness.note(now, due)
         due = min(due, at)
         if limit < due <= limit + _FAR:
             due = limit
