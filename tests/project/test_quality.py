@@ -61,7 +61,7 @@ USER = Path(__file__).with_name("user_program.py")
 TYPOS = [
     ('policy="latest", reconnect', 'policy="newest", reconnect', "arg-type"),
     ('merge("cam*", policy="latest"', 'merge("cam*", policy="newest"', "arg-type"),
-    ('"ordered"', '"orderd"', "assignment"),
+    ('va.Policy = "ordered"', 'va.Policy = "orderd"', "assignment"),
     ("transport=transport", 'transport="tpc"', "arg-type"),
     ('add("cam2", URL, [va.Output("cam2")], transport=', 'add("cam2", URL, tranport=', "call-overload"),
     ('"transport": "tcp"', '"transport": "tpc"', "typeddict-item"),
