@@ -217,3 +217,12 @@ def test_what_is_read_again_is_what_was_written(tmp_path: Path) -> None:
     found = files.read(saved)
     assert abs(found.end_ns - clip.end_ns) < STEP_NS
     assert len(play(io.BytesIO(saved.read_bytes()).getvalue())) == 2 * 25 + GOP - 5
+
+
+@pytest.mark.parametrize("pause", [13 * 3600, 14 * 3600, 40 * 24 * 3600])
+def test_a_long_gap_within_a_file_is_no_harm(tmp_path: Path, pause: int) -> None:
+    path = tmp_path / "a.mp4"
+    contents = Writer(path, BEGIN).frames(50).pause(pause).frames(50).complete()
+    it = plan([(path, contents)], 0, 1 << 62)
+    assert len(b"".join(it.read())) == it.size
+    assert it.end_ns - it.begin_ns == (pause + 4) * 10**9

@@ -32,6 +32,7 @@ _CHUNK = 1 << 20
 _HEADER = struct.Struct(">I4s")
 _REFERENCES = 0xFFFF  # in a sidx box
 _LARGEST = 1 << 31  # bytes that one of them stands for
+_LONGEST = 1 << 32  # ticks of one: 13 hours
 _FILE_BITS = 20  # of fragments' numbers are counted in a file
 
 
@@ -214,7 +215,8 @@ def _head(init: bytes, pieces: Sequence[_Piece]) -> bytes:
         sizes += [b - a for a, b in zip(offsets, offsets[1:], strict=False)]
     scale = boxes.timescale(init)
     head = _with_duration(init, end, scale)
-    if len(sizes) > _REFERENCES or max(sizes) >= _LARGEST:
+    lasting = max(later - time for time, later in zip(times, times[1:], strict=False))
+    if len(sizes) > _REFERENCES or max(sizes) >= _LARGEST or lasting >= _LONGEST:
         return head
     entries = b"".join(
         struct.pack(">III", size, max(0, later - time), 0x90000000)  # each begins with a key frame
@@ -232,7 +234,8 @@ def _with_duration(init: bytes, ticks: int, scale: int) -> bytes:
             header = boxes.find(content, b"mvhd")
             at = header.begin + (20 if content[header.begin] else 12)
             (movie_scale,) = struct.unpack_from(">I", content, at)
-            lasts = boxes.box(b"mehd", struct.pack(">IQ", 1 << 24, ticks * movie_scale // scale))
+            lasts_ticks = min(max(0, ticks) * movie_scale // scale, (1 << 64) - 1)
+            lasts = boxes.box(b"mehd", struct.pack(">IQ", 1 << 24, lasts_ticks))
             parts = []
             for inner in boxes.boxes(content):
                 data = content[inner.begin : inner.end]
