@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import threading
 import time
@@ -159,6 +160,8 @@ class Disk:
                     raise
             else:
                 self._number += 1
+                with contextlib.suppress(OSError):  # not all file systems have locks
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return fd, mine
 
     def _write(self, data: bytes | bytearray) -> None:
@@ -231,6 +234,21 @@ def make_folder(folder: Path) -> None:
     except OSError:  # it is there, as a rule; if a file is in the way, open() will say so
         if not os.path.lexists(folder):
             raise
+
+
+def is_written(path: Path) -> bool:
+    """Does a Disk of any process write this file now? The kernel forgets the lock of one that is killed."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as e:
+        return isinstance(e, BlockingIOError)
+    finally:
+        os.close(fd)
+    return False
 
 
 def _is(path: Path, fd: int) -> bool:
