@@ -30,6 +30,7 @@ MARK_NS = 2_000_000_000  # from one marked key frame to the next, at least
 _OURS = bytes.fromhex("0f0b8e0a5c5d4b0f9a3e6d3d2f6a7c11")  # a uuid box: the record of such a file
 _INIT_MAX = 1 << 20
 _TAIL_MAX = 64 << 20
+READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would be waited for
 _MOOF_MAX = 16 << 20  # a fragment is a frame: some 100 bytes are usual
 _MOST = 1 << 62  # of ticks and ns: sums of two are 64 bits
 _LOOK = 256  # bytes of a fragment that are looked at first
@@ -170,7 +171,7 @@ def _check(contents: Contents) -> None:
 def read(path: Path) -> Contents:
     """What is in a file. Blocks; reads two short pieces of one that was completed, and else all fragments'
     heads. Raises OSError, and ValueError for one that is no recording."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = os.open(path, READING)
     try:
         status = os.fstat(fd)
         contents = _read_trailer(fd, status.st_size)

@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import Protocol, TypeAlias
 
 from valkka_async.foreign import start
-from valkka_async.record.contents import Contents
+from valkka_async.record.contents import READING, Contents
 
 # Recordings show people. Their group may look at them, others may not, and a stricter umask is respected.
 _FILE_MODE = 0o640
@@ -188,6 +188,8 @@ class Disk:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(path)
             finally:
+                with contextlib.suppress(OSError):  # a process that was forked meanwhile has the lock too
+                    fcntl.flock(fd, fcntl.LOCK_UN)
                 os.close(fd)  # on some file systems this is where a write fails
         except OSError as e:
             self._fail(e, path)
@@ -239,7 +241,7 @@ def make_folder(folder: Path) -> None:
 def is_written(path: Path) -> bool:
     """Does a Disk of any process write this file now? The kernel forgets the lock of one that is killed."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(path, READING)
     except OSError:
         return False
     try:
