@@ -289,6 +289,21 @@ async def test_what_somebody_has_put_in_the_place_of_a_recording_stays(tmp_path:
     assert now == "a folder" or path.stat().st_size == (5 * size if now == "another file" else size)
 
 
+@pytest.mark.parametrize("size", [0, 1000, 10**6])
+async def test_a_file_that_is_replaced_while_it_is_known_stays(tmp_path: Path, size: int) -> None:
+    now = [BEGIN + 10 * S]
+    async with Archive(tmp_path / ".index.sqlite", clock_ns=lambda: now[0]) as it:
+        kept = {"a": Kept(pattern(tmp_path, "a"), Keep(age=900.0))}
+        it.follow(kept, Keep(), lambda camera: pattern(tmp_path, camera))
+        path, other = record(it, tmp_path, "a", range(2))
+        await it.settled()
+        path.write_bytes(bytes(size))
+        now[0] += 1800 * S
+        record(it, tmp_path, "a", range(900, 901))  # which is when it looks
+        await it.settled()
+        assert path.exists() and path.stat().st_size == size and not other.exists()
+
+
 async def test_a_file_that_another_service_writes_stays_until_that_ends(tmp_path: Path) -> None:
     path = name(tmp_path, "a", 0)
     contents = Writer(tmp_path / "made.mp4", BEGIN).frames(50).leave()
