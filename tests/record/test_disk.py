@@ -316,3 +316,20 @@ def link_of(fd: str) -> str:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
         return ""
+
+
+@pytest.mark.parametrize(("change", "number"), [(None, errno.ENOENT), (0, errno.EIO), (2, errno.EIO)])
+def test_a_file_that_another_program_takes_away_is_not_written_on(
+    tmp_path: Path, disk: Disk, change: int | None, number: int
+) -> None:
+    path = tmp_path / "a.mp4"
+    disk.begin(path, b"abc")
+    done(disk)
+    if change is None:
+        path.unlink()
+    else:
+        os.truncate(path, change)
+    disk.write(b"def")
+    done(disk)
+    assert disk.error is not None and (disk.error.errno, disk.error.filename) == (number, str(path))
+    assert disk.bytes == 3 and open_files(tmp_path) == []

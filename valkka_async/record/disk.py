@@ -135,6 +135,7 @@ class Disk:
             self.files += 1
         if data and self._fd >= 0:
             begins = not self._good
+            self._check()
             self._write(data)
             self.pieces += 1
             self.written_ns = time.time_ns()
@@ -163,6 +164,15 @@ class Disk:
                 with contextlib.suppress(OSError):  # not all file systems have locks
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return fd, mine
+
+    def _check(self) -> None:
+        """Raises OSError where another program has taken away what was written: nobody would ever see the
+        rest."""
+        status = os.fstat(self._fd)
+        if not status.st_nlink:
+            raise OSError(errno.ENOENT, "another program has deleted it", str(self.path))
+        if status.st_size < self._good:
+            raise OSError(errno.EIO, "another program has cut it off", str(self.path))
 
     def _write(self, data: bytes | bytearray) -> None:
         try:
