@@ -88,6 +88,26 @@ def test_what_cannot_be_had_is_said(config: Path) -> None:
     assert not list(Path().glob("*.mp4")) and not list(Path().glob(".*.part"))
 
 
+@pytest.mark.parametrize(("begin", "end"), [(-1e13, 10), (0, 2.5e11), (-1e13, 2.5e11)])
+def test_times_beyond_all_calendars_are_only_far_away(
+    config: Path, tmp_path: Path, begin: float, end: float
+) -> None:
+    clip("front", BEGIN + begin, BEGIN + end, "a.mp4", config=config, force=False)
+    assert len(play((tmp_path / "a.mp4").read_bytes())) == 250
+
+
+@pytest.mark.parametrize("at", [0.1, 0.5, 0.9])
+def test_a_recording_that_is_damaged_within_is_said(config: Path, tmp_path: Path, at: float) -> None:
+    path = tmp_path / "recordings" / "front" / "1.mp4"
+    data = bytearray(path.read_bytes())
+    place = data.index(b"moof", int(at * len(data)))
+    data[place - 4 : place + 4] = bytes(8)
+    path.write_bytes(data)
+    with pytest.raises(NoClipError, match="front: "):
+        clip("front", BEGIN, BEGIN + 10, "a.mp4", config=config, force=False)
+    assert not list(tmp_path.glob("*.mp4")) and not list(tmp_path.glob(".*.part"))
+
+
 def test_without_a_service_it_says_what_to_do() -> None:
     with pytest.raises(NoClipError, match=r"--config cameras\.yaml"):
         clip("front", BEGIN, BEGIN + 1, None, config=None, force=False)
@@ -101,6 +121,6 @@ def test_times_are_what_people_write() -> None:
     assert moment("1970-01-02T01:00:00+01:00", now) == 24 * 3600
     assert moment("-10m", now) == now - 600
     assert moment("+30s", now, 5.0) == 35
-    for wrong in ("", "now", "+30s", "25:00", "-", "1e9", "2026-02-30"):
+    for wrong in ("", "now", "+30s", "25:00", "-", "1e9", "2026-02-30", "1700000000", "14", "Z"):
         with pytest.raises(ValueError, match="not a time"):
             moment(wrong, now)

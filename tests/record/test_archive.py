@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from support.program import Child
 from support.recordings import Writer
 from support.until import until
 from valkka_async.record.archive import Archive, Kept, index_of
+from valkka_async.record.contents import Contents
+from valkka_async.record.disk import Disk
 from valkka_async.record.pattern import Pattern
 from valkka_async.record.retention import Keep
 from valkka_async.record.timeline import Gap, Span
@@ -260,11 +263,139 @@ async def test_nothing_else_is_deleted(tmp_path: Path) -> None:
     assert not name(tmp_path, "a", 0).exists()
 
 
-async def test_what_cannot_be_deleted_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("now", ["another file", "a link to it", "a folder", "behind a link"])
+async def test_what_somebody_has_put_in_the_place_of_a_recording_stays(tmp_path: Path, now: str) -> None:
+    folder, safe = tmp_path / "r", tmp_path / "safe"
+    async with archive(folder) as it:
+        path, other = record(it, folder, "a", range(2))
+    size = path.stat().st_size
+    match now:
+        case "another file":
+            path.write_bytes(b"diary" * size)
+        case "a link to it":
+            path.rename(safe)
+            path.symlink_to(safe)
+        case "a folder":
+            path.unlink()
+            path.mkdir()
+        case "behind a link":
+            path.parent.rename(safe)
+            path.parent.symlink_to(safe)
+    async with archive(folder, total=Keep(age=1, size=1)) as it:
+        await it.settled()
+        record(it, folder, "b", range(1))
+        await it.settled()
+    assert os.path.lexists(path) and other.exists() == (now == "behind a link")
+    assert now == "a folder" or path.stat().st_size == (5 * size if now == "another file" else size)
+
+
+@pytest.mark.parametrize("size", [0, 1000, 10**6])
+async def test_a_file_that_is_replaced_while_it_is_known_stays(tmp_path: Path, size: int) -> None:
+    now = [BEGIN + 10 * S]
+    async with Archive(tmp_path / ".index.sqlite", clock_ns=lambda: now[0]) as it:
+        kept = {"a": Kept(pattern(tmp_path, "a"), Keep(age=900.0))}
+        it.follow(kept, Keep(), lambda camera: pattern(tmp_path, camera))
+        path, other = record(it, tmp_path, "a", range(2))
+        await it.settled()
+        path.write_bytes(bytes(size))
+        now[0] += 1800 * S
+        record(it, tmp_path, "a", range(900, 901))  # which is when it looks
+        await it.settled()
+        assert path.exists() and path.stat().st_size == size and not other.exists()
+
+
+async def test_a_file_that_another_service_writes_stays_until_that_ends(tmp_path: Path) -> None:
+    path = name(tmp_path, "a", 0)
+    contents = Writer(tmp_path / "made.mp4", BEGIN).frames(50).leave()
+    disk = Disk(1 << 20, lambda: None)
+    try:
+        disk.begin(path, (tmp_path / "made.mp4").read_bytes(), contents)
+        await until(lambda: disk.pieces)
+        for _ in range(2):
+            async with archive(tmp_path, total=Keep(age=1, size=1)) as it:
+                await it.settled()
+                assert it.status().files == 1 and path.exists()
+    finally:
+        disk.stop()
+    await until(lambda: disk.ended)
+    async with archive(tmp_path, total=Keep(age=1, size=1)) as it:
+        await it.settled()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("step", "stay"), [(366 * 24 * 3600, True), (7200, True), (1800, False)])
+async def test_a_clock_that_is_set_forward_does_not_make_recordings_old(
+    tmp_path: Path, step: int, stay: bool
+) -> None:
+    now = [BEGIN + 10 * S]
+    async with Archive(tmp_path / ".index.sqlite", clock_ns=lambda: now[0]) as it:
+        kept = {"a": Kept(pattern(tmp_path, "a"), Keep(age=900.0))}
+        it.follow(kept, Keep(), lambda camera: pattern(tmp_path, camera))
+        paths = record(it, tmp_path, "a", range(3))
+        await it.settled()
+        now[0] += step * S
+        paths += record(it, tmp_path, "a", range(20, 21))
+        await it.settled()
+        assert [path.exists() for path in paths] == [stay] * 4
+        now[0] -= step * S
+        Writer(name(tmp_path, "a", 30), now[0] - 1000 * S, journal=it.journal("a")).frames(25).complete()
+        await it.settled()  # it is right again, and counts
+        assert not name(tmp_path, "a", 30).exists()
+
+
+def too_late(data: bytearray, contents: Contents) -> bytes:
+    at = data.rfind(b"tfdt", 0, contents.size)
+    data[at + 8 : at + 12] = b"\x7f\xff\xff\xff"
+    return bytes(data[: contents.size])
+
+
+def with_trailer(data: bytearray, contents: Contents) -> bytes:
+    contents.end_ns = 1 << 70
+    return bytes(data[: contents.size]) + contents.trailer()
+
+
+def with_odd_text(data: bytearray, contents: Contents) -> bytes:
+    contents.codec = "avc1\ud800"
+    return bytes(data[: contents.size]) + contents.trailer()
+
+
+@pytest.mark.parametrize("damage", [too_late, with_trailer, with_odd_text])
+async def test_a_damaged_file_does_not_keep_others_from_being_found(
+    tmp_path: Path, damage: Callable[[bytearray, Contents], bytes]
+) -> None:
+    path = name(tmp_path, "a", 0)
+    contents = Writer(path, BEGIN).frames(50).complete()
+    path.write_bytes(damage(bytearray(path.read_bytes()), contents))
+    Writer(name(tmp_path, "a", 1), BEGIN + 2 * S).frames(50).complete()
+    async with archive(tmp_path) as it:
+        assert it.status().ready
+        assert (await it.clip("a", BEGIN + 2 * S, BEGIN + 4 * S)).size > 1000
+
+
+@pytest.mark.parametrize("column", ["path", "camera", "codec"])
+async def test_an_index_with_a_text_that_is_none_is_made_again(tmp_path: Path, column: str) -> None:
+    async with archive(tmp_path) as it:
+        record(it, tmp_path, "a", range(3))
+        index = Path(it.status().index or "")
+    with sqlite3.connect(index) as db:
+        db.execute(f"UPDATE files SET {column} = CAST(x'2fff' AS TEXT) WHERE id = 2")
+    db.close()
+    async with archive(tmp_path) as it:
+        if column != "path":  # that alone is looked at in a walk
+            await it.timeline("a", BEGIN, BEGIN + DAY)
+            await it.settled()
+        assert it.status().problem == ""
+        assert column == "camera" or await spans(it) == [(0, 6)]
+
+
+async def test_what_cannot_be_deleted_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with archive(tmp_path) as it:
         (path,) = record(it, tmp_path, "a", range(1))
-    path.unlink()
-    path.mkdir()
+
+    def unlink(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("valkka_async.record.archive.os.unlink", unlink)
     async with archive(tmp_path, total=Keep(age=1)) as it:
         await until(lambda: str(path) in it.status().problem)
 

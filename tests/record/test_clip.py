@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -183,8 +185,9 @@ def test_a_file_that_is_deleted_meanwhile_is_told(tmp_path: Path) -> None:
         plan(sources, BEGIN, BEGIN + 9 * S)
     assert empty.value.cause is ClipCause.EMPTY
     path.symlink_to("/etc/passwd")
-    with pytest.raises(OSError):  # noqa: PT011 - a link is not followed
+    with pytest.raises(ClipError) as empty:  # a link is not followed
         plan(sources, BEGIN, BEGIN + 9 * S)
+    assert empty.value.cause is ClipCause.EMPTY
 
 
 def test_a_file_whose_recorder_was_killed_is_taken_as_far_as_it_goes(tmp_path: Path) -> None:
@@ -217,3 +220,54 @@ def test_what_is_read_again_is_what_was_written(tmp_path: Path) -> None:
     found = files.read(saved)
     assert abs(found.end_ns - clip.end_ns) < STEP_NS
     assert len(play(io.BytesIO(saved.read_bytes()).getvalue())) == 2 * 25 + GOP - 5
+
+
+@pytest.mark.parametrize("pause", [13 * 3600, 14 * 3600, 40 * 24 * 3600])
+def test_a_long_gap_within_a_file_is_no_harm(tmp_path: Path, pause: int) -> None:
+    path = tmp_path / "a.mp4"
+    contents = Writer(path, BEGIN).frames(50).pause(pause).frames(50).complete()
+    it = plan([(path, contents)], 0, 1 << 62)
+    assert len(b"".join(it.read())) == it.size
+    assert it.end_ns - it.begin_ns == (pause + 4) * 10**9
+
+
+def other(path: Path, size: int) -> None:
+    path.write_bytes(b"none of ours" * (size // 12 + 1))
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(b"")
+
+
+def zeros(path: Path, size: int) -> None:
+    path.write_bytes(bytes(size))
+
+
+def link(path: Path, size: int) -> None:
+    path.symlink_to(path.with_name("2.mp4"))
+
+
+def folder(path: Path, size: int) -> None:
+    path.mkdir()
+
+
+def pipe(path: Path, size: int) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("damage", [other, cut, zeros, link, folder, pipe])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_file_that_is_none_any_more_costs_its_own_time_alone(
+    tmp_path: Path, damage: Callable[[Path, int], None], which: int
+) -> None:
+    sources = []
+    for number in range(3):
+        path = tmp_path / f"{number}.mp4"
+        sources.append((path, Writer(path, BEGIN + 2 * number * S).frames(50).complete()))
+    path = sources[which][0]
+    size = path.stat().st_size
+    path.unlink()
+    damage(path, size)
+    it = plan(sources, 0, 1 << 62)
+    assert len(b"".join(it.read())) == it.size
+    assert it.begin_ns == BEGIN + (0 if which else 2 * S) and it.end_ns == BEGIN + 6 * S

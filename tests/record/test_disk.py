@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from support.recordings import head
 from support.until import wait_for
 from valkka_async.record.contents import Contents
-from valkka_async.record.disk import Disk
+from valkka_async.record.disk import Disk, is_written
 
 
 @pytest.fixture
@@ -288,3 +289,47 @@ def test_a_file_without_a_whole_piece_is_not_told(tmp_path: Path, monkeypatch: p
     disk.begin(tmp_path / "a.mp4", b"x", Contents.of(head()))
     closed(disk)
     assert (heard.told, list(tmp_path.iterdir())) == ([], [])
+
+
+@pytest.mark.parametrize("also", ["nobody", "a copy of the descriptor", "a program"])
+def test_who_asks_whether_a_file_is_being_written_is_told(tmp_path: Path, disk: Disk, also: str) -> None:
+    path = tmp_path / "a.mp4"
+    disk.begin(path, b"abc")
+    done(disk)
+    assert is_written(path) and not is_written(tmp_path / "none")
+    (one,) = [int(fd) for fd in os.listdir("/proc/self/fd") if link_of(fd) == str(path)]
+    copy = os.dup(one) if also == "a copy of the descriptor" else -1
+    child = subprocess.Popen(["sleep", "60"], pass_fds=[one]) if also == "a program" else None
+    try:
+        disk.finish()
+        wait_for(lambda: not is_written(path))
+    finally:
+        if copy >= 0:
+            os.close(copy)
+        if child is not None:
+            child.kill()
+            child.wait()
+
+
+def link_of(fd: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize(("change", "number"), [(None, errno.ENOENT), (0, errno.EIO), (2, errno.EIO)])
+def test_a_file_that_another_program_takes_away_is_not_written_on(
+    tmp_path: Path, disk: Disk, change: int | None, number: int
+) -> None:
+    path = tmp_path / "a.mp4"
+    disk.begin(path, b"abc")
+    done(disk)
+    if change is None:
+        path.unlink()
+    else:
+        os.truncate(path, change)
+    disk.write(b"def")
+    done(disk)
+    assert disk.error is not None and (disk.error.errno, disk.error.filename) == (number, str(path))
+    assert disk.bytes == 3 and open_files(tmp_path) == []

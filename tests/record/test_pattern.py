@@ -18,6 +18,9 @@ PATTERNS = [
     "/r.d/100%%/{name}-{n}",
     "/r/%A %B/{{x}}{name}.%S.mp4",
     "r/{name}.mp4",
+    "/r/{name}/%D/%H.mp4",
+    "/r/{name}/%EY-%Om-%10d_%-H.mp4",
+    "/r/{name}/%F_%T.mp4",
     "{n}.mp4",
 ]
 
@@ -58,6 +61,26 @@ def test_a_pattern_owns_what_it_names(
 )
 def test_what_others_put_there_is_theirs(path: str, owned: bool | None) -> None:
     assert Pattern(PATTERNS[0], "a").owns(Path(path)) is owned
+
+
+@pytest.mark.parametrize(
+    "pattern", ["/r/{name}/%x.mp4", "/r/{name}/%c/%Ex %H.mp4", "/r/\udcff/{name}/%H.mp4"]
+)
+def test_a_pattern_whose_files_nobody_would_find_is_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match="found again"):
+        Pattern(pattern, "a")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("/r/{name}-%A.mp4", "/r/a-b-Monday.mp4"),  # of the camera a-b
+        ("/r/{name}/%F_%T.mp4", "/r/a/holiday_trip.mp4"),
+        ("/r/{name}/%f/%H.mp4", "/r/a/../10.mp4"),
+    ],
+)
+def test_fields_stand_for_what_they_can_be_alone(pattern: str, path: str) -> None:
+    assert Pattern(pattern, "a").owns(Path(path)) is False
 
 
 def test_files_are_found_where_the_pattern_has_them(tmp_path: Path) -> None:

@@ -533,3 +533,23 @@ cameras:
     said = "\n".join(map(str, found))
     assert "MISSING is neither in s.env nor in the environment" in said and "ALSO_MISSING is neither" in said
     assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    ("recordings", "first", "second"),
+    [
+        ("r/{name}/%H.mp4", "/r/%H.mp4", "/r/%H.mp4"),
+        ("r/{name}/%H.mp4", "/r/{name}/%H.mp4", "/r/x/../a/%H.mp4"),
+        ("r/{name}/../%H.mp4", "/a/%H.mp4", "/b/%H.mp4"),
+        ("r/{{name}}/{name}.mp4", "/a/%H.mp4", "/b/%H.mp4"),
+        ("r/{name}/%x.mp4", "/a/%H.mp4", "/b/%H.mp4"),
+    ],
+)
+def test_recordings_of_two_cameras_have_names_of_their_own(
+    tmp_path: Path, recordings: str, first: str, second: str
+) -> None:
+    """Otherwise one's `keep` deletes the other's."""
+    text = f"recordings: '{recordings}'\ncameras:\n  a: {{url: 'rtsp://h/a', record: {{path: '{first}'}}}}\n"
+    text += f"  b: {{url: 'rtsp://h/b', record: {{path: '{second}'}}}}\n"
+    (found,) = problems(tmp_path / "c.yaml", text)
+    assert found.line == (4 if first.startswith("/r/") else 1)

@@ -229,7 +229,7 @@ cameras:
     outputs:
       - {fps: 5, size: 640x360}
       - {format: jpeg, quality: 50}
-    record: {seconds: 60, path: "/r/%H-{n:04}.mp4"}
+    record: {seconds: 60, path: "/r/{name}-%H-{n:04}.mp4"}
   yard: {<<: *front, url: "rtsp://x:hunter2@10.0.0.2/live", enabled: false, outputs: []}
   gate: {url: 'lavfi:testsrc', user: "", options: {a: 1}}
 """

@@ -388,4 +388,6 @@ async def test_events_are_told_by_programs() -> None:
         assert await tell("nobody", "") == 404
         for wrong in ("x", "[]", "3", '{"after": "long"}', '{"after": true}', '{"after": 1e9}', "[" * 9999):
             assert await tell("yard", wrong) == 400, wrong
+        for number in (f"-1{'0' * 400}", f"1{'0' * 400}", "-0.5", "NaN", "-Infinity", "1e999"):
+            assert await tell("yard", f'{{"before": {number}}}') == 400, number
         assert len(stand.events) == 2

@@ -20,6 +20,7 @@ from valkka_async.service.control import ask_status, services
 from valkka_async.units import in_bytes, parse_seconds
 
 _ASK_SECONDS = 5.0
+_LAST_NS = 1 << 62  # in 2116; the index has 64 bits
 
 
 class NoClipError(ValkkaError):
@@ -36,6 +37,8 @@ def moment(text: str, now: float, begin: float | None = None) -> float:
         if plain.startswith("+") and begin is not None:
             return begin + parse_seconds(plain[1:])
         if "-" not in plain:
+            if ":" not in plain:  # Unix seconds would be a time of today
+                raise ValueError
             plain = f"{datetime.fromtimestamp(now):%Y-%m-%d}T{plain}"
         return datetime.fromisoformat(plain).timestamp()
     except (ValueError, OverflowError, OSError):
@@ -55,7 +58,7 @@ def clip(
         raise NoClipError("a clip ends after it begins: --to is later than --from")
     if file is not None and not force and Path(file).is_file():
         raise outfile.exists(file)
-    from_ns, to_ns = round(begin * 1e9), round(end * 1e9)
+    from_ns, to_ns = (min(max(0, round(one * 1e9)), _LAST_NS) for one in (begin, end))
     with_index = _index(camera, config)
     try:
         sources = list(_sources(with_index, camera, from_ns, to_ns))
@@ -75,7 +78,7 @@ def clip(
         path = _path(camera, file, one, number)
         try:
             outfile.write(path, one.read(), force)
-        except ClipError as e:
+        except (ClipError, ValueError) as e:
             raise NoClipError(f"{camera}: {e}") from None
         lasts = (one.end_ns - one.begin_ns) / 1e9
         print(f"{path}: {lasts:.1f} s from {_when(one.begin_ns)}, {in_bytes(one.size)}", flush=True)

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections import Counter
@@ -28,7 +29,7 @@ from valkka_async.foreign import start
 from valkka_async.record import contents as files
 from valkka_async.record.clip import Clip, plan
 from valkka_async.record.contents import Contents
-from valkka_async.record.disk import make_folder
+from valkka_async.record.disk import is_written, make_folder
 from valkka_async.record.index import Entry, Index, Stored, entry, is_damage
 from valkka_async.record.pattern import Found, Pattern
 from valkka_async.record.retention import Held, Keep, victims
@@ -38,6 +39,8 @@ T = TypeVar("T")
 _EVERY = 5.0  # s from one look at what is kept to the next, at most
 _WALK = 3600.0  # s from one look through the folders to the next
 _CLOSE_SECONDS = 10.0
+_STEP_NS = 3600 * 10**9  # by which a clock that is set forward tells nothing of how old files are
+_DOUBT_NS = 24 * _STEP_NS  # for so long: time to set it right again
 _AT_ONCE = 100  # files that are read before somebody else has a turn
 
 log = logging.getLogger("valkka_async.service")
@@ -94,6 +97,8 @@ class Archive:
         self._walking = False
         self._stubborn: set[Path] = set()  # what cannot be deleted
         self._foreign: set[Path] = set()  # what the config's patterns do not name any more
+        self._ahead_ns: int | None = None  # of the clock, against one that nobody sets
+        self._doubted_ns: int | None = None  # since when, by that one, it is not trusted
         self._deleted_files = self._deleted_bytes = 0
         self._trouble = self._undeleted = ""
         # Written by the thread, read by all:
@@ -247,7 +252,7 @@ class Archive:
         except sqlite3.Error as e:
             if not is_damage(e):
                 raise
-            log.warning("the index of recordings is damaged (%s); it is made again from the files", e)
+            log.warning("the index of recordings is damaged (%s); it is made again from the files", str(e))
             if self._index is not None:
                 self._index.discard()
                 self._index = None
@@ -369,7 +374,8 @@ class Archive:
         growing = self._growing()
         self._count(totals, growing)
         devices, free = self._file_systems()
-        if not self._ready or not self._is_beyond(totals, growing, free):
+        each, total = self._bounds()
+        if not self._ready or not self._is_beyond(totals, growing, free, each, total):
             return
         held = [
             Held(one.camera, one.path, one.end_ns, growing.get(one.path, one.size), one.path in self._open,
@@ -379,10 +385,29 @@ class Archive:
             and one.path not in self._stubborn
             and one.path not in self._foreign
         ]  # fmt: skip
-        each = {camera: kept.keep for camera, kept in self._cameras.items()}
-        gone = [one for one in victims(held, self._clock_ns(), each, self._total, free) if self._delete(one)]
+        gone = [one for one in victims(held, self._clock_ns(), each, total, free) if self._delete(one)]
         index.forget([one.path for one in gone])
         self._count(index.stored(), growing)
+
+    def _bounds(self) -> tuple[dict[str, Keep], Keep]:
+        """Of each camera and of all; without ages, while the clock is not to be trusted."""
+        each, total = {camera: kept.keep for camera, kept in self._cameras.items()}, self._total
+        if self._is_clock_good():
+            return each, total
+        return {camera: replace(keep, age=None) for camera, keep in each.items()}, replace(total, age=None)
+
+    def _is_clock_good(self) -> bool:
+        """A clock that is set forward by a year makes everything old. So it deletes nothing for a day."""
+        steady_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        ahead_ns = self._clock_ns() - steady_ns
+        step_ns = 0 if self._ahead_ns is None else ahead_ns - self._ahead_ns
+        if step_ns > _STEP_NS and self._doubted_ns is None:
+            self._doubted_ns = steady_ns
+            text = "the clock was set forward by %d h: no recording is deleted for its age in the next 24 h"
+            log.warning(text, step_ns // _STEP_NS)
+        if step_ns <= _STEP_NS or (self._doubted_ns is not None and steady_ns - self._doubted_ns > _DOUBT_NS):
+            self._ahead_ns, self._doubted_ns = ahead_ns, None
+        return self._doubted_ns is None
 
     def _growing(self) -> dict[Path, int]:
         sizes = {}
@@ -421,28 +446,30 @@ class Archive:
         totals: Mapping[str, tuple[Stored, int]],
         growing: Mapping[Path, int],
         free: Mapping[int, int],
+        each: Mapping[str, Keep],
+        total: Keep,
     ) -> bool:
         """Is anything to be deleted? Without a look at each file."""
         now, sizes = self._clock_ns(), Counter({camera: one.bytes for camera, (one, _) in totals.items()})
         for path, size in growing.items():
             sizes[self._open[path][0]] += size
-        bounds = [(kept.keep, sizes[camera], camera) for camera, kept in self._cameras.items()]
-        for keep, size, camera in [*bounds, (self._total, sizes.total(), None)]:
+        bounds = [(keep, sizes[camera], camera) for camera, keep in each.items()]
+        for keep, size, camera in [*bounds, (total, sizes.total(), None)]:
             ends = [end for name, (_, end) in totals.items() if camera in (None, name)]
             if keep.size is not None and size > keep.size:
                 return True
             if keep.age is not None and ends and min(ends) < now - keep.age * 1e9:
                 return True
-        return self._total.free is not None and any(room < self._total.free for room in free.values())
+        return total.free is not None and any(room < total.free for room in free.values())
 
     def _delete(self, held: Held) -> bool:
         """Whatever the index says: only what recordings may have written. False: it stays."""
         kept = self._cameras.get(held.camera)
         pattern = kept.pattern if kept is not None else self._other(held.camera) if self._other else None
-        if pattern is None or pattern.owns(held.path) is False:
-            self._foreign.add(held.path)
-            return False
         try:
+            if pattern is None or pattern.owns(held.path) is False or not self._is_known(held, pattern.root):
+                self._foreign.add(held.path)
+                return False
             os.unlink(held.path)
         except FileNotFoundError:
             return True
@@ -460,6 +487,18 @@ class Archive:
                 os.rmdir(folder)
                 folder = folder.parent
         return True
+
+    def _is_known(self, held: Held, root: Path) -> bool:
+        """Is it still the file that the index has, and does nobody write it? Folders that somebody has moved
+        away, with a link in their place, are theirs. Raises OSError."""
+        status = os.lstat(held.path)
+        folder = held.path.parent
+        there = os.path.normpath(os.path.join(os.path.realpath(root), folder.relative_to(root)))
+        if not stat.S_ISREG(status.st_mode) or os.path.realpath(folder) != there:
+            return False
+        if status.st_size != held.size:  # another one, of which the next walk reads what it is
+            return False
+        return not is_written(held.path)
 
     # ------------------------------------------------------------------------------ what is asked
 

@@ -12,8 +12,10 @@ ones are left out.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import struct
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +34,7 @@ _CHUNK = 1 << 20
 _HEADER = struct.Struct(">I4s")
 _REFERENCES = 0xFFFF  # in a sidx box
 _LARGEST = 1 << 31  # bytes that one of them stands for
+_LONGEST = 1 << 32  # ticks of one: 13 hours
 _FILE_BITS = 20  # of fragments' numbers are counted in a file
 
 
@@ -112,12 +115,18 @@ def plan(sources: Iterable[tuple[Path, Contents]], from_ns: int, to_ns: int) -> 
         if len(parts) > 1:
             continue
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            continue
+            fd = os.open(path, files.READING)
+        except OSError as e:
+            if e.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):  # gone, or something else in its place
+                continue
+            raise
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                continue
             init = init or edits.without_picture_later(files.init_segment(fd))[0]
             found = _piece(fd, path, contents, from_ns, to_ns, len(pieces))
+        except ValueError:  # damaged since it was looked at: the others are worth having
+            continue
         finally:
             os.close(fd)
         if found is None:
@@ -170,7 +179,10 @@ def _piece(
         if end <= first.offset:
             return None
     inside = [(mark.offset, mark.ticks) for mark in marks if first.offset < mark.offset < end]
-    shift = -min(first.ticks, _sound_begin(fd, first.offset, first.ticks))
+    sound_begin = _sound_begin(fd, first.offset, first.ticks)
+    if sound_begin is None:
+        return None
+    shift = -min(first.ticks, sound_begin)
     places = ((first.offset, first.ticks), *inside)
     return _Piece(path, first.offset, end, contents.later, shift, number, places, until), first.ns, end_ns
 
@@ -191,14 +203,14 @@ def _key_before(fd: int, contents: Contents, marks: list[Mark], size: int, from_
     return best
 
 
-def _sound_begin(fd: int, offset: int, ticks: int) -> int:
-    """When the sound of a fragment begins; `ticks`: it has none."""
+def _sound_begin(fd: int, offset: int, ticks: int) -> int | None:
+    """When the sound of a fragment begins; `ticks`: it has none; None: there is no fragment."""
     for one in files.fragments(fd, offset, offset + (1 << 24)):
         data = os.pread(fd, one.end - one.begin, one.begin)
         moof = boxes.find(data, b"moof").begin - 8
         span = sound.span(data[moof:])
         return ticks if span is None else span[0]
-    return ticks
+    return None
 
 
 # ------------------------------------------------------------------------------------------ bytes
@@ -214,7 +226,8 @@ def _head(init: bytes, pieces: Sequence[_Piece]) -> bytes:
         sizes += [b - a for a, b in zip(offsets, offsets[1:], strict=False)]
     scale = boxes.timescale(init)
     head = _with_duration(init, end, scale)
-    if len(sizes) > _REFERENCES or max(sizes) >= _LARGEST:
+    lasting = max(later - time for time, later in zip(times, times[1:], strict=False))
+    if len(sizes) > _REFERENCES or max(sizes) >= _LARGEST or lasting >= _LONGEST:
         return head
     entries = b"".join(
         struct.pack(">III", size, max(0, later - time), 0x90000000)  # each begins with a key frame
@@ -232,7 +245,8 @@ def _with_duration(init: bytes, ticks: int, scale: int) -> bytes:
             header = boxes.find(content, b"mvhd")
             at = header.begin + (20 if content[header.begin] else 12)
             (movie_scale,) = struct.unpack_from(">I", content, at)
-            lasts = boxes.box(b"mehd", struct.pack(">IQ", 1 << 24, ticks * movie_scale // scale))
+            lasts_ticks = min(max(0, ticks) * movie_scale // scale, (1 << 64) - 1)
+            lasts = boxes.box(b"mehd", struct.pack(">IQ", 1 << 24, lasts_ticks))
             parts = []
             for inner in boxes.boxes(content):
                 data = content[inner.begin : inner.end]
@@ -247,7 +261,7 @@ def _read(piece: _Piece, skip: int) -> Iterator[tuple[int, bytearray]]:
     or before `skip` on."""
     at = max(offset for offset, _ in piece.marks if offset - piece.begin <= skip)
     try:
-        fd = os.open(piece.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(piece.path, files.READING)
     except FileNotFoundError:
         raise ClipError(ClipCause.GONE, f"{piece.path} has been deleted") from None
     try:

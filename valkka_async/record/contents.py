@@ -30,6 +30,9 @@ MARK_NS = 2_000_000_000  # from one marked key frame to the next, at least
 _OURS = bytes.fromhex("0f0b8e0a5c5d4b0f9a3e6d3d2f6a7c11")  # a uuid box: the record of such a file
 _INIT_MAX = 1 << 20
 _TAIL_MAX = 64 << 20
+READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would be waited for
+_MOOF_MAX = 16 << 20  # a fragment is a frame: some 100 bytes are usual
+_MOST = 1 << 62  # of ticks and ns: sums of two are 64 bits
 _LOOK = 256  # bytes of a fragment that are looked at first
 _HEADER = struct.Struct(">I4s")
 _MFRO = struct.Struct(">I4sII")
@@ -145,10 +148,21 @@ def loads(text: str | bytes) -> Contents:
     plain = {one.name: getattr(record, one.name) for one in fields(Contents)}
     plain |= {"marks": [Mark(*mark) for mark in record.marks], "gaps": list(record.gaps)}
     contents = Contents(**plain)
+    _check(contents)
     places = [0, contents.init_bytes - 1, *(mark.offset for mark in contents.marks), contents.size]
     if contents.timescale < 1 or not all(a < b for a, b in zip(places, places[1:], strict=False)):
         raise DataError("Contents: places that are not in order")
     return contents
+
+
+def _check(contents: Contents) -> None:
+    """Raises DataError for what neither the index nor a clip can hold: of a damaged file."""
+    numbers = [one for one in (getattr(contents, each.name) for each in fields(Contents)) if type(one) is int]
+    pairs = (*contents.marks, *contents.gaps)
+    if not all(-_MOST < number < _MOST for number in (*numbers, *(one for pair in pairs for one in pair))):
+        raise DataError("Contents: a number that is too large")
+    if not f"{contents.init}{contents.codec}".isascii():
+        raise DataError("Contents: a codec that is none")
 
 
 # ------------------------------------------------------------------------------------------- files
@@ -157,11 +171,14 @@ def loads(text: str | bytes) -> Contents:
 def read(path: Path) -> Contents:
     """What is in a file. Blocks; reads two short pieces of one that was completed, and else all fragments'
     heads. Raises OSError, and ValueError for one that is no recording."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = os.open(path, READING)
     try:
         status = os.fstat(fd)
         contents = _read_trailer(fd, status.st_size)
-        return _scan(fd, status.st_mtime_ns) if contents is None else contents
+        if contents is None:
+            contents = _scan(fd, status.st_mtime_ns)
+            _check(contents)
+        return contents
     finally:
         os.close(fd)
 
@@ -255,7 +272,7 @@ def fragments(fd: int, begin: int, end: int) -> Iterator[Fragment]:
         size, kind = _HEADER.unpack_from(data)
         if size == 1 and len(data) >= 16:
             (size,) = struct.unpack_from(">Q", data, 8)
-        if size < 8 or at + size > end:
+        if size < 8 or at + size > end or (kind == b"moof" and size > _MOOF_MAX):
             break
         try:
             if kind == b"moof":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import threading
 import time
@@ -19,7 +20,7 @@ from queue import SimpleQueue
 from typing import Protocol, TypeAlias
 
 from valkka_async.foreign import start
-from valkka_async.record.contents import Contents
+from valkka_async.record.contents import READING, Contents
 
 # Recordings show people. Their group may look at them, others may not, and a stricter umask is respected.
 _FILE_MODE = 0o640
@@ -134,6 +135,7 @@ class Disk:
             self.files += 1
         if data and self._fd >= 0:
             begins = not self._good
+            self._check()
             self._write(data)
             self.pieces += 1
             self.written_ns = time.time_ns()
@@ -159,7 +161,18 @@ class Disk:
                     raise
             else:
                 self._number += 1
+                with contextlib.suppress(OSError):  # not all file systems have locks
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return fd, mine
+
+    def _check(self) -> None:
+        """Raises OSError where another program has taken away what was written: nobody would ever see the
+        rest."""
+        status = os.fstat(self._fd)
+        if not status.st_nlink:
+            raise OSError(errno.ENOENT, "another program has deleted it", str(self.path))
+        if status.st_size < self._good:
+            raise OSError(errno.EIO, "another program has cut it off", str(self.path))
 
     def _write(self, data: bytes | bytearray) -> None:
         try:
@@ -185,6 +198,8 @@ class Disk:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(path)
             finally:
+                with contextlib.suppress(OSError):  # a process that was forked meanwhile has the lock too
+                    fcntl.flock(fd, fcntl.LOCK_UN)
                 os.close(fd)  # on some file systems this is where a write fails
         except OSError as e:
             self._fail(e, path)
@@ -231,6 +246,21 @@ def make_folder(folder: Path) -> None:
     except OSError:  # it is there, as a rule; if a file is in the way, open() will say so
         if not os.path.lexists(folder):
             raise
+
+
+def is_written(path: Path) -> bool:
+    """Does a Disk of any process write this file now? The kernel forgets the lock of one that is killed."""
+    try:
+        fd = os.open(path, READING)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as e:
+        return isinstance(e, BlockingIOError)
+    finally:
+        os.close(fd)
+    return False
 
 
 def _is(path: Path, fd: int) -> bool:

@@ -86,7 +86,9 @@ def entry(camera: str, path: Path, contents: Contents, size: int, *, whole: bool
 def is_damage(error: sqlite3.Error) -> bool:
     """Is the file at fault, and not the disk or another program that has it locked?"""
     code = getattr(error, "sqlite_errorcode", None)
-    return isinstance(error, sqlite3.DatabaseError) and code is not None and code & 0xFF in _DAMAGED
+    if code is None:  # it comes from the module: a text that is no UTF-8
+        return isinstance(error, sqlite3.OperationalError)
+    return isinstance(error, sqlite3.DatabaseError) and code & 0xFF in _DAMAGED
 
 
 class Index:

@@ -13,6 +13,10 @@ from typing import NamedTuple
 
 _FIELDS = {"name": "", "n": r"(0?[0-9]{1,2}d?)?"}  # and how each may be formatted
 _DIGITS = {"Y": 4, "m": 2, "d": 2, "H": 2, "M": 2, "S": 2, "y": 2, "j": 3, "U": 2, "W": 2, "V": 2, "G": 4}
+_SHORT = {"F": "%Y-%m-%d", "D": "%m/%d/%y", "T": "%H:%M:%S", "R": "%H:%M"}  # fields that are several
+_FIELD = r"%[-_0^#+]*[0-9]*[EO]?."  # as glibc has them
+_WORDS = set("AaBbhpP")  # names of days and months; no "-", so that no other camera's are meant
+_SAMPLE = datetime(2026, 11, 30, 9, 8, 7)
 _NUMBER = "\0n\0"  # in place of {n}, which no path has
 _TAKEN = re.compile(r"(.+)-[0-9]+", re.S)  # the stem of a file's name, if the name was taken
 
@@ -30,9 +34,18 @@ class Pattern:
     """Where a recording's files go. Raises ValueError, which says what may be in one."""
 
     def __init__(self, pattern: str, name: str) -> None:
-        self._pattern = check(pattern, name)
+        self._pattern = _plain(check(pattern, name))
         self._name = name
-        self._parts = [_regex(part) for part in Path(pattern.format(name=name, n=_Number())).parts]
+        self._parts = [_regex(part) for part in Path(self._pattern.format(name=name, n=_Number())).parts]
+        try:
+            known = self.owns(self.path(_SAMPLE, 1)) is not False
+        except ValueError:  # signs that no text has: of a folder in another encoding
+            known = False
+        if not known:  # "%x" gives folders, by the language
+            raise ValueError(
+                f"pattern {pattern!r}: its files would not be found again; "
+                "write the time as %Y-%m-%d and %H-%M-%S"
+            )
 
     def path(self, begin: datetime, number: int) -> Path:
         """Of the file that begins then."""
@@ -51,7 +64,7 @@ class Pattern:
     def owns(self, path: Path) -> bool | None:
         """Could this recording have written it? False: no. None: yes, where the name was taken."""
         parts = path.parts
-        if len(parts) != len(self._parts):
+        if len(parts) != len(self._parts) or parts.count("..") != self.root.parts.count(".."):
             return False
         for part, (text, regex) in zip(parts[:-1], self._parts[:-1], strict=True):
             if regex.fullmatch(part) is None if regex is not None else part != text:
@@ -121,12 +134,17 @@ def check(pattern: str, name: str) -> str:
     return pattern
 
 
+def _plain(pattern: str) -> str:
+    """With fields that stand for one thing each."""
+    return re.sub("%(.)", lambda found: _SHORT.get(found[1], found[0]), pattern, flags=re.S)
+
+
 def _regex(part: str) -> tuple[str, re.Pattern[str] | None]:
     """A part of a path: as it is, and what it may have become; None: nothing else."""
     plain = part.replace("%%", "%")
     if _NUMBER not in part and not re.search("%.", part.replace("%%", "")):
         return plain, None
-    found = re.split(f"({_NUMBER}|%[-_0^#]?.)", part, flags=re.S)
+    found = re.split(f"({_NUMBER}|{_FIELD})", part, flags=re.S)
     return plain, re.compile("".join(_piece(piece) for piece in found))
 
 
@@ -138,4 +156,6 @@ def _piece(piece: str) -> str:
     if piece == "%%":
         return "%"
     digits = _DIGITS.get(piece[1])
+    if piece[-1] in _WORDS:
+        return r"[^\W_]+\.?"
     return "[^/]+" if digits is None else f"[0-9]{{{digits}}}"

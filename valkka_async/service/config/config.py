@@ -7,6 +7,7 @@ pydantic's ValidationError, a ValueError. No error and no repr shows a password.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeAlias
 
@@ -105,7 +106,7 @@ class Config(Section):
     @field_validator("recordings")
     @classmethod
     def _check_recordings(cls, pattern: str) -> str:
-        if "{name}" not in pattern:
+        if "{name}" not in os.path.normpath(pattern):  # "{name}/.." is no folder of a camera's own
             raise ValueError(
                 "it is for all cameras, so {name} must be in it: recordings/{name}/%Y-%m-%d/%H-%M-%S.mp4"
             )
@@ -119,7 +120,10 @@ class Config(Section):
             raise PydanticKnownError("too_short", {"field_type": "dict", "min_length": 1, "actual_length": 0})
         errors = [
             InitErrorDetails(type=PydanticCustomError(RINGS, "{text}", {"text": text}), loc=loc, input=None)
-            for loc, text in _conflicts(cameras, info.data.get("name", ""), info.data.get("link"))
+            for loc, text in (
+                *_conflicts(cameras, info.data.get("name", ""), info.data.get("link")),
+                *_same_files(cameras),
+            )
         ]
         if errors:
             raise ValidationError.from_exception_data("rings", errors, hide_input=True)
@@ -157,6 +161,20 @@ def _own_rings(name: str, camera: CameraConfig, exported: bool) -> tuple[Output,
         return camera.own_rings(name, exported=exported)
     except ValueError:
         return None
+
+
+def _same_files(cameras: Mapping[str, CameraConfig]) -> Iterator[tuple[Loc, str]]:
+    """Where two cameras record to the same names: nobody could tell any more which file is whose, and one's
+    `keep` would delete the other's."""
+    known: dict[str, str] = {}
+    for name, camera in cameras.items():
+        if camera.record is None or camera.record.path is None:
+            continue
+        path = os.path.normpath(camera.record.path.replace("{name}", name))
+        other = known.setdefault(path, name)
+        if other != name:
+            text = f"the cameras {other} and {name} both record to {path}; put {{name}} into the path"
+            yield (name, "record", "path"), text
 
 
 def _conflicts(

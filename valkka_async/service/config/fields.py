@@ -154,6 +154,8 @@ def _device(value: str) -> str:
 def _pattern(value: str) -> str:
     try:
         Recorder("any", value)
+        if "{{name}" in value:  # it would be replaced
+            raise ValueError
     except ValueError:
         raise ValueError(
             "the path of a file, with nothing in braces but {name} and {n}, such as "

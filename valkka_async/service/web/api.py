@@ -132,8 +132,10 @@ class Api:
 
 
 def _seconds(value: object) -> float | None:
-    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 3600):
-        return value if value is None else float(value)
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 3600:
+        return float(value)
     raise ValueError
 
 
