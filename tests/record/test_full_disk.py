@@ -116,6 +116,7 @@ async def test_a_disk_that_others_have_filled_stops_the_recording_and_not_the_in
                     other = os.open(disk / "other", os.O_CREAT | os.O_WRONLY)
                     try:
                         os.posix_fallocate(other, 0, free(disk) - 300_000)
+                        os.lseek(other, 0, os.SEEK_END)
                         while free(disk):
                             os.write(other, bytes(min(4096, free(disk))))
                     finally:
