@@ -734,18 +734,25 @@ async def test_more_changes_than_the_kernel_tells_are_a_change_of_any_name(
 # -------------------------------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize("kind", ["reader", "client", "merge"])
-async def test_a_server_that_refuses_is_given_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked again, and not at once: each question costs it a connection."""
-    refusals = 0
+@pytest.fixture
+def refusals(monkeypatch: pytest.MonkeyPatch) -> list[va.ConnectError]:
+    """Those that readers here have met."""
+    met: list[va.ConnectError] = []
     fail = Connection.fail
 
     def failed(this: Connection, error: va.ConnectError) -> None:
-        nonlocal refusals
-        refusals += 1
+        met.append(error)
         fail(this, error)
 
     monkeypatch.setattr(Connection, "fail", failed)
+    return met
+
+
+@pytest.mark.parametrize("kind", ["reader", "client", "merge"])
+async def test_a_server_that_refuses_is_given_time(
+    kind: str, refusals: list[va.ConnectError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked again, and not at once: each question costs it a connection."""
     for module in (plain, subscription):
         monkeypatch.setattr(module, "REFUSED_SECONDS", 3600.0)
     one: va.Reader | va.Client | va.Merge
@@ -763,7 +770,7 @@ async def test_a_server_that_refuses_is_given_time(kind: str, monkeypatch: pytes
         if waiting is not None:
             with pytest.raises(va.ConnectionClosedOK):
                 await waiting
-    assert refusals == 1
+    assert len(refusals) == 1
 
 
 @pytest.mark.parametrize("kind", ["reader", "client", "merge"])
@@ -803,21 +810,12 @@ async def test_a_server_that_has_just_begun_and_ended_is_given_time(
 
 
 async def test_a_server_that_refuses_for_the_same_reason_is_told_of_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    refusals: list[va.ConnectError], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(subscription, "REFUSED_SECONDS", 0.005)
-    refusals = 0
-    fail = Connection.fail
-
-    def failed(this: Connection, error: va.ConnectError) -> None:
-        nonlocal refusals
-        refusals += 1
-        fail(this, error)
-
-    monkeypatch.setattr(Connection, "fail", failed)
     async with va.serve("s", max_clients=1), va.connect("s"), va.merge("s") as merged:
         waiting = asyncio.create_task(merged.recv())
-        await until(lambda: refusals >= 5)
+        await until(lambda: len(refusals) >= 5)
         waiting.cancel()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
