@@ -5,9 +5,11 @@ of theirs is read between."""
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import numpy as np
 from aiohttp import web
+from numpy.typing import NDArray
 
 from valkka_async.errors import CameraFormatError, ValkkaError
 from valkka_async.ring.client import connect
@@ -67,7 +69,7 @@ async def _newest(name: str) -> bytes:
                     return await asyncio.to_thread(_jpeg, np.array(frame.array), frame.format)
 
 
-def _jpeg(pixels: np.ndarray, format: FrameFormat) -> bytes:
+def _jpeg(pixels: NDArray[Any], format: FrameFormat) -> bytes:
     """Raises CameraFormatError."""
     # Not at the top: a service and a link have no use for PyAV before this.
     from av.video.frame import VideoFrame
