@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from web_tools import Settings, Stand, once
 
 from valkka_async.service.web.app import serve
-from valkka_async.service.web.listen import client_of
+from valkka_async.service.web.clients import client_of
 
 TOKEN = "a-made-up-token-for-tests"
 LIMIT = 2 * 4 + 64  # with max_connections=4
