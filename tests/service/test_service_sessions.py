@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -19,8 +18,9 @@ import pytest
 from pydantic import SecretStr
 from web_tools import Settings, Stand, once, served
 
-from support.program import SECONDS, Program, run
+from support.program import SECONDS, Program
 from valkka_async.service import state as state_files
+from valkka_async.service.control import ask
 from valkka_async.service.state import State, directory
 from valkka_async.service.web.sessions import SESSION_SECONDS, Sessions
 from valkka_async.service.web.sockets import SIGNED_OUT
@@ -87,8 +87,7 @@ def test_a_tablet_on_the_wall_stays_signed_in_over_a_restart_until_it_signs_out(
         url = program.line()
         assert opened(url + "api/status", cookie)[0] == 200
         config.write_text((text % TOKEN).replace("port: 0", "port: 0, max_connections: 9"))
-        assert run("reload").returncode == 0  # which makes another page
-        url = json.loads(program.logged(r"\{.*the page is at .*")[0])["message"].rpartition(" ")[2]
+        url = ask("service", "reload", SECONDS)["text"].rpartition(" ")[2]
         assert opened(url + "api/status", cookie)[0] == 200
         assert opened(url + "logout", cookie, so="long")[0] == 303
         assert opened(url + "api/status", cookie)[0] == 401
@@ -99,8 +98,7 @@ def test_a_tablet_on_the_wall_stays_signed_in_over_a_restart_until_it_signs_out(
         url = program.line()
         assert opened(url + "api/status", again)[0] == 401  # another token: nobody is signed in any more
         config.write_text(text % TOKEN)
-        assert run("reload").returncode == 0
-        url = json.loads(program.logged(r"\{.*the page is at .*")[0])["message"].rpartition(" ")[2]
+        url = ask("service", "reload", SECONDS)["text"].rpartition(" ")[2]
         assert opened(url + "api/status", again)[0] == 200
         assert opened(url + "api/status", cookie)[0] == 401  # it had signed out
         status, errors = program.end(signal.SIGTERM)

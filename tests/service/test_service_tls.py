@@ -21,9 +21,11 @@ from pydantic import SecretStr
 from web_tools import Settings, Stand, Tls, once
 
 import valkka_async as va
-from support.program import Program, run
+import valkka_async.cli.run as cli
+from support.program import SECONDS, Program
 from support.require import missing
-from valkka_async.service.tls import Certificate, CertificateError, load
+from valkka_async.service.control import ask
+from valkka_async.service.tls import Certificate, CertificateError, _validity, load
 from valkka_async.service.web import entrance
 from valkka_async.service.web.app import Page, serve
 
@@ -253,8 +255,6 @@ def test_its_dates_are_those_that_openssl_tells(pem: Path) -> None:
 
 
 def test_whatever_is_in_a_certificate_its_dates_are_found_or_not() -> None:
-    from valkka_async.service.tls import _validity
-
     good = der(OLD)
     for end in range(len(good)):
         _validity(good[:end])
@@ -275,20 +275,27 @@ def test_the_newest_certificate_is_handed_over_whatever_happens_to_the_files(pem
 # ---------------------------------------------------------------------------------------------- as a service
 
 
-def test_check_start_and_reload_look_at_the_certificate(pem: Path, tmp_path: Path) -> None:
+def test_check_start_and_reload_look_at_the_certificate(
+    pem: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tmp_path / "cameras.yaml"
-    text = "web: {port: 0, tls: {cert: page.pem, key: %s}}\nlog: {format: json}\ncameras: {one: {url: 'rtsp://127.0.0.1:9/x'}}\n"
-    config.write_text(text % "nothing.pem")
-    for command in (("run", "--check", str(config)), ("run", str(config))):
-        refused = run(*command)
-        assert (
-            refused.returncode == 1
-            and "cameras.yaml:1: web.tls.key: the key cannot be read" in refused.stderr
-        )
-    config.write_text("web: {tls: }\n" + text.partition("\n")[2])
-    assert "it has a `cert` and a `key`" in run("run", "--check", str(config)).stderr
-    config.write_text(text % "page.pem")
-    assert run("run", "--check", str(config)).returncode == 0
+    head, rest = "web: {port: 0, tls: %s}\n", "cameras: {one: {url: 'rtsp://127.0.0.1:9/x'}}\n"
+    files = "{cert: page.pem, key: %s}"
+    for tls, says in (
+        (files % "nothing.pem", "cameras.yaml:1: web.tls.key: the key cannot be read"),
+        ("", "cameras.yaml:1: web.tls: nothing is written below it: it has a `cert` and a `key`"),
+        ("{cert: page.pem}", "web.tls.key"),
+    ):
+        config.write_text(head % tls + rest)
+        with pytest.raises(SystemExit):
+            cli.check(config)
+        assert says in capsys.readouterr().err
+    config.write_text(head % (files % "page.pem") + rest)
+    with monkeypatch.context() as later:
+        later.setattr(time, "time", lambda: 1e11)
+        cli.check(config)
+    out, err = capsys.readouterr()
+    assert "good" in out and "web.tls.cert: the certificate expired on" in err
     with Program("run", str(config)) as program:
         url = program.line()
         assert asyncio.run(shown(url)) == der(OLD)
@@ -298,11 +305,11 @@ def test_check_start_and_reload_look_at_the_certificate(pem: Path, tmp_path: Pat
         program.logged("the page has another certificate")
         assert asyncio.run(shown(url)) == der(NEW)
         pem.write_text("nonsense")
-        refused = run("reload")
-        assert refused.returncode == 1 and "web.tls.cert: there is no certificate in" in refused.stderr
+        with pytest.raises(va.ValkkaError, match=r"web\.tls\.cert: there is no certificate in"):
+            ask("service", "reload", SECONDS)
         assert asyncio.run(shown(url)) == der(NEW)
         status, errors = program.end(signal.SIGTERM)
-    assert status == 0 and "Traceback" not in errors
+    assert status == 0 and "Traceback" not in errors and "goes on as before" in errors
 
 
 @once

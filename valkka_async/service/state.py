@@ -117,7 +117,7 @@ def _read(path: Path) -> str:
         if isinstance(e, PermissionError):
             raise _Unfit("may not be read") from None
         raise
-    with os.fdopen(fd, "rb") as file:
+    try:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode):
             raise _Unfit("is no file")
@@ -129,7 +129,9 @@ def _read(path: Path) -> str:
             )
         if about.st_nlink != 1:
             raise _Unfit("has another name too")
-        return file.read(_LARGEST).decode("ascii", "replace")
+        return os.read(fd, _LARGEST).decode("ascii", "replace")
+    finally:
+        os.close(fd)
 
 
 def _decoded(text: str) -> bytes:

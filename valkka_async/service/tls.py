@@ -89,8 +89,10 @@ def _text(path: str, what: str, *, of_key: bool) -> str:
     try:
         # A pipe would have no end.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            return file.read(_LARGEST).decode("ascii", "replace")
+        try:
+            return os.read(fd, _LARGEST).decode("ascii", "replace")
+        finally:
+            os.close(fd)
     except OSError as e:
         why = e.strerror or type(e).__name__
         raise CertificateError(f"{what} cannot be read: {path}: {why}", of_key=of_key) from None
