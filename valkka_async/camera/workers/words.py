@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
+_numbers = itertools.count(1)
 _LONGEST = 64 << 10  # bytes that are read of them
 
 
@@ -13,7 +15,7 @@ class LastWords:
     how it ended: on standard error they would be lines that belong to nobody. Raises OSError."""
 
     def __init__(self) -> None:
-        self.fd = os.memfd_create("last words", os.MFD_CLOEXEC)
+        self.fd = os.memfd_create(f"last words {next(_numbers)}", os.MFD_CLOEXEC)
 
     def read(self) -> str:
         """ "": there are none. May be called when it is closed."""

@@ -18,12 +18,8 @@ MAKE_TOKEN = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 class Tls(Section):
     """The page's certificate. A reload reads both files again; viewers stay."""
 
-    cert: Annotated[str, Field(min_length=1)] = Field(
-        description="A PEM file: the certificate, and those between it and its authority."
-    )
-    key: Annotated[str, Field(min_length=1)] = Field(
-        description="A PEM file: its key, not encrypted. May be the same file."
-    )
+    cert: str = Field(description="A PEM file: the certificate, and those between it and its authority.")
+    key: str = Field(description="A PEM file: its key, not encrypted. May be the same file.")
 
 
 class Web(Section):
