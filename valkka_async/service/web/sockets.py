@@ -90,7 +90,7 @@ class Sockets:
             await _close(ws, transport, ending)
         except ConnectionError:  # the browser is gone
             if not ws.prepared:  # aiohttp would try to close what was never opened, and log that it cannot
-                return web.Response(status=400)
+                return problem(Code.REQUEST, "the browser is gone")
         finally:
             self._open.pop(task, None)
         return ws
