@@ -154,7 +154,11 @@ def runtime_dir(leaves_nothing_behind: None, monkeypatch: pytest.MonkeyPatch) ->
     """A short path: a socket's is limited to 107 bytes. Empty again at the end of the test."""
     path = Path(tempfile.mkdtemp(prefix="va-"))
     monkeypatch.setenv("VALKKA_RUNTIME_DIR", str(path))
+    state = Path(f"{path}-state")  # which services make when they need it
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     yield path
+    shutil.rmtree(state, ignore_errors=True)
     left = os.listdir(path)
     shutil.rmtree(path)
     assert not left, f"left in the runtime directory: {left}"

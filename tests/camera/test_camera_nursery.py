@@ -299,12 +299,13 @@ def test_a_message_arrives_with_its_descriptor(birth: Birth) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, open("/dev/null") as null:
         births.send(ours, birth)
-        assert births.receive(theirs) == (birth, -1)
-        births.send(ours, birth, null.fileno())
+        assert births.receive(theirs) == (birth, ())
+        births.send(ours, birth, null.fileno(), null.fileno())
         heard = births.receive(theirs)
-        assert heard is not None and heard[0] == birth
-        assert not os.get_inheritable(heard[1]) and os.path.sameopenfile(heard[1], null.fileno())
-        os.close(heard[1])
+        assert heard is not None and heard[0] == birth and len(heard[1]) == 2
+        for fd in heard[1]:
+            assert not os.get_inheritable(fd) and os.path.sameopenfile(fd, null.fileno())
+            os.close(fd)
         ours.close()
         assert births.receive(theirs) is None
 

@@ -348,7 +348,12 @@ async def test_names_are_new_and_rings_have_one_owner() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"group_size": 0}, {"hang_timeout": 0.5}, {"stop_timeout": 0}, {"restart_max": float("inf")}]
+    "wrong",
+    [
+        *({"group_size": 0}, {"group_size": 1.5}, {"group_size": True}, {"group_size": "2"}),
+        *({"hang_timeout": 0.5}, {"hang_timeout": True}, {"hang_timeout": "9"}, {"hang_timeout": None}),
+        *({"stop_timeout": 0}, {"restart_max": float("inf")}),
+    ],
 )
 def test_settings_that_make_no_sense(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

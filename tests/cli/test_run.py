@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 import valkka_async as va
@@ -29,6 +30,7 @@ from valkka_async.ring.rendezvous import servers
 from valkka_async.service.config.config import Config
 from valkka_async.service.control import ask, services
 from valkka_async.service.service import Changes, Service
+from valkka_async.service.web import live
 
 
 @pytest.fixture(scope="module")
@@ -398,6 +400,36 @@ async def test_a_page_can_change_its_address_and_settings_on_its_port(
         assert await asked() == f"the page is at http://127.0.0.2:{port}/"
         path.write_text(text("").replace(f"{{port: {port}, }}", "false"))
         assert await asked() == "the page is closed"
+
+
+async def closed(socket: aiohttp.ClientWebSocketResponse) -> int | None:
+    """The code with which the other side closes it, whatever comes before."""
+    while not socket.closed:
+        await socket.receive(timeout=SECONDS)
+    return socket.close_code
+
+
+async def test_a_page_that_moves_to_another_port_says_so_and_lets_its_viewers_go(
+    tmp_path: Path, own_logging: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(live, "_LINGER", 0.05)
+    text = "web: {port: %d}\ncameras:\n  one: " + NOWHERE + "\n"
+    before, after = free_port(), free_port()
+    path = write(tmp_path / "cameras.yaml", text % before)
+    async with running(path), aiohttp.ClientSession(f"http://127.0.0.1:{before}") as client:
+        sockets = [
+            await client.ws_connect(f"/api/{what}")
+            for what in ("events", "cameras/one/live", "cameras/one/live?format=jpeg", "cameras/one/boxes")
+        ]
+        for one in sockets:
+            await one.receive(timeout=SECONDS)
+        path.write_text(text % after)
+        said, *codes = await asyncio.gather(asked(), *map(closed, sockets))
+        assert said == f"the page is at http://127.0.0.1:{after}/" and codes == [1001] * 4
+        assert await status_of(f"http://127.0.0.1:{after}/") is not None
+        assert await status_of(f"http://127.0.0.1:{before}/") is None
+        await asyncio.sleep(0.2)  # for hubs that would linger
+    assert [r for r in caplog.records if r.exc_info or r.levelno >= logging.ERROR] == []
 
 
 async def test_reloads_that_are_asked_for_together_are_one(tmp_path: Path, own_logging: None) -> None:

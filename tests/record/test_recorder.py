@@ -487,6 +487,8 @@ async def test_waiting_for_a_server_may_have_an_end(tmp_path: Path) -> None:
         ("a.mp4", {"seconds": float("inf")}),
         ("a.mp4", {"max_bytes": 0}),
         ("a.mp4", {"buffer_bytes": 0}),
+        ("a.mp4", {"open_timeout": -1}),
+        ("a.mp4", {"open_timeout": float("nan")}),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(pattern: str, settings: dict[str, float]) -> None:

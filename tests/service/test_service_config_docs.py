@@ -22,6 +22,7 @@ SECRETS = "CAMERA_PASSWORD=p@ss/w#rd\nFRONT_PASSWORD=x\nPAGE_TOKEN=mzRfLt0mYwHm5
 TABLES = {
     "Keys": "Config",
     "`web`": "Web",
+    "`tls`": "Tls",
     "`cameras`": "CameraConfig",
     "`outputs`": "OutputConfig",
     "`record`": "Record",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from described import DOCUMENT
 
 from support.require import missing
 from valkka_async.cli.commands import app
@@ -71,10 +72,8 @@ def test_the_compose_file_and_the_config_in_it_are_good(
 
 def test_addresses_in_the_documentation_are_answered() -> None:
     page = (DOCS / "service.md").read_text()
-    app = "".join(p.read_text() for p in (DOCS.parent / "valkka_async/service/web").glob("*.py"))
     for address in re.findall(r"^\| `(/\S+)` \|", page, re.M):
-        path = address.partition("?")[0].replace("CAMERA", "{_NAME}")
-        assert f'"{path}"' in app, address
+        assert address.partition("?")[0].replace("CAMERA", "{camera}") in DOCUMENT["paths"], address
 
 
 def test_the_readme_shows_the_config_of_the_documentation() -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,29 @@ async def test_a_request_without_end_does_not_fill_the_memory() -> None:
         with pytest.raises((ConnectionError, BrokenPipeError)):
             await writer.wait_closed()
             raise BrokenPipeError
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"{", b'{"ok": {"answer": 4', b'{"ok": 1}', b"\xff\n", b"[]\n", b'{"ok": 1' + b"0" * 5000 + b"}\n"],
+)
+async def test_an_answer_that_is_cut_off_or_none_is_an_error_of_ours(said: bytes) -> None:
+    class Short(Control):
+        async def _answer(self, line: bytes) -> Any:
+            raise ConnectionError
+
+        async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            writer.write(said)
+            await writer.drain()
+            writer.close()
+
+    async with Short("home", {}):
+        if said.endswith(b"\n"):
+            with pytest.raises(va.DataError, match="'home' answers something else"):
+                await asyncio.to_thread(ask, "home", "status", 5.0)
+        else:  # it has just ended
+            assert await asyncio.to_thread(ask, "home", "status", 5.0) is None
 
 
 def test_a_killed_service_leaves_no_trace_in_the_way_of_the_next(runtime_dir: Path) -> None:

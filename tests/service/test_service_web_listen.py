@@ -14,8 +14,9 @@ import pytest
 from pydantic import SecretStr
 from web_tools import Settings, Stand, once
 
+from valkka_async.service.web import api, auth, listen
 from valkka_async.service.web.app import serve
-from valkka_async.service.web.listen import client_of
+from valkka_async.service.web.clients import client_of
 
 TOKEN = "a-made-up-token-for-tests"
 LIMIT = 2 * 4 + 64  # with max_connections=4
@@ -89,6 +90,71 @@ async def test_a_client_with_its_share_of_requests_leaves_room_for_others() -> N
             for task in gone:
                 task.cancel()
             await asyncio.wait(gone)
+
+
+@once
+async def test_a_client_with_its_share_of_streams_leaves_room_for_others() -> None:
+    async with serve(Stand(), Settings(max_connections=4)) as page:
+
+        async def open_(source: str, count: int) -> list[int | None]:
+            """How many are closed at once, and why; None: it stays."""
+            found = []
+            for _ in range(count):
+                sockets.append(await clients[source].ws_connect("/api/events"))
+                message = await sockets[-1].receive(timeout=10)
+                found.append(None if message.type is aiohttp.WSMsgType.TEXT else sockets[-1].close_code)
+            return found
+
+        sockets: list[aiohttp.ClientWebSocketResponse] = []
+        async with contextlib.AsyncExitStack() as stack:
+            clients = {
+                source: await stack.enter_async_context(
+                    aiohttp.ClientSession(
+                        page.url, connector=aiohttp.TCPConnector(local_addr=(source, 0), limit=0)
+                    )
+                )
+                for source in ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+            }
+            assert await open_("127.0.0.1", 5) == [None, None, None, 4429, 4429]
+            assert await open_("127.0.0.2", 2) == [None, 4429]  # all are taken
+            await sockets[0].close()
+            assert await open_("127.0.0.3", 1) == [None]
+            for socket in sockets:
+                await socket.close()
+
+
+@once
+async def test_a_request_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However steadily it comes: its head within the time that an idle connection has, its body within its
+    own."""
+    monkeypatch.setattr(listen, "_IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(listen, "_LINGER_SECONDS", 0.3)
+    for module in (api, auth):
+        monkeypatch.setattr(module, "_BODY_SECONDS", 0.3)
+    host = b"Host: localhost\r\nX-Requested-With: valkka-async\r\n"
+    post = b"POST %s HTTP/1.1\r\n" + host + b"Content-Length: 9999\r\n\r\n"
+    async with serve(Stand(), Settings(token=SecretStr(TOKEN))) as page:
+        parts = urlsplit(page.url)
+        for head in (
+            b"GET /healthz HTTP/1.1\r\nX: ",
+            b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n",
+            post % b"/login",
+            post % b"/logout",
+            (post % b"/api/cameras/front/event").replace(
+                b"\r\n\r\n", b"\r\nAuthorization: Bearer %s\r\n\r\n" % TOKEN.encode()
+            ),
+        ):
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            writer.write(head)
+            over = asyncio.create_task(reader.read())
+            async with asyncio.timeout(30):
+                while not over.done():
+                    with contextlib.suppress(ConnectionError):
+                        writer.write(b"a")
+                    await asyncio.wait([over], timeout=0.05)
+            with contextlib.suppress(ConnectionError):
+                await over
+            writer.transport.abort()
 
 
 def test_which_addresses_are_one_client() -> None:

@@ -30,11 +30,20 @@ from valkka_async.camera.spec import CameraSpec, Output
 from valkka_async.camera.status import CameraState, SoundState, SoundStatus, before_start
 from valkka_async.camera.workers.status import WorkerState, WorkerStatus
 from valkka_async.record.archive import Archive
+from valkka_async.service.state import State
 from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
 from valkka_async.service.web.app import serve
 
 HEAD = struct.Struct("<B7xdd")
 GROUP = 10  # frames from key frame to key frame
+
+
+@dataclass
+class Tls:
+    """As the config has it."""
+
+    cert: str
+    key: str
 
 
 @dataclass
@@ -45,6 +54,7 @@ class Settings:
     port: int = 0
     token: SecretStr | None = None
     max_connections: int = 256
+    tls: Tls | None = None
 
 
 def camera(name: str = "front", **differing: Any) -> CameraReport:
@@ -180,10 +190,10 @@ def once(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
 
 @asynccontextmanager
 async def served(
-    stand: Stand, settings: Settings | None = None, **headers: str
+    stand: Stand, settings: Settings | None = None, state: State | None = None, **headers: str
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """The page of a service, and a client whose addresses begin there."""
-    async with serve(stand, settings or Settings()) as page:
+    async with serve(stand, settings or Settings(), state) as page:
         jar = aiohttp.CookieJar(unsafe=True)  # which takes cookies from numeric addresses too
         timeout = aiohttp.ClientTimeout(total=20)
         async with aiohttp.ClientSession(

@@ -31,7 +31,7 @@ _LINGER = 3.0  # s that a connection on demand outlives its last reader, in case
 _LOOK = 0.2  # s between looks for the first one
 _STUCK = 15.0  # s beyond its deadlines after which a thread is thought to be lost in a library
 
-log = logging.getLogger("valkka_async.camera")
+attempts = logging.getLogger("valkka_async.camera.attempts")  # a service leaves it out: it tells outages
 
 
 class Keeper:
@@ -187,7 +187,7 @@ class Keeper:
         text = str(error)
         if text != self._reason:
             extra = {"camera": self.spec.name}
-            log.warning("%s: %s; trying again in %.1f s", self._title, text, delay, extra=extra)
+            attempts.warning("%s: %s; trying again in %.1f s", self._title, text, delay, extra=extra)
         self._retry_at = time.monotonic() + delay
         self._alive(delay)
         self._become(CameraState.FAILED if refused else CameraState.WAITING, cause_of(error), text)

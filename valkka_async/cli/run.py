@@ -12,9 +12,10 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import valkka_async.service.log as service_log
+import valkka_async.service.tls as tls
 from valkka_async.camera.spec import CameraSpec
 from valkka_async.cli import program
 from valkka_async.cli.linked import Linked
@@ -25,9 +26,11 @@ from valkka_async.service.config.file import load
 from valkka_async.service.config.problems import ConfigError
 from valkka_async.service.control import Control, ask, services
 from valkka_async.service.notify import Manager
+from valkka_async.service.outages import ATTEMPTS
 from valkka_async.service.service import Service
+from valkka_async.service.state import State, directory
 from valkka_async.service.status import ServiceStatus
-from valkka_async.service.web.app import serve
+from valkka_async.service.web.app import Page, serve
 
 _RELOAD_SECONDS = 120.0  # for cameras that are slow to close
 
@@ -39,7 +42,7 @@ def read(
 ) -> Config:
     """The config. Ends the program with a line for each of its errors, if it has any."""
     try:
-        return load(path, lacks=lacks)
+        return load(path, lacks=lacks, certificate=tls.load)
     except ConfigError as e:
         print(e, file=sys.stderr)
         count = len(e.problems)
@@ -50,7 +53,11 @@ def check(path: Path) -> None:
     """Say whether the config is good, and whether this machine can do what it says."""
     from valkka_async.camera.source.ffmpeg import lacks  # a service itself does without FFmpeg
 
-    cameras = len(read(path, lacks).specs())
+    config = read(path, lacks)
+    cameras = len(config.specs())
+    if config.web is not None and (files := config.web.tls) is not None:
+        if (doubt := tls.load(files.cert, files.key).doubt()) is not None:
+            print(f"{path}: web.tls.cert: {doubt}", file=sys.stderr)
     print(f"{path}: good, {cameras} {'camera' if cameras == 1 else 'cameras'}")
 
 
@@ -65,7 +72,7 @@ def start(path: Path, hangups: asyncio.Event) -> None:
     if config.link is not None:
         import zenoh  # noqa: F401 - is it there?
     journal = sys.stderr is not None and service_log.is_journal(sys.stderr)
-    service_log.configure(config.log.level, config.log.format, journal=journal)
+    service_log.configure(config.log.level, config.log.format, journal=journal, without=(ATTEMPTS,))
     service_log.take_over()
     try:
         program.run(_Runner(path, config, journal, hangups).run(), None, hangups.set)
@@ -74,6 +81,13 @@ def start(path: Path, hangups: asyncio.Event) -> None:
             raise
         log.error("%s", program.explain(e))
         sys.exit(1)
+
+
+class _Open(NamedTuple):
+    """The page that there is, and what closes it."""
+
+    page: Page
+    stack: AsyncExitStack
 
 
 class _Runner:
@@ -85,7 +99,8 @@ class _Runner:
         self._log = config.log
         self._web = config.web
         self._linked = Linked(path, config.link)
-        self._page: AsyncExitStack | None = None
+        self._state = State(directory(), self._service.name)
+        self._page: _Open | None = None
         self._manager = Manager()
         self._over = asyncio.Event()
         self._next: asyncio.Future[dict[str, Any]] | None = None  # what the next reload has done
@@ -99,8 +114,8 @@ class _Runner:
             await stack.enter_async_context(self._service)
             stack.push_async_callback(self._close_page)
             if self._web is not None:
-                self._page, url = await self._open_page(self._web)
-                _print(url)
+                self._page = await self._open_page(self._web)
+                _print(self._page.page.url)
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(work)
@@ -161,7 +176,7 @@ class _Runner:
         return error
 
     async def _reload(self) -> dict[str, Any]:
-        config = await asyncio.to_thread(load, self._path)
+        config = await asyncio.to_thread(partial(load, self._path, certificate=tls.load))
         before, web = self._service.config, self._web
         done = await self._follow_web(config.web)
         try:
@@ -171,7 +186,9 @@ class _Runner:
             raise
         if config.log != self._log:
             self._log = config.log
-            service_log.configure(config.log.level, config.log.format, journal=self._journal)
+            service_log.configure(
+                config.log.level, config.log.format, journal=self._journal, without=(ATTEMPTS,)
+            )
             done += ["changed log"]
         if self._linked.apply(config.link):
             done += ["changed link"]
@@ -189,41 +206,42 @@ class _Runner:
 
     # ------------------------------------------------------------------------------- the page
 
-    async def _open_page(self, web: Web) -> tuple[AsyncExitStack, str]:
+    async def _open_page(self, web: Web) -> _Open:
         async with AsyncExitStack() as stack:
-            page = await stack.enter_async_context(serve(self._service, web))
-            return stack.pop_all(), page.url
+            page = await stack.enter_async_context(serve(self._service, web, self._state))
+            return _Open(page, stack.pop_all())
 
     async def _close_page(self) -> None:
         page, self._page = self._page, None
         if page is not None:
-            await page.aclose()
+            await page.stack.aclose()
 
     async def _follow_web(self, web: Web | None) -> list[str]:
         """The page by its new settings; what was done, in words. Raises what serve() does, and then it is as
         before, if it can be."""
         before = self._web
         if web == before:
-            return []
+            renewed = self._page is not None and await self._page.page.renew()
+            return ["the page has another certificate"] if renewed else []
         # A page that stays on its port has to leave it first, whatever the address was.
         first = web is not None and before is not None and web.port == before.port != 0
         if first:
             await self._close_page()
         try:
-            page, url = await self._open_page(web) if web is not None else (None, "")
+            page = await self._open_page(web) if web is not None else None
         except Exception:
             if first:
                 await self._reopen(before)
             raise
         await self._close_page()
         self._page, self._web = page, web
-        return [f"the page is at {url}" if page is not None else "the page is closed"]
+        return [f"the page is at {page.page.url}" if page is not None else "the page is closed"]
 
     async def _reopen(self, web: Web | None) -> None:
         self._web = None  # so that the next reload tries it, if this fails
         try:
             if web is not None:
-                self._page, _ = await self._open_page(web)
+                self._page = await self._open_page(web)
                 self._web = web
         except Exception as e:
             log.error("the page cannot be opened any more, until a reload succeeds: %s", e)

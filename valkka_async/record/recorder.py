@@ -29,6 +29,7 @@ from valkka_async.record.pattern import Pattern
 from valkka_async.ring.client import Client, connect
 from valkka_async.ring.frame import Frame
 from valkka_async.ring.names import check_source
+from valkka_async.ring.timeouts import check_timeout
 
 log = logging.getLogger("valkka_async")
 
@@ -153,7 +154,7 @@ class Recorder:
         self._held = None if before is None else Held(before, buffer_bytes)
         self._until_ns = 0  # up to which frames are written, Unix; without `before` all are
         self._ending: asyncio.TimerHandle | None = None
-        self._open_timeout = open_timeout
+        self._open_timeout = check_timeout(open_timeout, "open_timeout")
         self._journal = journal
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()

@@ -181,7 +181,7 @@ def ask(name: str, op: str, timeout: float, kind: str = _KIND) -> Any:
             raise _silent(name, timeout) from None
         except OSError:
             line = b""
-    if not line:  # it has just ended
+    if not line.endswith(b"\n"):  # it has just ended, perhaps in the middle of its answer
         return None
     try:
         answer = json.loads(line)

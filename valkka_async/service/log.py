@@ -10,11 +10,12 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Collection
 from contextvars import ContextVar
 from types import TracebackType
 from typing import TextIO
 
-_FIELDS = ("camera", "state", "client", "status")  # of `extra`, where there are any
+_FIELDS = ("camera", "state", "client", "status", "signal")  # of `extra`, where there are any
 
 # Some programs end a line at these, and JSON leaves them as they are.
 _BREAKS = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
@@ -42,6 +43,8 @@ class JsonFormatter(logging.Formatter):
             entry["camera"] = camera
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            entry["text"] = record.stack_info
         return _BREAKS.sub(_escaped, json.dumps(entry, ensure_ascii=False, default=str))
 
 
@@ -78,12 +81,22 @@ class _Handler(logging.StreamHandler[TextIO]):
             pass
 
 
-def configure(level: str, format: str, *, journal: bool = False, stream: TextIO | None = None) -> None:
+def configure(
+    level: str,
+    format: str,
+    *,
+    journal: bool = False,
+    stream: TextIO | None = None,
+    without: Collection[str] = (),
+) -> None:
     """Send the records of all loggers to `stream`, by default to standard error, if there is one. `level` is
-    debug, info, warning or error; `format` "text" or "json". May be called again, with other settings."""
+    debug, info, warning or error; `format` "text" or "json"; `without`: names of loggers that are left out
+    but at debug. May be called again, with other settings."""
     stream = stream or sys.stderr
     handler = logging.NullHandler() if stream is None else _Handler(stream)
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter(journal=journal))
+    if level != "debug":
+        handler.addFilter(lambda record: record.name not in without)
     root = logging.getLogger()
     before = list(root.handlers)
     root.addHandler(handler)

@@ -121,20 +121,23 @@ class _Recording:
         extra = {"camera": self._camera}
         try:
             async with self._recorder as recorder:
-                log.info("%s: recording to %s", self._camera, self.plan.pattern, extra=extra)
+                level = logging.INFO if self._error is None else logging.DEBUG  # one of many attempts
+                log.log(level, "%s: recording to %s", self._camera, self.plan.pattern, extra=extra)
                 await recorder.wait()
         except (ValkkaError, OSError) as e:
-            self._fail(e)
-            log.error("%s: recording failed: %s", self._camera, e, extra=extra)
+            level = logging.ERROR if self._fail(e) else logging.DEBUG
+            log.log(level, "%s: recording failed: %s", self._camera, e, extra=extra)
         except Exception as e:
             self._fail(e)
             log.exception("%s: recording failed", self._camera, extra=extra)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> bool:
+        """Is that another cause than that of the attempt before?"""
         text = str(error) or type(error).__name__
         before = self._error if not self._recorder.stats().bytes else None  # of the attempts in vain
         since_ns = time.time_ns() if before is None else before.since_ns
         self._error = RecordingError(cause_of(error), text, since_ns)
+        return before is None or before.cause is not self._error.cause
 
 
 class Recordings:

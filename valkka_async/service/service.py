@@ -25,12 +25,12 @@ from valkka_async.record.pattern import Pattern
 from valkka_async.record.retention import Keep
 from valkka_async.service.config.config import Config
 from valkka_async.service.config.config import Keep as KeepConfig
+from valkka_async.service.outages import Outages
 from valkka_async.service.recordings import Plan, Recordings, unrecordable
 from valkka_async.service.status import CameraReport, RecordingStatus, ServiceStatus
 
 _LOOK = 0.25  # s between looks at the cameras
 _RATES = 3.0  # s over which rates are measured; a worker tells its counts each second
-_TROUBLE = {CameraState.STALLED, CameraState.WAITING, CameraState.FAILED}
 _CPU, _RING = "cpu", "ring "  # names of counters
 # Keys of a config that are for all cameras: some take effect with the next start of the service.
 _SETTINGS = ("recordings", "keep")
@@ -89,6 +89,7 @@ class Service:
         self._rates = CounterRates(_RATES)
         self._sampled: dict[str, CameraStatus] = {}
         self._states: dict[str, CameraState] = {}
+        self._outages = Outages()
         self._stuck: dict[str, RecordingCause] = {}  # why recordings fail whose attempts go on
         self._since_ns = time.time_ns()
         self._applying = asyncio.Lock()
@@ -297,6 +298,7 @@ class Service:
         except ValueError:  # gone already
             pass
         if self._states.pop(name, None) is not None:
+            self._outages.forget(name)
             log.info("%s: removed", name, extra={"camera": name})
 
     def _keep(self, config: Config) -> None:
@@ -322,7 +324,7 @@ class Service:
                 self._sample(name, status.camera, now)
                 if self._states.get(name) != status.state:
                     self._states[name] = status.state
-                    _tell(status)
+                    self._outages.tell(status)
                 self._tell_stuck(name, self._recording(name, status.camera))
             for gone in self._sampled.keys() - statuses.keys():
                 del self._sampled[gone]
@@ -427,23 +429,3 @@ def _pattern(config: Config, name: str) -> str:
 
 def _bounds(keep: KeepConfig | None) -> Keep:
     return Keep() if keep is None else Keep(keep.age, keep.size, keep.free)
-
-
-def _tell(status: SupervisedStatus) -> None:
-    """A camera has come into another state."""
-    text = f"{status.name}: {status.state}"
-    camera = status.camera
-    if status.state == CameraState.LIVE:
-        several = len(camera.streams) > 1
-        for stream in camera.streams:
-            if stream.state == CameraState.LIVE and stream.codec:
-                name = f" {stream.name}" if several else ""
-                text += f",{name} {stream.codec} {stream.width}x{stream.height}"
-    if status.reason:
-        text += f": {status.reason}"
-    log.log(
-        logging.WARNING if status.state in _TROUBLE else logging.INFO,
-        "%s",
-        text,
-        extra={"camera": status.name, "state": status.state},
-    )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Messages between a supervisor and its nursery: packets of a SOCK_SEQPACKET pair. No PyAV here.
 
-supervisor -> nursery   START     a worker is wanted; with its end of a channel
+supervisor -> nursery   START     a worker is wanted; with its end of a channel, and a file for its last words
 nursery -> supervisor   READY     everything is loaded
                         STARTED   it is there; with its pidfd
                         REFUSED   the system does not let it be
@@ -20,6 +20,7 @@ from valkka_async import typed
 from valkka_async.errors import DataError
 
 _LONGEST = 1024  # bytes in a packet
+_FDS = 2  # with it, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,30 +65,28 @@ _KINDS: dict[str, type[Birth]] = {
 _OPS = {kind: op for op, kind in _KINDS.items()}
 
 
-def send(sock: socket.socket, birth: Birth, fd: int | None = None) -> None:
-    """Send it, with a descriptor. Raises OSError."""
+def send(sock: socket.socket, birth: Birth, *fds: int) -> None:
+    """Send it, with descriptors. Raises OSError."""
     data = json.dumps({"op": _OPS[type(birth)]} | typed.encode(birth)).encode()
-    fds = [] if fd is None else [fd]
     sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [])
 
 
-def receive(sock: socket.socket) -> tuple[Birth, int] | None:
-    """The next one, and its descriptor, which is the caller's; -1: none. None: no more will come.
+def receive(sock: socket.socket) -> tuple[Birth, tuple[int, ...]] | None:
+    """The next one, and its descriptors, which are the caller's. None: no more will come.
 
     Raises OSError, BlockingIOError among them, and DataError for what is no such message.
     """
     # Not socket.recv_fds(), which ignores its flags in Python up to 3.13.
     size = array.array("i").itemsize
-    data, parts, _, _ = sock.recvmsg(_LONGEST, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
+    data, parts, _, _ = sock.recvmsg(_LONGEST, socket.CMSG_SPACE(_FDS * size), socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
     for level, kind, part in parts:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(part[: len(part) - len(part) % size])
-    fd = fds[0] if fds else -1
     try:
-        return (_decode(data), fd) if data else None
+        return (_decode(data), tuple(fds)) if data else None
     except DataError:
-        if fd >= 0:
+        for fd in fds:
             os.close(fd)
         raise
 

@@ -11,10 +11,13 @@ from valkka_async.camera.workers.status import WorkerEnd
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a process ended; `text` follows "the worker process"."""
+    """How a process ended; `text` follows "the worker process". `signal`: the name of one that killed it.
+    `words`: where its threads were when it crashed, in lines."""
 
     end: WorkerEnd
     text: str
+    signal: str = ""
+    words: str = ""
 
 
 def ended(status: int | None) -> Exit:
@@ -27,4 +30,4 @@ def ended(status: int | None) -> Exit:
         name = signal.Signals(-status).name
     except ValueError:  # a real-time signal
         name = f"signal {-status}"
-    return Exit(WorkerEnd.KILLED, f"was killed by {name}")
+    return Exit(WorkerEnd.KILLED, f"was killed by {name}", name)

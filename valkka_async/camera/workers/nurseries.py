@@ -71,13 +71,14 @@ class Nursery:
         """Does it start no more workers?"""
         return self._retired or self._exited.is_set()
 
-    def start(self, sock: socket.socket) -> asyncio.Future[Forked]:
-        """Have a worker started that speaks on `sock`, which may be closed then.
+    def start(self, sock: socket.socket, words: int) -> asyncio.Future[Forked]:
+        """Have a worker started that speaks on `sock` and leaves its last words in a file; both may be closed
+        then.
 
         The future has it, or raises NotStartedError. Cancelling it ends the worker. Raises OSError.
         """
         number = next(self._numbers)
-        send(self._sock, Start(number, threading.get_native_id()), sock.fileno())
+        send(self._sock, Start(number, threading.get_native_id()), sock.fileno(), words)
         future: asyncio.Future[Forked] = self._loop.create_future()
         self._requests[number] = future
         self._wake.set()
@@ -195,12 +196,12 @@ class Nursery:
                 self._popen.kill()  # if it has not ended
                 return
             self._heard = True
-            birth, fd = heard
+            birth, fds = heard
             match birth:
                 case Ready():
                     self._ready = True
                 case Started():
-                    self._started(birth, fd)
+                    self._started(birth, *fds)
                 case Refused():
                     self._refuse(birth.number, os.strerror(birth.error))
                 case Ended():
@@ -208,7 +209,7 @@ class Nursery:
                         worker.end(birth.status)
             self._wake.set()
 
-    def _started(self, started: Started, pidfd: int) -> None:
+    def _started(self, started: Started, pidfd: int = -1) -> None:
         if started.threads and not self._told:
             self._told = True
             log.warning(
@@ -285,15 +286,15 @@ class Nurseries:
         self._all: list[Nursery] = []
         self._newest: Nursery | None = None
 
-    def start(self, sock: socket.socket) -> asyncio.Future[Forked]:
+    def start(self, sock: socket.socket, words: int) -> asyncio.Future[Forked]:
         """As Nursery.start(). Raises NotStartedError."""
         try:
             try:
-                return self._nursery().start(sock)
+                return self._nursery().start(sock, words)
             except (BrokenPipeError, ConnectionResetError):  # it has ended, and that was not noticed yet
                 if self._newest is not None:
                     self._newest.retire()
-                return self._nursery().start(sock)
+                return self._nursery().start(sock, words)
         except OSError as e:
             raise NotStartedError(e.strerror or type(e).__name__) from None
 

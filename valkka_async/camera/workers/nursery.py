@@ -69,21 +69,21 @@ class Nursery:
             self._listening = False
             self._poll.unregister(self._sock)
             return
-        birth, fd = heard
+        birth, fds = heard
         if isinstance(birth, Start):
-            self._start(birth, fd)
-        if fd >= 0:
+            self._start(birth, fds)
+        for fd in fds:
             os.close(fd)
 
-    def _start(self, start: Start, fd: int) -> None:
+    def _start(self, start: Start, fds: tuple[int, ...]) -> None:
         others = _threads() - 1
         try:
-            if fd < 0:
-                raise OSError(errno.EMFILE, "no room for its descriptor")
+            if len(fds) != 2:
+                raise OSError(errno.EMFILE, "no room for its descriptors")
             if others:
-                pid = self._spawn(fd, start.thread)
+                pid = self._spawn(*fds, start.thread)
             elif (pid := os.fork()) == 0:
-                self._become(fd, start.thread)
+                self._become(*fds, start.thread)
             try:
                 pidfd = os.pidfd_open(pid)
             except OSError:
@@ -97,7 +97,7 @@ class Nursery:
         self._poll.register(pidfd, select.POLLIN)
         self._tell(Started(start.number, pid, others), pidfd)
 
-    def _become(self, fd: int, thread: int) -> NoReturn:
+    def _become(self, fd: int, words: int, thread: int) -> NoReturn:
         """In a child: with what is its own, and nothing else."""
         try:
             supervisor = self._supervisor
@@ -106,14 +106,14 @@ class Nursery:
                 os.close(pidfd)
             _call_me(b"valkka-worker")
             gc.enable()
-            importlib.import_module(_WORKER).run(fd, supervisor, thread)
+            importlib.import_module(_WORKER).run(fd, supervisor, thread, words)
         finally:
             os._exit(1)
 
-    def _spawn(self, fd: int, thread: int) -> int:
+    def _spawn(self, fd: int, words: int, thread: int) -> int:
         """A new interpreter. Raises OSError."""
-        given = (fd, self._supervisor)
-        command = [sys.executable, "-P", "-m", _WORKER, *map(str, (*given, thread))]
+        given = (fd, self._supervisor, words)
+        command = [sys.executable, "-P", "-m", _WORKER, *map(str, (fd, self._supervisor, thread, words))]
         try:
             for one in given:
                 os.set_inheritable(one, True)
@@ -130,9 +130,9 @@ class Nursery:
             os.close(pidfd)
             self._tell(Ended(pid, os.waitstatus_to_exitcode(status)))
 
-    def _tell(self, birth: Birth, fd: int | None = None) -> None:
+    def _tell(self, birth: Birth, *fds: int) -> None:
         try:
-            send(self._sock, birth, fd)
+            send(self._sock, birth, *fds)
         except OSError:  # nobody is there: the socket says so
             pass
 

@@ -267,14 +267,13 @@ class Place:
             while not self._closing:
                 how, lived = await self._live()
                 if self._closing:
+                    if how.words:
+                        self._log_end(how, self._process.pid if self._process is not None else None)
                     break
                 self._backoff.lived(lived)
                 delay = self._backoff.next()
                 pid = self._process.pid if self._process is not None else None
-                names = ", ".join(self._entries) or "no camera"
-                which = f"{names}: worker process {pid or ''}".rstrip()
-                extra = {"camera": names} if self._entries else None
-                log.warning("%s %s; starting another one in %.1f s", which, how.text, delay, extra=extra)
+                self._log_end(how, pid, f"; starting another one in {delay:.1f} s")
                 self._restarts += 1
                 self._last, self._retry_at = how, time.monotonic() + delay
                 self._vacate()
@@ -284,6 +283,18 @@ class Place:
             if self._process is not None:
                 await self._process.discard()  # it runs if this was cancelled, because the loop is ending
             self._end()
+
+    def _log_end(self, how: Exit, pid: int | None, then: str = "") -> None:
+        """Log how a process ended, in one record: where its threads were stands where a stack does."""
+        if not log.isEnabledFor(logging.WARNING):
+            return
+        names = ", ".join(self._entries)
+        text = f"{names or 'no camera'}: worker process {pid or ''}".rstrip() + f" {how.text}{then}"
+        extra = {key: value for key, value in (("camera", names), ("signal", how.signal)) if value}
+        words = how.words or None
+        log.handle(
+            log.makeRecord(log.name, logging.WARNING, __file__, 0, text, (), None, extra=extra, sinfo=words)
+        )
 
     async def _live(self) -> tuple[Exit, float]:
         """One process, from its start to its end; and for how many seconds it was there."""

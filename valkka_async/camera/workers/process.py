@@ -9,7 +9,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from valkka_async.camera.workers.channel import Channel, Ending
 from valkka_async.camera.workers.exits import Exit, ended
@@ -17,6 +17,7 @@ from valkka_async.camera.workers.forked import Forked
 from valkka_async.camera.workers.messages import PROTOCOL, Begin, Hello, Message, Stop
 from valkka_async.camera.workers.nurseries import NotStartedError, Nurseries
 from valkka_async.camera.workers.status import WorkerEnd
+from valkka_async.camera.workers.words import LastWords
 
 _STARTING = 30.0  # s that a process may take until it speaks: interpreters start slowly on a busy machine
 _FIRST = 5.0  # s in which it keeps others from starting, at most
@@ -61,6 +62,7 @@ class Process:
         self._start: asyncio.Future[Forked] | None = None  # asked for
         self._worker: Forked | None = None
         self._channel: Channel | None = None
+        self._words: LastWords | None = None
         self._wake = asyncio.Event()
         self._exited = asyncio.Event()
         self._fault: Exit | None = None  # why it must be killed
@@ -143,6 +145,8 @@ class Process:
             self._channel.after_fork()
         if self._worker is not None:
             self._worker.after_fork()
+        if self._words is not None:
+            self._words.close()
 
     @staticmethod
     def wait_for(processes: Iterable[Process], seconds: float) -> list[Process]:
@@ -169,7 +173,8 @@ class Process:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._start = self._nurseries.start(theirs)
+                self._words = LastWords()
+                self._start = self._nurseries.start(theirs, self._words.fd)
             except BaseException:
                 ours.close()
                 raise
@@ -276,6 +281,8 @@ class Process:
                 how = Exit(fault.end, f"{fault.text} and was killed" if started else fault.text)
         if self._channel is not None:
             self._channel.drain()
+        if self._words is not None:
+            how = replace(how, words=self._words.read())
         self._close()
         return how
 
@@ -295,6 +302,8 @@ class Process:
             self._channel.close()
         if self._worker is not None:
             self._worker.close()
+        if self._words is not None:
+            self._words.close()
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:

@@ -12,6 +12,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable
+from numbers import Real
 from types import TracebackType
 from typing import Any, Self, Unpack, overload
 
@@ -69,14 +70,15 @@ class Supervisor:
     ) -> None:
         self._places: list[Place] = []
         self._entries: dict[str, Entry] = {}
-        if group_size < 1:
-            raise ValueError(f"group_size is at least 1, not {group_size!r}")
+        if not isinstance(group_size, int) or isinstance(group_size, bool) or group_size < 1:
+            raise ValueError(f"group_size is a whole number, at least 1, and not {group_size!r}")
         for key, value, least in (
             ("restart_max", restart_max, 0.0),
             ("hang_timeout", hang_timeout, 1.0),
             ("stop_timeout", stop_timeout, 0.0),
         ):
-            if not (math.isfinite(value) and value >= least and value > 0):
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if not (number and math.isfinite(value) and value >= least and value > 0):
                 limit = f"at least {least:g}" if least else "above 0"
                 raise ValueError(f"{key} is {limit} seconds, not {value!r}")
         self._group_size = group_size

@@ -3,13 +3,14 @@
 
 It comes from a nursery, as a fork of it (run()) or as a new interpreter:
 
-    python -m valkka_async.camera.workers.worker FD PIDFD THREAD
+    python -m valkka_async.camera.workers.worker FD PIDFD THREAD WORDS
 
 FD is one end of a pair of stream sockets; messages.py has what is said over it. PIDFD is the supervisor's,
-THREAD the one of its threads to which the worker belongs. A worker ends when told to, on SIGTERM, and with
-its supervisor. Of that it learns by the socket, which closes; and in a thread, in case the main thread is
-stuck, by the pidfd (a process that the supervisor forked may still have the socket) and by asking for THREAD.
-It does not depend on the nursery. Only a process that somebody has stopped (SIGSTOP) stays, until it goes on.
+THREAD the one of its threads to which the worker belongs, WORDS a file for its last words (words.py). A
+worker ends when told to, on SIGTERM, and with its supervisor. Of that it learns by the socket, which closes;
+and in a thread, in case the main thread is stuck, by the pidfd (a process that the supervisor forked may
+still have the socket) and by asking for THREAD. It does not depend on the nursery. Only a process that
+somebody has stopped (SIGSTOP) stays, until it goes on.
 """
 
 from __future__ import annotations
@@ -370,19 +371,18 @@ async def _serve(fd: int, supervisor: int, thread: int) -> int:
     return await Worker(sock, supervisor, thread).run()
 
 
-def run(fd: int, supervisor: int, thread: int) -> NoReturn:
-    """Be a worker, from here to the end of the process: see above."""
+def run(fd: int, supervisor: int, thread: int, words: int) -> NoReturn:
+    """Be a worker, from here to the end of the process: see above. `words`: the file of its last words."""
     # Ctrl-C in the terminal is for the supervisor, which decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    if sys.stderr is not None:
-        faulthandler.enable()  # names of functions and line numbers, no values
+    os.set_inheritable(words, False)
+    faulthandler.enable(words)  # names of functions and line numbers, no values
     try:
         number = asyncio.run(_serve(fd, supervisor, thread))
     except BaseException as e:
-        if sys.stderr is not None:
-            traceback.print_tb(e.__traceback__)
-            print(type(e).__name__, file=sys.stderr)  # its text may be anything
+        lines = [*traceback.format_tb(e.__traceback__), type(e).__name__]  # its text may be anything
+        os.write(words, "".join(lines).encode(errors="replace"))
         number = FAILED
     if sys.stderr is not None:
         sys.stderr.flush()
@@ -394,4 +394,4 @@ def run(fd: int, supervisor: int, thread: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    run(*map(int, sys.argv[1:4]))
+    run(*map(int, sys.argv[1:5]))

@@ -19,9 +19,20 @@ from valkka_async.service.config import addresses
 from valkka_async.service.config.cameras import CameraConfig, Defaults, OutputConfig, Record
 from valkka_async.service.config.fields import CameraName, Pattern, RingName, Section, or_switch, switch
 from valkka_async.service.config.linked import LinkConfig
-from valkka_async.service.config.sections import IN_SHORT, Keep, Log, Web, Workers, or_text
+from valkka_async.service.config.sections import IN_SHORT, Keep, Log, Tls, Web, Workers, or_text
 
-__all__ = ["CameraConfig", "Config", "Defaults", "Keep", "Log", "OutputConfig", "Record", "Web", "Workers"]
+__all__ = [
+    "CameraConfig",
+    "Config",
+    "Defaults",
+    "Keep",
+    "Log",
+    "OutputConfig",
+    "Record",
+    "Tls",
+    "Web",
+    "Workers",
+]
 
 Loc: TypeAlias = tuple[str | int, ...]
 

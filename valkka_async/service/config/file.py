@@ -25,6 +25,7 @@ from valkka_async.service.config.substitute import (
     read_text,
 )
 from valkka_async.service.config.words import explain
+from valkka_async.service.tls import CertificateError
 
 __all__ = ["ConfigError", "Problem", "json_schema", "load"]
 
@@ -36,9 +37,11 @@ def load(
     path: str | os.PathLike[str],
     *,
     lacks: Callable[[CameraSpec], tuple[tuple[str, ...], str] | None] = lambda _: None,
+    certificate: Callable[[str, str], object] = lambda cert, key: None,
 ) -> Config:
     """Read a config. Blocks while it reads the file, and a secrets file that it names. `lacks` says which key
-    of a camera cannot be followed on this machine, and why.
+    of a camera cannot be followed on this machine, and why. `certificate` looks at the page's, and raises
+    CertificateError.
 
     Raises ConfigError, and nothing else, with all that is wrong: the file cannot be read, is not YAML, has
     unknown keys, values that cannot be, cameras that do not fit together, or ${NAME} that is not known.
@@ -63,6 +66,11 @@ def load(
         for name, spec in config.specs().items():
             if (lack := lacks(spec)) is not None:
                 document.problem(("cameras", name, *lack[0]), lack[1])
+        if config.web is not None and config.web.tls is not None:
+            try:
+                certificate(config.web.tls.cert, config.web.tls.key)
+            except CertificateError as e:
+                document.problem(("web", "tls", "key" if e.of_key else "cert"), str(e))
     if document.problems:
         raise ConfigError(sorted(document.problems, key=lambda p: (p.file != document.file, p.line or 0)))
     return config
@@ -114,6 +122,9 @@ def _without_empty(document: Document) -> None:
             ("web",), "nothing is written below it: write `web: false` for no page, or remove it"
         )
         del data["web"]
+    web = data.get("web")
+    if isinstance(web, dict) and "tls" in web and web["tls"] is None:
+        document.problem(("web", "tls"), "nothing is written below it: it has a `cert` and a `key`")
     for path, section in _sections(data):
         for key in ("user", "password", "token"):
             if key in section and section[key] is None:
@@ -132,6 +143,12 @@ def _resolve(data: dict[str, Any], folder: FilePath) -> None:
         for key, name in files.items():
             if isinstance(name, str) and name:
                 files[key] = str(folder / os.path.expanduser(name))
+    web = data.get("web")
+    tls = web.get("tls") if isinstance(web, dict) else None
+    if isinstance(tls, dict):
+        for key in ("cert", "key"):
+            if isinstance(name := tls.get(key), str) and name:
+                tls[key] = str(folder / os.path.expanduser(name))
     for _, section in _sections(data):
         record, url = section.get("record"), section.get("url")
         if isinstance(file := section.get("tls_ca_file"), str) and file:

@@ -15,6 +15,13 @@ TOKEN_MIN = 16
 MAKE_TOKEN = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 
+class Tls(Section):
+    """The page's certificate. A reload reads both files again; viewers stay."""
+
+    cert: str = Field(description="A PEM file: the certificate, and those between it and its authority.")
+    key: str = Field(description="A PEM file: its key, not encrypted. May be the same file.")
+
+
 class Web(Section):
     """The page, and everything else that is served over HTTP."""
 
@@ -26,7 +33,13 @@ class Web(Section):
     host: str = Field(default="127.0.0.1", description="The address to listen on; `0.0.0.0`: all of them.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8088, description="0: any free port.")
     max_connections: Annotated[int, Field(ge=1)] = Field(
-        default=256, description="How many streams may be open at once."
+        default=256,
+        description="How many streams may be open at once; one client may have three quarters of them.",
+    )
+    tls: Tls | None = Field(
+        default=None,
+        description="The files of a certificate: `{cert: FILE, key: FILE}`. The page is HTTPS then, and "
+        "nothing else on its port.",
     )
 
     @field_validator("token")

@@ -7,21 +7,59 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from valkka_async import typed
 from valkka_async.errors import ValkkaError
-from valkka_async.service.status import ServiceStatus
+from valkka_async.service.status import RecordingStatus, ServiceStatus
 from valkka_async.service.web.contract import Find, Service
-from valkka_async.service.web.headers import problem
 from valkka_async.service.web.hub import NO_CAMERA
 from valkka_async.service.web.live import Hubs
+from valkka_async.service.web.problems import Code, problem
+from valkka_async.service.web.sockets import STOPS
 from valkka_async.service.web.viewer import Ending, unpack
 
 _SNAPSHOT_SECONDS = 5.0
 _SNAPSHOTS = 32  # requests that may wait for one at once
 _BODY_SECONDS = 5.0  # for a browser to send its request
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """How the recording of a camera is then; None: there is none."""
+
+    recording: RecordingStatus | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    """What happens is being recorded."""
+
+    recording: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """The loop runs."""
+
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Every camera has been started, whether it could be opened or not."""
+
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NotReady:
+    """Some have not; `reason` is for people."""
+
+    ready: bool
+    reason: str
 
 
 class Api:
@@ -43,11 +81,11 @@ class Api:
         name = request.match_info["camera"]
         camera = self._find(name)
         if camera is None:
-            return _text(404, f"there is no camera {name}")
+            return problem(Code.CAMERA, f"there is no camera {name}")
         if camera.still is None:
-            return _text(404, f"{name} has no ring for the page: set `live` in the config")
+            return problem(Code.RING, f"{name} has no ring for the page: set `live` in the config")
         if self._waiting >= _SNAPSHOTS:
-            return _text(429, "too many requests wait for a snapshot; try again", Retry_After="1")
+            return problem(Code.BUSY, "too many requests wait for a snapshot; try again", Retry_After="1")
         self._waiting += 1
         try:
             async with asyncio.timeout(_SNAPSHOT_SECONDS):
@@ -56,9 +94,12 @@ class Api:
             camera = self._find(name) or camera
             source = camera.feeding(camera.still)
             why = f"{source.state}: {source.reason}" if source.reason else source.state
-            return _text(503, f"no frame of {name} within {_SNAPSHOT_SECONDS:g} s ({why})", Retry_After="5")
+            text = f"no frame of {name} within {_SNAPSHOT_SECONDS:g} s ({why})"
+            return problem(Code.FRAME, text, Retry_After="5")
         except Ending as e:
-            return _text(404 if e.code == NO_CAMERA else 503, e.reason)
+            if e.code == NO_CAMERA:
+                return problem(Code.CAMERA, e.reason)
+            return problem(Code.STOPS if e.code == STOPS.code else Code.FRAME, e.reason)
         finally:
             self._waiting -= 1
         when = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(taken_ns / 1e9))
@@ -84,17 +125,17 @@ class Api:
             if not isinstance(on, bool):
                 raise TypeError
         except TimeoutError:
-            return problem(408, "the request did not arrive in time")
+            return problem(Code.LATE, "the request did not arrive in time")
         except (ValueError, TypeError, KeyError, RecursionError):
-            return problem(400, 'say {"on": true} or {"on": false}')
+            return problem(Code.REQUEST, 'say {"on": true} or {"on": false}')
         name = request.match_info["camera"]
         try:
             recording = await self._service.set_recording(name, on)
         except KeyError:
-            return problem(404, f"there is no camera {name}")
+            return problem(Code.CAMERA, f"there is no camera {name}")
         except ValkkaError as e:
-            return problem(409, str(e))
-        return web.json_response({"recording": None if recording is None else typed.encode(recording)})
+            return problem(Code.REFUSED, str(e))
+        return web.json_response(typed.encode(Recording(recording)))
 
     async def event(self, request: web.Request) -> web.Response:
         """POST /api/cameras/NAME/event, with nothing or {"before": 10, "after": 20}, in seconds: something
@@ -105,30 +146,30 @@ class Api:
             said = json.loads(text) if text.strip() else {}
             before, after = (_seconds(said.get(key)) for key in ("before", "after"))
         except TimeoutError:
-            return problem(408, "the request did not arrive in time")
+            return problem(Code.LATE, "the request did not arrive in time")
         except (ValueError, TypeError, AttributeError, RecursionError):
-            return problem(400, 'say {"before": 10, "after": 20}, in seconds, or nothing')
+            return problem(Code.REQUEST, 'say {"before": 10, "after": 20}, in seconds, or nothing')
         name = request.match_info["camera"]
         try:
             self._service.record_event(name, before, after)
         except KeyError:
-            return problem(404, f"there is no camera {name}")
+            return problem(Code.CAMERA, f"there is no camera {name}")
         except ValkkaError as e:
-            return problem(409, str(e))
+            return problem(Code.REFUSED, str(e))
         except ValueError as e:
-            return problem(400, str(e))
-        return web.json_response({"recording": True})
+            return problem(Code.REQUEST, str(e))
+        return web.json_response(typed.encode(RecordedEvent(True)))
 
     async def alive(self, request: web.Request) -> web.Response:
         """GET /healthz: the loop runs."""
-        return web.json_response({"alive": True})
+        return web.json_response(typed.encode(Alive(True)))
 
     async def ready(self, request: web.Request) -> web.Response:
         """GET /readyz: every camera has been started, whether it could be opened or not."""
         if self._service.ready:
-            return web.json_response({"ready": True})
-        reason = "the cameras are being started for the first time"
-        return web.json_response({"ready": False, "reason": reason}, status=503, headers={"Retry-After": "1"})
+            return web.json_response(typed.encode(Ready(True)))
+        not_ready = typed.encode(NotReady(False, "the cameras are being started for the first time"))
+        return web.json_response(not_ready, status=503, headers={"Retry-After": "1"})
 
 
 def _seconds(value: object) -> float | None:
@@ -137,8 +178,3 @@ def _seconds(value: object) -> float | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 3600:
         return float(value)
     raise ValueError
-
-
-def _text(status: int, text: str, **headers: str) -> web.Response:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return web.Response(status=status, text=text + "\n", headers=named)

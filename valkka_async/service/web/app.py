@@ -5,18 +5,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from aiohttp import web
 
 from valkka_async.errors import ValkkaError
+from valkka_async.service.state import State
 from valkka_async.service.status import PageStatus, ServiceStatus
-from valkka_async.service.web import assets, login
+from valkka_async.service.tls import Certificate
+from valkka_async.service.web import assets
 from valkka_async.service.web.api import Api
 from valkka_async.service.web.auth import Guard, Handler, is_loopback
 from valkka_async.service.web.boxes import Boxes
 from valkka_async.service.web.contract import Lens, Service, Settings
+from valkka_async.service.web.entrance import Entrance
 from valkka_async.service.web.events import Events
 from valkka_async.service.web.headers import on_prepare
 from valkka_async.service.web.listen import Door, listen, url
@@ -24,40 +29,58 @@ from valkka_async.service.web.live import Hubs, Live
 from valkka_async.service.web.metrics import Metrics
 from valkka_async.service.web.others import Others
 from valkka_async.service.web.recorded import Recorded
+from valkka_async.service.web.routes import Handlers, table
+from valkka_async.service.web.sessions import Sessions
 from valkka_async.service.web.sockets import Sockets
 
 _BODY_BYTES = 16 << 10  # of a request: a token, or {"on": true}
 _STOP_SECONDS = 0.5  # for requests that are being answered when the service stops
-_NAME = r"{camera:[A-Za-z0-9._-]{1,64}}"
-_HOST = r"{host:[A-Za-z0-9._-]{1,64}}"
+
+log = logging.getLogger("valkka_async.service.web")
 
 
-@dataclass(frozen=True, slots=True)
 class Page:
     """Where the page is, for a browser on this machine, as ``http://127.0.0.1:8088/``."""
 
-    url: str
+    def __init__(self, url: str, certificate: Certificate | None) -> None:
+        self.url = url
+        self._certificate = certificate
+
+    async def renew(self) -> bool:
+        """Read the certificate's files again, if there is one. True: it is another one, which new connections
+        get; those that there are stay. Raises CertificateError, and then the one before stays."""
+        if self._certificate is None:
+            return False
+        other = await asyncio.to_thread(self._certificate.renew)
+        _tell(self._certificate)
+        return other
 
 
 @contextlib.asynccontextmanager
-async def serve(service: Service, settings: Settings) -> AsyncIterator[Page]:
+async def serve(service: Service, settings: Settings, state: State | None = None) -> AsyncIterator[Page]:
     """Serve the page of a service::
 
-        async with serve(service, config.web) as page:
+        async with serve(service, config.web, State(directory(), service.name)) as page:
             print(page.url)
 
-    Raises ValkkaError, which says what to do, when it cannot listen there. Leaving tells browsers that the
+    With `state`, browsers stay signed in when the service is started again. Raises ValkkaError, which says
+    what to do, when it cannot listen there or the certificate cannot be used. Leaving tells browsers that the
     service stops, and takes about 2 seconds at most, whatever they do. Cancelling leaves nothing behind.
     """
     _check(settings)
     files = await asyncio.to_thread(assets.load)
+    sessions = await asyncio.to_thread(open_sessions, service, settings, state)
+    certificate = None
+    if (tls := settings.tls) is not None:
+        certificate = await asyncio.to_thread(Certificate, tls.cert, tls.key)
+        _tell(certificate)
     listening = await listen(settings.host, settings.port)
     async with contextlib.AsyncExitStack() as stack:
         for sock in listening:
             stack.callback(sock.close)
         if settings.token is None and not all(is_loopback(sock.getsockname()[0]) for sock in listening):
             raise ValkkaError(_open_to_others(settings))  # a name that says localhost, and is not
-        app = make_app(service, settings, files)
+        app = make_app(service, settings, files, sessions, state)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_SECONDS)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -69,28 +92,50 @@ async def serve(service: Service, settings: Settings) -> AsyncIterator[Page]:
         stack.push_async_callback(app[_SOCKETS].aclose)
         loop = asyncio.get_running_loop()
         for sock in listening:
-            listener = await loop.create_server(door, sock=sock)
-            stack.callback(listener.close)
-        yield Page(url(settings.host, listening))
+            if certificate is None:
+                listener = await loop.create_server(door, sock=sock)
+                stack.callback(listener.close)
+            else:
+                stack.push_async_callback(Entrance(door, sock, certificate.context).aclose)
+        yield Page(url(settings.host, listening, secure=certificate is not None), certificate)
+
+
+def open_sessions(service: Service, settings: Settings, state: State | None) -> Sessions | None:
+    """The sessions of a page with a token: those of the service before, if it had this `state`. Blocks."""
+    if settings.token is None:
+        return None
+    key, over = (secrets.token_bytes(32), []) if state is None else (state.key(), state.signed_out())
+    return Sessions(key, _identity(service, settings), settings.token.get_secret_value(), over)
+
+
+def _identity(service: Service, settings: Settings) -> str:
+    """Tells the page from others that a browser finds under the same name of a host."""
+    return f"{service.name}:{settings.port}"
 
 
 def make_app(
-    service: Service, settings: Settings, files: list[assets.Asset] | None = None
+    service: Service,
+    settings: Settings,
+    files: list[assets.Asset] | None = None,
+    sessions: Sessions | None = None,
+    state: State | None = None,
 ) -> web.Application:
     """The application, to serve it by other means than serve(), which also limits connections.
 
-    Reads the page's files, unless they are given. Raises ValkkaError for an address that others reach and no
-    token.
+    Reads the page's files, and the key of sessions, unless they are given. Raises ValkkaError for an address
+    that others reach and no token.
     """
     _check(settings)
-    guard = Guard(settings.token, f"{service.name}:{settings.port}")
+    if sessions is None:
+        sessions = open_sessions(service, settings, state)
+    sockets = Sockets(settings.max_connections)
+    guard = Guard(settings.token, _identity(service, settings), sessions, state, sockets)
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await guard(request, handler)
 
     lens = Lens(service)
-    sockets = Sockets(settings.max_connections)
     hubs = Hubs(lens.camera)
     boxes = Boxes(lens.camera, sockets)
 
@@ -99,34 +144,21 @@ def make_app(
         return replace(service.status(), page=page)
 
     events = Events(status, sockets)
-    api = Api(service, status, lens.camera, hubs)
     app = web.Application(middlewares=[guarded], client_max_size=_BODY_BYTES)
     app[_SOCKETS] = sockets
     app.on_response_prepare.append(on_prepare)
-    others = Others()
-    recorded = Recorded(service.archive, lens.camera)
-    camera = f"/api/cameras/{_NAME}"
-    app.add_routes(
-        [
-            web.get("/api/status", api.status),
-            web.get("/api/events", events.handle, allow_head=False),
-            web.get(camera + "/live", Live(hubs, sockets).handle, allow_head=False),
-            web.get(camera + "/boxes", boxes.handle, allow_head=False),
-            web.get(camera + "/snapshot.jpg", api.snapshot, allow_head=False),
-            web.post(camera + "/recording", api.recording),
-            web.get("/api/hosts", others.list),
-            web.get(f"/api/hosts/{_HOST}/{_NAME}/snapshot.jpg", others.snapshot, allow_head=False),
-            web.post(camera + "/event", api.event),
-            web.get(f"/api/recordings/{_NAME}", recorded.timeline),
-            web.get(f"/api/recordings/{_NAME}/clip.mp4", recorded.clip),
-            web.get("/metrics", Metrics(service, hubs, events, sockets).handle),
-            web.get("/healthz", api.alive),
-            web.get("/readyz", api.ready),
-            web.get("/login", guard.ask),
-            web.post("/login", guard.sign_in),
-            web.get(f"/{login.STYLE.name}", login.STYLE.handle),
-        ]
+    handlers = Handlers(
+        api=Api(service, status, lens.camera, hubs),
+        boxes=boxes,
+        events=events,
+        guard=guard,
+        live=Live(hubs, sockets),
+        metrics=Metrics(service, hubs, events, sockets),
+        others=Others(),
+        recorded=Recorded(service.archive, lens.camera),
     )
+    for route in table(handlers, token=settings.token is not None):
+        route.add(app)
     for file in assets.load() if files is None else files:
         app.router.add_get("/" if file.name == "index.html" else f"/static/{file.name}", file.handle)
 
@@ -138,6 +170,11 @@ def make_app(
 
     app.on_shutdown.append(stop)
     return app
+
+
+def _tell(certificate: Certificate) -> None:
+    if (doubt := certificate.newest.doubt()) is not None:
+        log.warning("%s", doubt)
 
 
 _SOCKETS = web.AppKey("sockets", Sockets)

@@ -10,16 +10,15 @@ of this machine that show another site's page. Against those:
 
 A program sends no Origin, and a browser always does.
 
-With a token, everything needs it: as ``Authorization: Bearer TOKEN``, or once, in a form, for a cookie. The
-cookie is not the token: it is a signature under a key that this process has made for itself, so it is worth
-nothing elsewhere, or after a restart.
+With a token, everything needs it: as ``Authorization: Bearer TOKEN``, or once, in a form, for a cookie
+(sessions.py).
 
 A right token is accepted at once, whatever else comes from the same address, which may be a proxy's. Guessing
 is hopeless because a token has 16 characters or more; wrong ones are answered late and counted so that they
-cost little.
+cost little, neither time nor memory nor lines of the log.
 
-The service does not speak TLS. A proxy that does must pass the Host header on. Whether the browser uses TLS
-is then what its own Origin says; no X-Forwarded header is believed.
+Behind a proxy that speaks TLS for us, whether the browser uses TLS is what its own Origin says; no
+X-Forwarded header is believed. The proxy must pass the Host header on.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ import hmac
 import ipaddress
 import logging
 import secrets
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
@@ -38,34 +36,52 @@ from urllib.parse import parse_qs, urlsplit
 
 from aiohttp import hdrs, web
 
+from valkka_async.service.state import State
 from valkka_async.service.web import login
+from valkka_async.service.web.clients import Seldom, client_of
 from valkka_async.service.web.contract import Secret
-from valkka_async.service.web.headers import problem
-from valkka_async.service.web.listen import Connection, client_of
+from valkka_async.service.web.headers import set_cookie
+from valkka_async.service.web.listen import Connection
+from valkka_async.service.web.problems import Code, explained, problem
+from valkka_async.service.web.sessions import SESSION_SECONDS, Session, Sessions
+from valkka_async.service.web.sockets import SESSION, Sockets
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_OPEN = ("/healthz", "/readyz", "/login", "/" + login.STYLE.name)
+_OPEN = ("/healthz", "/readyz", "/login", "/logout", "/" + login.STYLE.name)
+_FORMS = ("/login", "/logout")  # a browser sends them without a script, and so without a header of ours
 _PORTS = {"http": 80, "https": 443}
 _BUTTON = ("X-Requested-With", "valkka-async")
-_SESSION_SECONDS = 7 * 24 * 3600
 _BODY_SECONDS = 5.0
 # A wrong token is answered so late, and so many of one client wait for their answers at the same time.
 _WRONG_SECONDS = 1.0
 _WRONG_AT_ONCE = 4
+_TRY_AGAIN = "2"  # s
 
 log = logging.getLogger("valkka_async.service.web")
 
 
 class Guard:
     """Looks at each request before anything else does. `name` tells services apart that share a host, and so
-    a browser's cookies."""
+    a browser's cookies. `sessions` is None without a token; `state` remembers who has signed out."""
 
-    def __init__(self, token: Secret | None, name: str) -> None:
+    def __init__(
+        self,
+        token: Secret | None,
+        name: str,
+        sessions: Sessions | None,
+        state: State | None,
+        sockets: Sockets,
+    ) -> None:
         self._key = secrets.token_bytes(32)
         self._token = self._digest(token.get_secret_value().encode()) if token is not None else None
         self._cookie = f"valkka-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+        self._sessions = sessions
+        self._state = state
+        self._sockets = sockets
         self._wrong: Counter[str] = Counter()  # wrong tokens that have not been answered yet, by client
+        self._warn = Seldom()
+        self._untold = 0  # wrong tokens of which the log has nothing
 
     # ---------------------------------------------------------------------------------- requests
 
@@ -73,7 +89,7 @@ class Guard:
         """The middleware."""
         connection = request.protocol
         with connection.busy() if isinstance(connection, Connection) else nullcontext():
-            return await self._answer(request, handler)
+            return login.for_people(request, await self._answer(request, handler))
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         refusal = await self._refusal(request)
@@ -82,27 +98,26 @@ class Guard:
         try:
             return await handler(request)
         except web.HTTPException as e:
-            if not request.path.startswith("/api/"):
-                raise
-            answer = problem(e.status, e.reason)
-            if hdrs.ALLOW in e.headers:
-                answer.headers[hdrs.ALLOW] = e.headers[hdrs.ALLOW]
-            return answer
+            return explained(e)
 
     async def _refusal(self, request: web.Request) -> web.StreamResponse | None:
         hosts = request.headers.getall(hdrs.HOST, [])
         if self._token is None and not all(map(is_loopback, hosts)):
-            return problem(403, "without a token this page answers to names of this machine only (localhost)")
+            text = "without a token this page answers to names of this machine only (localhost)"
+            return problem(Code.HOST, text)
         changes = request.method not in (hdrs.METH_GET, hdrs.METH_HEAD)
         if changes or request.headers.get(hdrs.UPGRADE):
-            if not all(is_ours(origin, hosts) for origin in request.headers.getall(hdrs.ORIGIN, [])):
-                return problem(403, "the page of another site may not do that")
+            origins = request.headers.getall(hdrs.ORIGIN, [])
+            if not all(is_ours(origin, hosts, secure=request.secure) for origin in origins):
+                return problem(Code.ORIGIN, "the page of another site may not do that")
         if self._token is not None and request.path not in _OPEN:
             refusal = await self._stranger(request)
             if refusal is not None:
                 return refusal
-        if changes and request.path != "/login" and request.headers.get(_BUTTON[0]) != _BUTTON[1]:
-            return problem(403, f"send the header {_BUTTON[0]}: {_BUTTON[1]}")
+        if (error := request.match_info.http_exception) is not None:  # no such address, or not this method
+            return explained(error)
+        if changes and request.path not in _FORMS and request.headers.get(_BUTTON[0]) != _BUTTON[1]:
+            return problem(Code.HEADER, f"send the header {_BUTTON[0]}: {_BUTTON[1]}")
         return None
 
     async def _stranger(self, request: web.Request) -> web.StreamResponse | None:
@@ -111,15 +126,16 @@ class Guard:
         if scheme.lower() == "bearer":
             right = await self._check(request, given.strip())
             if right is None:
-                return problem(429, "too many wrong tokens; try again later", Retry_After="2")
+                return problem(Code.GUESSES, "too many wrong tokens; try again later", Retry_After=_TRY_AGAIN)
             if right:
                 return None
-        elif self._session_holds(request.cookies.get(self._cookie, "")):
+        elif (session := self._session(request)) is not None:
+            self._attend(request, session)
             return None
         elif request.method == hdrs.METH_GET and "text/html" in request.headers.get(hdrs.ACCEPT, ""):
             return web.Response(status=303, headers={hdrs.LOCATION: "/login"})
         advice = "sign in, or send the header Authorization: Bearer TOKEN"
-        return problem(401, advice, WWW_Authenticate="Bearer")
+        return problem(Code.TOKEN, advice, WWW_Authenticate="Bearer")
 
     # ------------------------------------------------------------------------------------ tokens
 
@@ -132,7 +148,7 @@ class Guard:
         client = client_of(request.remote)
         if self._wrong[client] >= _WRONG_AT_ONCE:
             return None
-        log.warning("a wrong token was given, from %s", client, extra={"client": client})
+        self._tell(client)
         self._wrong[client] += 1
         try:
             await asyncio.sleep(_WRONG_SECONDS)
@@ -142,32 +158,42 @@ class Guard:
                 del self._wrong[client]
         return False
 
+    def _tell(self, client: str) -> None:
+        """Of a wrong token, once a minute: others can give as many as they like."""
+        if not self._warn():
+            self._untold += 1
+            return
+        others = f", and {self._untold} others since the last time" if self._untold else ""
+        log.warning("a wrong token was given, from %s%s", client, others, extra={"client": client})
+        self._untold = 0
+
     def _digest(self, data: bytes) -> bytes:
         """All digests have one length, so it says nothing."""
         return hmac.digest(self._key, data, "sha256")
 
     # ---------------------------------------------------------------------------------- sessions
 
-    def _session(self) -> str:
-        until = int(time.time()) + _SESSION_SECONDS
-        return f"{until}.{self._digest(b'session %d' % until).hex()}"
+    def _session(self, request: web.Request) -> Session | None:
+        if self._sessions is None:
+            return None
+        return self._sessions.find(request.cookies.get(self._cookie, ""))
 
-    def _session_holds(self, cookie: str) -> bool:
-        until, _, signature = cookie.partition(".")
-        if not (until.isascii() and until.isdecimal() and len(until) < 20 and signature.isascii()):
-            return False
-        expected = self._digest(b"session %d" % int(until)).hex()
-        return hmac.compare_digest(signature.encode(), expected.encode()) and time.time() < int(until)
+    def _attend(self, request: web.Request, session: Session) -> None:
+        """A request of this session: its WebSocket ends with it, and it goes on while it is used."""
+        assert self._sessions is not None
+        request[SESSION] = session.id
+        if (cookie := self._sessions.renewed(session)) is not None:
+            set_cookie(request, self._cookie, cookie, SESSION_SECONDS, secure=session.secure)
 
     async def ask(self, request: web.Request) -> web.StreamResponse:
         """GET /login"""
-        if self._token is None or self._session_holds(request.cookies.get(self._cookie, "")):
+        if self._token is None or self._session(request) is not None:
             return web.Response(status=303, headers={hdrs.LOCATION: "/"})
         return _form()
 
     async def sign_in(self, request: web.Request) -> web.StreamResponse:
         """POST /login: the token, for a cookie."""
-        if self._token is None:
+        if self._sessions is None:
             return web.Response(status=303, headers={hdrs.LOCATION: "/"})
         try:
             async with asyncio.timeout(_BODY_SECONDS):
@@ -175,30 +201,38 @@ class Guard:
             fields = parse_qs(body.decode(), max_num_fields=10)
         except TimeoutError:
             return _form(408, "The request did not arrive in time.")
+        except web.HTTPRequestEntityTooLarge:
+            return _form(413, "That is not the token.")
         except ValueError:
             fields = {}
         right = await self._check(request, fields.get("token", [""])[0].strip())
         if right is None:
-            return _form(429, "Too many wrong tokens. Try again in a moment.")
+            return _form(429, "Too many wrong tokens. Try again in a moment.", Retry_After=_TRY_AGAIN)
         if not right:
             return _form(401, "That is not the token.")
-        response = web.Response(status=303, headers={hdrs.LOCATION: "/"})
-        response.set_cookie(
-            self._cookie,
-            self._session(),
-            max_age=_SESSION_SECONDS,
-            path="/",
-            httponly=True,
-            samesite="Strict",
-            secure=request.secure or request.headers.get(hdrs.ORIGIN, "").startswith("https://"),
-        )
-        return response
+        secure = request.secure or request.headers.get(hdrs.ORIGIN, "").startswith("https://")
+        cookie = self._sessions.begin(secure=secure)
+        set_cookie(request, self._cookie, cookie, SESSION_SECONDS, secure=secure)
+        return web.Response(status=303, headers={hdrs.LOCATION: "/"})
+
+    async def sign_out(self, request: web.Request) -> web.StreamResponse:
+        """POST /logout: the session is over, in all windows of the browser, and for whoever has its
+        cookie."""
+        session = self._session(request)
+        if self._sessions is not None and session is not None:
+            over = self._sessions.end(session)
+            self._sockets.sign_out(session.id)
+            if self._state is not None:
+                await asyncio.shield(asyncio.to_thread(self._state.sign_out, over))
+        secure = request.secure or request.headers.get(hdrs.ORIGIN, "").startswith("https://")
+        set_cookie(request, self._cookie, "", 0, secure=secure)
+        return web.Response(status=303, headers={hdrs.LOCATION: "/login"})
 
 
-def _form(status: int = 200, problem: str = "") -> web.Response:
+def _form(status: int = 200, problem: str = "", **headers: str) -> web.Response:
     # With "no-referrer" the browser would send "Origin: null" with the form.
-    headers = {"Referrer-Policy": "same-origin"}
-    return web.Response(status=status, text=login.page(problem), content_type="text/html", headers=headers)
+    named = {"Referrer-Policy": "same-origin"} | {k.replace("_", "-"): v for k, v in headers.items()}
+    return web.Response(status=status, text=login.page(problem), content_type="text/html", headers=named)
 
 
 def is_loopback(host: str) -> bool:
@@ -210,10 +244,11 @@ def is_loopback(host: str) -> bool:
         return name == "localhost" or name.endswith(".localhost")
 
 
-def is_ours(origin: str, hosts: list[str]) -> bool:
-    """Is it the origin of our own page, for a request with these Host headers?"""
+def is_ours(origin: str, hosts: list[str], *, secure: bool = False) -> bool:
+    """Is it the origin of our own page, for a request with these Host headers? `secure`: it came over TLS,
+    so no page without TLS is ours."""
     scheme, separator, netloc = origin.partition("://")
-    if not separator or scheme not in _PORTS or len(hosts) != 1:
+    if not separator or scheme not in _PORTS or len(hosts) != 1 or (secure and scheme != "https"):
         return False
     ours = _split(hosts[0], _PORTS[scheme])
     return ours[0] != "" and _split(netloc, _PORTS[scheme]) == ours

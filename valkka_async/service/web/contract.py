@@ -22,6 +22,15 @@ class Secret(Protocol):
     def get_secret_value(self) -> str: ...
 
 
+class Tls(Protocol):
+    """Names of the certificate's files."""
+
+    @property
+    def cert(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+
+
 class Settings(Protocol):
     """Where the page listens, and which browsers may use it."""
 
@@ -33,6 +42,8 @@ class Settings(Protocol):
     def token(self) -> Secret | None: ...
     @property
     def max_connections(self) -> int: ...
+    @property
+    def tls(self) -> Tls | None: ...
 
 
 class Archive(Protocol):

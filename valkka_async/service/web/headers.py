@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The headers of every response, and error responses."""
+"""The headers of every response."""
 
 from __future__ import annotations
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 # Only our own files run and style the page: nothing inline, nothing from elsewhere; and no other page frames
 # it. Media Source Extensions and JPEGs from a WebSocket have blob: URLs.
@@ -29,6 +29,7 @@ SECURITY = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_COOKIE = web.RequestKey("cookie", str)  # that the response to a request is to set
 _DEFAULTS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -43,12 +44,15 @@ def secure(response: web.StreamResponse) -> None:
         response.headers.setdefault(name, value)
 
 
+def set_cookie(request: web.Request, name: str, value: str, seconds: int, *, secure: bool) -> None:
+    """Have the response to this request, of whatever kind, give the browser a cookie. `name` and `value` are
+    ours, and need no quotes; 0 `seconds` take it away."""
+    flags = "; HttpOnly; SameSite=Strict" + ("; Secure" if secure else "")
+    request[_COOKIE] = f"{name}={value}; Max-Age={seconds}; Path=/{flags}"
+
+
 async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
     """For an application's ``on_response_prepare``."""
     secure(response)
-
-
-def problem(status: int, text: str, **headers: str) -> web.Response:
-    """An error response for programs."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return web.json_response({"error": text}, status=status, headers=named)
+    if (cookie := request.get(_COOKIE)) is not None:
+        response.headers.add(hdrs.SET_COOKIE, cookie)

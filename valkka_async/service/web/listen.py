@@ -7,20 +7,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import logging
 import os
 import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from valkka_async.errors import ValkkaError
+from valkka_async.service.web import login
+from valkka_async.service.web.clients import Seldom, client_of, share
 from valkka_async.service.web.headers import secure
-from valkka_async.service.web.sockets import Seldom
+from valkka_async.service.web.problems import Code, problem
 
 _IDLE_SECONDS = 20.0  # without a whole request; also for the first one
 _LINGER_SECONDS = 2.0  # for the rest of a refused request's body
@@ -91,29 +92,35 @@ def _why(error: OSError, host: str, port: int) -> str:
     return f"the page cannot listen on {where}: {error.strerror or os.strerror(error.errno or 0)}"
 
 
-def url(host: str, sockets: list[socket.socket]) -> str:
-    """The page's address for a browser on this machine."""
+def url(host: str, sockets: list[socket.socket], *, secure: bool = False) -> str:
+    """The page's address for a browser on this machine. `secure`: over TLS."""
     name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://{f'[{name}]' if ':' in name else name}:{sockets[0].getsockname()[1]}/"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://{f'[{name}]' if ':' in name else name}:{sockets[0].getsockname()[1]}/"
 
 
-def client_of(host: str | None) -> str:
-    """The client at an address, for limits: of IPv6 the network, of which one client has 2**64 addresses."""
-    try:
-        address = ipaddress.ip_address((host or "").partition("%")[0])
-    except ValueError:
-        return host or "an unknown address"
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(address) if address.is_loopback else str(ipaddress.ip_network((address, 64), strict=False))
+class Guest(Protocol):
+    """Somebody inside. `client`: as of client_of(). `idle_since`: the loop's time. `idle`: nothing has been
+    asked for, or all was answered."""
+
+    @property
+    def client(self) -> str: ...
+    @property
+    def idle(self) -> bool: ...
+    @property
+    def idle_since(self) -> float: ...
+
+    def look(self, now: float) -> None:
+        """Called every few seconds, to end what takes too long."""
+
+    def abort(self) -> None:
+        """End it at once."""
 
 
 class Connection(web.RequestHandler):
-    """One TCP connection. `client`: as of client_of(). `idle_since`: the loop's time."""
+    """One TCP connection, a Guest. `before` is who it was until now."""
 
-    def __init__(self, door: Door, server: web.Server) -> None:
+    def __init__(self, door: Door, server: web.Server, before: Guest | None) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -126,6 +133,7 @@ class Connection(web.RequestHandler):
         self.idle_since = 0.0
         self._busy = 0  # requests that are being answered
         self._door = door
+        self._before = before
         self._waiting = 0  # unsent bytes, and since when none of them has left
         self._since = 0.0
 
@@ -134,6 +142,9 @@ class Connection(web.RequestHandler):
         peer = transport.get_extra_info("peername")
         self.client = client_of(peer[0] if isinstance(peer, tuple) else None)
         self.idle_since = asyncio.get_running_loop().time()
+        if self._before is not None:
+            self._door.leave(self._before)
+            self._before = None
         self._door.enter(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -158,6 +169,11 @@ class Connection(web.RequestHandler):
     def idle(self) -> bool:
         """Nothing has been asked for, or all was answered."""
         return not self._busy and self.transport is not None and not self.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Whatever is still to be sent."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def look(self, now: float) -> None:
         """End it if nothing of what is to be sent leaves, as a client that does not read would keep it."""
@@ -187,8 +203,11 @@ class Connection(web.RequestHandler):
             log.error("%s %s failed", request.method, request.path, exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has been begun")
-        text = "internal error" if status >= 500 else "this is not a request"
-        response = web.json_response({"error": text}, status=status)
+        if status >= 500:
+            response = problem(Code.INTERNAL, "internal error; the service's log has it")
+        else:
+            response = problem(Code.REQUEST, "this is not a request")
+        login.for_people(request, response)
         secure(response)
         response.force_close()
         return response
@@ -210,16 +229,16 @@ class Door:
     def __init__(self, server: web.Server, limit: int) -> None:
         self._server = server
         self._limit = limit
-        self._share = limit - limit // 4
-        self._inside: dict[Connection, None] = {}  # in the order in which they came
+        self._share = share(limit)
+        self._inside: dict[Guest, None] = {}  # in the order in which they came
         self._clients: Counter[str] = Counter()
         self._warn = Seldom()
         self._task = asyncio.create_task(self._watch(), name="web connections")
 
-    def __call__(self) -> Connection:
-        return Connection(self, self._server)
+    def __call__(self, before: Guest | None = None) -> Connection:
+        return Connection(self, self._server, before)
 
-    def enter(self, connection: Connection) -> None:
+    def enter(self, connection: Guest) -> None:
         """Raises nothing: a connection that cannot stay is aborted."""
         self._inside[connection] = None
         self._clients[connection.client] += 1
@@ -228,7 +247,7 @@ class Door:
         elif len(self._inside) > self._limit:
             self._make_room(connection, max(self._clients, key=self._clients.__getitem__))
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: Guest) -> None:
         """Idempotent."""
         if connection in self._inside:
             del self._inside[connection]
@@ -236,7 +255,7 @@ class Door:
             if not self._clients[connection.client]:
                 del self._clients[connection.client]
 
-    def _make_room(self, newcomer: Connection, client: str) -> None:
+    def _make_room(self, newcomer: Guest, client: str) -> None:
         if self._warn():
             log.warning(
                 "too many connections: more than %d at once, or %d of one client; most are of %s",
@@ -250,8 +269,7 @@ class Door:
             leaving = _longest_idle(c for c in self._inside if c is not newcomer)
         leaving = leaving or newcomer
         self.leave(leaving)  # now, and not when its end has been noticed
-        if leaving.transport is not None:
-            leaving.transport.abort()
+        leaving.abort()
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -268,5 +286,5 @@ class Door:
             await self._task
 
 
-def _longest_idle(connections: Iterable[Connection]) -> Connection | None:
+def _longest_idle(connections: Iterable[Guest]) -> Guest | None:
     return min((c for c in connections if c.idle), key=lambda c: c.idle_since, default=None)

@@ -12,8 +12,8 @@ from functools import partial
 from aiohttp import web
 
 from valkka_async.service.web.contract import Find
-from valkka_async.service.web.headers import problem
 from valkka_async.service.web.hub import FORMATS, Hub
+from valkka_async.service.web.problems import Code, problem
 from valkka_async.service.web.sockets import STOPS, Sockets
 from valkka_async.service.web.viewer import Ending, Viewer
 
@@ -108,7 +108,7 @@ class Live:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         format = request.query.get("format", "fmp4")
         if format not in FORMATS:
-            return problem(400, f"format is one of {', '.join(FORMATS)}")
+            return problem(Code.REQUEST, f"format is one of {', '.join(FORMATS)}")
         return await self._sockets.serve(request, partial(self._show, request.match_info["camera"], format))
 
     async def _show(self, camera: str, format: str, ws: web.WebSocketResponse) -> None:

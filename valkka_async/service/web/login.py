@@ -1,24 +1,34 @@
 # SPDX-License-Identifier: MIT
-"""The page that asks for the token. It works before anything else of the page may be fetched, and without
-scripts."""
+"""The page that asks for the token, and those that say why there is none. They work before anything else of
+the page may be fetched, and without scripts."""
 
 from __future__ import annotations
 
-from valkka_async.service.web.assets import asset
+import html
 
-_PAGE = """<!doctype html>
+from aiohttp import hdrs, web
+
+from valkka_async.service.web.assets import asset
+from valkka_async.service.web.problems import DETAIL, TITLE
+
+_FRAME = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>Sign in</title>
+<title>{title}</title>
 <link rel="icon" href="data:,">
 <link rel="stylesheet" href="/login.css">
 </head>
 <body>
 <main>
-<h1>valkka-async</h1>
+<h1>{heading}</h1>
+{body}</main>
+</body>
+</html>
+"""
+_FORM = """\
 <form method="post" action="/login">
 <input name="username" value="valkka-async" autocomplete="username" hidden>
 <label for="token">Access token</label>
@@ -26,9 +36,10 @@ _PAGE = """<!doctype html>
 {problem}<button type="submit">Sign in</button>
 </form>
 <p class="hint">It is the <code>token</code> under <code>web</code> in the service's config file.</p>
-</main>
-</body>
-</html>
+"""
+_FAILURE = """\
+<p>{detail}</p>
+<p class="hint"><a href="/">To the cameras</a></p>
 """
 
 STYLE = asset(
@@ -61,5 +72,23 @@ button { margin-top: .75rem; border: 0; background: var(--accent); color: #fff; 
 
 
 def page(problem: str = "") -> str:
-    """With a sentence of ours on what went wrong, if something did."""
-    return _PAGE.format(problem=f'<p class="problem" role="alert">{problem}</p>\n' if problem else "")
+    """The form, with a sentence on what went wrong, if something did."""
+    told = f'<p class="problem" role="alert">{html.escape(problem)}</p>\n' if problem else ""
+    return _FRAME.format(title="Sign in", heading="valkka-async", body=_FORM.format(problem=told))
+
+
+def for_people(request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
+    """The same problem as a page, where a person looks at it; any other response unchanged."""
+    if (
+        DETAIL not in response
+        or not isinstance(response, web.Response)
+        or request.path.startswith("/api/")
+        or "text/html" not in request.headers.get(hdrs.ACCEPT, "")
+    ):
+        return response
+    detail = response[DETAIL]
+    title = html.escape(response[TITLE])
+    body = _FAILURE.format(detail=html.escape(detail[:1].upper() + detail[1:] + "."))
+    response.text = _FRAME.format(title=title, heading=title, body=body)
+    response.content_type = "text/html"
+    return response

@@ -5,24 +5,33 @@ of theirs is read between."""
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from aiohttp import web
 from numpy.typing import NDArray
 
+from valkka_async import typed
 from valkka_async.errors import CameraFormatError, ValkkaError
 from valkka_async.ring.client import connect
 from valkka_async.ring.formats import FrameFormat
 from valkka_async.ring.names import is_source
 from valkka_async.ring.rendezvous import servers
-from valkka_async.service.web.headers import problem
+from valkka_async.service.web.problems import Code, problem
 
 _SECONDS = 8.0  # for a frame to come from there
 _OLD = 2.0  # s of age, above which a frame gives way to the next one
 _AT_ONCE = 8
 _QUALITY = 80
 _FFMPEG = {"gray8": "gray"}  # our name of a format: FFmpeg's, where they differ
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """Their cameras, as HOST/CAMERA."""
+
+    cameras: tuple[str, ...]
 
 
 class Others:
@@ -33,23 +42,23 @@ class Others:
 
     async def list(self, request: web.Request) -> web.Response:
         """GET /api/hosts: {"cameras": ["garage/cam1", ...]}"""
-        return web.json_response({"cameras": await asyncio.to_thread(_cameras)})
+        return web.json_response(typed.encode(Hosts(tuple(await asyncio.to_thread(_cameras)))))
 
     async def snapshot(self, request: web.Request) -> web.Response:
         """GET /api/hosts/HOST/CAMERA/snapshot.jpg: a frame of this moment."""
         name = f"{request.match_info['host']}/{request.match_info['camera']}"
         if not is_source(name) or name not in await asyncio.to_thread(_cameras):
-            return problem(404, f"there is no camera {name}")
+            return problem(Code.CAMERA, f"there is no camera {name}")
         if self._waiting >= _AT_ONCE:
-            return problem(429, "too many requests wait for a snapshot; try again")
+            return problem(Code.BUSY, "too many requests wait for a snapshot; try again", Retry_After="1")
         self._waiting += 1
         try:
             async with asyncio.timeout(_SECONDS):
                 jpeg = await _newest(name)
         except TimeoutError:
-            return problem(503, f"no frame of {name} within {_SECONDS:g} s")
+            return problem(Code.FRAME, f"no frame of {name} within {_SECONDS:g} s")
         except ValkkaError as e:
-            return problem(503, f"{name}: {e}")
+            return problem(Code.FRAME, f"{name}: {e}")
         finally:
             self._waiting -= 1
         return web.Response(body=jpeg, content_type="image/jpeg")

@@ -11,28 +11,17 @@ import contextlib
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from enum import StrEnum
 
 from aiohttp import hdrs, web
 
 from valkka_async import typed
 from valkka_async.record.clip import Clip, ClipCause, ClipError
 from valkka_async.service.web.contract import Archive, Find
+from valkka_async.service.web.problems import Code, Part, problem
 
 _CLIPS = 32  # that are sent at once
 _DAY_NS = 24 * 3600 * 1_000_000_000
 _LAST_NS = 1 << 62
-
-
-class _Code(StrEnum):
-    """What is wrong with a request, beside the causes of clips."""
-
-    TIME = "time"
-    CAMERA = "camera"
-    BUSY = "busy"
-    STARTING = "starting"
-    RANGE = "range"
-    DISK = "disk"
 
 
 class Recorded:
@@ -52,41 +41,41 @@ class Recorded:
             to_ns = _time(request.query.get("to"), now)
             from_ns = _time(request.query.get("from"), to_ns - _DAY_NS)
         except ValueError as e:
-            return _problem(400, _Code.TIME, str(e))
+            return problem(Code.TIME, str(e))
         if from_ns >= to_ns:
-            return _problem(400, _Code.TIME, "`from` is before `to`")
+            return problem(Code.TIME, "`from` is before `to`")
         try:
             found = await self._archive.timeline(camera, from_ns, to_ns)
         except OSError as e:
-            return _problem(503, _Code.DISK, str(e))
+            return problem(Code.DISK, str(e))
         if found.oldest_ns is None and self._find(camera) is None:
-            return _problem(404, _Code.CAMERA, f"there is no camera {camera}, and nothing recorded of it")
+            return problem(Code.CAMERA, f"there is no camera {camera}, and nothing recorded of it")
         return web.json_response(typed.encode(found))
 
     async def clip(self, request: web.Request) -> web.StreamResponse:
         """GET /api/recordings/CAMERA/clip.mp4, with byte ranges. ``download=1``: as a file to be saved."""
         camera = request.match_info["camera"]
         if "from" not in request.query or "to" not in request.query:
-            return _problem(400, _Code.TIME, "say from when and to when: ?from=2026-11-30T14:00:00Z&to=...")
+            return problem(Code.TIME, "say from when and to when: ?from=2026-11-30T14:00:00Z&to=...")
         try:
             from_ns, to_ns = _time(request.query["from"], 0), _time(request.query["to"], 0)
         except ValueError as e:
-            return _problem(400, _Code.TIME, str(e))
+            return problem(Code.TIME, str(e))
         if from_ns >= to_ns:
-            return _problem(400, _Code.TIME, "`from` is before `to`")
+            return problem(Code.TIME, "`from` is before `to`")
         try:
             clip = await self._archive.clip(camera, from_ns, to_ns)
         except ClipError as e:
             return self._refused(camera, e)
         except (OSError, ValueError) as e:
-            return _problem(503, _Code.DISK, f"the recording cannot be read: {e}")
+            return problem(Code.DISK, f"the recording cannot be read: {e}")
         part = _part(request, clip)
         if part is None:
-            answer = _problem(416, _Code.RANGE, f"the clip has {clip.size} bytes")
+            answer = problem(Code.RANGE, f"the clip has {clip.size} bytes")
             answer.headers[hdrs.CONTENT_RANGE] = f"bytes */{clip.size}"
             return answer
         if self._clips >= _CLIPS:
-            return _problem(429, _Code.BUSY, "too many clips are being sent; try again", Retry_After="2")
+            return problem(Code.BUSY, "too many clips are being sent; try again", Retry_After="2")
         self._clips += 1
         try:
             return await _send(request, camera, clip, part)
@@ -97,13 +86,10 @@ class Recorded:
         if error.cause is ClipCause.EMPTY:
             if not self._archive.status().ready:
                 text = "the recordings are still being looked through; try again"
-                return _problem(503, _Code.STARTING, text, Retry_After="2")
+                return problem(Code.STARTING, text, Retry_After="2")
             if self._find(camera) is None:
-                return _problem(404, _Code.CAMERA, f"there is no camera {camera}, and nothing recorded of it")
-        status = {ClipCause.EMPTY: 404, ClipCause.CHANGED: 409, ClipCause.GONE: 404}[error.cause]
-        parts = [{"from_ns": begin, "to_ns": end} for begin, end in error.parts]
-        data: dict[str, object] = {"error": str(error), "code": error.cause}
-        return web.json_response(data | ({"parts": parts} if parts else {}), status=status)
+                return problem(Code.CAMERA, f"there is no camera {camera}, and nothing recorded of it")
+        return problem(Code(error.cause), str(error), [Part(begin, end) for begin, end in error.parts])
 
 
 async def _send(
@@ -181,8 +167,3 @@ def _time(text: str | None, default: int) -> int:
     if not 0 <= found < _LAST_NS:
         raise ValueError("a time is between 1970 and 2116")
     return found
-
-
-def _problem(status: int, code: _Code, text: str, **headers: str) -> web.Response:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return web.json_response({"error": text, "code": code}, status=status, headers=named)

@@ -6,18 +6,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import socket
-import time
 from collections.abc import Callable, Coroutine
+from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from valkka_async.service.web.headers import problem
+from valkka_async.service.web.clients import Seldom, client_of, share
+from valkka_async.service.web.problems import Code, problem
 from valkka_async.service.web.viewer import Ending
 
 _INTERNAL = 1011
 TOO_MANY = 4429
+SIGNED_OUT = 4401
+SESSION = web.RequestKey("session", str)  # that a request belongs to
 STOPS = Ending(1001, "the service stops")
 
 _GOODBYE = 1.0  # s that a browser has to answer the close
@@ -33,19 +35,18 @@ Talk = Callable[[web.WebSocketResponse], Coroutine[object, None, None]]
 log = logging.getLogger("valkka_async.service.web")
 
 
-class Seldom:
-    """True once a minute at most: for log messages that others can cause as often as they like."""
+class _Visit:
+    """One WebSocket that is open: of whom, and how it is to end when we want it to."""
 
-    def __init__(self, seconds: float = 60.0) -> None:
-        self._seconds = seconds
-        self._last = -math.inf
+    def __init__(self, client: str, session: str | None) -> None:
+        self.client = client
+        self.session = session
+        self.ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
-    def __call__(self) -> bool:
-        now = time.monotonic()
-        if now - self._last < self._seconds:
-            return False
-        self._last = now
-        return True
+    def end(self, ending: Ending) -> None:
+        """Idempotent."""
+        if not self.ending.done():
+            self.ending.set_result(ending)
 
 
 class Sockets:
@@ -54,18 +55,18 @@ class Sockets:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.refused = 0
-        self._open: set[asyncio.Task[object]] = set()
+        self._share = share(limit)
+        self._open: dict[asyncio.Task[object], _Visit] = {}
         self._warn = Seldom()
         self._stopped = False
-        self._stopping: asyncio.Future[None] | None = None  # wakes all when they are to end
 
     def __len__(self) -> int:
         return len(self._open)
 
     async def serve(self, request: web.Request, talk: Talk) -> web.StreamResponse:
-        """Upgrade a request and run `talk`, which sends, until the browser leaves, it raises Ending, or the
-        service stops. Beyond the limit the WebSocket is closed with the code 4429: a browser would not see
-        why an upgrade was refused."""
+        """Upgrade a request and run `talk`, which sends, until the browser leaves, it raises Ending, its
+        session signs out, or the service stops. Beyond the limit, and one client's share of it, the WebSocket
+        is closed with the code 4429: a browser would not see why an upgrade was refused."""
         ws = web.WebSocketResponse(
             timeout=_GOODBYE,
             heartbeat=_PING,
@@ -74,41 +75,48 @@ class Sockets:
             writer_limit=_WRITER,
         )
         if not ws.can_prepare(request):
-            return problem(426, "this address is for WebSockets", Upgrade="websocket")
+            return problem(Code.UPGRADE, "this address is for WebSockets", Upgrade="websocket")
         task = asyncio.current_task()
         assert task is not None
-        welcome = len(self._open) < self.limit and not self._stopped
-        if welcome:
-            self._open.add(task)
+        visit = _Visit(client_of(request.remote), request.get(SESSION))
+        refusal = STOPS if self._stopped else self._refusal(visit)
+        if refusal is None:
+            self._open[task] = visit
         try:
             transport = request.transport
             await ws.prepare(request)
             _keep_little(transport)
-            if welcome:
-                ending = await self._attend(ws, talk)
-            elif self._stopped:
-                ending = STOPS
-            else:
-                self.refused += 1
-                if self._warn():
-                    log.warning("too many connections: web.max_connections is %d", self.limit)
-                ending = Ending(TOO_MANY, "too many connections")
+            ending = await self._attend(ws, talk, visit) if refusal is None else refusal
             await _close(ws, transport, ending)
         except ConnectionError:  # the browser is gone
             if not ws.prepared:  # aiohttp would try to close what was never opened, and log that it cannot
-                return web.Response(status=400)
+                return problem(Code.REQUEST, "the browser is gone")
         finally:
-            self._open.discard(task)
+            self._open.pop(task, None)
         return ws
 
-    async def _attend(self, ws: web.WebSocketResponse, talk: Talk) -> Ending:
+    def _refusal(self, visit: _Visit) -> Ending | None:
+        """Why there is no room for it."""
+        of_client = sum(one.client == visit.client for one in self._open.values())
+        if len(self._open) < self.limit and of_client < self._share:
+            return None
+        self.refused += 1
+        if self._warn():
+            log.warning(
+                "too many connections: web.max_connections is %d, and one client has %d of them at most",
+                self.limit,
+                self._share,
+                extra={"client": visit.client},
+            )
+        return Ending(TOO_MANY, "too many connections")
+
+    async def _attend(self, ws: web.WebSocketResponse, talk: Talk, visit: _Visit) -> Ending:
         """Run one connection. Returns how to close it."""
-        if self._stopping is None:
-            self._stopping = asyncio.get_running_loop().create_future()
         sender = asyncio.create_task(talk(ws))
         tasks = [sender, asyncio.create_task(_listen(ws))]
         try:
-            await asyncio.wait([*tasks, self._stopping], return_when=asyncio.FIRST_COMPLETED)
+            waited: list[asyncio.Future[Any]] = [*tasks, visit.ending]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
@@ -119,13 +127,19 @@ class Sockets:
             if not isinstance(error, ConnectionError):
                 log.error("a WebSocket ended by an error", exc_info=error)
                 return Ending(_INTERNAL, "internal error")
-        return STOPS if self._stopped else Ending(1000, "")
+        return visit.ending.result() if visit.ending.done() else Ending(1000, "")
+
+    def sign_out(self, session: str) -> None:
+        """Close those of a session that is over."""
+        for visit in self._open.values():
+            if visit.session == session:
+                visit.end(Ending(SIGNED_OUT, "signed out"))
 
     async def aclose(self) -> None:
         """Close all, which takes a second at most, and accept no more. Idempotent."""
         self._stopped = True
-        if self._stopping is not None and not self._stopping.done():
-            self._stopping.set_result(None)
+        for visit in self._open.values():
+            visit.end(STOPS)
         if self._open:
             await asyncio.wait(list(self._open), timeout=2 * _GOODBYE)
 

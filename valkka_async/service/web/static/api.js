@@ -52,7 +52,7 @@ async function ask(path, options) {
 async function reason(answer) {
   const text = await answer.text().catch(() => "");
   try {
-    return JSON.parse(text).error || text;
+    return JSON.parse(text).detail || text;
   } catch {
     return text.trim().slice(0, 300) || `the service answered ${answer.status}`;
   }

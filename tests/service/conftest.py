@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: MIT
+"""Whatever the page answers in a test, GET /api/openapi.json says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from aiohttp import web
+from described import fault
+
+from valkka_async.service.web import app
+from valkka_async.service.web.headers import on_prepare
+
+
+@pytest.fixture(autouse=True)
+def answers_are_as_described(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    faults = []
+
+    async def look(request: web.Request, response: web.StreamResponse) -> None:
+        await on_prepare(request, response)
+        if (found := fault(request, response)) is not None:
+            faults.append(f"{request.method} {request.path}: {found}")
+
+    monkeypatch.setattr(app, "on_prepare", look)
+    yield
+    assert faults == []
