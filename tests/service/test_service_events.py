@@ -31,6 +31,12 @@ def config(folder: Path, cameras: dict[str, Any], **keys: Any) -> Config:
     return Config.model_validate({"web": False, "recordings": pattern, "cameras": cameras} | keys)
 
 
+async def read(ring: str) -> None:
+    async with va.connect(ring, reconnect=True) as client:
+        async for frame in client:
+            frame.release()
+
+
 class Listener:
     """All events so far."""
 
@@ -45,13 +51,12 @@ class Listener:
     async def hears(
         self, code: str, camera: str, test: Callable[[va.Event], bool] = lambda _: True
     ) -> va.Event:
-        """The first one like this; what came before it is forgotten."""
+        """The first one like this that was not asked for before."""
 
         def find() -> va.Event | None:
             for number, event in enumerate(self.events):
                 if (event.code, event.camera) == (code, camera) and test(event):
-                    del self.events[: number + 1]
-                    return event
+                    return self.events.pop(number)
             return None
 
         return await until(find)  # type: ignore[return-value]
@@ -72,7 +77,8 @@ async def test_a_service_tells_what_happens(clip: Path, tmp_path: Path) -> None:
             report = service.status().camera("front")
             assert report is not None and report.worker.pid is not None
 
-            async with va.connect("front", reconnect=True):
+            reader = asyncio.create_task(read("front"))
+            try:
                 joined = await listener.hears("reader.joined", "front", lambda e: e.fields["ring"] == "front")
                 assert joined.fields["pid"] == os.getpid()
                 os.kill(report.worker.pid, signal.SIGKILL)
@@ -80,6 +86,9 @@ async def test_a_service_tells_what_happens(clip: Path, tmp_path: Path) -> None:
                 assert (ended.fields["end"], ended.fields["pid"]) == ("killed", report.worker.pid)
                 await listener.hears("camera.live", "front")
                 again = await listener.hears("reader.joined", "front", lambda e: e.fields["ring"] == "front")
+            finally:
+                reader.cancel()
+                await asyncio.wait([reader])
             left = await listener.hears("reader.left", "front", lambda e: e.fields["ring"] == "front")
             assert left.fields["reader"] == again.fields["reader"]
 
