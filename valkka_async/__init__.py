@@ -78,8 +78,10 @@ if TYPE_CHECKING:
     from valkka_async.ring.batches import Batches
     from valkka_async.ring.client import Client, connect
     from valkka_async.ring.connection import ReaderStats
+    from valkka_async.ring.events import Event, EventCode
     from valkka_async.ring.formats import FrameFormat
     from valkka_async.ring.join import Join, JoinStats, join
+    from valkka_async.ring.listening import Events, EventsStats, events
     from valkka_async.ring.merge import Merge, MergeStats, merge
     from valkka_async.ring.peers import PeerStats
     from valkka_async.ring.policy import Policy
@@ -119,6 +121,10 @@ __all__ = [
     "ConnectionClosedError",
     "ConnectionClosedOK",
     "DataError",
+    "Event",
+    "EventCode",
+    "Events",
+    "EventsStats",
     "Frame",
     "FrameError",
     "FrameFormat",
@@ -166,6 +172,7 @@ __all__ = [
     "attach",
     "codec_string",
     "connect",
+    "events",
     "join",
     "merge",
     "play",
@@ -187,6 +194,10 @@ _MODULES = {
     "Cause": "camera.status",
     "Client": "ring.client",
     "ConnectMode": "camera.spec",
+    "Event": "ring.events",
+    "EventCode": "ring.events",
+    "Events": "ring.listening",
+    "EventsStats": "ring.listening",
     "FrameFormat": "ring.formats",
     "Join": "ring.join",
     "JoinStats": "ring.join",
@@ -220,6 +231,7 @@ _MODULES = {
     "attach": "ring.reader",
     "codec_string": "camera.mp4.boxes",
     "connect": "ring.client",
+    "events": "ring.listening",
     "join": "ring.join",
     "merge": "ring.merge",
     "play": "camera.play",

@@ -46,6 +46,22 @@ def read_frames(server: va.Server) -> int:
         return stats.dropped
 
 
+async def happens(server: va.Server) -> None:
+    told: bool = server.emit("line.crossed", "somebody came in", track=17)
+    print(told)
+    happening: va.Events
+    async with va.events("front*", "*/*", codes=("camera.*",)) as happening:
+        async for event in happening:
+            one: va.Event = event
+            if one.code == va.EventCode.CAMERA_FAILED:
+                print(one.camera, one.time_ns, one.fields.get("cause"), one.missed)
+        stats: va.EventsStats = happening.stats()
+        print(stats.missed)
+    async with va.connect("cam1.events", policy="ordered") as client:
+        async for frame in client:
+            print(va.Event.of(frame).to_json())
+
+
 async def read_many() -> None:
     client: va.Client
     merged: va.Merge

@@ -13,6 +13,7 @@ class Request(NamedTuple):
     time: float  # monotonic
     path: str
     headers: Mapping[str, str]
+    body: bytes = b""
 
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
@@ -35,7 +36,8 @@ class HttpServer:
                 super().setup()
 
             def do_GET(self) -> None:
-                request = Request(time.monotonic(), self.path, dict(self.headers.items()))
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                request = Request(time.monotonic(), self.path, dict(self.headers.items()), body)
                 outer.requests.append(request)
                 status, headers, body = answer(request)
                 self.send_response(status)
@@ -45,6 +47,8 @@ class HttpServer:
                     self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            do_POST = do_GET  # noqa: N815
 
             def log_message(self, *args: Any) -> None:
                 pass

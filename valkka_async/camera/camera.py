@@ -13,6 +13,7 @@ from valkka_async.camera.spec import CameraSpec, ConnectMode, Output, Transport,
 from valkka_async.camera.status import CameraStatus
 from valkka_async.camera.streams import Streams
 from valkka_async.ring import fork
+from valkka_async.ring.events import Event
 
 
 class Camera:
@@ -171,6 +172,11 @@ class Camera:
     def status(self) -> CameraStatus:
         """How it is, at this moment. From any thread; never blocks."""
         return self._streams.status()
+
+    def reader_events(self) -> list[Event]:
+        """What has become of the readers of its rings since the last call: who has come, gone or fallen
+        behind. For supervisors."""
+        return self._streams.reader_events()
 
     def stuck(self) -> bool:
         """Has one of its threads not come back from a library for much longer than its deadlines, or ended

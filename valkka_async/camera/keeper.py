@@ -24,6 +24,7 @@ from valkka_async.errors import (
     CameraRefusedError,
     ValkkaError,
 )
+from valkka_async.ring.events import Event
 
 _STALLED = 2.0  # s without a packet, or so many frames' time, after which a live camera is called stalled
 _STALLED_FRAMES = 5
@@ -114,6 +115,10 @@ class Keeper:
     def outputs(self) -> list[OutputStatus]:
         """How its rings are. As status()."""
         return [replace(ring.status(), stream=self.stream) for ring in self._rings]
+
+    def reader_events(self) -> list[Event]:
+        """What has become of its rings' readers since the last call."""
+        return [event for ring in self._rings for event in ring.server.reader_events()]
 
     def warnings(self) -> Iterator[CameraWarning]:
         """What could be better with it, now."""

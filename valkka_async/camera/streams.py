@@ -14,6 +14,7 @@ from valkka_async.camera.keeper import Keeper
 from valkka_async.camera.spec import CameraSpec
 from valkka_async.camera.status import CameraStatus, of_streams
 from valkka_async.errors import CameraError, ConcurrencyError
+from valkka_async.ring.events import Event
 
 
 class Streams:
@@ -41,6 +42,10 @@ class Streams:
             (warning for keeper in keepers for warning in keeper.warnings()),
             (outputs[output.name] for output in self.spec.outputs if output.name in outputs),
         )
+
+    def reader_events(self) -> list[Event]:
+        """What has become of the readers of its rings since the last call."""
+        return [event for keeper in self._keepers for event in keeper.reader_events()]
 
     @property
     def closing(self) -> bool:

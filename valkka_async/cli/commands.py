@@ -436,6 +436,33 @@ def _clip(
     clip(camera, starts, ends, file, config=config, force=force)
 
 
+@app.command("events")
+@guarded
+def _events(
+    cameras: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help='Cameras, or patterns like "cam*". Default: all of this host.',
+            metavar="CAMERA",
+            autocompletion=_names,
+        ),
+    ] = None,
+    codes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--code", help='Only these: camera.failed, "recording.*". May be repeated.', metavar="CODE"
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, one event per line.")] = False,
+    seconds: Seconds = None,
+) -> None:
+    """Show what happens: cameras, recordings, readers, and what programs tell. Ctrl-C ends it."""
+    from valkka_async.cli.events import show
+    from valkka_async.cli.program import run
+
+    run(show(cameras or [], codes or [], as_json=json), seconds)
+
+
 @app.command("run")
 @guarded
 def _run(

@@ -24,7 +24,7 @@ from valkka_async.cli.reports import ReaderReport, ServerReport
 from valkka_async.rates import CounterRates
 from valkka_async.record.archive import ArchiveStatus
 from valkka_async.record.index import Stored
-from valkka_async.ring.names import matches
+from valkka_async.ring.names import EVENTS, matches
 from valkka_async.service.status import CameraReport, RecordingStatus, ServiceStatus
 
 # States of what cannot speak for itself, beside those of cameras.
@@ -497,7 +497,9 @@ class Collector:
     # ------------------------------------------------------------------------------------- names
 
     def _wanted(self, *names: str) -> bool:
-        return self._names is None or any(matches(name, want) for want in self._names for name in names)
+        if self._names is None:  # rings of events only where they are asked for
+            return not all(name.endswith(EVENTS) for name in names)
+        return any(matches(name, want) for want in self._names for name in names)
 
     def _missing(self, cameras: list[CameraFigures], servers: list[RingFigures]) -> list[RingFigures]:
         there = {camera.name for camera in cameras} | {server.name for server in servers}

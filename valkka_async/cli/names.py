@@ -12,6 +12,7 @@ from valkka_async.camera.status import CameraState, CameraStatus, StreamStatus
 from valkka_async.cli.program import explain
 from valkka_async.cli.reports import ask
 from valkka_async.errors import ValkkaError
+from valkka_async.ring.names import EVENTS
 from valkka_async.ring.rendezvous import runtime_dir, servers
 
 _ANSWER_SECONDS = 1.0
@@ -35,7 +36,7 @@ class Ring:
 def rings() -> list[Ring]:
     """The servers that are running, with what they say of themselves. Those that do not answer within a
     second are among them. Blocks for about that long at most. Raises ConnectError."""
-    names = servers()
+    names = [name for name in servers() if not name.endswith(EVENTS)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return [ring for ring in pool.map(_ask, names) if ring is not None]
 
@@ -131,7 +132,7 @@ def complete(incomplete: str) -> list[str]:
     """Names for the shell to complete: of servers, and of cameras that their rings' suffixes tell. No server
     is asked: a shell should not wait. Never raises."""
     try:
-        names = set(servers())
+        names = {name for name in servers() if not name.endswith(EVENTS)}
     except (ValkkaError, OSError):
         return []
     for suffix in SUFFIXES:

@@ -17,6 +17,8 @@ NAME_MAX = 64  # characters, all parts and their slashes together: a socket's pa
 _PART = re.compile(rf"[A-Za-z0-9._-]{{1,{NAME_MAX}}}")
 _PARTS = 3
 _SLASH = "+"
+_WILD = str.maketrans("*?[]!", "xxxxx")
+EVENTS = ".events"  # at the end of the names of rings of events
 
 
 def check_name(name: str) -> str:
@@ -35,6 +37,15 @@ def check_source(name: str) -> str:
             "or HOST/CAMERA for a camera of another host"
         )
     return name
+
+
+def check_pattern(pattern: str) -> str:
+    """A name to read from, or a pattern of such names, if it is one. Raises InvalidNameError."""
+    if not isinstance(pattern, str) or not is_source(pattern.translate(_WILD)):
+        raise InvalidNameError(
+            f"{pattern!r} is neither a name nor a pattern of names, such as front, cam* or */*"
+        )
+    return pattern
 
 
 def is_source(name: str) -> bool:
@@ -59,6 +70,9 @@ def name_of(stem: str) -> str:
 
 def matches(name: str, pattern: str) -> bool:
     """Does the pattern mean this name? Part by part: "*" means no camera of another host, "*/*" means all of
-    them, and neither means what was sent before it was decoded."""
+    them, and neither means what was sent before it was decoded. Rings of events, which nobody expects among
+    frames, are meant by patterns that end as they do: "*.events"."""
     parts, wanted = name.split("/"), pattern.split("/")
+    if parts[-1].endswith(EVENTS) and not wanted[-1].endswith(EVENTS):
+        return False
     return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))

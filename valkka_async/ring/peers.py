@@ -8,6 +8,8 @@ import logging
 import os
 import socket
 import struct
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -43,6 +45,7 @@ _NO_DESCRIPTORS_SECONDS = 0.5
 _STRANGERS = 16  # connections beyond the readers that are allowed: those that have yet to say what they want
 # A reader that does not read its socket costs no more messages and descriptors than these.
 _RINGS_ON_THEIR_WAY = 4
+_CHANGES = 1000  # readers that have come and gone, and were not told of yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,15 @@ class PeerStats:
     received: int
     dropped: int
     leases: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChange:
+    """A reader has come, or gone: its last figures."""
+
+    came: bool
+    time_ns: int  # Unix
+    reader: PeerStats
 
 
 class _Peer:
@@ -100,6 +112,7 @@ class Peers:
         *,
         max_readers: int,
         private: bool,
+        patient: bool = True,
     ) -> None:
         self._name = name
         self._listener = listener
@@ -108,11 +121,13 @@ class Peers:
         self._values = values  # what the server says of itself
         self._max_readers = max_readers
         self._private = private  # for the server's own user alone
+        self._patient = patient  # takes "lossless" readers, and waits for them
         self._peers: dict[int, _Peer] = {}  # by the socket's descriptor
         self._arrived: set[_Peer] = set()  # accepted, and on their way there
         self._ids = itertools.count(1)
         self._closed = False
         self.told: Callable[[], None] | None = None  # called when a reader has come or gone
+        self._changes: deque[PeerChange] | None = None  # None: nobody wants to know
 
     def listen(self, watcher: Watcher) -> None:
         """Accept readers from now on."""
@@ -141,12 +156,29 @@ class Peers:
     def stats(self) -> list[PeerStats]:
         """Of each reader; those that drop most come first."""
         with fork.steady():
-            stats = [
-                PeerStats(p.id, p.pid, p.uid, p.policy, *tally)
-                for p in list(self._peers.values())
-                if p.place is not None and (tally := self._writer.tally(p.place)) is not None
-            ]
+            stats = [one for p in list(self._peers.values()) if (one := self._stats_of(p)) is not None]
         return sorted(stats, key=lambda one: -one.dropped)
+
+    def _stats_of(self, peer: _Peer) -> PeerStats | None:
+        if peer.place is None or (tally := self._writer.tally(peer.place)) is None:
+            return None
+        return PeerStats(peer.id, peer.pid, peer.uid, peer.policy, *tally)
+
+    def changes(self) -> list[PeerChange]:
+        """The readers that have come and gone since the last call; with the first, all that are there have
+        come."""
+        with fork.steady():
+            if self._changes is None:
+                self._changes = deque(maxlen=_CHANGES)
+                for peer in list(self._peers.values()):
+                    self._note(peer, came=True)
+            changes = list(self._changes)
+            self._changes.clear()
+        return changes
+
+    def _note(self, peer: _Peer, *, came: bool) -> None:
+        if self._changes is not None and (stats := self._stats_of(peer)) is not None:
+            self._changes.append(PeerChange(came, time.time_ns(), stats))
 
     # ------------------------------------------------------------------------------------ rings
 
@@ -294,6 +326,10 @@ class Peers:
     def _welcome(self, peer: _Peer, hello: Hello) -> None:
         if hello.policy not in NAMES:
             raise ProtocolError(f"there is no policy {hello.policy}")
+        if NAMES[hello.policy] == "lossless" and not self._patient:
+            self._send(peer, Refused(f'{self._name} waits for nobody: read it with policy="ordered"'))
+            self._drop(peer)
+            return
         if self.readers >= self._max_readers:
             self._send(peer, Refused(f"{self._name} has {self._max_readers} readers and takes no more"))
             self._drop(peer)
@@ -314,6 +350,7 @@ class Peers:
                 self._offer(peer)
         finally:
             _shm.close_all(fds)
+        self._note(peer, came=True)
         self._tell()
 
     def _report(self) -> Report:
@@ -340,6 +377,7 @@ class Peers:
     def _drop(self, peer: _Peer) -> None:
         """Forget a connection; its leases end here."""
         if peer.place is not None:
+            self._note(peer, came=False)
             self._writer.remove_peer(peer.place)
             peer.place = None
             self._room.notify()

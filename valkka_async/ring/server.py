@@ -25,9 +25,12 @@ from valkka_async.ring._room import RoomWaiters
 from valkka_async.ring._shm import MAX_SLOTS, Frame, Kind, RingTooSmall, Slot
 from valkka_async.ring._watch import Watch, watcher
 from valkka_async.ring._weak import weakly
+from valkka_async.ring.events import EVENT_SLOTS, Event, Opening
+from valkka_async.ring.events import encode as encode_event
 from valkka_async.ring.formats import FrameFormat, as_frame, as_meta, as_time_base, dtype_of, kind_of
-from valkka_async.ring.names import check_name, check_source
+from valkka_async.ring.names import EVENTS, check_name, check_source
 from valkka_async.ring.peers import Peers, PeerStats, fits
+from valkka_async.ring.readings import Readings
 from valkka_async.ring.rendezvous import Claim
 from valkka_async.ring.results import Box, encode
 
@@ -38,6 +41,8 @@ _HEADER_SLOT_BYTES = 256 * 1024  # of a ring that is made for its header, before
 
 Backlog = Literal["gop"]
 BACKLOG_BYTES = 64 << 20
+
+_READERS_SECONDS = 0.5  # between looks at which readers have come, gone or fallen behind
 
 _TOO_LARGE = "timestamp_ns, pts, dts and duration are integers of at most 64 bits, with the sign"
 
@@ -71,6 +76,7 @@ def serve(
     backlog: Backlog | None = None,
     backlog_bytes: int = BACKLOG_BYTES,
     watch: Watch = "thread",
+    events: bool = False,
 ) -> Server:
     """Publish frames under ``name``. Returns at once; nothing is allocated before the first frame.
 
@@ -99,6 +105,9 @@ def serve(
         What answers the readers that come, and looks for the server's files every second. "thread": a daemon
         thread, one for all servers of the process, whatever your code does meanwhile. "loop": the running
         event loop, as long as it runs and nothing blocks it; for processes that must not have a thread.
+    events
+        Tell of readers that come, go or fall behind, in the ring NAME.events, for
+        :func:`valkka_async.events`; see emit(). Without, that ring is made by the first emit().
 
     Raises NameInUseError, InvalidNameError, ConnectError; ValueError and TypeError for other arguments
     that make no sense.
@@ -115,6 +124,7 @@ def serve(
         backlog=backlog,
         backlog_bytes=backlog_bytes,
         watch=watch,
+        events=events,
     )
 
 
@@ -136,6 +146,7 @@ class Server:
         backlog: Backlog | None,
         backlog_bytes: int,
         watch: Watch,
+        events: bool = False,
     ) -> None:
         self._said = ""
         self._name = check_source(name)
@@ -171,6 +182,19 @@ class Server:
         self._header = b""
         self._header_serial = 0
         self._more: Callable[[], dict[str, Any]] | None = None
+        self._events: Server | None = None  # the ring NAME.events
+        self._readings: Readings | None = None
+        self._opening = Opening()  # if this is a ring of events
+        self._make_events: Callable[[], Server] = lambda: Server(
+            check_name(f"{name}{EVENTS}"),
+            slots=EVENT_SLOTS,
+            max_clients=max_clients,
+            mode=mode,
+            group=group,
+            backlog="gop",
+            backlog_bytes=BACKLOG_BYTES,
+            watch=watch,
+        )
         self._claims: list[Claim] = []  # one, once it is served
         self._given_back: list[None] = []  # one, once that was closed
         try:
@@ -186,6 +210,7 @@ class Server:
                 weakly(self._values),
                 max_readers=max_clients,
                 private=not mode & 0o077,
+                patient=not name.endswith(EVENTS),
             )
             self._peers.listen(self._watcher)
             self._watcher.look(self._claim.directory, self._looking)
@@ -202,6 +227,12 @@ class Server:
                 ) from None
             raise
         self._over = self._closed = False
+        if events:
+            try:
+                self._follow_readers()
+            except BaseException:
+                self.close()
+                raise
 
     @property
     def _claim(self) -> Claim:
@@ -320,6 +351,82 @@ class Server:
         """
         payload, meta = encode(frame, boxes, text, data, size)
         return self.publish(payload, timestamp_ns=frame.timestamp_ns, meta=meta)
+
+    def emit(
+        self,
+        code: str,
+        text: str = "",
+        /,
+        *,
+        camera: str | None = None,
+        time_ns: int | None = None,
+        **fields: Any,
+    ) -> bool:
+        """Tell that something has happened, to all who read :func:`valkka_async.events`, and so to the hooks
+        of a service's config::
+
+            cam1.emit("line.crossed", "somebody came in", line="door", track=17)
+
+        From any thread; never blocks. It travels in a ring of its own, NAME.events, which the first call
+        makes (or ``serve(events=True)``), and which is closed with this server. A server whose own name ends
+        with ".events" has no other.
+
+        Parameters
+        ----------
+        code
+            1 to 64 of ``A-Z a-z 0-9 . _ -``. Those of :class:`EventCode` have a meaning already.
+        text
+            For people, at most 1000 characters; what is more is cut off.
+        camera
+            What it is about. By default the name of this server.
+        time_ns
+            When, nanoseconds since the Unix epoch; default now.
+        fields
+            Anything else, as JSON has it. All together have at most 16 KiB.
+
+        Returns False if it was lost because no slot was free. Raises FrameError, InvalidNameError (a name
+        with ".events" behind it is too long), ConnectError if there can be no such ring, RingMemoryError,
+        ConnectionClosedOK after close(). With ``watch="loop"`` the first call is for that loop.
+        """
+        name = self._name.removesuffix(EVENTS)
+        payload = encode_event(code, name if camera is None else camera, text, fields)
+        return self._ring_of_events().publish_event(payload, time_ns)
+
+    def publish_event(self, payload: bytes, time_ns: int | None) -> bool:
+        """Publish what events.encode() has made, in this ring of events."""
+        return self.publish(payload, timestamp_ns=time_ns, key=self._opening.key())
+
+    def _ring_of_events(self) -> Server:
+        if self._name.endswith(EVENTS):
+            return self
+        if (ring := self._events) is None:
+            with fork.steady():
+                self._check()
+                if (ring := self._events) is None:
+                    ring = self._events = self._make_events()
+        return ring
+
+    def reader_events(self) -> list[Event]:
+        """What has become of the readers since the last call: EventCode.READER_JOINED, READER_LEFT and
+        READER_BEHIND. For those that do not want ``serve(events=True)`` to publish it."""
+        if self._readings is None:
+            self._readings = Readings(self._name, self._peers)
+        return self._readings.news()
+
+    def _follow_readers(self) -> None:
+        ring = self._ring_of_events()
+        for event in self.reader_events():
+            try:
+                ring.publish_event(
+                    encode_event(event.code, event.camera, event.text, event.fields), event.time_ns
+                )
+            except ValkkaError as e:  # there is no memory
+                log.warning("%s: an event was lost: %s", self._name, str(e))
+        self._watcher.later(_READERS_SECONDS, weakly(self._look_at_readers))
+
+    def _look_at_readers(self) -> None:
+        if not self._closed:
+            self._follow_readers()
 
     def loan(
         self,
@@ -555,6 +662,9 @@ class Server:
     def _end(self) -> None:
         """Close what there is. Each step may be done twice: after an interrupt, close() goes on here."""
         self._watcher.look_away(self._looking)
+        if (events := self._events) is not None:
+            events._closed = True
+            events._end()
         if hasattr(self, "_peers"):
             self._peers.stop()
             self._writer.close()

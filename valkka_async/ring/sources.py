@@ -59,6 +59,7 @@ class Sources:
         self._home = Home()
         self._inherited = False  # in use in the parent process, of which this one is a fork
         self._there: set[str] = set()  # names in the directory, if there are patterns
+        self._looked = False  # into the directory
         self._away: set[str] = set()  # discarded names that a pattern would bring back
         self._failures: deque[Exception] = deque()
         self._follower: asyncio.Task[None] | None = None
@@ -86,6 +87,13 @@ class Sources:
     def following(self) -> bool:
         """Servers may come, or come back."""
         return self._reconnect or bool(self.patterns)
+
+    @property
+    def settled(self) -> bool:
+        """Is it connected to all servers that there are, but for those that do not answer?"""
+        if self.patterns and not self._looked:
+            return False
+        return all(m.link is not None or m.subscription.tried for m in self.members.values())
 
     # ---------------------------------------------------------------------------------- members
 
@@ -186,6 +194,7 @@ class Sources:
                     else:
                         said = ""
                         self._update(new)
+                        self._looked = True
                     new = await directory.changed()
                 except Exception as e:
                     if repr(e) != unforeseen:

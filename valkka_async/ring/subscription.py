@@ -84,6 +84,7 @@ class Subscription:
         self._max_leases = max_leases
         self._pauses = pauses or new_pauses()
         self.opened = False  # it was connected once
+        self.tried = False  # whether a server answers is known
         self._pause = 0.0  # before the next dial
         self._failure: ConnectError | None = None  # of the last connection
         self._before = ReaderStats(0, 0, 0, 0)  # of connections that are over
@@ -149,6 +150,7 @@ class Subscription:
                     f"the event loop cannot wait for {self.name!r}: {e.strerror}; raise ulimit -n, or "
                     "fs.epoll.max_user_watches",
                 )
+            self.tried = True
             if self.link is not None or self.closed:
                 self._pause = 0.0
             elif failure is None and deadline is not None and not _left(deadline):

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
@@ -23,8 +23,11 @@ from valkka_async.record.archive import Archive, Kept, index_of
 from valkka_async.record.cause import RecordingCause
 from valkka_async.record.pattern import Pattern
 from valkka_async.record.retention import Keep
+from valkka_async.ring.events import Event, EventCode
 from valkka_async.service.config.config import Config
 from valkka_async.service.config.config import Keep as KeepConfig
+from valkka_async.service.herald import Herald
+from valkka_async.service.hooks import Hooks
 from valkka_async.service.outages import Outages
 from valkka_async.service.recordings import Plan, Recordings, unrecordable
 from valkka_async.service.status import CameraReport, RecordingStatus, ServiceStatus
@@ -33,7 +36,7 @@ _LOOK = 0.25  # s between looks at the cameras
 _RATES = 3.0  # s over which rates are measured; a worker tells its counts each second
 _CPU, _RING = "cpu", "ring "  # names of counters
 # Keys of a config that are for all cameras: some take effect with the next start of the service.
-_SETTINGS = ("recordings", "keep")
+_SETTINGS = ("recordings", "keep", "on")
 _RESTART = ("name", "workers")
 
 log = logging.getLogger("valkka_async.service")
@@ -85,11 +88,14 @@ class Service:
         self._specs: dict[str, CameraSpec] = {}  # of the config
         self._supervisor: Supervisor | None = None
         self._archive = Archive(index_of(config.recordings, config.name))
-        self._recordings = Recordings(self._archive.journal)
+        self._herald = Herald(config.name)
+        self._recordings = Recordings(self._herald.journal(self._archive.journal))
+        self._hooks = Hooks(config.name)
         self._rates = CounterRates(_RATES)
         self._sampled: dict[str, CameraStatus] = {}
         self._states: dict[str, CameraState] = {}
         self._outages = Outages()
+        self._ended: set[str] = set()  # cameras whose process has ended since their state was told
         self._stuck: dict[str, RecordingCause] = {}  # why recordings fail whose attempts go on
         self._since_ns = time.time_ns()
         self._applying = asyncio.Lock()
@@ -137,6 +143,7 @@ class Service:
             # In the order of the config; one that is being added or removed may be missing.
             cameras=tuple(self._report(statuses[name]) for name in self._specs if name in statuses),
             recordings=self._archive.status(),
+            hooks=self._hooks.status(),
             page=None,
         )
 
@@ -217,6 +224,7 @@ class Service:
         """
         _plan(self._config, camera)
         self._recordings.clip(camera, before, after)
+        self._herald.emit(EventCode.RECORDING_EVENT, camera, before=before, after=after)
 
     async def apply(self, config: Config) -> Changes:
         """Change over to another config, touching only what differs; cameras change side by side.
@@ -255,14 +263,19 @@ class Service:
         await self._wait(self._add(specs[name]) for name in (*added, *exchanged))
         self._keep(config)
         await self._recordings.follow(plans)
+        await self._hooks.follow(config.on)
         self._complete = config
-        return Changes(
+        changes = Changes(
             tuple(added),
             tuple(changed),
             tuple(removed),
             tuple(key for key in _SETTINGS if getattr(config, key) != getattr(before, key)),
             tuple(key for key in _RESTART if getattr(config, key) != getattr(self._first, key)),
         )
+        if changes:
+            lists = {key: list(value) for key, value in asdict(changes).items()}
+            self._herald.emit(EventCode.SERVICE_RELOADED, self.name, str(changes), **lists)
+        return changes
 
     def _work(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
         """A task for something that is to be done also when apply() is cancelled."""
@@ -297,9 +310,11 @@ class Service:
             await self._supervised.remove(name)
         except ValueError:  # gone already
             pass
+        self._ended.discard(name)
         if self._states.pop(name, None) is not None:
             self._outages.forget(name)
             log.info("%s: removed", name, extra={"camera": name})
+            self._herald.removed(name)
 
     def _keep(self, config: Config) -> None:
         """Tell the archive which recordings there are, and how long they are kept."""
@@ -322,12 +337,25 @@ class Service:
             statuses = self._supervised.status()
             for name, status in statuses.items():
                 self._sample(name, status.camera, now)
-                if self._states.get(name) != status.state:
+                if (before := self._states.get(name)) != status.state or name in self._ended:
+                    self._ended.discard(name)
                     self._states[name] = status.state
                     self._outages.tell(status)
-                self._tell_stuck(name, self._recording(name, status.camera))
+                    self._herald.camera(status, before)
+                recording = self._recording(name, status.camera)
+                self._tell_stuck(name, recording)
+                self._herald.recording(name, recording)
+            self._herald.archive(self._archive.status())
+            if self.ready:
+                self._herald.started()
             for gone in self._sampled.keys() - statuses.keys():
                 del self._sampled[gone]
+
+    def _on_event(self, event: Event) -> None:
+        """What the supervisor tells."""
+        if event.code == EventCode.WORKER_ENDED:
+            self._ended.add(event.camera)  # another one may be there before the next look
+        self._herald.publish(event)
 
     def _tell_stuck(self, name: str, recording: RecordingStatus | None) -> None:
         """Log once that nothing is written, where no attempt ends by an error and says so."""
@@ -352,16 +380,19 @@ class Service:
     async def __aenter__(self) -> Self:
         workers = self._config.workers
         plans, self._specs = _checked(self._config)
+        self._herald.open()
         self._supervisor = Supervisor(
             group_size=workers.group_size,
             restart_max=workers.restart_max,
             hang_timeout=workers.hang_timeout,
             stop_timeout=workers.stop_timeout,
+            on_event=self._on_event,
         )
         self._since_ns = time.time_ns()
-        for spec in self._specs.values():
-            self._add(spec)
         try:
+            await self._hooks.follow(self._config.on)
+            for spec in self._specs.values():
+                self._add(spec)
             await asyncio.sleep(0)  # add() begins: from here on status() has them all
             await self._archive.__aenter__()
             self._keep(self._config)
@@ -379,12 +410,18 @@ class Service:
             self._look_task.cancel()
             await asyncio.wait([self._look_task])
         try:
+            if self._supervisor is not None:
+                self._herald.emit(EventCode.SERVICE_STOPPING, self.name)
             await self._recordings.aclose()
             await self._archive.aclose()
         finally:
-            if self._supervisor is not None:
-                await self._supervisor.aclose()
-            await self._wait(self._working)
+            try:
+                if self._supervisor is not None:
+                    await self._supervisor.aclose()
+                await self._wait(self._working)
+                await self._hooks.aclose()
+            finally:
+                self._herald.close()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from valkka_async.camera.status import AnyState, CameraStatus, Cause, StreamStatus
 from valkka_async.camera.workers.status import WorkerStatus, is_current
@@ -89,6 +89,28 @@ class CameraReport:
 
 
 @dataclass(frozen=True, slots=True)
+class HookError:
+    """Why the newest event was not taken."""
+
+    text: str
+    since_ns: int  # when that began: further failures do not change it
+
+
+@dataclass(frozen=True, slots=True)
+class HookStatus:
+    """A program or a webhook that is told of events. Counts are of events, since the service or a reload
+    began it."""
+
+    name: str
+    kind: Literal["run", "url"]
+    waiting: int
+    delivered: int
+    failed: int  # given up
+    dropped: int  # too many waited, or came at once
+    error: HookError | None  # until the next one is delivered
+
+
+@dataclass(frozen=True, slots=True)
 class PageStatus:
     """The page's load."""
 
@@ -101,7 +123,7 @@ class PageStatus:
 class ServiceStatus:
     """A service and all its cameras, in the order of its config."""
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
 
     name: str
     version: str  # of valkka-async
@@ -111,6 +133,7 @@ class ServiceStatus:
     ready: bool  # every camera has been tried
     cameras: tuple[CameraReport, ...]
     recordings: ArchiveStatus  # all that there are
+    hooks: tuple[HookStatus, ...]  # `on` of the config
     page: PageStatus | None  # None: as told by other ways than the page
 
     def camera(self, name: str) -> CameraReport | None:

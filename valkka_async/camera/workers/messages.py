@@ -11,6 +11,7 @@ One line is one message: the JSON object of a record, with "op" for its kind::
                            STATUS     the sign of life: all cameras each `heartbeat`, and in between those
                                       that have changed
                            LOG        a log record
+                           HAPPENED   an event: a reader has come, gone or fallen behind
 
 URLs with their passwords come only this way: every user may read a command line, and children inherit an
 environment.
@@ -19,7 +20,7 @@ environment.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from valkka_async import typed
@@ -27,7 +28,7 @@ from valkka_async.camera.spec import CameraSpec
 from valkka_async.camera.status import CameraStatus
 from valkka_async.errors import DataError
 
-PROTOCOL = 3  # raised with each change of the messages
+PROTOCOL = 4  # raised with each change of the messages
 LONGEST = 1 << 20  # bytes in a line
 _RECORDS = 800  # in a STATUS: cameras, their streams and outputs. Most have less than 700 bytes
 
@@ -81,7 +82,16 @@ class Log:
     text: str
 
 
-Message = Begin | Configure | Stop | Hello | Applied | Status | Log
+@dataclass(frozen=True, slots=True)
+class Happened:
+    code: str
+    camera: str
+    time_ns: int
+    text: str
+    fields: Mapping[str, str | int]
+
+
+Message = Begin | Configure | Stop | Hello | Applied | Status | Log | Happened
 
 _KINDS: dict[str, type[Message]] = {
     "begin": Begin,
@@ -91,6 +101,7 @@ _KINDS: dict[str, type[Message]] = {
     "applied": Applied,
     "status": Status,
     "log": Log,
+    "happened": Happened,
 }
 _OPS = {kind: op for op, kind in _KINDS.items()}
 

@@ -13,7 +13,7 @@ from valkka_async.backoff import Backoff
 from valkka_async.camera.spec import CameraSpec
 from valkka_async.camera.status import CameraStatus, before_start
 from valkka_async.camera.workers.exits import Exit
-from valkka_async.camera.workers.messages import Applied, Configure, Log, Message, Status
+from valkka_async.camera.workers.messages import Applied, Configure, Happened, Log, Message, Status
 from valkka_async.camera.workers.nurseries import Nurseries
 from valkka_async.camera.workers.process import Limits, Process
 from valkka_async.camera.workers.status import (
@@ -23,6 +23,7 @@ from valkka_async.camera.workers.status import (
     WorkerStatus,
     combine,
 )
+from valkka_async.ring.events import Event, EventCode
 from valkka_async.ring.rendezvous import sweep
 
 _AGAIN = 0.1  # s before a worker that has ended is started again, the first time
@@ -85,7 +86,7 @@ class Place:
 
     ``on_gone`` is called with each camera that has
     left, ``on_end`` when the place has no more cameras, or is closed, and its process is gone: then `task`
-    ends.
+    ends. ``on_event``: with what the worker tells, and with its own end if nobody has asked for that.
     """
 
     def __init__(
@@ -96,12 +97,14 @@ class Place:
         *,
         on_gone: Callable[[Entry], object],
         on_end: Callable[[Place], object],
+        on_event: Callable[[Event], object],
     ) -> None:
         self._limits = limits
         self._nurseries = nurseries
         self._starting = starting
         self._on_gone = on_gone
         self._on_end = on_end
+        self._on_event = on_event
         self._entries: dict[str, Entry] = {}
         self._process: Process | None = None
         self._closing = False
@@ -213,6 +216,10 @@ class Place:
                 self._on_applied(message)
             case Log():
                 self._on_log(message)
+            case Happened():
+                self._on_event(
+                    Event(message.code, message.camera, message.time_ns, message.text, message.fields)
+                )
             case _:
                 self._fail(WorkerEnd.GARBLED, "sent a message that is not for a supervisor")
 
@@ -275,6 +282,7 @@ class Place:
                 pid = self._process.pid if self._process is not None else None
                 self._log_end(how, pid, f"; starting another one in {delay:.1f} s")
                 self._restarts += 1
+                self._tell_end(how, pid)
                 self._last, self._retry_at = how, time.monotonic() + delay
                 self._vacate()
                 await self._pause(delay)
@@ -295,6 +303,12 @@ class Place:
         log.handle(
             log.makeRecord(log.name, logging.WARNING, __file__, 0, text, (), None, extra=extra, sinfo=words)
         )
+
+    def _tell_end(self, how: Exit, pid: int | None) -> None:
+        fields = {"pid": pid, "end": str(how.end), "restarts": self._restarts}
+        for camera in self._entries:
+            text = f"worker process {pid or ''} {how.text}".replace("  ", " ")
+            self._on_event(Event(EventCode.WORKER_ENDED, camera, time.time_ns(), text, fields))
 
     async def _live(self) -> tuple[Exit, float]:
         """One process, from its start to its end; and for how many seconds it was there."""

@@ -11,7 +11,7 @@ import asyncio
 import math
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Real
 from types import TracebackType
 from typing import Any, Self, Unpack, overload
@@ -23,8 +23,13 @@ from valkka_async.camera.workers.place import Entry, Place
 from valkka_async.camera.workers.process import Limits, Process
 from valkka_async.camera.workers.status import SupervisedStatus, WorkerStatus
 from valkka_async.ring import fork
+from valkka_async.ring.events import Event
 
 _KILL = 2.0  # s for a killed process to be gone
+
+
+def _nobody_asks(event: Event) -> None:
+    pass
 
 
 class Supervisor:
@@ -53,6 +58,10 @@ class Supervisor:
     stop_timeout
         Seconds that cameras have to close: a worker which has not ended by then is killed.
 
+    on_event
+        Called in the event loop with each :class:`Event` of the cameras' readers and workers. It must neither
+        block nor raise.
+
     It belongs to the event loop in which it is used. Workers end with the thread of that loop, however it
     ends, and with this process, even if that is killed. Ctrl-C in a terminal does not reach them.
     Raises ValueError for settings that make no sense.
@@ -67,7 +76,9 @@ class Supervisor:
         restart_max: float = 30.0,
         hang_timeout: float = 10.0,
         stop_timeout: float = 5.0,
+        on_event: Callable[[Event], object] = _nobody_asks,
     ) -> None:
+        self._on_event = on_event
         self._places: list[Place] = []
         self._entries: dict[str, Entry] = {}
         if not isinstance(group_size, int) or isinstance(group_size, bool) or group_size < 1:
@@ -126,6 +137,7 @@ class Supervisor:
                 self._starting,
                 on_gone=self._on_gone,
                 on_end=self._on_end,
+                on_event=self._on_event,
             )
             self._places.append(place)
         entry = self._entries[spec.name] = place.put(spec)

@@ -42,6 +42,7 @@ from valkka_async.camera.workers.messages import (
     Applied,
     Begin,
     Configure,
+    Happened,
     Hello,
     Log,
     Message,
@@ -56,6 +57,7 @@ _STUCK_BEATS = 3  # a process that was stopped and goes on must not take its lat
 _STOPPING = 0.8  # of stop_timeout, in which cameras have to close: the supervisor waits for the whole
 _RECORDS = 1000  # log records that wait for the main thread, at most
 _TEXT = 10_000  # characters of one
+_EVENTS = 1000  # that wait to be sent, at most
 _ASK = 1.0  # s between looks for the supervisor's thread
 
 FAILED = -1
@@ -75,6 +77,7 @@ class Worker:
         # changed, because other threads iterate over it.
         self._addresses: frozenset[Address] = frozenset()
         self._begun = asyncio.Event()
+        self._events: deque[Happened] = deque(maxlen=_EVENTS)
         self._stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._heartbeat = 1.0
         self.stop_timeout = 5.0
@@ -173,12 +176,15 @@ class Worker:
                     cameras.append(camera)
                 if full and slot.is_stuck():
                     stuck.append(slot.name)
+                self._events.extend(slot.events())
             if full:
                 due = now + self._heartbeat
                 for gone in told.keys() - self._slots.keys():
                     del told[gone]
             if full or cameras:
                 self._tell(cameras, stuck)
+            while self._events and self._channel.send(self._events[0], optional=True):
+                self._events.popleft()
             await asyncio.sleep(min(_LOOK, self._heartbeat))
 
     def _tell(self, cameras: list[CameraStatus], stuck: list[str]) -> None:
@@ -231,6 +237,15 @@ class _Slot:
             return None
         left = max(0.0, self._retry_at - time.monotonic())
         return replace(self._failed, retry_in=left)
+
+    def events(self) -> list[Happened]:
+        """What has happened to its camera's readers since the last call."""
+        if self.camera is None:
+            return []
+        return [
+            Happened(event.code, self.name, event.time_ns, event.text, event.fields)
+            for event in self.camera.reader_events()
+        ]
 
     async def _run(self) -> None:
         while True:

@@ -15,9 +15,11 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError
 
 from valkka_async.camera.spec import CameraSpec, Output
+from valkka_async.ring.names import EVENTS
 from valkka_async.service.config import addresses
 from valkka_async.service.config.cameras import CameraConfig, Defaults, OutputConfig, Record
 from valkka_async.service.config.fields import CameraName, Pattern, RingName, Section, or_switch, switch
+from valkka_async.service.config.hooks import HOOKS, Hook
 from valkka_async.service.config.linked import LinkConfig
 from valkka_async.service.config.sections import IN_SHORT, Keep, Log, Tls, Web, Workers, or_text
 
@@ -25,6 +27,7 @@ __all__ = [
     "CameraConfig",
     "Config",
     "Defaults",
+    "Hook",
     "Keep",
     "Log",
     "OutputConfig",
@@ -73,6 +76,11 @@ class Config(Section):
     defaults: Defaults = Field(
         default_factory=Defaults, description="Keys for all cameras. A camera's own key wins, as a whole."
     )
+    on: tuple[Hook, ...] = Field(
+        default=(),
+        max_length=HOOKS,
+        description="Programs and webhooks that are told what happens.",
+    )
     link: LinkConfig | None = Field(
         default=None, description="Other hosts that read cameras of this one, or have cameras for it."
     )
@@ -113,6 +121,14 @@ class Config(Section):
                 for name, camera in cameras.items()
             },
         }
+
+    @field_validator("on")
+    @classmethod
+    def _check_on(cls, hooks: tuple[Hook, ...]) -> tuple[Hook, ...]:
+        names = [hook.name or str(number) for number, hook in enumerate(hooks, start=1)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two of them are called {twice}; give one another `name`")
+        return hooks
 
     @field_validator("recordings")
     @classmethod
@@ -216,6 +232,8 @@ def _conflicts(
             text = ""
             if ring.name == f"{service}.control":  # its socket and its lock are called so
                 text = f"{ring.name} belongs to the service itself; choose another name"
+            elif ring.name.endswith(EVENTS):
+                text = f"{ring.name} is a name for a ring of events; choose another one"
             elif (taken := own.get(ring.name)) and ring.format != taken.format:
                 text = (
                     f"{ring.name} is a ring of the page, of recordings or for other hosts, of format "

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path as FilePath
 from typing import Any
@@ -63,6 +64,10 @@ def load(
         explain(e, document, expanded)
         _explain_rings(e, document, expanded)
     else:
+        for number, hook in enumerate(config.on):
+            if hook.run is not None and shutil.which(hook.run[0]) is None:
+                text = "there is no such program, or it may not be run: give its path (and chmod +x it)"
+                document.problem(("on", number, "run"), text)
         for name, spec in config.specs().items():
             if (lack := lacks(spec)) is not None:
                 document.problem(("cameras", name, *lack[0]), lack[1])
@@ -114,7 +119,7 @@ def _without_empty(document: Document) -> None:
     """YAML takes `key:` for null. That does no harm where a section may be left out, but it does for a
     password."""
     data = document.data
-    for key in ("log", "workers", "defaults", "link"):
+    for key in ("log", "workers", "defaults", "link", "on"):
         if key in data and data[key] is None:
             del data[key]
     if "web" in data and data["web"] is None:
@@ -149,6 +154,10 @@ def _resolve(data: dict[str, Any], folder: FilePath) -> None:
         for key in ("cert", "key"):
             if isinstance(name := tls.get(key), str) and name:
                 tls[key] = str(folder / os.path.expanduser(name))
+    for hook in data["on"] if isinstance(data.get("on"), list) else ():
+        run = hook.get("run") if isinstance(hook, dict) else None
+        if isinstance(run, list) and run and isinstance(run[0], str) and "/" in run[0]:
+            run[0] = str(folder / os.path.expanduser(run[0]))
     for _, section in _sections(data):
         record, url = section.get("record"), section.get("url")
         if isinstance(file := section.get("tls_ca_file"), str) and file:

@@ -17,14 +17,15 @@ from valkka_async.service.config.problems import Document, Path, shown
 _LARGE = 10**20  # a number that is not repeated: Python does not even write one of more than 4300 digits
 
 # Their values are never repeated.
-_SECRET = {"url", "streams", "user", "password", "token", "options"}
+_SECRET = {"url", "streams", "user", "password", "token", "options", "secret", "run"}
 
 # What a section is called, and the sections in which to look for a key that it does not have, nearest first.
 _SECTIONS = {
     "Config": (
         "the top of the file",
-        ("Web", "Keep", "Log", "Workers", "CameraConfig", "OutputConfig", "Record"),
+        ("Web", "Keep", "Log", "Workers", "CameraConfig", "OutputConfig", "Record", "Hook"),
     ),
+    "Hook": ("a hook, in the list `on`", ("Config", "Record", "CameraConfig", "Web", "Log", "Workers")),
     "Defaults": ("`defaults`", ("CameraConfig", "OutputConfig", "Record", "Config", "Web", "Workers", "Log")),
     "CameraConfig": (
         "a camera, under its name below `cameras`",

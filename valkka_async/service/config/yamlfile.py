@@ -30,7 +30,7 @@ _NO_TAGS = "tags (!name) are not understood here; remove it"
 _DEEP = "it is nested too deeply"
 _LOOP = "an alias (*name) within what it stands for"
 _OPEN_BRACKET = "a bracket that is opened before is not closed, or a comma is missing"
-_MEANT = {("record", "on")}  # keys that YAML takes for something else, and the section that has them
+_MEANT = {("record", "on"), ("on",)}  # keys that YAML takes for something else, and the section that has them
 _KINDS = {
     "bool": "true or false",
     "int": "a number",

@@ -20,7 +20,13 @@ from prometheus_client.registry import Collector
 
 from valkka_async.camera.status import CameraState, OutputStatus, SoundState, StreamStatus
 from valkka_async.record.index import Stored
-from valkka_async.service.status import CameraReport, RecordingState, RecordingStatus, ServiceStatus
+from valkka_async.service.status import (
+    CameraReport,
+    HookStatus,
+    RecordingState,
+    RecordingStatus,
+    ServiceStatus,
+)
 from valkka_async.service.web.contract import Service
 from valkka_async.service.web.events import Events
 from valkka_async.service.web.live import Hubs
@@ -212,6 +218,7 @@ def service_families(status: ServiceStatus) -> Iterator[Metric]:
     yield from _output_families(status.cameras)
     yield from _recording_families(status.cameras)
     yield from _archive_families(status)
+    yield from _hook_families(status.hooks)
     yield from _worker_families(status.cameras)
 
 
@@ -307,6 +314,29 @@ def _archive_families(status: ServiceStatus) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "valkka_recordings_deleted_files", "Files deleted to keep within the bounds.", archive.deleted_files
     )
+
+
+def _hook_families(hooks: Sequence[HookStatus]) -> Iterator[Metric]:
+    for name, text, value in _HOOK_COUNTERS:
+        counter = CounterMetricFamily(name, text, labels=["hook"])
+        for hook in hooks:
+            counter.add_metric([hook.name], value(hook))
+        yield counter
+    waiting = GaugeMetricFamily("valkka_hook_waiting", "Events that wait for it.", labels=["hook"])
+    problem = GaugeMetricFamily(
+        "valkka_hook_problem", "1: the newest event was not delivered.", labels=["hook"]
+    )
+    for hook in hooks:
+        waiting.add_metric([hook.name], hook.waiting)
+        problem.add_metric([hook.name], hook.error is not None)
+    yield from (waiting, problem)
+
+
+_HOOK_COUNTERS: tuple[tuple[str, str, Callable[[HookStatus], float]], ...] = (
+    ("valkka_hook_delivered", "Events that it has taken.", lambda hook: hook.delivered),
+    ("valkka_hook_failed", "Events that were given up.", lambda hook: hook.failed),
+    ("valkka_hook_dropped", "Events that were dropped, as too many waited.", lambda hook: hook.dropped),
+)
 
 
 def _worker_families(cameras: Sequence[CameraReport]) -> Iterator[Metric]:

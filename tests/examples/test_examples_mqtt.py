@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""The cameras of a service in Home Assistant: what is told to a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiomqtt
+import pytest
+
+import valkka_async as va
+from support.program import Example, Process
+from support.require import missing
+from support.until import SECONDS, wait_for
+from valkka_async.service.config.config import Config
+from valkka_async.service.control import Control
+from valkka_async.service.service import Service
+from valkka_async.service.status import ServiceStatus
+
+CLIP = "lavfi:testsrc2=size=320x180:rate=10"
+pytestmark = pytest.mark.one_loop
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[int]:
+    """The port of a broker."""
+    mosquitto = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    if mosquitto is None:
+        missing("mosquitto is not installed (tests/system-packages)")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = tmp_path / "mosquitto.conf"
+    settings.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nuser {Path.home().owner()}\n")
+    with Process([mosquitto, "-c", str(settings)]):
+        wait_for(lambda: _answers(port))
+        yield port
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+async def test_home_assistant_finds_the_cameras_and_what_happens_to_them(broker: int, tmp_path: Path) -> None:
+    cameras = {"front": {"url": CLIP, "live": False}, "gone": {"url": "rtsp://127.0.0.1:9/x", "live": False}}
+    service = Service(Config.model_validate({"web": False, "cameras": cameras}))
+
+    async def status() -> ServiceStatus:
+        return service.status()
+
+    async with asyncio.timeout(SECONDS), service, Control("service", {"status": status}):
+        with Example("home_assistant_mqtt.py", "127.0.0.1", broker, folder=tmp_path) as example:
+            await asyncio.to_thread(example.match, "^connected$")
+            async with aiomqtt.Client("127.0.0.1", broker) as client:
+                await client.subscribe("#")
+                seen: dict[str, str] = {}
+                async for message in client.messages:  # those that are retained come first
+                    seen[str(message.topic)] = bytes(message.payload).decode()
+                    there = {"valkka/online": "online", "valkka/front/connected": "ON"}
+                    if there.items() <= seen.items() and "valkka/gone/connected" in seen:
+                        break
+                sensor = json.loads(seen["homeassistant/binary_sensor/valkka_front/connected/config"])
+                assert (
+                    sensor["state_topic"] == "valkka/front/connected" and sensor["device"]["name"] == "front"
+                )
+                assert seen["valkka/gone/connected"] == "OFF"
+                with va.serve("people") as analyser:
+                    analyser.emit("person", camera="front", score=0.9)
+                    async for message in client.messages:
+                        if str(message.topic) == "valkka/front/event":
+                            event = json.loads(bytes(message.payload))
+                            if event["code"] == "person":
+                                break
+                    assert event["fields"] == {"score": 0.9}
+                example.kill()
+                async for message in client.messages:
+                    if str(message.topic) == "valkka/online":
+                        assert bytes(message.payload) == b"offline"  # the broker says so
+                        break

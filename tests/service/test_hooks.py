@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: MIT
+"""`on` of a config: programs and webhooks are told what happens; none of them costs the others anything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import json
+import socket
+import stat
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import valkka_async as va
+from support.http import HttpServer, Request
+from support.until import until
+from valkka_async import typed
+from valkka_async.service import handler
+from valkka_async.service import hooks as module
+from valkka_async.service.config.hooks import Hook
+from valkka_async.service.hooks import Hooks
+from valkka_async.service.status import HookStatus
+
+SECRET = "correct-horse-battery"
+pytestmark = pytest.mark.one_loop
+
+
+@pytest.fixture
+async def hooks(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hooks]:
+    monkeypatch.setattr(module, "_PAUSES", (0.01, 0.02))
+    hooks = Hooks("service")
+    yield hooks
+    await hooks.aclose()
+
+
+@pytest.fixture
+def cam1() -> Any:
+    with va.serve("cam1") as server:
+        server.emit("first")  # the ring is there
+        yield server
+
+
+async def told(hooks: Hooks, done: Callable[[HookStatus], bool], hook: int = 0) -> HookStatus:
+    await until(lambda: done(hooks.status()[hook]))
+    return hooks.status()[hook]
+
+
+def script(folder: Path, text: str) -> str:
+    path = folder / "hook.sh"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(stat.S_IRWXU)
+    return str(path)
+
+
+async def test_a_webhook_gets_what_happens_signed(hooks: Hooks, cam1: va.Server) -> None:
+    with HttpServer(lambda request: (204, {}, b"")) as server:
+        await hooks.follow(
+            (Hook(url=server.url("/in?key=k"), secret=SECRET, events="person", cameras="cam*"),)
+        )
+        cam1.emit("cat")
+        cam1.emit("person", "at the door", score=0.5)
+        await told(hooks, lambda status: status.delivered == 1)
+        (request,) = server.requests
+    assert request.path == "/in?key=k"
+    content = json.loads(request.body)
+    assert content.pop("time_ns") > 0
+    assert content == {
+        "code": "person",
+        "camera": "cam1",
+        "text": "at the door",
+        "fields": {"score": 0.5},
+        "source": "cam1",
+        "seq": 3,
+        "missed": 0,
+        "service": "service",
+    }
+    expected = hmac.new(SECRET.encode(), request.body, hashlib.sha256).hexdigest()
+    assert request.headers["X-Hub-Signature-256"] == f"sha256={expected}"
+    assert request.headers["X-Valkka-Event"] == "person"
+
+
+async def test_what_fails_for_now_is_tried_again(hooks: Hooks, cam1: va.Server) -> None:
+    answers = iter([500, 429, 200, 200])
+    with HttpServer(lambda request: (next(answers), {}, b"")) as server:
+        await hooks.follow((Hook(url=server.url()),))
+        cam1.emit("one")
+        cam1.emit("two")
+        status = await told(hooks, lambda status: status.delivered == 2)
+        bodies = [json.loads(request.body)["code"] for request in server.requests]
+    assert bodies == ["one", "one", "one", "two"]
+    assert (status.failed, status.dropped, status.error) == (0, 0, None)
+
+
+@pytest.mark.parametrize("code", [404, 301])
+async def test_what_is_refused_is_not_tried_again(hooks: Hooks, cam1: va.Server, code: int) -> None:
+    def answer(request: Request) -> tuple[int, dict[str, str], bytes]:
+        return (200, {}, b"") if request.path == "/other" else (code, {"Location": "/other"}, b"")
+
+    with HttpServer(answer) as server:
+        await hooks.follow((Hook(url=server.url()),))
+        cam1.emit("one")
+        status = await told(hooks, lambda status: status.failed == 1)
+        assert [request.path for request in server.requests] == ["/"]
+    assert status.error is not None and str(code) in status.error.text
+
+
+async def test_one_that_hangs_costs_the_others_nothing(hooks: Hooks, cam1: va.Server, tmp_path: Path) -> None:
+    """One answers never, one a byte a second and has no end; the third one gets all."""
+    over = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.send(b"HTTP/1.1 200 OK\r\nX-More: ")
+            while not over.wait(0.2):
+                connection.send(b"x")
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        socket.create_server(("127.0.0.1", 0)) as slow,
+        HttpServer(lambda request: (200, {}, b"")) as good,
+    ):
+        thread = threading.Thread(target=drip, args=(slow,))
+        thread.start()
+        addresses = [f"http://127.0.0.1:{sock.getsockname()[1]}/" for sock in (silent, slow)]
+        hung = [Hook(url=address, timeout=600) for address in addresses]
+        await hooks.follow((*hung, Hook(url=good.url())))
+        for n in range(600):
+            cam1.emit("n", number=n)
+            if n % 100 == 99:
+                await told(hooks, lambda status, n=n: status.delivered == n + 1, 2)  # type: ignore[misc]
+        numbers = [json.loads(request.body)["fields"]["number"] for request in good.requests]
+        assert numbers == list(range(600))
+        for status in hooks.status()[:2]:
+            assert status.waiting == 256 and status.delivered == 0
+            assert status.waiting + status.dropped == 599
+        async with asyncio.timeout(30):
+            await hooks.aclose()
+        over.set()
+        await asyncio.to_thread(thread.join)
+
+
+async def test_a_time_out_is_a_failure(hooks: Hooks, cam1: va.Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        await hooks.follow((Hook(url=f"http://127.0.0.1:{port}/", timeout=0.05, retries=1),))
+        cam1.emit("one")
+        status = await told(hooks, lambda status: status.failed == 1)
+    assert status.error is not None and status.error.text == "it takes longer than 0.05 s"
+
+
+async def test_a_program_gets_what_happens(hooks: Hooks, cam1: va.Server, tmp_path: Path) -> None:
+    program = script(tmp_path, 'cat > "$1"; echo "$VALKKA_EVENT $VALKKA_CAMERA" >> "$1"')
+    out = tmp_path / "it's; out"
+    await hooks.follow((Hook(run=(program, str(out))),))
+    cam1.emit("person", score=1)
+    await told(hooks, lambda status: status.delivered == 1)
+    event, environment = out.read_text().rsplit("}", 1)
+    assert json.loads(event + "}")["fields"] == {"score": 1}
+    assert environment == "person cam1\n"
+
+
+async def test_a_program_that_fails_is_told_of(hooks: Hooks, cam1: va.Server, tmp_path: Path) -> None:
+    program = script(tmp_path, "head -c 100000 /dev/zero | tr '\\0' x >&2; echo 'no such door' >&2; exit 3")
+    await hooks.follow((Hook(run=(program,)), Hook(run=(str(tmp_path / "none"),))))
+    cam1.emit("person")
+    failed = await told(hooks, lambda status: status.failed == 1)
+    assert failed.error is not None and len(failed.error.text) < 600
+    assert failed.error.text.startswith("it ended with status 3: ") and "no such door" in failed.error.text
+    absent = await told(hooks, lambda status: status.failed == 1, 1)
+    assert absent.error is not None and "cannot be started" in absent.error.text
+
+
+async def test_a_program_that_hangs_is_killed_with_all_it_has_started(
+    hooks: Hooks, cam1: va.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = script(
+        tmp_path, 'trap "" TERM; sh -c \'trap "" TERM; echo $$ >> pids; sleep 600\' & echo $$ >> pids; wait'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(handler, "_TERM_SECONDS", 0.1)
+    await hooks.follow((Hook(run=(program,), timeout=2),))
+    cam1.emit("person")
+    await told(hooks, lambda status: status.failed == 1)
+    pids = (tmp_path / "pids").read_text().split()
+    assert pids
+    await until(lambda: not any(Path("/proc", pid, "exe").exists() for pid in pids))
+
+
+async def test_no_secret_is_told(hooks: Hooks, cam1: va.Server, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    hook = Hook(url=f"https://me:passw0rd@127.0.0.1:{port}/T0KEN", secret=SECRET, retries=1)
+    await hooks.follow((hook,))
+    cam1.emit("one")
+    status = await told(hooks, lambda status: status.failed == 1)
+    text = caplog.text + typed.dumps(status) + repr(hook)
+    for secret in ("passw0rd", "T0KEN", SECRET):
+        assert secret not in text
+    assert "cannot be reached" in caplog.text
+
+
+async def test_other_hooks_take_effect_and_the_same_go_on(hooks: Hooks, cam1: va.Server) -> None:
+    with HttpServer(lambda request: (200, {}, b"")) as server:
+        one, two = Hook(url=server.url("/one")), Hook(url=server.url("/two"))
+        await hooks.follow((one,))
+        cam1.emit("a")
+        await told(hooks, lambda status: status.delivered == 1)
+        await hooks.follow((two, one))
+        cam1.emit("b")
+        await told(hooks, lambda status: status.delivered == 2, 1)
+        await told(hooks, lambda status: status.delivered == 1)
+        await hooks.follow((two,))
+        cam1.emit("c")
+        await told(hooks, lambda status: status.delivered == 2)
+        paths = [request.path for request in server.requests]
+        assert sorted(paths) == ["/one", "/one", "/two", "/two"]
+        await hooks.follow(())
+        await until(lambda: cam1.emit("d") and hooks.status() == ())
+
+
+async def test_what_happens_last_is_delivered_before_the_end(hooks: Hooks, cam1: va.Server) -> None:
+    with HttpServer(lambda request: (200, {}, b"")) as server:
+        await hooks.follow((Hook(url=server.url()),))
+        cam1.emit("service.stopping")
+        await hooks.aclose()
+        assert [json.loads(request.body)["code"] for request in server.requests] == ["service.stopping"]

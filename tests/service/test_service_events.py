@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: MIT
+"""What a service tells of its cameras, recordings, readers, workers and itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import valkka_async as va
+from support.footage import encode
+from support.until import until
+from valkka_async.service.config.config import Config
+from valkka_async.service.service import Service
+
+pytestmark = pytest.mark.one_loop
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return encode(tmp_path_factory.mktemp("events") / "clip.mp4", (320, 192), 50, gop=10)
+
+
+def config(folder: Path, cameras: dict[str, Any], **keys: Any) -> Config:
+    pattern = str(folder / "{name}/%H-%M-%S.mp4")
+    return Config.model_validate({"web": False, "recordings": pattern, "cameras": cameras} | keys)
+
+
+async def read(ring: str) -> None:
+    async with va.connect(ring, reconnect=True) as client:
+        async for frame in client:
+            frame.release()
+
+
+class Listener:
+    """All events so far."""
+
+    def __init__(self) -> None:
+        self.events: list[va.Event] = []
+
+    async def run(self, happening: va.Events) -> None:
+        async for event in happening:
+            assert event.missed == 0
+            self.events.append(event)
+
+    async def hears(
+        self, code: str, camera: str, test: Callable[[va.Event], bool] = lambda _: True
+    ) -> va.Event:
+        """The first one like this that was not asked for before."""
+
+        def find() -> va.Event | None:
+            for number, event in enumerate(self.events):
+                if (event.code, event.camera) == (code, camera) and test(event):
+                    return self.events.pop(number)
+            return None
+
+        return await until(find)  # type: ignore[return-value]
+
+
+async def test_a_service_tells_what_happens(clip: Path, tmp_path: Path) -> None:
+    cameras = {
+        "front": {"url": str(clip), "record": True, "live": False},
+        "gone": {"url": "rtsp://me:secretpw@127.0.0.1:9/x", "live": False},
+    }
+    listener = Listener()
+    async with va.events() as happening:
+        task = asyncio.create_task(listener.run(happening))
+        async with Service(config(tmp_path, cameras)) as service:
+            live = await listener.hears("camera.live", "front")
+            assert live.source == "service" and live.fields["before"] == "connecting"
+            await listener.hears("recording.writing", "front")
+            report = service.status().camera("front")
+            assert report is not None and report.worker.pid is not None
+
+            reader = asyncio.create_task(read("front"))
+            try:
+                joined = await listener.hears("reader.joined", "front", lambda e: e.fields["ring"] == "front")
+                assert joined.fields["pid"] == os.getpid()
+                os.kill(report.worker.pid, signal.SIGKILL)
+                ended = await listener.hears("worker.ended", "front")
+                assert (ended.fields["end"], ended.fields["pid"]) == ("killed", report.worker.pid)
+                await listener.hears("camera.live", "front")
+                again = await listener.hears("reader.joined", "front", lambda e: e.fields["ring"] == "front")
+            finally:
+                reader.cancel()
+                await asyncio.wait([reader])
+            left = await listener.hears("reader.left", "front", lambda e: e.fields["ring"] == "front")
+            assert left.fields["reader"] == again.fields["reader"]
+
+            await service.apply(config(tmp_path, {"gate": cameras["gone"]}))
+            complete = await listener.hears("recording.file", "front")
+            assert Path(complete.fields["path"]).stat().st_size > 0
+            assert complete.fields["to_ns"] > complete.fields["from_ns"]
+            await listener.hears("camera.removed", "front")
+            reloaded = await listener.hears("service.reloaded", "service")
+            assert reloaded.fields["added"] == ["gate"] and "front" in reloaded.fields["removed"]
+            waiting = await listener.hears("camera.waiting", "gate")
+            assert waiting.fields["cause"] == va.Cause.UNREACHABLE and waiting.text
+            assert "secretpw" not in str(waiting)
+        await listener.hears("service.stopping", "service")
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_hooks_of_the_config_are_told_and_follow_a_reload(clip: Path, tmp_path: Path) -> None:
+    script = tmp_path / "note.sh"
+    script.write_text('#!/bin/sh\necho "$VALKKA_CAMERA $VALKKA_EVENT" >> "$1"\n')
+    script.chmod(0o700)
+    cameras = {"front": {"url": str(clip), "live": False}}
+
+    def noting(name: str, *events: str) -> dict[str, Any]:
+        return {"run": [str(script), str(tmp_path / name)], "events": events}
+
+    def noted(name: str) -> list[str]:
+        path = tmp_path / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    first = config(tmp_path, cameras, on=[noting("one", "camera.live", "person", "service.stopping")])
+    async with Service(first) as service:
+        await until(lambda: "front camera.live" in noted("one"))
+        with va.serve("front.people") as analyser:
+            assert analyser.emit("person", camera="front")
+            await until(lambda: "front person" in noted("one"))
+            assert service.status().hooks[0].delivered == 2
+            changes = await service.apply(config(tmp_path, cameras, on=[noting("two", "person")]))
+            assert changes.settings == ("on",) and not changes.changed
+            assert analyser.emit("person", camera="front")
+            await until(lambda: noted("two") == ["front person"])
+        assert noted("one") == ["front camera.live", "front person"]
+
+
+async def test_a_second_service_of_that_name_runs_and_says_that_it_tells_nothing(
+    clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with va.serve("service.events"):
+        async with Service(config(tmp_path, {"front": {"url": str(clip), "live": False}})) as service:
+            await until(lambda: service.ready)
+    assert "no events are told" in caplog.text

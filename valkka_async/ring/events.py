@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""What happens, as frames of a ring of its own, NAME.events: JSON with a code, of whom it is, and when.
+
+The payload is ``{"code": "camera.live", "camera": "front", "text": "", "fields": {}}``; the frame's time is
+the event's. Keys and codes that are not known are let pass: another version may have more of them.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from valkka_async.errors import DataError, FrameError
+from valkka_async.ring._shm import Frame
+from valkka_async.ring.names import EVENTS, check_source, is_source, matches
+
+EVENT_BYTES = 16 << 10  # of a payload
+EVENT_SLOTS = 256  # events that a reader may be behind before it misses any
+_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TEXT = 1000  # characters
+# Readers find a new ring within some hundredths of a second, and get what was in it by then.
+_OPENING_SECONDS = 2.0
+_OPENING_EVENTS = 200
+
+
+class EventCode(StrEnum):
+    """What this version tells. Analysers have codes of their own, so :attr:`Event.code` may be any text."""
+
+    CAMERA_CONNECTING = "camera.connecting"  # states of a camera of a service: see CameraState
+    CAMERA_LIVE = "camera.live"
+    CAMERA_STALLED = "camera.stalled"
+    CAMERA_WAITING = "camera.waiting"
+    CAMERA_IDLE = "camera.idle"
+    CAMERA_STOPPED = "camera.stopped"
+    CAMERA_FAILED = "camera.failed"
+    CAMERA_REMOVED = "camera.removed"  # by a change of the config
+    RECORDING_WAITING = "recording.waiting"  # for frames, which the camera does not send
+    RECORDING_ARMED = "recording.armed"  # for an event
+    RECORDING_WRITING = "recording.writing"
+    RECORDING_FAILED = "recording.failed"
+    RECORDING_STOPPED = "recording.stopped"
+    RECORDING_EVENT = "recording.event"  # what happens is recorded, with the seconds around it
+    RECORDING_FILE = "recording.file"  # one is complete
+    RECORDINGS_DELETED = "recordings.deleted"  # to keep within the bounds of `keep`
+    RECORDINGS_PROBLEM = "recordings.problem"  # the index cannot be written, or files not be deleted
+    READER_JOINED = "reader.joined"
+    READER_LEFT = "reader.left"
+    READER_BEHIND = "reader.behind"  # an "ordered" one has missed frames
+    WORKER_ENDED = "worker.ended"  # a camera's process, unasked
+    SERVICE_STARTED = "service.started"  # all cameras were tried
+    SERVICE_RELOADED = "service.reloaded"
+    SERVICE_STOPPING = "service.stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that has happened; published by :meth:`Server.emit` and by services."""
+
+    #: What: an EventCode, or one that an analyser has made up.
+    code: str
+    #: Of which camera, or server; of another host, HOST/NAME.
+    camera: str
+    #: When, Unix time.
+    time_ns: int
+    #: For people. Programs decide by code and fields.
+    text: str = ""
+    #: What else is known, as JSON has it.
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    #: The ring that told it, its number there, and how many before it this reader has missed.
+    source: str = ""
+    seq: int = 0
+    missed: int = 0
+
+    @staticmethod
+    def of(frame: Frame) -> Event:
+        """The event in a frame of a ring of events. Raises DataError if there is none."""
+        return decode(frame)
+
+    def is_one_of(self, codes: Collection[str], cameras: Collection[str]) -> bool:
+        """Do some of these patterns mean its code, and some its camera? No codes: any will do."""
+        if codes and not any(fnmatch.fnmatchcase(self.code, pattern) for pattern in codes):
+            return False
+        return any(matches(self.camera, pattern) for pattern in cameras)
+
+    def to_json(self) -> dict[str, Any]:
+        """As data for JSON."""
+        return {
+            "code": str(self.code),
+            "camera": self.camera,
+            "time_ns": self.time_ns,
+            "text": self.text,
+            "fields": dict(self.fields),
+            "source": self.source,
+            "seq": self.seq,
+            "missed": self.missed,
+        }
+
+
+class Opening:
+    """Which events of a ring are key frames. The first one is, and those that follow it closely are not: so
+    the backlog has them all when the first readers come. Later each is one, and a late reader gets the newest
+    alone."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._since = 0.0
+
+    def key(self) -> bool:
+        """Is the next one?"""
+        self._count += 1
+        if self._count == 1:
+            self._since = time.monotonic()
+            return True
+        return self._count > _OPENING_EVENTS or time.monotonic() - self._since > _OPENING_SECONDS
+
+
+def is_code(code: object) -> bool:
+    """Can an event have this code?"""
+    return isinstance(code, str) and _CODE.fullmatch(code) is not None
+
+
+def encode(code: str, camera: str, text: str, fields: Mapping[str, Any]) -> bytes:
+    """The payload. Raises FrameError, InvalidNameError."""
+    if not is_code(code):
+        raise FrameError("the code of an event is 1 to 64 of A-Z a-z 0-9 . _ -, such as line.crossed")
+    check_source(camera)
+    if not isinstance(text, str):
+        raise FrameError(f"text is a str, not {type(text).__name__}")
+    content = {"code": str(code), "camera": camera, "text": text[:_TEXT], "fields": dict(fields)}
+    try:
+        payload = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, OverflowError, RecursionError) as e:
+        raise FrameError(f"an event has a text, and fields as JSON has them: {e}") from None
+    if len(payload) > EVENT_BYTES:
+        raise FrameError(f"an event of {len(payload)} bytes is too large; the limit is {EVENT_BYTES}")
+    return payload
+
+
+def decode(frame: Frame, missed: int | None = None) -> Event:
+    """The event in a frame, which may be anything. Raises DataError."""
+    try:
+        if frame.format != "bytes" or frame.nbytes > EVENT_BYTES:
+            raise ValueError
+        content = json.loads(bytes(frame.data))
+        code, camera = content["code"], content["camera"]
+        text, fields = content.get("text", ""), content.get("fields", {})
+        if not (is_code(code) and isinstance(camera, str) and is_source(camera)):
+            raise ValueError
+        if not (isinstance(text, str) and isinstance(fields, dict)):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise DataError(
+            f"frame {frame.seq} of {frame.source!r} is no event that this valkka-async knows: "
+            "Server.emit() makes them"
+        ) from None
+    host, slash, ring = frame.source.rpartition("/")
+    return Event(
+        code,
+        f"{host}{slash}{camera}" if "/" not in camera else camera,
+        frame.timestamp_ns,
+        text,
+        fields,
+        f"{host}{slash}{ring.removesuffix(EVENTS)}",
+        frame.seq,
+        frame.dropped if missed is None else missed,
+    )
