@@ -61,6 +61,7 @@ class CameraReport:
 
     name: str
     title: str
+    group: str  # "": none
     state: AnyState
     cause: Cause | None
     reason: str
@@ -95,13 +96,14 @@ class PageStatus:
     viewers: int  # of live video
     connections: int  # WebSockets
     limit: int  # WebSockets that may be open
+    token: bool  # browsers sign in with one
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
     """A service and all its cameras, in the order of its config."""
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
 
     name: str
     version: str  # of valkka-async
