@@ -266,8 +266,10 @@ export class Tile {
     parts.facts.hidden = !known;
     const others = streams.troubled(this.#report);
     const word = (one) => `${one.name}: ${(words.STATES[one.state] ?? one.state).toLowerCase()}`;
-    say(parts.others, others.map(word).join(", "));
-    put(parts.others, "title", others.map((one) => words.sentence(streams.plain(one))).join("\n"));
+    const why = others.map((one) => words.sentence(streams.plain(one))).join("\n");
+    say(parts.othersWord, others.map(word).join(", "));
+    say(parts.othersWhy, why);
+    put(parts.others, "title", why);
     parts.others.hidden = !others.length;
   }
 
