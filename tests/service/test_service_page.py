@@ -370,6 +370,10 @@ SourceBuffer.prototype.appendBuffer = function (data) {
 };
 """
 
+LATE = """
+HTMLVideoElement.prototype.getVideoPlaybackQuality = () => ({droppedVideoFrames: window.late ?? 0});
+"""
+
 
 def test_a_browser_that_fails_goes_on_with_video_or_with_pictures(
     rtsp: RtspServer, clips: dict[str, Path], browser: Chromium, tmp_path: Path
@@ -390,6 +394,13 @@ def test_a_browser_that_fails_goes_on_with_video_or_with_pictures(
             first = page.value(drawn)
             page.until(f"{drawn} !== {first!r} && {tile('a', 'cover')}.hidden")
             assert page.problems == []
+        with browser.page() as page:
+            # What the browser itself does not draw in time is told, once that is seen.
+            page.ask("Page.addScriptToEvaluateOnNewDocument", source=LATE)
+            page.go(stand.url)
+            plays(page, "a")
+            page.value("window.late = 500")
+            page.until(f"parseInt({tile('a', 'drops')}.textContent) >= 500")
         with browser.page() as page:
             source = "MediaSource.isTypeSupported = () => false"
             page.ask("Page.addScriptToEvaluateOnNewDocument", source=source)
