@@ -36,6 +36,7 @@ class Page(ABC):
     violations of the content security policy."""
 
     touches = False  # it may be a phone: `size(..., touch=True)`
+    narrowest = 0  # px that it can be
 
     def __init__(self) -> None:
         self.problems: list[str] = []

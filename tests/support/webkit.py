@@ -29,6 +29,8 @@ _SCREEN = "2600x1600x24"
 class Tab(Page):
     """Of WebKit: a window and a WebDriver session of its own. Its console is not told."""
 
+    narrowest = 450  # its tool bar
+
     def __init__(self, run: Runner, driver: Driver, session: str) -> None:
         super().__init__()
         self._run = run

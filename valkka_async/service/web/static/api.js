@@ -52,7 +52,7 @@ const range = (from, to) => `from=${seconds(from)}&to=${seconds(to)}`;
 
 // Forget that this browser knows the token. Throws an Error whose message is for people.
 export async function signOut() {
-  await ask("/logout", { method: "POST", headers: BUTTON, redirect: "manual" });
+  await ask("/logout", { method: "POST", headers: BUTTON });
 }
 
 async function ask(path, options) {
@@ -63,7 +63,7 @@ async function ask(path, options) {
     throw new Error(error.name === "TimeoutError" ? "the service does not answer" : "no connection to the service");
   }
   if (answer.status === 401) location.assign("/login");
-  if (!answer.ok && answer.type !== "opaqueredirect") throw new Error(await reason(answer));
+  if (!answer.ok) throw new Error(await reason(answer));
   return answer;
 }
 
