@@ -161,9 +161,11 @@ def test_a_camera_is_heard_after_a_click_and_seen_whatever_becomes_of_its_sound(
             plays(page, "back")
             assert page.value(f"{tile('back', 'sound')}.hidden")
             video = tile("front", "video")
-            assert page.value(f"[{video}.muted, {video}.webkitAudioDecodedByteCount]") == [True, 0]
+            # Firefox does not say how much, but whether.
+            heard = f"({video}.webkitAudioDecodedByteCount ?? 3000 * {video}.mozHasAudio)"
+            assert page.value(f"[{video}.muted, {heard}]") == [True, 0]
             page.click(page.middle(tile("front", "sound")))
-            page.until(f"!{video}.muted && {video}.webkitAudioDecodedByteCount > 2000")
+            page.until(f"!{video}.muted && {heard} > 2000")
             plays(page, "front")
             stopped.set()
             time.sleep(2)
@@ -172,10 +174,10 @@ def test_a_camera_is_heard_after_a_click_and_seen_whatever_becomes_of_its_sound(
             page.until(f"{video}.buffered.end({video}.buffered.length - 1) - {video}.currentTime < 1")
             assert stand.camera("front")["camera"]["streams"][0]["sound"]["state"] == "silent"
             stopped.clear()
-            heard = page.value(f"{video}.webkitAudioDecodedByteCount")
-            page.until(f"{video}.webkitAudioDecodedByteCount > {heard} + 2000")
+            if NAME != "firefox":
+                page.until(f"{heard} > {page.value(heard)} + 2000")
             page.click(page.middle(tile("front", "sound")))
-            page.until(f"{video}.muted && {video}.webkitAudioDecodedByteCount === 0")
+            page.until(f"{video}.muted && {heard} === 0")
             plays(page, "front")
             assert page.problems == []
 
@@ -236,7 +238,8 @@ def test_a_service_that_was_restarted_is_found_again(
         with stand.running():
             page.until("document.querySelector('#banner').hidden")
             plays(page, "a")
-            assert not [p for p in page.problems if "WebSocket" not in p and "CONNECTION_REFUSED" not in p]
+            expected = ("WebSocket", "CONNECTION_REFUSED", "can\u2019t establish a connection")
+            assert not [p for p in page.problems if not any(text in p for text in expected)]
 
 
 @pytest.mark.timeout(120)
