@@ -65,6 +65,7 @@ def camera(name: str = "front", **differing: Any) -> CameraReport:
     report = CameraReport(
         name=name,
         title="",
+        group="",
         state=CameraState.LIVE,
         cause=None,
         reason="",

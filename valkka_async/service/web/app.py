@@ -140,7 +140,9 @@ def make_app(
     boxes = Boxes(lens.camera, sockets)
 
     def status() -> ServiceStatus:
-        page = PageStatus(sum(hubs.viewers().values()), len(sockets), sockets.limit)
+        page = PageStatus(
+            sum(hubs.viewers().values()), len(sockets), sockets.limit, settings.token is not None
+        )
         return replace(service.status(), page=page)
 
     events = Events(status, sockets)

@@ -37,7 +37,7 @@ from urllib.parse import parse_qs, urlsplit
 from aiohttp import hdrs, web
 
 from valkka_async.service.state import State
-from valkka_async.service.web import login
+from valkka_async.service.web import assets, login
 from valkka_async.service.web.clients import Seldom, client_of
 from valkka_async.service.web.contract import Secret
 from valkka_async.service.web.headers import set_cookie
@@ -48,7 +48,7 @@ from valkka_async.service.web.sockets import SESSION, Sockets
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_OPEN = ("/healthz", "/readyz", "/login", "/logout", "/" + login.STYLE.name)
+_OPEN = ("/healthz", "/readyz", "/login", "/logout", "/" + login.STYLE.name, *assets.PUBLIC)
 _FORMS = ("/login", "/logout")  # a browser sends them without a script, and so without a header of ours
 _PORTS = {"http": 80, "https": 443}
 _BUTTON = ("X-Requested-With", "valkka-async")

@@ -2,6 +2,7 @@
 // What can be asked of the service, and asked to be done.
 
 const PATIENCE = 10_000; // ms
+const BUTTON = { "X-Requested-With": "valkka-async" }; // which no other site's page can send
 
 export function socketUrl(path) {
   return `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${path}`;
@@ -31,10 +32,27 @@ export async function hostSnapshot(name) {
 export async function setRecording(camera, on) {
   const answer = await ask(`/api/cameras/${encodeURIComponent(camera)}/recording`, {
     method: "POST",
-    headers: { "Content-Type": "application/json", "X-Requested-With": "valkka-async" },
+    headers: { ...BUTTON, "Content-Type": "application/json" },
     body: JSON.stringify({ on }),
   });
   return (await answer.json()).recording;
+}
+
+// Where a browser itself saves what was recorded from one moment (Unix ms) to another.
+export const clipUrl = (camera, from, to) => `${recordings(camera)}/clip.mp4?${range(from, to)}&download=1`;
+
+// Something happens: a camera that waits for events is recorded, from some seconds ago until some seconds from now.
+export async function happened(camera) {
+  await ask(`/api/cameras/${encodeURIComponent(camera)}/event`, { method: "POST", headers: BUTTON });
+}
+
+const recordings = (camera) => `/api/recordings/${encodeURIComponent(camera)}`;
+const seconds = (moment) => (Math.max(0, moment) / 1000).toFixed(6);
+const range = (from, to) => `from=${seconds(from)}&to=${seconds(to)}`;
+
+// Forget that this browser knows the token. Throws an Error whose message is for people.
+export async function signOut() {
+  await ask("/logout", { method: "POST", headers: BUTTON });
 }
 
 async function ask(path, options) {
