@@ -3,6 +3,7 @@
 
 import { Grid } from "./grid.js";
 import { Hosts } from "./hosts.js";
+import { Playback } from "./playback.js";
 import { Clock, Events } from "./status.js";
 import * as words from "./words.js";
 
@@ -10,6 +11,7 @@ const PATIENCE = 800; // ms without a connection before the page says so
 const element = (id) => document.getElementById(id);
 
 const clock = new Clock();
+const playback = new Playback(clock); // whose keys come first
 const grid = new Grid(element("grid"), clock, (name) => go(name));
 let service = "";
 let lostSince = 0;
@@ -95,6 +97,7 @@ function show() {
   for (const id of ["previous", "next"]) element(id).disabled = tiles.length < 2;
   showBanner();
   showDetails(tile);
+  playback.follow(tile ?? null);
 }
 
 function summary(tiles) {

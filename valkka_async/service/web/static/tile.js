@@ -25,6 +25,8 @@ export class Tile {
   #busy = false; // a change of the recording is under way
   #snapping = false;
   #complaint = ""; // of the recording, as last shown
+  #seen = false;
+  #instead = null; // what is shown in place of the live view
 
   // `opened(name)` when it was clicked.
   constructor(report, clock, opened) {
@@ -67,9 +69,20 @@ export class Tile {
     return this.state === "live" ? this.#report.state : this.state;
   }
 
+  get report() {
+    return this.#report;
+  }
+
   see(seen) {
-    this.#stream.see(seen);
-    this.#boxes.see(seen);
+    this.#seen = seen;
+    this.#stream.see(seen && !this.#instead);
+    this.#boxes.see(seen && !this.#instead);
+  }
+
+  // Show something else in place of the live view, of which `picture()` gives {blob, at}; null: nothing else.
+  instead(other) {
+    this.#instead = other;
+    this.see(this.#seen);
   }
 
   follow(report) {
@@ -269,9 +282,9 @@ export class Tile {
     this.#snapping = true;
     button.disabled = true;
     try {
-      const jpeg = await snapshot(this.name);
-      const taken = new Date(this.#clock.now());
-      download(jpeg, `${this.name}-${words.stamp(taken)}.jpg`);
+      const other = this.#instead ? await this.#instead.picture() : null;
+      const jpeg = other ? other.blob : await snapshot(this.name);
+      download(jpeg, `${this.name}-${words.stamp(new Date(other ? other.at : this.#clock.now()))}.jpg`);
     } catch (error) {
       toast(`${this.title}: no snapshot: ${error.message}`, "error");
     } finally {

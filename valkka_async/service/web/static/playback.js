@@ -1,0 +1,652 @@
+// SPDX-License-Identifier: MIT
+// What was recorded, in the large view: the strip of time, its buttons and keys, and the picture of that time in
+// place of the live one. Moments are Unix ms by the service's clock.
+
+import { happened } from "./api.js";
+import { Clips } from "./clips.js";
+import { Film } from "./film.js";
+import * as moments from "./moments.js";
+import { canPlay } from "./player.js";
+import { Preview } from "./preview.js";
+import { Recordings } from "./recordings.js";
+import { Slides } from "./slides.js";
+import { Strip } from "./strip.js";
+import * as words from "./words.js";
+
+const TICK = 250; // ms
+const REFRESH = 5000; // ms between looks at what has been recorded since
+const JUMP = 10_000; // ms, of an arrow key
+const LEAD = 3000; // ms that an event, or a gap, is shown before it begins
+const LIVE = 2000; // ms behind now from which on it is live again
+const FRESH = 20_000; // ms: what ends so recently goes on
+const LATEST = 30_000; // ms before the end, where playing begins by itself
+const CLIP = 30_000; // ms of a clip to begin with
+const TYPING = 700; // ms after the last digit of a time
+const SLOW = 600; // ms of waiting, after which it is said
+const FRAME = 40; // ms, where it is not known better
+const CHATTER = 10_000; // ms between times that are read out while it plays
+const PICTURES = 150; // of a strip, to point at: as many as there may be kept
+
+// What is listed of the keys: [keys, what they do].
+export const KEYS = [
+  ["← →", "10 seconds back or on (Shift: a minute)"],
+  ["Page Up, Page Down", "an hour on or back, on the strip"],
+  ["Home, End", "beginning and end of the day, on the strip"],
+  ["Space", "play and pause"],
+  [", .", "a frame back or on"],
+  ["< >", "slower, faster"],
+  ["E, G", "the next event, the next gap (Shift: the one before)"],
+  ["+ −", "less, or more time in view"],
+  ["C", "save a clip; [ and ] (or I and O): from here, to here"],
+  ["M", "sound"],
+  ["L", "live"],
+];
+
+export class Playback {
+  #clock;
+  #parts;
+  #section;
+  #strip;
+  #preview;
+  #clips;
+  #tile = null;
+  #all = null; // Recordings that the strip shows
+  #playing = null; // those that are played: of other times, perhaps
+  #film = null; // Film or Slides; null: it is live
+  #speed = 1;
+  #serial = 0; // of what was asked for last
+  #refreshed = 0; // performance.now()
+  #followed = false; // what is shown was in view
+  #typed = 0; // the timer of a time that is being typed
+  #waiting = 0; // performance.now() since when there is nothing to show
+  #spoken = 0; // performance.now() of the time that was read out last
+  #busy = false; // an event is being told of
+
+  constructor(clock) {
+    this.#clock = clock;
+    const content = document.getElementById("playback-template").content.cloneNode(true);
+    this.#parts = Object.fromEntries([...content.querySelectorAll("[data-part]")].map((one) => [one.dataset.part, one]));
+    this.#section = content.querySelector("section");
+    const parts = this.#parts;
+    this.#strip = new Strip(parts.strip, {
+      sought: (at) => this.#go(at),
+      pointed: (at, x) => this.#point(at, x),
+      left: () => this.#preview.hide(),
+      viewed: () => {
+        this.#followed = this.#strip.has(this.#here);
+        this.#look();
+      },
+      marked: (from, to) => this.#clips.set(from, to),
+    });
+    this.#preview = new Preview(parts.preview);
+    this.#clips = new Clips(parts, {
+      here: () => this.#here,
+      marked: (range) => {
+        this.#strip.range = range;
+        this.#strip.draw();
+      },
+      told: (text) => this.#tell(text),
+    });
+    this.#wire();
+    setInterval(() => document.hidden || this.#tick(), TICK);
+    document.addEventListener("keydown", (event) => this.#key(event));
+  }
+
+  // The camera that is large; null: there is none.
+  follow(tile) {
+    if (tile !== this.#tile) this.#change(tile);
+    if (!tile) return;
+    const { none, there, eventPair, gapPair } = this.#parts;
+    const { recording, stored } = tile.report;
+    const some = Boolean(stored) || this.#all.oldest !== null;
+    there.hidden = !some && !recording?.events; // whose button is there
+    none.hidden = some || !this.#all.asked;
+    if (!some) none.textContent = nothing(recording);
+    eventPair.hidden = !this.#all.events.length && !recording?.events;
+    gapPair.hidden = !eventPair.hidden; // of what is recorded now and then, gaps say nothing
+    this.#showHappened(recording?.events);
+    if (performance.now() - this.#refreshed > REFRESH) this.#refresh();
+  }
+
+  #change(tile) {
+    const at = this.#film ? this.#film.time : NaN; // which is looked at in the next camera, too
+    const plays = this.#film && !this.#film.paused;
+    this.#live();
+    this.#clips.close();
+    this.#section.remove();
+    this.#parts.past.remove();
+    this.#tile = tile;
+    if (!tile) return;
+    const { name } = tile;
+    this.#all = new Recordings(name);
+    this.#playing = new Recordings(name);
+    this.#preview.of(name);
+    this.#tell("");
+    tile.element.querySelector(".screen").append(this.#parts.past);
+    tile.element.querySelector(".screen").after(this.#section);
+    this.#strip.now = this.#clock.now();
+    this.#strip.oldest = null;
+    this.#strip.show(this.#all);
+    if (Number.isNaN(at)) this.#strip.day(this.#strip.now);
+    this.#refresh();
+    if (!Number.isNaN(at)) this.#go(at, { play: plays });
+  }
+
+  // ------------------------------------------------------------------------------------- what there is
+
+  async #refresh() {
+    this.#refreshed = performance.now();
+    const all = this.#all;
+    try {
+      if (!all.asked) await all.ensure(this.#strip.from, this.#strip.to);
+      else await all.refresh();
+    } catch {
+      return; // the page says itself that there is no service
+    }
+    if (all === this.#all) this.#got();
+  }
+
+  // Other times are in view.
+  async #look() {
+    const all = this.#all;
+    const { from, to } = this.#strip;
+    try {
+      await all.ensure(from, to);
+    } catch (error) {
+      this.#tell(words.sentence(`${error.message}.`));
+    }
+    if (all === this.#all) this.#got();
+  }
+
+  #got() {
+    this.#strip.oldest = this.#all.oldest;
+    this.#strip.draw();
+    this.#show();
+    if (this.#tile) this.follow(this.#tile);
+  }
+
+  // --------------------------------------------------------------------------------- what is shown
+
+  // Show that moment. Where nothing was recorded it is the nearest one after it, or before it (`way` -1). `play`: go
+  // on from there, or don't; by default as before.
+  async #go(at, { way = 1, play = null, said = "" } = {}) {
+    this.#serial += 1;
+    const serial = this.#serial;
+    const all = this.#playing;
+    const now = this.#clock.now();
+    this.#strip.position = at; // until it is known better
+    this.#strip.live = false;
+    this.#reveal(at);
+    let found;
+    try {
+      await all.ensure(at - moments.HOUR, at + moments.HOUR);
+      if (!all.at(at) && at > (all.spans.at(-1)?.to ?? 0)) await all.refresh(); // it may be there by now
+      found = await place(all, at, way);
+    } catch (error) {
+      if (serial === this.#serial) {
+        this.#tell(words.sentence(`${error.message}.`));
+        this.#show();
+      }
+      return;
+    }
+    if (serial !== this.#serial) return;
+    if (!found) {
+      this.#live();
+      this.#tell("Nothing is recorded of this camera then.");
+    } else if (way > 0 && found.late && now - at < FRESH) {
+      this.#live();
+      this.#tell("Live: later than this there is nothing yet.");
+    } else {
+      this.#open(found.span, found.at, found.late ? false : play);
+      this.#tell(said || found.said);
+    }
+  }
+
+  #open(span, at, play) {
+    const plays = play ?? (this.#film ? !this.#film.paused : true);
+    const film = span.codec && canPlay(span.codec.split(",")[0]);
+    if (this.#film && !film === this.#film instanceof Film) this.#close();
+    if (!this.#film) this.#make(film);
+    this.#film.seek(at);
+    if (plays) this.#film.play();
+    else this.#film.pause();
+    this.#spoken = 0;
+    this.#followed = true;
+    this.#reveal(at);
+    this.#show();
+  }
+
+  // Video, or single pictures where the browser does not play it.
+  #make(film) {
+    const events = {
+      jumped: (from, to) => this.#tell(`Nothing was recorded from ${moments.time(from)} to ${moments.time(to)}.`),
+      ended: () => this.#ended(),
+      failed: (text) => this.#failed(text),
+    };
+    const { past, film: video, slide } = this.#parts;
+    this.#film = film ? new Film(video, this.#playing, events) : new Slides(slide, this.#playing, events);
+    this.#film.rate = this.#speed;
+    video.hidden = !film;
+    slide.hidden = film;
+    past.hidden = false;
+    this.#tile.instead({ picture: () => this.#picture() });
+  }
+
+  #failed(text) {
+    const at = this.#film.time;
+    this.#close();
+    this.#make(false);
+    this.#film.seek(at);
+    this.#tell(words.sentence(`${text}: single pictures are shown.`));
+  }
+
+  #ended() {
+    if (this.#clock.now() - this.#film.time < FRESH) {
+      this.#live();
+      this.#tell("Live: all that was recorded has been shown.");
+    } else if (!this.#film.paused) {
+      this.#film.pause();
+      this.#tell("Nothing is recorded after this.");
+    }
+  }
+
+  #close() {
+    this.#film?.close();
+    this.#film = null;
+    this.#waiting = 0;
+    this.#parts.past.hidden = true;
+    this.#tile?.instead(null);
+  }
+
+  #live() {
+    this.#serial += 1;
+    this.#close();
+    this.#spoken = 0;
+    this.#show();
+  }
+
+  // Of what is shown, as a JPEG.
+  async #picture() {
+    const { film, slide } = this.#parts;
+    const image = film.hidden ? slide : film;
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = film.hidden ? [image.naturalWidth, image.naturalHeight] : [image.videoWidth, image.videoHeight];
+    if (!canvas.width) throw new Error("there is no picture yet");
+    canvas.getContext("2d").drawImage(image, 0, 0);
+    const at = this.#film.time;
+    return { at, blob: await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92)) };
+  }
+
+  // The moment that is shown.
+  get #here() {
+    return this.#film ? this.#film.time : this.#clock.now();
+  }
+
+  // From where a search, or a step, begins: where one looks.
+  #origin(way) {
+    if (this.#film && this.#strip.has(this.#film.time)) return this.#film.time;
+    if (!this.#film && this.#strip.has(this.#clock.now())) return this.#clock.now();
+    return way > 0 ? this.#strip.from : this.#strip.to;
+  }
+
+  #by(ms) {
+    if (!this.#film && ms > 0 && this.#strip.has(this.#clock.now())) return; // there is nothing after now
+    this.#go(Math.max(0, this.#origin(ms) + ms), { way: ms < 0 ? -1 : 1 });
+  }
+
+  #toggle() {
+    const film = this.#film;
+    if (!film) this.#latest();
+    else if (film.paused) film.play();
+    else film.pause();
+    this.#spoken = 0;
+    this.#show();
+  }
+
+  // The end of what there is.
+  async #latest() {
+    const all = this.#playing;
+    const now = this.#clock.now();
+    try {
+      await all.ensure(now - moments.HOUR, now);
+      await all.refresh();
+      const last = await all.find((one) => one.spans, (span) => span.from, now, -1);
+      if (last) await this.#go(Math.max(last.from, last.to - LATEST));
+    } catch (error) {
+      this.#tell(words.sentence(`${error.message}.`));
+    }
+  }
+
+  #step(by) {
+    const film = this.#film;
+    if (!film) return;
+    if (film.paused) {
+      if (!film.step(by)) this.#go(film.time + by * FRAME, { way: by, play: false });
+    } else film.pause();
+    this.#spoken = 0;
+    this.#show();
+  }
+
+  #faster(by) {
+    const { speed } = this.#parts;
+    speed.selectedIndex = Math.max(0, Math.min(speed.length - 1, speed.selectedIndex + by));
+    speed.onchange();
+    this.#tell(`Speed ${speed.selectedOptions[0].textContent}`);
+  }
+
+  async #event(way) {
+    const from = this.#origin(way);
+    const beyond = way > 0 ? from + LEAD + 500 : from + LEAD - 1500;
+    await this.#search((all) => all.events, (at) => at, beyond, way, "event", (at) => {
+      const { from: begin = 0 } = this.#playing.at(at) ?? {};
+      this.#go(Math.max(begin, at - LEAD), { said: `Event at ${moments.time(at)}.` });
+    });
+  }
+
+  async #gap(way) {
+    const from = this.#origin(way);
+    const beyond = way > 0 ? from + LEAD + 500 : from + LEAD - 500;
+    await this.#search((all) => all.gaps, (gap) => gap.from, beyond, way, "gap", (gap) => {
+      const { from: begin = 0 } = this.#playing.before(gap.from + 1) ?? {};
+      const said = `Nothing was recorded from ${both(gap.from)} to ${sameDay(gap.from, gap.to) ? moments.time(gap.to) : both(gap.to)}.`;
+      this.#go(Math.max(begin, gap.from - LEAD), { play: false, said });
+    });
+  }
+
+  async #search(list, moment, at, way, what, act) {
+    this.#serial += 1;
+    const serial = this.#serial;
+    try {
+      const found = await this.#playing.find(list, moment, at, way);
+      if (serial !== this.#serial) return;
+      if (found === undefined) this.#tell(`There is no ${what} ${way > 0 ? "after" : "before"} this.`);
+      else act(found);
+    } catch (error) {
+      this.#tell(words.sentence(`${error.message}.`));
+    }
+  }
+
+  // ------------------------------------------------------------------------------------- what is in view
+
+  // Have it in view.
+  #reveal(at) {
+    const strip = this.#strip;
+    if (strip.has(at)) return;
+    const length = strip.to - strip.from;
+    if (length >= 23 * moments.HOUR) strip.day(at);
+    else strip.view(at - length / 5, at + (4 * length) / 5);
+  }
+
+  async #day(by, to = null) {
+    const strip = this.#strip;
+    const at = to ?? moments.day((strip.from + strip.to) / 2, by).from;
+    strip.day(at);
+    const all = this.#all;
+    const { from, to: end } = strip;
+    try {
+      await all.ensure(from, end);
+    } catch {
+      return; // #look() says so
+    }
+    if (from !== strip.from || all !== this.#all) return;
+    const spans = all.spans.filter((span) => span.to > from && span.from < end);
+    const gaps = all.gaps.filter((gap) => gap.to > from && gap.from < end && (gap.from > from || gap.to < end));
+    const count = all.events.filter((one) => from <= one && one < end).length;
+    const texts = [count ? words.plural(count, "event", "events") : "", words.plural(gaps.length, "gap", "gaps")];
+    this.#tell(`${moments.date(from)}: ${spans.length ? texts.filter(Boolean).join(", ") : "nothing was recorded"}.`);
+  }
+
+  #point(at, x) {
+    const span = this.#all.at(at);
+    const text = this.#strip.to - this.#strip.from > 12 * moments.HOUR ? moments.time(at, false) : moments.time(at);
+    const step = Math.max(1000, (this.#strip.to - this.#strip.from) / PICTURES);
+    if (span) this.#preview.show(x, text, Math.max(span.from, Math.floor(at / step) * step));
+    else this.#preview.show(x, `${text}: ${at > this.#strip.now ? "not yet" : "nothing recorded"}`, NaN);
+  }
+
+  // ------------------------------------------------------------------------------------ what is said of it
+
+  #tick() {
+    if (!this.#tile) return;
+    this.#strip.now = this.#clock.now();
+    const at = this.#here;
+    // It leaves the view by itself: the view goes with it. Who looks elsewhere is left alone.
+    if (this.#followed && !this.#strip.has(at) && !this.#strip.dragged) this.#reveal(at);
+    this.#followed = this.#strip.has(at);
+    this.#show();
+  }
+
+  #show() {
+    if (!this.#tile || !this.#all) return;
+    const parts = this.#parts;
+    const film = this.#film;
+    const strip = this.#strip;
+    const at = this.#here;
+    if (!strip.dragged) {
+      strip.position = at;
+      strip.live = !film;
+    }
+    strip.draw();
+    put(parts.live, "ariaPressed", String(!film));
+    const plays = Boolean(film && !film.paused);
+    put(parts.play.dataset, "plays", String(plays));
+    put(parts.play, "ariaLabel", plays ? "Pause" : film ? "Play" : "Play the last recording");
+    put(parts.play, "title", `${parts.play.ariaLabel} (Space)`);
+    for (const name of ["stepBack", "stepOn", "on"]) parts[name].disabled = !film;
+    if (document.activeElement !== parts.date) put(parts.date, "value", moments.dateValue(strip.has(at) ? at : (strip.from + strip.to) / 2));
+    if (document.activeElement !== parts.time) put(parts.time, "value", moments.timeValue(at));
+    put(parts.date, "max", moments.dateValue(strip.now));
+    if (this.#all.oldest !== null) put(parts.date, "min", moments.dateValue(this.#all.oldest));
+    parts.dayBefore.disabled = this.#all.oldest === null || strip.from <= this.#all.oldest;
+    parts.dayAfter.disabled = strip.to >= moments.day(strip.now).to;
+    const two = film instanceof Film && (this.#playing.at(at)?.codec ?? "").includes(",");
+    parts.hear.hidden = !two;
+    put(parts.hear, "ariaPressed", String(Boolean(film?.sound)));
+    this.#showPast(film, at);
+    this.#speak(at, plays);
+  }
+
+  #showPast(film, at) {
+    const { when, trouble } = this.#parts;
+    if (!film) return;
+    say(when, `Recorded ${both(at)}${this.#speed === 1 ? "" : ` · ${this.#parts.speed.selectedOptions[0].textContent}`}`);
+    this.#waiting = film.waiting ? this.#waiting || performance.now() : 0;
+    const slow = this.#waiting && performance.now() - this.#waiting > SLOW;
+    const text = film.trouble ? `${words.sentence(film.trouble)}. Trying again …` : slow ? "Loading …" : "";
+    say(trouble, text);
+    trouble.hidden = !text;
+  }
+
+  #speak(at, plays) {
+    const { strip } = this.#parts;
+    const [min, max] = [this.#strip.from, this.#strip.to].map((one) => Math.round(one / 1000));
+    const now = performance.now();
+    put(strip, "ariaValueMin", String(min));
+    put(strip, "ariaValueMax", String(max));
+    if ((plays || !this.#film) && now - this.#spoken < CHATTER) return;
+    this.#spoken = now;
+    put(strip, "ariaValueNow", String(Math.max(min, Math.min(max, Math.round(at / 1000)))));
+    put(strip, "ariaValueText", this.#film ? both(at) : `Live, ${both(at)}`);
+  }
+
+  #tell(text) {
+    say(this.#parts.told, text);
+  }
+
+  #showHappened(events) {
+    const { happened: button } = this.#parts;
+    button.hidden = !events;
+    button.disabled = this.#busy;
+    if (!events) return;
+    const [before, after] = events.map((seconds) => words.about(seconds));
+    put(button, "title", `Save the last ${before} and the next ${after}`);
+  }
+
+  // ------------------------------------------------------------------------------------- buttons and keys
+
+  #wire() {
+    const parts = this.#parts;
+    const acts = {
+      back: () => this.#by(-JUMP),
+      on: () => this.#by(JUMP),
+      stepBack: () => this.#step(-1),
+      stepOn: () => this.#step(1),
+      play: () => this.#toggle(),
+      past: () => this.#toggle(),
+      live: () => this.#goLive(),
+      hear: () => this.#hear(),
+      dayBefore: () => this.#day(-1),
+      dayAfter: () => this.#day(1),
+      eventBefore: () => this.#event(-1),
+      eventAfter: () => this.#event(1),
+      gapBefore: () => this.#gap(-1),
+      gapAfter: () => this.#gap(1),
+      farther: () => this.#strip.zoom(1 / 2),
+      nearer: () => this.#strip.zoom(2),
+      openClip: () => (this.#clips.open ? this.#clips.close() : this.#openClip()),
+      happened: () => this.#happened(),
+    };
+    for (const [name, act] of Object.entries(acts)) parts[name].onclick = act;
+    parts.speed.onchange = () => {
+      this.#speed = Number(parts.speed.value);
+      if (this.#film) this.#film.rate = this.#speed;
+      this.#show();
+    };
+    this.#typing(parts.date, () => {
+      const at = moments.moment(parts.date.value, "12:00");
+      if (!Number.isNaN(at)) this.#day(0, at);
+    });
+    this.#typing(parts.time, () => {
+      const at = moments.moment(parts.date.value, parts.time.value);
+      if (!Number.isNaN(at)) this.#go(at);
+    });
+  }
+
+  // Do it once all of a value has been typed: a browser tells of each digit.
+  #typing(input, act) {
+    const done = () => {
+      clearTimeout(this.#typed);
+      act();
+    };
+    input.onchange = () => {
+      clearTimeout(this.#typed);
+      this.#typed = setTimeout(done, TYPING);
+    };
+    input.onkeydown = (event) => event.key === "Enter" && done();
+  }
+
+  #goLive() {
+    this.#live();
+    if (!this.#strip.has(this.#clock.now())) this.#strip.day(this.#clock.now());
+    this.#tell("Live.");
+  }
+
+  #hear() {
+    const film = this.#film;
+    if (film instanceof Film) film.sound = !film.sound;
+    this.#show();
+  }
+
+  #openClip() {
+    const at = this.#here;
+    const [from, to] = this.#film ? [at - CLIP / 3, at + (2 * CLIP) / 3] : [at - CLIP, at];
+    this.#clips.show(this.#tile.name, from, to);
+  }
+
+  async #happened() {
+    if (this.#busy) return;
+    this.#busy = true;
+    const { name, report } = this.#tile;
+    this.#showHappened(report.recording?.events);
+    try {
+      await happened(name);
+      this.#tell(`Saved: ${this.#parts.happened.title.replace("Save ", "")}.`);
+    } catch (error) {
+      this.#tell(words.sentence(`not saved: ${error.message}.`));
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  #key(event) {
+    const { target, key } = event;
+    if (!this.#tile || this.#parts.there.hidden || event.defaultPrevented) return;
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    if (key === "Escape" && this.#parts.clip.contains(target)) this.#clips.close();
+    else if (target.closest?.("input, select, textarea, dialog")) return;
+    else if (!this.#act(key, event.shiftKey, target === this.#parts.strip, target.closest?.("button, a"))) return;
+    event.preventDefault();
+  }
+
+  // Returns whether the key means something here.
+  #act(key, shift, strip, button) {
+    const mine = strip || this.#film !== null; // in the live view, arrows are for other cameras
+    const far = shift ? moments.MINUTE : JUMP;
+    const name = key.length === 1 ? key.toLowerCase() : key;
+    if (mine && name === "ArrowLeft") this.#by(-far);
+    else if (mine && name === "ArrowRight") this.#by(far);
+    else if (strip && name === "ArrowDown") this.#by(-moments.MINUTE);
+    else if (strip && name === "ArrowUp") this.#by(moments.MINUTE);
+    else if (strip && name === "PageDown") this.#by(-moments.HOUR);
+    else if (strip && name === "PageUp") this.#by(moments.HOUR);
+    else if (strip && name === "Home") this.#go(moments.day((this.#strip.from + this.#strip.to) / 2).from);
+    else if (strip && name === "End") this.#go(moments.day((this.#strip.from + this.#strip.to) / 2).to - 1, { way: -1 });
+    else if (name === " " && !button && mine) this.#toggle();
+    else if (name === "," && this.#film) this.#step(-1);
+    else if (name === "." && this.#film) this.#step(1);
+    else if (name === "<") this.#faster(-1);
+    else if (name === ">") this.#faster(1);
+    else if (name === "e" && !this.#parts.eventPair.hidden) this.#event(shift ? -1 : 1);
+    else if (name === "g" && !this.#parts.gapPair.hidden) this.#gap(shift ? -1 : 1);
+    else if (name === "+" || name === "=") this.#strip.zoom(2);
+    else if (name === "-") this.#strip.zoom(1 / 2);
+    else if (name === "m" && this.#film) this.#hear();
+    else if (name === "l" && this.#film) this.#goLive();
+    else if (name === "c") this.#parts.openClip.click();
+    else if (name === "[" || name === "i") this.#mark("begin");
+    else if (name === "]" || name === "o") this.#mark("end");
+    else return false;
+    return true;
+  }
+
+  #mark(which) {
+    const at = this.#here;
+    if (!this.#clips.open) this.#clips.show(this.#tile.name, ...(which === "begin" ? [at, at + CLIP] : [at - CLIP, at]));
+    this.#clips[which]();
+    this.#parts.strip.focus();
+  }
+}
+
+// Where a moment is shown: {at, span, said, late}. `late`: it is the end, as nothing is after it. null: there is nothing.
+async function place(all, at, way) {
+  const span = all.at(at);
+  if (span) return { at, span, said: "", late: false };
+  const after = await all.find((one) => one.spans, (one) => one.from, at, 1);
+  const before = await all.find((one) => one.spans, (one) => one.to, at + 1, -1);
+  const found = (way > 0 ? after : before) ?? after ?? before;
+  if (!found) return null;
+  if (found === after) {
+    return { at: found.from, span: found, said: `Nothing was recorded at ${both(at)}. It goes on at ${both(found.from)}.`, late: false };
+  }
+  const end = Math.max(found.from, found.to - JUMP);
+  if (way > 0) return { at: Math.max(found.from, found.to - 200), span: found, said: `Nothing is recorded after ${both(found.to)}.`, late: true };
+  return { at: end, span: found, said: `Nothing was recorded from ${both(found.to)} on.`, late: false };
+}
+
+function nothing(recording) {
+  if (recording?.events) return "Nothing has been recorded yet: this camera is recorded when something happens.";
+  if (recording) return "Nothing has been recorded yet.";
+  return "There are no recordings of this camera. The round button records it from now on; record: true in the config does so always.";
+}
+
+const both = (at) => `${moments.date(at)} ${moments.time(at)}`;
+const sameDay = (a, b) => moments.day(a).from === moments.day(b).from;
+
+// Only what differs is written: these run a few times per second.
+function put(target, key, value) {
+  if (target[key] !== value) target[key] = value;
+}
+
+function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
