@@ -17,7 +17,8 @@ const SHORT = 300; // ms: less than this is not worth a request
 const SOON = 3_600_000; // ms for which the recordings are to be known
 const LONGEST = 10 * 86_400; // s in one MediaSource
 const TICK = 150; // ms
-const NEAR = 0.12; // s before the end of what there is, where browsers stop
+const NEAR = 0.12; // s before the end of what there is, where one is at the end
+const STOPS = 1; // s before it, where browsers may stop
 const PAUSE = 1500; // ms: a longer one is told
 const AGAIN = 1000; // ms until there may be more of a recording that goes on
 const MARGIN = 0.001; // s
@@ -337,7 +338,9 @@ export class Film {
     const now = this.#video.currentTime;
     const all = ranges(session.buffer);
     const here = all.find(([from, to]) => from <= now && now < to);
-    if (here && (here[1] - now > NEAR || this.#video.paused || this.#video.seeking)) return;
+    const left = here ? here[1] - now : 0;
+    const stops = left < STOPS && this.#video.readyState < HTMLMediaElement.HAVE_FUTURE_DATA;
+    if (here && ((left > NEAR && !stops) || this.#video.paused || this.#video.seeking)) return;
     const next = all.find(([from]) => from > now);
     if (next) {
       this.#video.currentTime = next[0] + MARGIN;
