@@ -193,6 +193,7 @@ async def test_a_service_of_this_process_needs_no_socket() -> None:
     report = CameraReport(
         "cam",
         "cam",
+        "",
         camera.state,
         None,
         "refused",

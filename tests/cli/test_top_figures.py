@@ -94,6 +94,7 @@ def service(*cameras: CameraStatus, **more: Any) -> ServiceStatus:
 def report(of: CameraStatus, **more: Any) -> CameraReport:
     values: dict[str, Any] = {
         "title": of.name,
+        "group": "",
         "state": of.state,
         "cause": of.cause,
         "reason": of.reason,

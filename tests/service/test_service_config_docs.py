@@ -72,7 +72,12 @@ def row(key: str, value: dict[str, Any]) -> str:
 
 def test_defaults_have_the_keys_of_a_camera_but_for_its_own() -> None:
     sections = schema.sections()
-    assert sections["CameraConfig"].keys() - sections["Defaults"].keys() == {"url", "streams", "title"}
+    assert sections["CameraConfig"].keys() - sections["Defaults"].keys() == {
+        "url",
+        "streams",
+        "title",
+        "group",
+    }
     assert sections["Defaults"].items() <= sections["CameraConfig"].items()
 
 

@@ -74,7 +74,9 @@ def test_the_small_stream_goes_on_whatever_becomes_of_the_main_one(
             page.until(f"{part('both', 'others')}.textContent.startsWith('main: ')", 40)
             plays(page, "both")
             page.value(f"{part('both', 'open')}.click()")
-            page.until("document.body.textContent.includes('Stream main')")
+            page.until("document.body.innerText.includes('no such stream')")
+            page.press("i")
+            page.until("document.body.innerText.includes('Stream main')")
             rtsp.mount("/both/main", clips["main"])
             page.until(f"{part('both', 'others')}.hidden", 40)
             assert page.problems == []

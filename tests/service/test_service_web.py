@@ -139,7 +139,7 @@ async def test_the_status_is_the_services() -> None:
         told = await answer.json()
     status = typed.decode(ServiceStatus, told)
     assert status.cameras == tuple(stand.cameras.values())
-    assert status.page == PageStatus(viewers=0, connections=0, limit=256)
+    assert status.page == PageStatus(viewers=0, connections=0, limit=256, token=False)
 
 
 @once

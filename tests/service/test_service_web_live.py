@@ -324,7 +324,7 @@ async def test_a_browser_that_is_gone_before_it_is_answered_is_no_error(
     async with served(Stand()) as client:
         async with client.ws_connect("/api/events") as socket:  # which tries again by itself
             status = typed.loads(ServiceStatus, await socket.receive_str())
-            assert calls == 2 and status.page == PageStatus(0, 1, 256)  # no place is taken up
+            assert calls == 2 and status.page == PageStatus(0, 1, 256, token=False)  # no place is taken up
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 

@@ -55,6 +55,7 @@ def camera(name: str = "front", **differing: Any) -> CameraReport:
     report = CameraReport(
         name=name,
         title="",
+        group="",
         state=CameraState.LIVE,
         cause=None,
         reason="",

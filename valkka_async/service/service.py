@@ -149,6 +149,7 @@ class Service:
         return CameraReport(
             name=name,
             title=config.title if config is not None else "",
+            group=config.group if config is not None else "",
             state=status.state,
             cause=status.cause,
             reason=status.reason,

@@ -62,6 +62,7 @@ class CameraReport:
 
     name: str
     title: str
+    group: str  # "": none
     state: AnyState
     cause: Cause | None
     reason: str
@@ -96,6 +97,7 @@ class PageStatus:
     viewers: int  # of live video
     connections: int  # WebSockets
     limit: int  # WebSockets that may be open
+    token: bool  # browsers sign in with one
 
 
 @dataclass(frozen=True, slots=True)

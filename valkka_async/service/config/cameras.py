@@ -259,6 +259,7 @@ class CameraConfig(CameraSettings):
         "`lavfi:testsrc=size=1280x720:rate=25`.",
     )
     title: Title = Field(default="", description="Its name on the page. By default the camera's name.")
+    group: Title = Field(default="", description="The page can show the cameras of a group alone.")
 
     @field_validator("password")
     @classmethod

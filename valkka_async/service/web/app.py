@@ -95,7 +95,9 @@ def make_app(
     boxes = Boxes(lens.camera, sockets)
 
     def status() -> ServiceStatus:
-        page = PageStatus(sum(hubs.viewers().values()), len(sockets), sockets.limit)
+        page = PageStatus(
+            sum(hubs.viewers().values()), len(sockets), sockets.limit, settings.token is not None
+        )
         return replace(service.status(), page=page)
 
     events = Events(status, sockets)
@@ -126,6 +128,7 @@ def make_app(
             web.get("/readyz", api.ready),
             web.get("/login", guard.ask),
             web.post("/login", guard.sign_in),
+            web.post("/logout", guard.sign_out),
             web.get(f"/{login.STYLE.name}", login.STYLE.handle),
         ]
     )

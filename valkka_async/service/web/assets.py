@@ -21,6 +21,8 @@ _TYPES = {
     ".ico": "image/x-icon",
     ".webmanifest": "application/manifest+json",
 }
+# What browsers fetch without a cookie when the page is installed; nothing of the service is in it.
+PUBLIC = ("/static/app.webmanifest", "/static/favicon.svg", "/static/icon.svg")
 _TEXT = (".html", ".css", ".js")
 
 

@@ -38,14 +38,15 @@ from urllib.parse import parse_qs, urlsplit
 
 from aiohttp import hdrs, web
 
-from valkka_async.service.web import login
+from valkka_async.service.web import assets, login
 from valkka_async.service.web.contract import Secret
 from valkka_async.service.web.headers import problem
 from valkka_async.service.web.listen import Connection, client_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_OPEN = ("/healthz", "/readyz", "/login", "/" + login.STYLE.name)
+_OPEN = ("/healthz", "/readyz", "/login", "/logout", "/" + login.STYLE.name, *assets.PUBLIC)
+_FORMS = ("/login", "/logout")
 _PORTS = {"http": 80, "https": 443}
 _BUTTON = ("X-Requested-With", "valkka-async")
 _SESSION_SECONDS = 7 * 24 * 3600
@@ -101,7 +102,7 @@ class Guard:
             refusal = await self._stranger(request)
             if refusal is not None:
                 return refusal
-        if changes and request.path != "/login" and request.headers.get(_BUTTON[0]) != _BUTTON[1]:
+        if changes and request.path not in _FORMS and request.headers.get(_BUTTON[0]) != _BUTTON[1]:
             return problem(403, f"send the header {_BUTTON[0]}: {_BUTTON[1]}")
         return None
 
@@ -192,6 +193,12 @@ class Guard:
             samesite="Strict",
             secure=request.secure or request.headers.get(hdrs.ORIGIN, "").startswith("https://"),
         )
+        return response
+
+    async def sign_out(self, request: web.Request) -> web.StreamResponse:
+        """POST /logout: the browser forgets its session."""
+        response = web.Response(status=303, headers={hdrs.LOCATION: "/login"})
+        response.del_cookie(self._cookie, path="/")
         return response
 
 

@@ -98,7 +98,8 @@ def _gist(cameras: Iterable[CameraReport]) -> list[tuple[object, ...]]:
     """What is worth telling at once when it changes."""
     return [
         (
-            *(report.name, report.title, report.state, report.cause, report.live, report.still),
+            *(report.name, report.title, report.group, report.live, report.still),
+            *(report.state, report.cause),
             *((s.state, s.cause, s.codec, s.width, s.height) for s in report.camera.streams),
             *_recording(report.recording),
         )

@@ -13,6 +13,7 @@ _POLICY = "; ".join(
         "script-src 'self'",
         "style-src 'self'",
         "img-src 'self' blob: data:",
+        "manifest-src 'self'",
         "media-src 'self' blob:",
         "connect-src 'self'",
         "form-action 'self'",

@@ -3,6 +3,7 @@
 
 const PATIENCE = 10_000; // ms
 const SILENT = 15_000; // ms without a byte of an answer that has begun
+const BUTTON = { "X-Requested-With": "valkka-async" }; // which no other site's page can send
 
 export function socketUrl(path) {
   return `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${path}`;
@@ -32,7 +33,7 @@ export async function hostSnapshot(name) {
 export async function setRecording(camera, on) {
   const answer = await ask(`/api/cameras/${encodeURIComponent(camera)}/recording`, {
     method: "POST",
-    headers: { "Content-Type": "application/json", "X-Requested-With": "valkka-async" },
+    headers: { ...BUTTON, "Content-Type": "application/json" },
     body: JSON.stringify({ on }),
   });
   return (await answer.json()).recording;
@@ -74,13 +75,17 @@ export const clipUrl = (camera, from, to) => `${recordings(camera)}/clip.mp4?${r
 
 // Something happens: a camera that waits for events is recorded, from some seconds ago until some seconds from now.
 export async function happened(camera) {
-  const headers = { "X-Requested-With": "valkka-async" };
-  await ask(`/api/cameras/${encodeURIComponent(camera)}/event`, { method: "POST", headers });
+  await ask(`/api/cameras/${encodeURIComponent(camera)}/event`, { method: "POST", headers: BUTTON });
 }
 
 const recordings = (camera) => `/api/recordings/${encodeURIComponent(camera)}`;
 const seconds = (moment) => (Math.max(0, moment) / 1000).toFixed(6);
 const range = (from, to) => `from=${seconds(from)}&to=${seconds(to)}`;
+
+// Forget that this browser knows the token. Throws an Error whose message is for people.
+export async function signOut() {
+  await ask("/logout", { method: "POST", headers: BUTTON, redirect: "manual" });
+}
 
 // Why something cannot be had. The message is for people; `code` is the service's, "" for want of an answer;
 // `parts`: ranges that can be had instead.
@@ -108,7 +113,7 @@ async function ask(path, options, signal = null) {
     clearTimeout(timer);
   }
   if (answer.status === 401) location.assign("/login");
-  if (!answer.ok) throw await refusal(answer);
+  if (!answer.ok && answer.type !== "opaqueredirect") throw await refusal(answer);
   return answer;
 }
 

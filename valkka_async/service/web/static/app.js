@@ -1,18 +1,30 @@
 // SPDX-License-Identifier: MIT
 // The page: puts its parts together, and which camera is large.
 
+import { isBare, leaveBare, toggleBare } from "./bare.js";
+import { Details } from "./details.js";
+import { Finder } from "./find.js";
 import { Grid } from "./grid.js";
 import { Hosts } from "./hosts.js";
+import { key, showKeys } from "./keys.js";
+import { Menu } from "./menu.js";
+import { hearInstead } from "./sound.js";
 import { Playback } from "./playback.js";
 import { Clock, Events } from "./status.js";
-import * as words from "./words.js";
 
 const PATIENCE = 800; // ms without a connection before the page says so
 const element = (id) => document.getElementById(id);
 
 const clock = new Clock();
-const playback = new Playback(clock); // whose keys come first
-const grid = new Grid(element("grid"), clock, (name) => go(name));
+const finder = new Finder(() => {
+  grid.arrange();
+  show();
+});
+const told = { opened: (name) => go(name), swiped: (by) => step(by) };
+const playback = new Playback(clock, element("below")); // whose keys come before the others
+const grid = new Grid(element("grid"), clock, told, (tile) => finder.shows(tile));
+const details = new Details(element("details"), element("show-details"));
+const menu = new Menu(grid.order, (order) => (grid.order = order));
 let service = "";
 let lostSince = 0;
 let retryAt = 0;
@@ -23,6 +35,7 @@ const events = new Events(clock, {
     heard = true;
     lostSince = 0;
     service = status.name;
+    menu.follow(status);
     grid.follow(status.cameras);
     show();
   },
@@ -41,26 +54,39 @@ function chosen() {
   return name || null;
 }
 
+// From all cameras to one is a step of the browser's history, and from one to the next is none. So "back" leads to
+// all of them, and what closes a camera goes back, too.
 function go(name) {
+  if (name === chosen()) return;
   const hash = name === null ? location.pathname + location.search : `#camera=${encodeURIComponent(name)}`;
-  // From one camera to the next is one step: back leads to the grid.
-  if (name !== null && chosen() !== null) history.replaceState(null, "", hash);
-  else history.pushState(null, "", hash);
+  if (name === null && history.state?.opened) {
+    history.back();
+    return;
+  }
+  if (name !== null && chosen() === null) history.pushState({ opened: true }, "", hash);
+  else history.replaceState(name === null ? null : history.state, "", hash);
   route();
 }
 
 function route() {
-  grid.enlarge(chosen());
-  document.body.dataset.view = chosen() === null ? "grid" : "single";
+  const name = chosen();
+  const before = document.body.dataset.view;
+  document.body.dataset.view = name === null ? "grid" : "single";
+  grid.enlarge(name);
   show();
-  if (chosen() !== null) scrollTo(0, 0);
+  if (name === null) return;
+  scrollTo(0, 0);
+  if (before === "grid") element("service").focus({ preventScroll: true });
 }
 
 function step(by) {
   const { names } = grid;
   if (!names.length) return;
   const at = names.indexOf(chosen());
-  go(names[(at + by + names.length) % names.length]);
+  const to = at < 0 ? (by > 0 ? 0 : names.length - 1) : (at + by + names.length) % names.length;
+  go(names[to]);
+  const tile = grid.tile(names[to]);
+  if (tile) hearInstead(tile.sound);
 }
 
 addEventListener("hashchange", route);
@@ -69,18 +95,55 @@ element("back").onclick = () => go(null);
 element("previous").onclick = () => step(-1);
 element("next").onclick = () => step(1);
 element("retry").onclick = () => events.retry();
+element("bare").onclick = toggleBare;
+element("show-all").onclick = () => finder.clear();
 
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey || event.defaultPrevented || chosen() === null) return;
-  if (event.key === "Escape" && !document.fullscreenElement) go(null);
-  else if (event.key === "ArrowLeft" || event.key === "ArrowUp") step(-1);
-  else if (event.key === "ArrowRight" || event.key === "ArrowDown") step(1);
-  else if (event.key === "f") grid.tile(chosen())?.fullscreen();
-  else if (event.key === "b") grid.tile(chosen())?.toggleBoxes();
-  else if (event.key === "m") grid.tile(chosen())?.toggleSound();
-  else return;
-  event.preventDefault();
+// ------------------------------------------------------------------------- keys
+
+// Of the camera that is large, or else that has the focus or the pointer.
+const meant = () => (chosen() === null ? grid.pointed : grid.tile(chosen()));
+const of = (act) => () => {
+  const tile = meant();
+  if (!tile) return false;
+  return act(tile);
+};
+
+function leave() {
+  if (isBare()) leaveBare();
+  else if (chosen() !== null) go(null);
+  else if (finder.active) finder.clear();
+  else return false;
+}
+
+key(["escape"], "Back: from full screen, from one camera, from what was searched", leave);
+key(["enter"], "Show the camera large", (event) => {
+  if (chosen() !== null || event.target !== document.body || !grid.pointed) return false; // else it is a button's
+  go(grid.pointed.name);
 });
+key(["arrowleft", "arrowright"], "The camera before, the next one", (event) => {
+  const by = event.key === "ArrowLeft" ? -1 : 1;
+  return chosen() === null ? grid.step(by, 0) : step(by);
+});
+key(["arrowup", "arrowdown"], "The camera above, the one below", (event) => {
+  const by = event.key === "ArrowUp" ? -1 : 1;
+  return chosen() === null ? grid.step(0, by) : step(by);
+});
+key(["f"], "Full screen", toggleBare);
+key(["m"], "Sound", of((tile) => tile.sound.toggle()));
+key(["s"], "Snapshot", of((tile) => void tile.snap()));
+key(["r"], "Record", of((tile) => tile.record()));
+key(["b"], "Boxes that programs have found", of((tile) => tile.toggleBoxes()));
+key(["p"], "Picture-in-picture", of((tile) => void tile.float()));
+key(["+", "-", "0"], "Larger, smaller, all of the picture (one camera)", (event) => {
+  const zoom = chosen() === null ? null : grid.tile(chosen())?.zoom;
+  if (!zoom) return false;
+  if (event.key === "0") zoom.reset();
+  else zoom.step(event.key === "+" ? 1 : -1);
+});
+key(["="], "", () => (chosen() === null ? false : grid.tile(chosen())?.zoom.step(1)));
+key(["i"], "Details (one camera)", () => (chosen() === null ? false : details.toggle()));
+key(["/"], "Search", () => (chosen() === null ? finder.focus() : false));
+key(["?"], "These keys", showKeys);
 
 // ------------------------------------------------------------------------- what is around the tiles
 
@@ -88,24 +151,18 @@ function show() {
   const name = chosen();
   const tile = name === null ? null : grid.tile(name);
   const { tiles } = grid;
-  element("service").textContent = tile ? tile.title : (name ?? (service || "Cameras"));
+  const title = tile ? tile.title : (name ?? (service || "Cameras"));
+  if (element("service").textContent !== title) element("service").textContent = title;
   document.title = [tile ? tile.title : name, service || "Cameras"].filter(Boolean).join(" – ");
-  element("summary").textContent = name === null ? summary(tiles) : "";
+  finder.follow(tiles, heard && !lostSince);
   element("empty").hidden = !(heard && name === null && !tiles.length);
   element("absent").hidden = !(heard && name !== null && !tile);
   element("loading").hidden = heard || lostSince > 0;
-  for (const id of ["previous", "next"]) element(id).disabled = tiles.length < 2;
+  element("unmatched").hidden = !(name === null && tiles.length && !grid.names.length);
+  for (const id of ["previous", "next"]) element(id).hidden = tiles.length < 2;
   showBanner();
-  showDetails(tile);
+  details.follow(tile);
   playback.follow(tile ?? null);
-}
-
-function summary(tiles) {
-  if (!tiles.length || lostSince) return "";
-  const counts = new Map();
-  for (const { overall } of tiles) counts.set(overall, (counts.get(overall) ?? 0) + 1);
-  const parts = [...counts].map(([state, n]) => `${n} ${(words.STATES[state] ?? state).toLowerCase()}`);
-  return `${words.plural(tiles.length, "camera", "cameras")}: ${parts.join(", ")}`;
 }
 
 function showBanner() {
@@ -115,24 +172,6 @@ function showBanner() {
   if (!lost) return;
   const left = Math.ceil((retryAt - performance.now()) / 1000);
   element("retry-time").textContent = left > 0 ? `Trying again in ${left} s.` : "Trying again …";
-}
-
-function showDetails(tile) {
-  const list = element("details");
-  list.hidden = !tile;
-  if (!tile) return;
-  const details = tile.details();
-  while (list.children.length > details.length) list.lastElementChild.remove();
-  details.forEach(([term, text], n) => {
-    let row = list.children[n];
-    if (!row) {
-      row = document.createElement("div");
-      row.append(document.createElement("dt"), document.createElement("dd"));
-      list.append(row);
-    }
-    if (row.firstChild.textContent !== term) row.firstChild.textContent = term;
-    if (row.lastChild.textContent !== text) row.lastChild.textContent = text;
-  });
 }
 
 setInterval(() => document.hidden || show(), 500);

@@ -33,6 +33,11 @@ export class Clips {
     parts.clipFromHere.onclick = () => this.begin();
     parts.clipToHere.onclick = () => this.end();
     parts.clipClose.onclick = () => this.close();
+    parts.clip.onkeydown = (event) => {
+      if (event.key !== "Escape") return;
+      event.preventDefault();
+      this.close();
+    };
   }
 
   get open() {
@@ -93,7 +98,7 @@ export class Clips {
   }
 
   #wrong(text, parts = []) {
-    const { clipWrong, clipParts } = this.#parts;
+    const { clipWrong, clipParts, clipSave } = this.#parts;
     clipWrong.textContent = words.sentence(text);
     clipWrong.hidden = !text;
     clipParts.hidden = !parts.length;
@@ -104,6 +109,7 @@ export class Clips {
         button.className = "text";
         button.textContent = `${moments.time(from)} – ${moments.time(to)}`;
         button.onclick = () => {
+          clipSave.focus(); // this button goes
           this.set(from, to);
           this.#save(from, to); // whose ends are not whole seconds
         };

@@ -2,9 +2,10 @@
 // What was recorded, in the large view: the strip of time, its buttons and keys, and the picture of that time in
 // place of the live one. Moments are Unix ms by the service's clock.
 
-import { happened } from "./api.js";
+import { put, say } from "./buttons.js";
 import { Clips } from "./clips.js";
 import { Film } from "./film.js";
+import { key } from "./keys.js";
 import * as moments from "./moments.js";
 import { canPlay } from "./player.js";
 import { Preview } from "./preview.js";
@@ -22,28 +23,15 @@ const FRESH = 20_000; // ms: what ends so recently goes on
 const LATEST = 30_000; // ms before the end, where playing begins by itself
 const CLIP = 30_000; // ms of a clip to begin with
 const TYPING = 700; // ms after the last digit of a time
+const STAYS = 15_000; // ms that what is said can be read
 const SLOW = 600; // ms of waiting, after which it is said
 const FRAME = 40; // ms, where it is not known better
 const CHATTER = 10_000; // ms between times that are read out while it plays
 const PICTURES = 150; // of a strip, to point at: as many as there may be kept
 
-// What is listed of the keys: [keys, what they do].
-export const KEYS = [
-  ["← →", "10 seconds back or on (Shift: a minute)"],
-  ["Page Up, Page Down", "an hour on or back, on the strip"],
-  ["Home, End", "beginning and end of the day, on the strip"],
-  ["Space", "play and pause"],
-  [", .", "a frame back or on"],
-  ["< >", "slower, faster"],
-  ["E, G", "the next event, the next gap (Shift: the one before)"],
-  ["+ −", "less, or more time in view"],
-  ["C", "save a clip; [ and ] (or I and O): from here, to here"],
-  ["M", "sound"],
-  ["L", "live"],
-];
-
 export class Playback {
   #clock;
+  #below;
   #parts;
   #section;
   #strip;
@@ -54,16 +42,18 @@ export class Playback {
   #playing = null; // those that are played: of other times, perhaps
   #film = null; // Film or Slides; null: it is live
   #speed = 1;
+  #forget = 0; // the timer of what is said
   #serial = 0; // of what was asked for last
   #refreshed = 0; // performance.now()
   #followed = false; // what is shown was in view
   #typed = 0; // the timer of a time that is being typed
   #waiting = 0; // performance.now() since when there is nothing to show
   #spoken = 0; // performance.now() of the time that was read out last
-  #busy = false; // an event is being told of
 
-  constructor(clock) {
+  // `below`: where the strip is to be.
+  constructor(clock, below) {
     this.#clock = clock;
+    this.#below = below;
     const content = document.getElementById("playback-template").content.cloneNode(true);
     this.#parts = Object.fromEntries([...content.querySelectorAll("[data-part]")].map((one) => [one.dataset.part, one]));
     this.#section = content.querySelector("section");
@@ -88,8 +78,8 @@ export class Playback {
       told: (text) => this.#tell(text),
     });
     this.#wire();
+    this.#keys();
     setInterval(() => document.hidden || this.#tick(), TICK);
-    document.addEventListener("keydown", (event) => this.#key(event));
   }
 
   // The camera that is large; null: there is none.
@@ -99,12 +89,11 @@ export class Playback {
     const { none, there, eventPair, gapPair } = this.#parts;
     const { recording, stored } = tile.report;
     const some = Boolean(stored) || this.#all.oldest !== null;
-    there.hidden = !some && !recording?.events; // whose button is there
+    there.hidden = !some;
     none.hidden = some || !this.#all.asked;
     if (!some) none.textContent = nothing(recording);
     eventPair.hidden = !this.#all.events.length && !recording?.events;
     gapPair.hidden = !eventPair.hidden; // of what is recorded now and then, gaps say nothing
-    this.#showHappened(recording?.events);
     if (performance.now() - this.#refreshed > REFRESH) this.#refresh();
   }
 
@@ -113,8 +102,7 @@ export class Playback {
     const plays = this.#film && !this.#film.paused;
     this.#live();
     this.#clips.close();
-    this.#section.remove();
-    this.#parts.past.remove();
+    for (const part of [this.#section, this.#parts.past, this.#parts.over]) part.remove();
     this.#tile = tile;
     if (!tile) return;
     const { name } = tile;
@@ -122,12 +110,14 @@ export class Playback {
     this.#playing = new Recordings(name);
     this.#preview.of(name);
     this.#tell("");
-    tile.element.querySelector(".screen").append(this.#parts.past);
-    tile.element.querySelector(".screen").after(this.#section);
+    tile.element.querySelector(".picture").append(this.#parts.past);
+    tile.element.querySelector(".screen").append(this.#parts.over);
+    this.#below.append(this.#section);
     this.#strip.now = this.#clock.now();
-    this.#strip.oldest = null;
+    this.#strip.oldest = this.#oldest;
     this.#strip.show(this.#all);
     if (Number.isNaN(at)) this.#strip.day(this.#strip.now);
+    this.#show();
     this.#refresh();
     if (!Number.isNaN(at)) this.#go(at, { play: plays });
   }
@@ -146,6 +136,11 @@ export class Playback {
     if (all === this.#all) this.#got();
   }
 
+  get #oldest() {
+    const { stored } = this.#tile.report;
+    return this.#all.oldest ?? (stored ? stored.oldest_ns / 1e6 : null);
+  }
+
   // Other times are in view.
   async #look() {
     const all = this.#all;
@@ -159,7 +154,7 @@ export class Playback {
   }
 
   #got() {
-    this.#strip.oldest = this.#all.oldest;
+    this.#strip.oldest = this.#oldest;
     this.#strip.draw();
     this.#show();
     if (this.#tile) this.follow(this.#tile);
@@ -223,12 +218,12 @@ export class Playback {
       ended: () => this.#ended(),
       failed: (text) => this.#failed(text),
     };
-    const { past, film: video, slide } = this.#parts;
+    const { past, over, film: video, slide } = this.#parts;
     this.#film = film ? new Film(video, this.#playing, events) : new Slides(slide, this.#playing, events);
     this.#film.rate = this.#speed;
     video.hidden = !film;
     slide.hidden = film;
-    past.hidden = false;
+    past.hidden = over.hidden = false;
     this.#tile.instead({ picture: () => this.#picture() });
   }
 
@@ -254,7 +249,7 @@ export class Playback {
     this.#film?.close();
     this.#film = null;
     this.#waiting = 0;
-    this.#parts.past.hidden = true;
+    this.#parts.past.hidden = this.#parts.over.hidden = true;
     this.#tile?.instead(null);
   }
 
@@ -435,9 +430,10 @@ export class Playback {
     for (const name of ["stepBack", "stepOn", "on"]) parts[name].disabled = !film;
     if (document.activeElement !== parts.date) put(parts.date, "value", moments.dateValue(strip.has(at) ? at : (strip.from + strip.to) / 2));
     if (document.activeElement !== parts.time) put(parts.time, "value", moments.timeValue(at));
+    const oldest = this.#oldest;
     put(parts.date, "max", moments.dateValue(strip.now));
-    if (this.#all.oldest !== null) put(parts.date, "min", moments.dateValue(this.#all.oldest));
-    parts.dayBefore.disabled = this.#all.oldest === null || strip.from <= this.#all.oldest;
+    if (oldest !== null) put(parts.date, "min", moments.dateValue(oldest));
+    parts.dayBefore.disabled = oldest === null || strip.from <= oldest;
     parts.dayAfter.disabled = strip.to >= moments.day(strip.now).to;
     const two = film instanceof Film && (this.#playing.at(at)?.codec ?? "").includes(",");
     parts.hear.hidden = !two;
@@ -471,15 +467,8 @@ export class Playback {
 
   #tell(text) {
     say(this.#parts.told, text);
-  }
-
-  #showHappened(events) {
-    const { happened: button } = this.#parts;
-    button.hidden = !events;
-    button.disabled = this.#busy;
-    if (!events) return;
-    const [before, after] = events.map((seconds) => words.about(seconds));
-    put(button, "title", `Save the last ${before} and the next ${after}`);
+    clearTimeout(this.#forget);
+    this.#forget = setTimeout(() => say(this.#parts.told, ""), STAYS);
   }
 
   // ------------------------------------------------------------------------------------- buttons and keys
@@ -492,7 +481,6 @@ export class Playback {
       stepBack: () => this.#step(-1),
       stepOn: () => this.#step(1),
       play: () => this.#toggle(),
-      past: () => this.#toggle(),
       live: () => this.#goLive(),
       hear: () => this.#hear(),
       dayBefore: () => this.#day(-1),
@@ -504,7 +492,6 @@ export class Playback {
       farther: () => this.#strip.zoom(1 / 2),
       nearer: () => this.#strip.zoom(2),
       openClip: () => (this.#clips.open ? this.#clips.close() : this.#openClip()),
-      happened: () => this.#happened(),
     };
     for (const [name, act] of Object.entries(acts)) parts[name].onclick = act;
     parts.speed.onchange = () => {
@@ -553,60 +540,40 @@ export class Playback {
     this.#clips.show(this.#tile.name, from, to);
   }
 
-  async #happened() {
-    if (this.#busy) return;
-    this.#busy = true;
-    const { name, report } = this.#tile;
-    this.#showHappened(report.recording?.events);
-    try {
-      await happened(name);
-      this.#tell(`Saved: ${this.#parts.happened.title.replace("Save ", "")}.`);
-    } catch (error) {
-      this.#tell(words.sentence(`not saved: ${error.message}.`));
-    } finally {
-      this.#busy = false;
-    }
+  // They come before what the same keys do elsewhere on the page. Here arrows move in time while a recording is shown, or
+  // where the strip has the focus; in the live view they are for other cameras.
+  #keys() {
+    const when = (act, condition = () => true) => (event) => {
+      if (!this.#tile || this.#parts.there.hidden || !condition(event.target)) return false;
+      return act(event);
+    };
+    const strip = (target) => target === this.#parts.strip;
+    const mine = (target) => strip(target) || this.#film !== null;
+    const shown = () => this.#film !== null;
+    const way = (event) => (event.shiftKey ? -1 : 1);
+    const is = (name) => (event) => (event.key === name ? 1 : -1);
+    const arrow = is("ArrowRight");
+    key(["arrowleft", "arrowright"], "10 seconds back or on, with Shift a minute (recordings)", when((event) => this.#by(arrow(event) * (event.shiftKey ? moments.MINUTE : JUMP)), mine));
+    key(["arrowup", "arrowdown"], "", when((event) => this.#by(is("ArrowUp")(event) * moments.MINUTE), strip));
+    key(["pageup", "pagedown"], "An hour on or back (on the strip of time)", when((event) => this.#by(is("PageUp")(event) * moments.HOUR), strip));
+    key(["home", "end"], "Beginning and end of the day (on the strip of time)", when((event) => this.#edge(event.key === "Home"), strip));
+    key(["+", "-"], "Less or more time in view (on the strip of time)", when((event) => this.#strip.zoom(event.key === "+" ? 2 : 1 / 2), strip));
+    key(["="], "", when(() => this.#strip.zoom(2), strip));
+    key([" "], "Play, pause (recordings)", when(() => this.#toggle(), (target) => mine(target) && !target.closest?.("button, a, summary")));
+    key([",", "."], "A frame back or on (recordings)", when((event) => this.#step(is(".")(event)), shown));
+    key(["<", ">"], "Slower, faster (recordings)", when((event) => this.#faster(is(">")(event)), shown));
+    key(["e"], "The next event, with Shift the one before (recordings)", when((event) => this.#event(way(event))));
+    key(["g"], "The next gap, with Shift the one before (recordings)", when((event) => this.#gap(way(event))));
+    key(["c"], "Save a clip (recordings)", when(() => this.#parts.openClip.click()));
+    key(["[", "]"], "The clip begins here, ends here (recordings)", when((event) => this.#mark(event.key === "[" ? "begin" : "end")));
+    key(["l"], "Live (recordings)", when(() => this.#goLive(), shown));
+    key(["m"], "", when(() => this.#hear(), shown));
   }
 
-  #key(event) {
-    const { target, key } = event;
-    if (!this.#tile || this.#parts.there.hidden || event.defaultPrevented) return;
-    if (event.ctrlKey || event.altKey || event.metaKey) return;
-    if (key === "Escape" && this.#parts.clip.contains(target)) this.#clips.close();
-    else if (target.closest?.("input, select, textarea, dialog")) return;
-    else if (!this.#act(key, event.shiftKey, target === this.#parts.strip, target.closest?.("button, a"))) return;
-    event.preventDefault();
-  }
-
-  // Returns whether the key means something here.
-  #act(key, shift, strip, button) {
-    const mine = strip || this.#film !== null; // in the live view, arrows are for other cameras
-    const far = shift ? moments.MINUTE : JUMP;
-    const name = key.length === 1 ? key.toLowerCase() : key;
-    if (mine && name === "ArrowLeft") this.#by(-far);
-    else if (mine && name === "ArrowRight") this.#by(far);
-    else if (strip && name === "ArrowDown") this.#by(-moments.MINUTE);
-    else if (strip && name === "ArrowUp") this.#by(moments.MINUTE);
-    else if (strip && name === "PageDown") this.#by(-moments.HOUR);
-    else if (strip && name === "PageUp") this.#by(moments.HOUR);
-    else if (strip && name === "Home") this.#go(moments.day((this.#strip.from + this.#strip.to) / 2).from);
-    else if (strip && name === "End") this.#go(moments.day((this.#strip.from + this.#strip.to) / 2).to - 1, { way: -1 });
-    else if (name === " " && !button && mine) this.#toggle();
-    else if (name === "," && this.#film) this.#step(-1);
-    else if (name === "." && this.#film) this.#step(1);
-    else if (name === "<") this.#faster(-1);
-    else if (name === ">") this.#faster(1);
-    else if (name === "e" && !this.#parts.eventPair.hidden) this.#event(shift ? -1 : 1);
-    else if (name === "g" && !this.#parts.gapPair.hidden) this.#gap(shift ? -1 : 1);
-    else if (name === "+" || name === "=") this.#strip.zoom(2);
-    else if (name === "-") this.#strip.zoom(1 / 2);
-    else if (name === "m" && this.#film) this.#hear();
-    else if (name === "l" && this.#film) this.#goLive();
-    else if (name === "c") this.#parts.openClip.click();
-    else if (name === "[" || name === "i") this.#mark("begin");
-    else if (name === "]" || name === "o") this.#mark("end");
-    else return false;
-    return true;
+  // The first moment of the day, or the last one, that was recorded.
+  #edge(first) {
+    const { from, to } = moments.day((this.#strip.from + this.#strip.to) / 2);
+    this.#go(first ? from : to - 1, { way: first ? 1 : -1 });
   }
 
   #mark(which) {
@@ -641,12 +608,3 @@ function nothing(recording) {
 
 const both = (at) => `${moments.date(at)} ${moments.time(at)}`;
 const sameDay = (a, b) => moments.day(a).from === moments.day(b).from;
-
-// Only what differs is written: these run a few times per second.
-function put(target, key, value) {
-  if (target[key] !== value) target[key] = value;
-}
-
-function say(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}

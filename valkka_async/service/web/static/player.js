@@ -38,7 +38,8 @@ export class Player {
   #ticked = 0; // performance.now() of the last look
   #current = 0; // performance.now() when the newest frame was last near to what is shown
   behind = NaN; // s behind the newest frame
-  skipped = 0; // frames that were not shown for want of room
+  skipped = 0; // frames that were not shown for want of room, or as what came after them was due
+  #dropped = 0; // by MediaSources that are gone
 
   // `shown()` for the first frame of each MediaSource, `failed(text)` when it has to be connected again,
   // `refused(text)` when this browser will not play it. `muted`: there is no sound, or nobody wants it.
@@ -88,6 +89,12 @@ export class Player {
       if (this.#frames[n].at <= now + 0.001) return this.#frames[n].captured;
     }
     return NaN;
+  }
+
+  // Frames that this browser has decoded, or not, and has not drawn in time.
+  get dropped() {
+    const now = this.#session ? (this.#video.getVideoPlaybackQuality?.().droppedVideoFrames ?? 0) : 0;
+    return this.#dropped + now;
   }
 
   // To be called a few times per second: what no event tells.
@@ -192,6 +199,7 @@ export class Player {
 
   #end() {
     const session = this.#session;
+    this.#dropped = this.dropped; // the browser begins again at 0
     this.#session = null;
     this.behind = NaN;
     if (!session) return;
@@ -267,13 +275,21 @@ export class Player {
     const video = this.#video;
     const { seek, rate, behind } = this.#edge.steer(video.currentTime, buffer.buffered, performance.now() / 1000);
     this.behind = behind;
-    if (seek !== null) video.currentTime = seek;
+    if (seek !== null) this.#go(seek);
     if (video.playbackRate !== rate) video.playbackRate = rate;
   }
 
   #jump() {
     const { buffered } = this.#session.buffer;
-    if (buffered.length) this.#video.currentTime = buffered.end(buffered.length - 1) - 0.05;
+    if (buffered.length) this.#go(buffered.end(buffered.length - 1) - 0.05);
+  }
+
+  #go(time) {
+    const now = this.#video.currentTime;
+    // What a browser that has just begun, or was not looked at, leaves out is no loss.
+    const counts = performance.now() > this.#session.settled && performance.now() - this.#ticked < ASLEEP;
+    if (counts) this.skipped += this.#frames.filter(({ at }) => at > now && at < time).length;
+    this.#video.currentTime = time;
   }
 
   #fail(text) {

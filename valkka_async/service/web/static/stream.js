@@ -48,7 +48,8 @@ export class Stream {
   #sounds = false; // the camera has some
   #codec = "";
   #idle = false; // it is connected when somebody looks
-  #skipped = 0;
+  #skipped = 0; // by players that are gone, and on the way
+  #dropped = 0; // by players that are gone
   mode = "none"; // "mse" or "jpeg": what is open, or would be
   shown = false; // a frame was shown since it was opened
   heard = 0; // performance.now() of the last frame
@@ -101,6 +102,11 @@ export class Stream {
     return this.#sounds && this.mode === "mse";
   }
 
+  // It has some, which single frames do not carry.
+  get silenced() {
+    return this.#sounds && this.mode === "jpeg";
+  }
+
   get loud() {
     return this.#loud;
   }
@@ -131,6 +137,11 @@ export class Stream {
   // Frames that were left out because this browser, or the line to it, was too slow.
   get skipped() {
     return this.#skipped + (this.#player?.skipped ?? 0);
+  }
+
+  // Frames that were here, and that this browser has not drawn in time.
+  get dropped() {
+    return this.#dropped + (this.#player?.dropped ?? 0);
   }
 
   tick() {
@@ -284,7 +295,8 @@ export class Stream {
     clearTimeout(this.#timer);
     this.#timer = 0;
     this.#drop();
-    if (this.#player) this.#skipped += this.#player.skipped ?? 0;
+    this.#skipped += this.#player?.skipped ?? 0;
+    this.#dropped += this.#player?.dropped ?? 0;
     this.#player?.close();
     this.#player = null;
     this.shown = false;

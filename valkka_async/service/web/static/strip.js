@@ -226,7 +226,7 @@ export class Strip {
     this.#paintScale(pen, colour, style, width, height);
     this.#paintEvents(pen, colour);
     if (this.range) this.#paintRange(pen, colour, track);
-    if (!Number.isNaN(this.position)) this.#paintHead(pen, this.live ? colour("good") : colour("ink"), colour("card"), height);
+    if (!Number.isNaN(this.position)) this.#paintHead(pen, this.live ? colour("head-live") : colour("head"), colour("ground"), height);
   }
 
   #paintTrack(pen, colour, width, { top, height }) {
@@ -246,7 +246,7 @@ export class Strip {
       past = right;
     }
     if (narrow.length > NOTCHES) narrow = [];
-    pen.fillStyle = colour("card");
+    pen.fillStyle = colour("ground");
     for (const x of narrow) pen.fillRect(x - NOTCH / 2, top, NOTCH, height);
   }
 
@@ -256,11 +256,11 @@ export class Strip {
     pen.textAlign = "center";
     for (const { at, label } of moments.scale(this.from, this.to, width, 62)) {
       const x = Math.round(this.#x(at)) + 0.5;
-      pen.fillStyle = colour("line");
+      pen.fillStyle = colour("rule");
       pen.fillRect(x - 0.5, RULER - 2, 1, height - RULER + 2 - FOOT);
-      pen.fillStyle = colour("soft");
+      pen.fillStyle = colour("figure");
       const half = pen.measureText(label).width / 2;
-      if (x - half > 0 && x + half < width) pen.fillText(label, x, RULER / 2);
+      if (x + half < width) pen.fillText(label, Math.max(half, x), RULER / 2);
     }
   }
 
@@ -280,7 +280,7 @@ export class Strip {
 
   #paintRange(pen, colour, { top, height }) {
     const [left, right] = this.range.map((at) => this.#x(at));
-    pen.fillStyle = colour("ink");
+    pen.fillStyle = colour("head");
     pen.globalAlpha = 0.25;
     pen.fillRect(left, top, right - left, height);
     pen.globalAlpha = 1;

@@ -12,6 +12,9 @@ export const STATES = {
   lost: "No connection",
 };
 
+// What needs a look.
+export const TROUBLE = ["failed", "waiting", "stalled"];
+
 const CODECS = { h264: "H.264", hevc: "H.265", mjpeg: "MJPEG", av1: "AV1", vp9: "VP9", vp8: "VP8", mpeg4: "MPEG-4", "raw video": "uncompressed" };
 
 export const codec = (name) => CODECS[name] ?? name.toUpperCase();
@@ -25,6 +28,9 @@ const SILENCES = {
   broken: "cannot be decoded",
   silent: "none comes now",
 };
+
+// Why a camera that should be heard is not; "": it is, or it has no sound.
+export const silence = (state) => (["refused", "unsupported", "broken", "silent"].includes(state) ? SILENCES[state] : "");
 
 // What there is of a camera's sound.
 export function sound({ state, codec: name, rate, channels }) {
@@ -53,6 +59,14 @@ const RECORDING_CAUSES = {
 // Why nothing is recorded, in a word or two.
 export const recordingCause = (code) => RECORDING_CAUSES[code] ?? code;
 
+// No text turns the one around it, whatever it is written in.
+export const isolated = (text) => `\u2068${text}\u2069`;
+
+// Until the next attempt, in s.
+export const countdown = (seconds) => (seconds > 0.5 ? `next attempt in ${about(seconds)}` : "trying again …");
+
+export const NO_SERVICE = "There is no connection to the service";
+
 // How old something is: "0.3 s", "12 s", "5 min", "3 h", "2 d".
 export function age(seconds) {
   const s = Math.max(0, seconds);
@@ -76,6 +90,12 @@ export function lasting(seconds) {
 
 export function fps(rate) {
   return rate >= 9.95 || Number.isInteger(rate) ? String(Math.round(rate)) : rate.toFixed(1);
+}
+
+// "1920 × 1080 · H.264 · 25 fps"
+export function video({ codec: name, width, height, fps: rate }) {
+  const known = [width && `${width} × ${height}`, name && codec(name), rate > 0 && `${fps(rate)} fps`];
+  return known.filter(Boolean).join(" · ");
 }
 
 export function bytes(n) {
