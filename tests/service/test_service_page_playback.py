@@ -94,7 +94,7 @@ def test_yesterdays_gap_is_found_and_played_over_with_keys_alone(browser: Chromi
     ]
     cameras = "  yard: {url: 'rtsp://127.0.0.1:9/x'}\n  bare: {url: 'rtsp://127.0.0.1:9/x'}\n"
     with service(tmp_path, cameras, yard=files) as url, browser.page(url + "#camera=yard") as page:
-        page.until(f"{part('strip')}?.offsetWidth && !{part('dayBefore')}.disabled")
+        page.until(f"{part('strip')}?.offsetWidth && !{part('dayBefore')}.ariaDisabled")
         page.value(f"{part('dayBefore')}.focus()")
         page.press("Enter")
         says(page, "told", "1 gap.")
@@ -155,7 +155,7 @@ def test_a_part_is_saved_as_a_file_or_it_is_said_why_not(browser: Chromium, tmp_
         service(tmp_path, "  yard: {url: 'rtsp://127.0.0.1:9/x'}\n", yard=files) as url,
         browser.page(url + "#camera=yard") as page,
     ):
-        page.until(f"{part('strip')}?.offsetWidth && !{part('dayBefore')}.disabled")
+        page.until(f"{part('strip')}?.offsetWidth && !{part('dayBefore')}.ariaDisabled")
         page.value(
             "const make = URL.createObjectURL; URL.createObjectURL = (it) => make((window.blob = it));"
             "HTMLAnchorElement.prototype.click = async function () {"
@@ -199,7 +199,7 @@ def test_the_strip_is_pointed_at_zoomed_and_clicked(browser: Chromium, tmp_path:
         service(tmp_path, "  yard: {url: 'rtsp://127.0.0.1:9/x'}\n", yard=files) as url,
         browser.page(url + "#camera=yard") as page,
     ):
-        page.until(f"{part('strip')}?.offsetWidth && !{part('dayBefore')}.disabled")
+        page.until(f"{part('strip')}?.offsetWidth && !{part('dayBefore')}.ariaDisabled")
         page.value(f"{part('dayBefore')}.click()")
         says(page, "told", "0 gaps.")
         page.size(1280, 800)

@@ -244,21 +244,24 @@ export class Film {
       return part.from <= from && part.to >= to ? to : this.#take(session, { span, ...part }, signal);
     }
     const begin = Number(answer.headers.get("X-From-Ns")) / 1e6;
-    const offset = (begin - session.base) / 1000;
     const splitter = new Splitter(this.#sound);
     const reader = answer.body.getReader();
-    let first = true;
+    let offset = NaN; // of its times, which begin with its sound
     try {
       for (;;) {
         const { done, value } = await read(reader, signal);
         if (done) break;
         const { init, media, frames } = splitter.push(value);
-        if (init) await this.#begin(session, init, splitter.sounds, span.codec, offset, begin, signal);
+        if (init) await this.#begin(session, init, splitter.sounds, span.codec, begin, signal);
         if (!media) continue;
+        if (Number.isNaN(offset)) {
+          offset = (begin - session.base) / 1000 - (frames[0]?.at ?? 0);
+          await settled(session.buffer, signal);
+          session.buffer.timestampOffset = offset;
+          this.#cut((begin - session.base) / 1000);
+        }
         await this.#append(session, media, signal);
         const times = frames.map((frame) => frame.at + offset);
-        if (first && times.length) this.#cut(Math.min(...times));
-        first = false;
         this.#frames = [...this.#frames, ...times].sort((a, b) => a - b);
         this.#keys.push(...frames.filter((frame) => frame.key).map((frame) => frame.at + offset));
       }
@@ -275,7 +278,7 @@ export class Film {
   }
 
   // An init segment, which may be of another kind than the last one.
-  async #begin(session, init, sounds, codec, offset, at, signal) {
+  async #begin(session, init, sounds, codec, at, signal) {
     const type = mime(sounds ? codec : codec.split(",")[0]);
     if (!session.buffer) {
       session.buffer = session.media.addSourceBuffer(type);
@@ -289,8 +292,6 @@ export class Film {
       session.buffer.changeType(type);
     }
     session.type = type;
-    await settled(session.buffer, signal);
-    session.buffer.timestampOffset = offset;
     await this.#append(session, init, signal);
   }
 

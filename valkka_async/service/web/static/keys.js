@@ -5,14 +5,15 @@ const SHOWN = { escape: "Esc", enter: "Enter", arrowleft: "â†", arrowright: "â†
 const table = [];
 
 // What keys do. `act(event)` may return false: it does nothing now, and what the keys do besides, or the browser, may.
-// A `text` of "" is not listed.
-export function key(names, text, act) {
-  table.push({ names, text, act });
+// A `text` of "" is not listed. What has an `about` is listed last, and what comes first here is asked first.
+export function key(names, text, act, about = "") {
+  table.push({ names, text, act, about });
 }
 
 export function showKeys() {
   const dialog = document.getElementById("keys");
-  const rows = table.filter(({ text }) => text).map(({ names, text }) => {
+  const listed = table.filter(({ text }) => text).sort((a, b) => a.about.localeCompare(b.about));
+  const rows = listed.map(({ names, text, about }) => {
     const row = document.createElement("div");
     const term = document.createElement("dt");
     for (const name of names) {
@@ -21,7 +22,7 @@ export function showKeys() {
       term.append(cap);
     }
     const meaning = document.createElement("dd");
-    meaning.textContent = text;
+    meaning.textContent = about ? `${about}: ${text}` : text;
     row.append(term, meaning);
     return row;
   });

@@ -2,7 +2,7 @@
 // What was recorded, in the large view: the strip of time, its buttons and keys, and the picture of that time in
 // place of the live one. Moments are Unix ms by the service's clock.
 
-import { put, say } from "./buttons.js";
+import { describe, onPress, put, say } from "./buttons.js";
 import { Clips } from "./clips.js";
 import { Film } from "./film.js";
 import { key } from "./keys.js";
@@ -48,7 +48,7 @@ export class Playback {
   #followed = false; // what is shown was in view
   #typed = 0; // the timer of a time that is being typed
   #waiting = 0; // performance.now() since when there is nothing to show
-  #spoken = 0; // performance.now() of the time that was read out last
+  #spoken = -Infinity; // performance.now() of the time that was read out last
 
   // `below`: where the strip is to be.
   constructor(clock, below) {
@@ -205,7 +205,7 @@ export class Playback {
     this.#film.seek(at);
     if (plays) this.#film.play();
     else this.#film.pause();
-    this.#spoken = 0;
+    this.#spoken = -Infinity;
     this.#followed = true;
     this.#reveal(at);
     this.#show();
@@ -256,7 +256,7 @@ export class Playback {
   #live() {
     this.#serial += 1;
     this.#close();
-    this.#spoken = 0;
+    this.#spoken = -Infinity;
     this.#show();
   }
 
@@ -294,7 +294,7 @@ export class Playback {
     if (!film) this.#latest();
     else if (film.paused) film.play();
     else film.pause();
-    this.#spoken = 0;
+    this.#spoken = -Infinity;
     this.#show();
   }
 
@@ -318,7 +318,7 @@ export class Playback {
     if (film.paused) {
       if (!film.step(by)) this.#go(film.time + by * FRAME, { way: by, play: false });
     } else film.pause();
-    this.#spoken = 0;
+    this.#spoken = -Infinity;
     this.#show();
   }
 
@@ -427,14 +427,17 @@ export class Playback {
     put(parts.play.dataset, "plays", String(plays));
     put(parts.play, "ariaLabel", plays ? "Pause" : film ? "Play" : "Play the last recording");
     put(parts.play, "title", `${parts.play.ariaLabel} (Space)`);
-    for (const name of ["stepBack", "stepOn", "on"]) parts[name].disabled = !film;
+    const live = film ? "" : "This is the live picture: go back in time first";
+    describe(parts.stepBack, "One frame back", "One frame back (,)", live);
+    describe(parts.stepOn, "One frame on", "One frame on (.)", live);
+    describe(parts.on, "10 seconds on", "10 seconds on (→)", live);
     if (document.activeElement !== parts.date) put(parts.date, "value", moments.dateValue(strip.has(at) ? at : (strip.from + strip.to) / 2));
     if (document.activeElement !== parts.time) put(parts.time, "value", moments.timeValue(at));
     const oldest = this.#oldest;
     put(parts.date, "max", moments.dateValue(strip.now));
     if (oldest !== null) put(parts.date, "min", moments.dateValue(oldest));
-    parts.dayBefore.disabled = oldest === null || strip.from <= oldest;
-    parts.dayAfter.disabled = strip.to >= moments.day(strip.now).to;
+    describe(parts.dayBefore, "The day before", "The day before", oldest === null || strip.from <= oldest ? "Nothing was recorded before this day" : "");
+    describe(parts.dayAfter, "The day after", "The day after", strip.to >= moments.day(strip.now).to ? "This is the last day" : "");
     const two = film instanceof Film && (this.#playing.at(at)?.codec ?? "").includes(",");
     parts.hear.hidden = !two;
     put(parts.hear, "ariaPressed", String(Boolean(film?.sound)));
@@ -493,7 +496,7 @@ export class Playback {
       nearer: () => this.#strip.zoom(2),
       openClip: () => (this.#clips.open ? this.#clips.close() : this.#openClip()),
     };
-    for (const [name, act] of Object.entries(acts)) parts[name].onclick = act;
+    for (const [name, act] of Object.entries(acts)) onPress(parts[name], act);
     parts.speed.onchange = () => {
       this.#speed = Number(parts.speed.value);
       if (this.#film) this.#film.rate = this.#speed;
@@ -519,7 +522,9 @@ export class Playback {
       clearTimeout(this.#typed);
       this.#typed = setTimeout(done, TYPING);
     };
-    input.onkeydown = (event) => event.key === "Enter" && done();
+    input.onkeydown = (event) => {
+      if (event.key === "Enter") done();
+    };
   }
 
   #goLive() {
@@ -553,27 +558,29 @@ export class Playback {
     const way = (event) => (event.shiftKey ? -1 : 1);
     const is = (name) => (event) => (event.key === name ? 1 : -1);
     const arrow = is("ArrowRight");
-    key(["arrowleft", "arrowright"], "10 seconds back or on, with Shift a minute (recordings)", when((event) => this.#by(arrow(event) * (event.shiftKey ? moments.MINUTE : JUMP)), mine));
-    key(["arrowup", "arrowdown"], "", when((event) => this.#by(is("ArrowUp")(event) * moments.MINUTE), strip));
-    key(["pageup", "pagedown"], "An hour on or back (on the strip of time)", when((event) => this.#by(is("PageUp")(event) * moments.HOUR), strip));
-    key(["home", "end"], "Beginning and end of the day (on the strip of time)", when((event) => this.#edge(event.key === "Home"), strip));
-    key(["+", "-"], "Less or more time in view (on the strip of time)", when((event) => this.#strip.zoom(event.key === "+" ? 2 : 1 / 2), strip));
-    key(["="], "", when(() => this.#strip.zoom(2), strip));
-    key([" "], "Play, pause (recordings)", when(() => this.#toggle(), (target) => mine(target) && !target.closest?.("button, a, summary")));
-    key([",", "."], "A frame back or on (recordings)", when((event) => this.#step(is(".")(event)), shown));
-    key(["<", ">"], "Slower, faster (recordings)", when((event) => this.#faster(is(">")(event)), shown));
-    key(["e"], "The next event, with Shift the one before (recordings)", when((event) => this.#event(way(event))));
-    key(["g"], "The next gap, with Shift the one before (recordings)", when((event) => this.#gap(way(event))));
-    key(["c"], "Save a clip (recordings)", when(() => this.#parts.openClip.click()));
-    key(["[", "]"], "The clip begins here, ends here (recordings)", when((event) => this.#mark(event.key === "[" ? "begin" : "end")));
-    key(["l"], "Live (recordings)", when(() => this.#goLive(), shown));
-    key(["m"], "", when(() => this.#hear(), shown));
+    const own = (names, text, act, condition) => key(names, text, when(act, condition), "Recordings");
+    own(["arrowleft", "arrowright"], "10 seconds back or on, with Shift a minute", (event) => this.#by(arrow(event) * (event.shiftKey ? moments.MINUTE : JUMP)), mine);
+    own(["arrowup", "arrowdown"], "", (event) => this.#by(is("ArrowUp")(event) * moments.MINUTE), strip);
+    own([" "], "play, pause", () => this.#toggle(), (target) => mine(target) && !target.closest?.("button, a, summary"));
+    own([",", "."], "a frame back or on", (event) => this.#step(is(".")(event)), shown);
+    own(["<", ">"], "slower, faster", (event) => this.#faster(is(">")(event)), shown);
+    own(["e"], "the next event, with Shift the one before", (event) => this.#event(way(event)));
+    own(["g"], "the next gap, with Shift the one before", (event) => this.#gap(way(event)));
+    own(["c"], "save a clip", () => this.#parts.openClip.click());
+    own(["[", "]"], "the clip begins here, ends here", (event) => this.#mark(event.key === "[" ? "begin" : "end"));
+    own(["l"], "the live picture again", () => this.#goLive(), shown);
+    own(["pageup", "pagedown"], "an hour on or back (on the strip)", (event) => this.#by(is("PageUp")(event) * moments.HOUR), strip);
+    own(["home", "end"], "beginning and end of the day (on the strip)", (event) => this.#edge(event.key === "Home"), strip);
+    own(["+", "-"], "less or more time in view (on the strip)", (event) => this.#strip.zoom(event.key === "+" ? 2 : 1 / 2), strip);
+    own(["="], "", () => this.#strip.zoom(2), strip);
+    own(["m"], "", () => this.#hear(), shown);
   }
 
   // The first moment of the day, or the last one, that was recorded.
   #edge(first) {
     const { from, to } = moments.day((this.#strip.from + this.#strip.to) / 2);
-    this.#go(first ? from : to - 1, { way: first ? 1 : -1 });
+    const said = first ? "The first recording of the day." : "The last recording of the day.";
+    this.#go(first ? from : to - 1, { way: first ? 1 : -1, said });
   }
 
   #mark(which) {
