@@ -22,6 +22,7 @@ const STOPS = 1; // s before it, where browsers may stop
 const PAUSE = 1500; // ms: a longer one is told
 const AGAIN = 1000; // ms until there may be more of a recording that goes on
 const MARGIN = 0.001; // s
+const JITTER = 0.5; // s
 const FAILURES = 3; // within CALM, until it is given up
 const CALM = 20_000; // ms
 
@@ -255,10 +256,11 @@ export class Film {
         if (init) await this.#begin(session, init, splitter.sounds, span.codec, begin, signal);
         if (!media) continue;
         if (Number.isNaN(offset)) {
-          offset = (begin - session.base) / 1000 - (frames[0]?.at ?? 0);
+          const place = this.#place((begin - session.base) / 1000, begin < from - 1);
+          offset = place - (frames[0]?.at ?? 0);
           await settled(session.buffer, signal);
           session.buffer.timestampOffset = offset;
-          this.#cut((begin - session.base) / 1000);
+          this.#cut(place);
         }
         await this.#append(session, media, signal);
         const times = frames.map((frame) => frame.at + offset);
@@ -269,6 +271,13 @@ export class Film {
       reader.cancel().catch(() => {});
     }
     return to;
+  }
+
+  // Where a clip belongs by its time. `again`: it begins with the last key frame that is there. Then it belongs where
+  // that is, as times of day are those of packets that came when they could.
+  #place(at, again) {
+    const key = again ? this.#keys.at(-1) : undefined;
+    return key !== undefined && Math.abs(key - at) < JITTER ? key : at;
   }
 
   // What comes next replaces what there was of that time.

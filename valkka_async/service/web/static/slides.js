@@ -95,6 +95,9 @@ export class Slides {
         URL.revokeObjectURL(url);
         return;
       }
+      const ahead = new Image(); // so that there is never nothing
+      ahead.src = url;
+      await ahead.decode();
       URL.revokeObjectURL(this.#image.src);
       this.#image.src = url;
       this.#shown = at;
