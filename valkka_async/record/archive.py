@@ -33,7 +33,7 @@ from valkka_async.record.disk import is_written, make_folder
 from valkka_async.record.index import Entry, Index, Stored, entry, is_damage
 from valkka_async.record.pattern import Found, Pattern
 from valkka_async.record.retention import Held, Keep, victims
-from valkka_async.record.timeline import Timeline, events, spans
+from valkka_async.record.timeline import Timeline, events_of, spans
 
 T = TypeVar("T")
 _EVERY = 5.0  # s from one look at what is kept to the next, at most
@@ -515,8 +515,8 @@ class Archive:
         ]
         for path, (name, growing) in self._open.items():
             if name == camera and growing.begin_ns < to_ns and growing.end_ns > from_ns:
-                copies = {name: list(getattr(growing, name)) for name in ("marks", "gaps", "events")}
-                now = replace(growing, **copies)
+                marks, gaps, events = [*growing.marks], [*growing.gaps], [*growing.events]
+                now = replace(growing, marks=marks, gaps=gaps, events=events)
                 found.append((entry(camera, path, now, now.size, whole=False), now))
         return sorted(found, key=lambda one: one[0].begin_ns)
 
@@ -525,7 +525,7 @@ class Archive:
         stored = self._stored.get(camera)
         oldest = None if stored is None else stored.oldest_ns
         newest = None if stored is None else stored.newest_ns
-        happened = events(entries, from_ns, to_ns)
+        happened = events_of(entries, from_ns, to_ns)
         return Timeline(camera, from_ns, to_ns, oldest, newest, *spans(entries, from_ns, to_ns), happened)
 
     def _sources(self, camera: str, from_ns: int, to_ns: int) -> list[tuple[Path, Contents]]:

@@ -68,7 +68,7 @@ def spans(entries: Iterable[Entry], from_ns: int, to_ns: int) -> tuple[tuple[Spa
     return tuple(cut), tuple(Gap(a.to_ns, b.from_ns) for a, b in holes if b.from_ns > a.to_ns)
 
 
-def events(entries: Iterable[Entry], from_ns: int, to_ns: int) -> tuple[Event, ...]:
+def events_of(entries: Iterable[Entry], from_ns: int, to_ns: int) -> tuple[Event, ...]:
     """Those of files, from a time to another, in their order."""
     return tuple(
         Event(at) for at in sorted({at for one in entries for at in one.events if from_ns <= at < to_ns})

@@ -90,7 +90,7 @@ def _first(clip: Clip, width: int) -> bytes:
 
     with contextlib.closing(clip.read()) as blocks:
         try:
-            with av.open(_File(blocks), format="mp4") as film:
+            with av.open(_File(blocks), "r", format="mp4") as film:
                 stream = film.streams.video[0]
                 packet = next(iter(film.demux(stream)))
                 context = stream.codec_context

@@ -49,7 +49,7 @@ export function moment(dateText, timeText) {
   return new Date(`${dateText}T${timeText}`).getTime();
 }
 
-// Where a scale from one moment to another has its lines, no nearer than `room` px of `width`: {at, label}.
+// Where a scale from one moment to another has its lines, no nearer than `room` px of `width`: {at, label, midnight}.
 export function scale(from, to, width, room) {
   const least = (room / width) * (to - from);
   const step = STEPS.find((one) => one >= least) ?? STEPS.at(-1);
@@ -58,14 +58,14 @@ export function scale(from, to, width, room) {
   for (let { from: begin, to: end } = day(from); begin < to; { from: begin, to: end } = day(end)) {
     const first = begin + Math.max(0, Math.ceil((from - begin) / step)) * step;
     if (step <= HOUR) {
-      for (let at = first; at < Math.min(end, to); at += step) lines.push({ at, label: label(at, step) });
+      for (let at = first; at < Math.min(end, to); at += step) lines.push({ at, ...label(at, step) });
       continue;
     }
     // When the clock is changed, each second hour is no longer two hours after the last one.
     for (let at = begin; at < Math.min(end, to); at += HOUR / 2) {
       const one = new Date(at);
       const hours = step / HOUR;
-      if (at >= from && one.getMinutes() === 0 && one.getHours() % hours === 0) lines.push({ at, label: label(at, step) });
+      if (at >= from && one.getMinutes() === 0 && one.getHours() % hours === 0) lines.push({ at, ...label(at, step) });
     }
   }
   return lines;
@@ -73,9 +73,9 @@ export function scale(from, to, width, room) {
 
 function label(at, step) {
   const one = new Date(at);
-  if (day(at).from === at) return `${one.getDate()} ${MONTHS[one.getMonth()]}`;
+  if (day(at).from === at) return { label: `${one.getDate()} ${MONTHS[one.getMonth()]}`, midnight: true };
   const short = `${two(one.getHours())}:${two(one.getMinutes())}`;
-  return step < MINUTE ? `${short}:${two(one.getSeconds())}` : short;
+  return { label: step < MINUTE ? `${short}:${two(one.getSeconds())}` : short, midnight: false };
 }
 
 function zone(date) {

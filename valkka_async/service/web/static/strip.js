@@ -254,13 +254,14 @@ export class Strip {
     pen.font = `11px ${style.fontFamily}`;
     pen.textBaseline = "middle";
     pen.textAlign = "center";
-    for (const { at, label } of moments.scale(this.from, this.to, width, 62)) {
+    for (const { at, label, midnight } of moments.scale(this.from, this.to, width, 62)) {
       const x = Math.round(this.#x(at)) + 0.5;
       pen.fillStyle = colour("rule");
       pen.fillRect(x - 0.5, RULER - 2, 1, height - RULER + 2 - FOOT);
       pen.fillStyle = colour("figure");
       const half = pen.measureText(label).width / 2;
-      if (x + half < width) pen.fillText(label, Math.max(half, x), RULER / 2);
+      const place = midnight ? Math.max(half, x) : x; // at the edge, half a time says nothing
+      if (place >= half && place + half < width) pen.fillText(label, place, RULER / 2);
     }
   }
 
