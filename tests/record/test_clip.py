@@ -14,8 +14,8 @@ import av
 import pytest
 
 from support.playback import Shown, ffmpeg_finds_no_fault, play
-from support.recordings import GOP, STEP_NS, Writer
-from valkka_async.camera.mp4 import boxes
+from support.recordings import GOP, STEP_NS, Writer, with_sound
+from valkka_async.camera.mp4 import boxes, sound
 from valkka_async.record import contents as files
 from valkka_async.record.clip import Clip, ClipCause, ClipError, plan
 from valkka_async.record.contents import Contents
@@ -93,6 +93,18 @@ def test_files_whose_sound_begins_before_their_picture_are_joined(
         assert numbers(shown) == [number % 100 for number in range(first, first + count)]
         assert [one.seconds for one in shown] == pytest.approx([0.04 * n for n in range(count)], abs=0.001)
         assert (clip.begin_ns, clip.end_ns - clip.begin_ns) == (BEGIN + first * STEP_NS, count * STEP_NS)
+
+
+def test_sound_that_comes_later_than_its_picture_begins_a_clip(tmp_path: Path) -> None:
+    """In which there is none with the first picture, and then some of before it."""
+    path = tmp_path / "a.mp4"
+    contents = Writer(path, BEGIN, media=with_sound()).frames(100).complete()
+    data = media(plan([(path, contents)], BEGIN + S, BEGIN + 3 * S))
+    assert numbers(play(data)) == list(range(20, 75))
+    spans = [sound.span(data[one.begin - 8 :]) for one in boxes.boxes(data) if one.kind == b"moof"]
+    heard = [span for span in spans if span is not None]
+    assert len(heard) == 27 and heard[0][0] == 0
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(heard))
 
 
 def test_players_find_no_fault_and_know_how_long_it_is(three: Sources, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import valkka_async as va
 from support.playback import play
 from support.recordings import GOP, STEP_NS, film
 from support.until import until
+from valkka_async.record import contents as files
 from valkka_async.record import recorder as recorders
 from valkka_async.record.held import Held, Piece
 
@@ -67,6 +68,7 @@ async def test_a_clip_has_what_came_before_and_after(tmp_path: Path, monkeypatch
     first, second = sorted(tmp_path.glob("*.mp4"))
     assert numbers(first) == list(range(20, 70))  # from the key frame at or before a second before it
     assert numbers(second)[-1] == 89 and numbers(second)[0] % GOP == 0
+    assert [files.read(one).events for one in (first, second)] == [[held_ns], [held_ns]]
     stats = recorder.stats()
     assert (stats.files, stats.dropped) == (2, 0)
 

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""Recordings over HTTP: the timeline, clips with byte ranges, and what is refused."""
+"""Recordings over HTTP: the timeline, clips with byte ranges, pictures, and what is refused."""
 
 from __future__ import annotations
 
+import asyncio
+import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import av
 from pydantic import SecretStr
 from web_tools import Settings, Stand, once, served
 
+from support.footage import read_index
 from support.playback import play
 from support.recordings import Writer
 from valkka_async.record.archive import Archive, Kept
@@ -25,9 +29,12 @@ TOKEN = "a-token-of-some-length"
 
 @asynccontextmanager
 async def recorded(tmp_path: Path, token: str | None = None) -> AsyncIterator[aiohttp.ClientSession]:
-    """front: ten seconds, a gap of ten, then four seconds in another size."""
+    """front: ten seconds with two events, a gap of ten, then four seconds in another size."""
     folder = tmp_path / "front"
-    Writer(folder / "1.mp4", BEGIN * S).frames(250).complete()
+    first = Writer(folder / "1.mp4", BEGIN * S).frames(250)
+    for at in (3, 8):
+        first.contents.happened((BEGIN + at) * S)
+    first.complete()
     Writer(folder / "2.mp4", (BEGIN + 20) * S, width=320).frames(100).complete()
     Writer(tmp_path / "other" / "1.mp4", BEGIN * S).frames(50).complete()
     async with Archive(tmp_path / ".index") as archive:
@@ -57,11 +64,13 @@ async def test_the_timeline_has_what_a_page_needs(tmp_path: Path) -> None:
         ]
         assert got["spans"][0]["codec"].startswith("avc1.")
         assert [(g["from_ns"] / S - BEGIN, g["to_ns"] / S - BEGIN) for g in got["gaps"]] == [(10, 20)]
+        assert [event["at_ns"] / S - BEGIN for event in got["events"]] == [3, 8]
         assert (got["oldest_ns"], got["newest_ns"]) == (BEGIN * S, (BEGIN + 24) * S)
         iso = {"from": "2023-11-14T22:13:25Z", "to": "2023-11-14T23:13:30+01:00"}
         async with client.get("/api/recordings/front", params=iso) as answer:
             got = await answer.json()
         assert [(s["from_ns"] / S - BEGIN, s["to_ns"] / S - BEGIN) for s in got["spans"]] == [(5, 10)]
+        assert [event["at_ns"] / S - BEGIN for event in got["events"]] == [8]
         async with client.get("/api/recordings/front") as answer:  # the last day: nothing
             assert (answer.status, (await answer.json())["spans"]) == (200, [])
 
@@ -130,9 +139,63 @@ async def test_what_cannot_be_had_is_told_by_a_code(tmp_path: Path) -> None:
 
 
 @once
+async def test_what_there_is_of_which_camera(tmp_path: Path) -> None:
+    async with recorded(tmp_path) as client:
+        async with client.get("/api/recordings") as answer:
+            got = await answer.json()
+        assert got["ready"] and [one["name"] for one in got["cameras"]] == ["front", "other"]
+        front, other = got["cameras"]
+        assert (front["configured"], other["configured"]) == (True, False)
+        assert (front["oldest_ns"], front["newest_ns"], front["files"]) == (BEGIN * S, (BEGIN + 24) * S, 2)
+        assert front["bytes"] == sum(path.stat().st_size for path in (tmp_path / "front").iterdir())
+
+
+@once
+async def test_a_picture_is_the_key_frame_at_or_before_a_time(tmp_path: Path) -> None:
+    async with recorded(tmp_path) as client:
+        path = "/api/recordings/front/still.jpg"
+
+        async def picture(at: float, **more: str) -> tuple[int, tuple[int, int], float]:
+            async with client.get(path, params={"at": str(BEGIN + at)} | more) as answer:
+                assert (answer.status, answer.headers["Content-Type"]) == (200, "image/jpeg")
+                body = await answer.read()
+            with av.open(io.BytesIO(body), format="mjpeg") as film:
+                image = next(film.decode(video=0)).to_ndarray(format="rgb24")
+            taken = round(int(answer.headers["X-At-Ns"]) / S - BEGIN, 2)
+            return read_index(image), (image.shape[1], image.shape[0]), taken
+
+        assert await picture(0) == (0, (160, 96), 0)
+        assert await picture(5.5) == (30, (160, 96), 5.2)  # key frames are 0.4 s apart, numbers go to 99
+        assert await picture(22, width="64") == (50, (64, 20), 22)  # a frame of 320 x 96
+        many = await asyncio.gather(*(picture(at / 10) for at in range(60)))
+        assert [taken for _, _, taken in many] == [round(at // 4 * 0.4, 2) for at in range(60)]
+        for params, status, code in (
+            ({"at": str(BEGIN + 15)}, 404, "empty"),
+            ({"at": "soon"}, 400, "time"),
+            ({}, 400, "time"),
+            ({"at": str(BEGIN), "width": "0"}, 400, "width"),
+            ({"at": str(BEGIN), "width": "1e3"}, 400, "width"),
+        ):
+            async with client.get(path, params=params) as answer:
+                assert (answer.status, (await answer.json())["code"]) == (status, code), params
+
+
+@once
+async def test_a_picture_of_what_cannot_be_decoded_is_refused(tmp_path: Path) -> None:
+    async with recorded(tmp_path) as client:
+        path = tmp_path / "front" / "1.mp4"
+        data = bytearray(path.read_bytes())
+        at = data.index(b"mdat")
+        data[at + 4 : at + 400] = bytes(396)
+        path.write_bytes(data)
+        async with client.get("/api/recordings/front/still.jpg", params={"at": str(BEGIN)}) as answer:
+            assert (answer.status, (await answer.json())["code"]) == (422, "format")
+
+
+@once
 async def test_recordings_need_the_token_of_all_the_rest(tmp_path: Path) -> None:
     async with recorded(tmp_path, TOKEN) as client:
-        for path in ("/api/recordings/front", "/api/recordings/front/clip.mp4"):
+        for path in ("/api/recordings", "/api/recordings/front", "/api/recordings/front/clip.mp4"):
             async with client.get(path, params=query(0, 5)) as answer:
                 assert answer.status == 401
             async with client.get(

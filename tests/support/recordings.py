@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-from valkka_async.camera.mp4 import boxes, edits
+from valkka_async.camera.mp4 import boxes, edits, sound
 from valkka_async.camera.mp4.fragments import Fragment, Muxer, Timeline
 from valkka_async.record.contents import Contents
 from valkka_async.record.disk import Journal
@@ -21,6 +21,20 @@ from .playback import packets
 GOP = 10  # frames, at 25 per second
 STEP = 3600  # ticks of a frame
 STEP_NS = 40_000_000
+
+
+def with_sound() -> tuple[bytes, list[Fragment]]:
+    """A film whose sound comes two frames later than its picture, in each second fragment from the third."""
+    init, fragments = film()
+    heard = []
+    for number, one in enumerate(fragments):
+        if number >= 3 and number % 2:
+            apart = sound.bare(one.data)
+            at = apart.decode_time - 2 * STEP
+            pieces = [sound.Piece(at + n * STEP, STEP, b"sound") for n in range(2)]
+            one = one._replace(data=apart.having(pieces).whole())
+        heard.append(one)
+    return sound.with_sound(init, sound.SoundFormat("aac", 16000, 1, b"\x14\x08")), heard
 
 
 @functools.cache
@@ -55,7 +69,7 @@ def _made(path: Path) -> io.FileIO:
 
 class Writer:
     """Writes one file, frame by frame. `silent`: without times of day, as another program's. `later`: seconds
-    by which the picture begins later than the file."""
+    by which the picture begins later than the file. `media`: as film() gives it."""
 
     def __init__(
         self,
@@ -66,8 +80,9 @@ class Writer:
         journal: Journal | None = None,
         silent: bool = False,
         later: float = 0.0,
+        media: tuple[bytes, list[Fragment]] | None = None,
     ) -> None:
-        init, self._fragments = film(width)
+        init, self._fragments = media or film(width)
         init, _ = edits.with_picture_later(init, round(later * 90000))
         self._file = _made(path)
         self._path = path

@@ -33,7 +33,7 @@ from valkka_async.record.disk import is_written, make_folder
 from valkka_async.record.index import Entry, Index, Stored, entry, is_damage
 from valkka_async.record.pattern import Found, Pattern
 from valkka_async.record.retention import Held, Keep, victims
-from valkka_async.record.timeline import Timeline, spans
+from valkka_async.record.timeline import Timeline, events_of, spans
 
 T = TypeVar("T")
 _EVERY = 5.0  # s from one look at what is kept to the next, at most
@@ -146,6 +146,10 @@ class Archive:
     def stored(self, camera: str) -> Stored | None:
         """What there is of a camera; None: nothing."""
         return self._stored.get(camera)
+
+    def stored_by_camera(self) -> dict[str, Stored]:
+        """What there is of each camera of which there is something, in the config or not any more."""
+        return dict(self._stored)
 
     def status(self) -> ArchiveStatus:
         """All together."""
@@ -511,7 +515,8 @@ class Archive:
         ]
         for path, (name, growing) in self._open.items():
             if name == camera and growing.begin_ns < to_ns and growing.end_ns > from_ns:
-                now = replace(growing, marks=list(growing.marks), gaps=list(growing.gaps))
+                marks, gaps, events = [*growing.marks], [*growing.gaps], [*growing.events]
+                now = replace(growing, marks=marks, gaps=gaps, events=events)
                 found.append((entry(camera, path, now, now.size, whole=False), now))
         return sorted(found, key=lambda one: one[0].begin_ns)
 
@@ -520,7 +525,8 @@ class Archive:
         stored = self._stored.get(camera)
         oldest = None if stored is None else stored.oldest_ns
         newest = None if stored is None else stored.newest_ns
-        return Timeline(camera, from_ns, to_ns, oldest, newest, *spans(entries, from_ns, to_ns))
+        happened = events_of(entries, from_ns, to_ns)
+        return Timeline(camera, from_ns, to_ns, oldest, newest, *spans(entries, from_ns, to_ns), happened)
 
     def _sources(self, camera: str, from_ns: int, to_ns: int) -> list[tuple[Path, Contents]]:
         index = self._known()

@@ -30,6 +30,8 @@ from valkka_async.record.contents import Contents, Mark
 
 PAUSE_NS = 60_000_000_000  # between files, which is kept
 _JOINED_NS = 250_000_000  # a smaller one is none
+_LEAD = 2  # s by which sound may come later than its picture
+_HEADS = 64 << 10  # bytes: a moof box is much shorter
 _CHUNK = 1 << 20
 _HEADER = struct.Struct(">I4s")
 _REFERENCES = 0xFFFF  # in a sidx box
@@ -179,7 +181,7 @@ def _piece(
         if end <= first.offset:
             return None
     inside = [(mark.offset, mark.ticks) for mark in marks if first.offset < mark.offset < end]
-    sound_begin = _sound_begin(fd, first.offset, first.ticks)
+    sound_begin = _sound_begin(fd, contents, first, end)
     if sound_begin is None:
         return None
     shift = -min(first.ticks, sound_begin)
@@ -203,14 +205,22 @@ def _key_before(fd: int, contents: Contents, marks: list[Mark], size: int, from_
     return best
 
 
-def _sound_begin(fd: int, offset: int, ticks: int) -> int | None:
-    """When the sound of a fragment begins; `ticks`: it has none; None: there is no fragment."""
-    for one in files.fragments(fd, offset, offset + (1 << 24)):
-        data = os.pread(fd, one.end - one.begin, one.begin)
-        moof = boxes.find(data, b"moof").begin - 8
-        span = sound.span(data[moof:])
-        return ticks if span is None else span[0]
-    return None
+def _sound_begin(fd: int, contents: Contents, first: Mark, end: int) -> int | None:
+    """When the sound begins that goes with a picture. It comes a moment later, perhaps in other fragments.
+    The picture's own time: there is none; None: there is no fragment."""
+    found = None
+    for one in files.fragments(fd, first.offset, end):
+        found = first.ticks
+        later = one.about.decode + contents.later - first.ticks
+        if later > _LEAD * contents.timescale:
+            break
+        data = os.pread(fd, min(one.end - one.begin, _HEADS), one.begin)
+        span = sound.span(data[boxes.find(data, b"moof").begin - 8 :])
+        if span is not None:
+            return span[0]
+        if contents.codec and "," not in contents.codec:
+            break
+    return found
 
 
 # ------------------------------------------------------------------------------------------ bytes

@@ -6,7 +6,8 @@ The file itself has all of it, so that an index that is lost is made again from 
 - Before a key frame, every two seconds or so, a prft box says when it was taken.
 - A file that was completed ends with an mfra box, by which players seek, too. A box of ours in there is the
   record. Two short reads bring it.
-- One whose recorder was killed has none. Then its fragments are read, up to the last whole one.
+- One whose recorder was killed has none. Then its fragments are read, up to the last whole one. They do not
+  say for which events it was made.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from valkka_async.errors import DataError
 
 GAP_NS = 2_000_000_000  # without a frame, beyond the last one's duration: a gap
 MARK_NS = 2_000_000_000  # from one marked key frame to the next, at least
+_EVENT_NS = 1_000_000_000  # from one event to the next: programs may tell of one many times
 _OURS = bytes.fromhex("0f0b8e0a5c5d4b0f9a3e6d3d2f6a7c11")  # a uuid box: the record of such a file
 _INIT_MAX = 1 << 20
 _TAIL_MAX = 64 << 20
@@ -65,6 +67,7 @@ class Contents:
     size: int = 0  # bytes up to the end of the last fragment
     marks: list[Mark] = field(default_factory=list)
     gaps: list[tuple[int, int]] = field(default_factory=list)  # from and to, ns
+    events: list[int] = field(default_factory=list)  # when what it was made for happened, ns
 
     @classmethod
     def of(cls, init_segment: bytes) -> Contents:
@@ -98,10 +101,15 @@ class Contents:
         self.end = decode + duration
         self.size += size
 
+    def happened(self, ns: int) -> None:
+        """What it is made for happened then."""
+        if not self.events or ns - self.events[-1] >= _EVENT_NS:
+            self.events.append(ns)
+
     @property
     def whole_size(self) -> int:
         """Of the file, if it is completed with the next GOP: at most, more or less."""
-        return self.size + 512 + 80 * (len(self.marks) + 1) + 48 * len(self.gaps)
+        return self.size + 512 + 80 * (len(self.marks) + 1) + 48 * len(self.gaps) + 24 * len(self.events)
 
     def trailer(self) -> bytes:
         """The mfra box that completes the file."""
@@ -118,7 +126,7 @@ class Contents:
 class _Record:
     """Contents, as their text is checked."""
 
-    SCHEMA: ClassVar[int] = 1
+    SCHEMA: ClassVar[int] = 2
 
     init_bytes: int
     init: str
@@ -134,6 +142,7 @@ class _Record:
     size: int
     marks: tuple[tuple[int, int, int], ...]
     gaps: tuple[tuple[int, int], ...]
+    events: tuple[int, ...]
 
 
 def dumps(contents: Contents) -> str:
@@ -147,6 +156,7 @@ def loads(text: str | bytes) -> Contents:
     record = typed.loads(_Record, text)
     plain = {one.name: getattr(record, one.name) for one in fields(Contents)}
     plain |= {"marks": [Mark(*mark) for mark in record.marks], "gaps": list(record.gaps)}
+    plain["events"] = list(record.events)
     contents = Contents(**plain)
     _check(contents)
     places = [0, contents.init_bytes - 1, *(mark.offset for mark in contents.marks), contents.size]
@@ -159,7 +169,10 @@ def _check(contents: Contents) -> None:
     """Raises DataError for what neither the index nor a clip can hold: of a damaged file."""
     numbers = [one for one in (getattr(contents, each.name) for each in fields(Contents)) if type(one) is int]
     pairs = (*contents.marks, *contents.gaps)
-    if not all(-_MOST < number < _MOST for number in (*numbers, *(one for pair in pairs for one in pair))):
+    if not all(
+        -_MOST < number < _MOST
+        for number in (*numbers, *contents.events, *(n for pair in pairs for n in pair))
+    ):
         raise DataError("Contents: a number that is too large")
     if not f"{contents.init}{contents.codec}".isascii():
         raise DataError("Contents: a codec that is none")

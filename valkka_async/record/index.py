@@ -20,7 +20,7 @@ from valkka_async.errors import DataError
 from valkka_async.record import contents as files
 from valkka_async.record.contents import Contents
 
-_VERSION = 1
+_VERSION = 2
 _MODE = 0o640  # as that of recordings
 _SCHEMA = """
 CREATE TABLE files (
@@ -44,6 +44,8 @@ CREATE TABLE gaps (
     end_ns INTEGER NOT NULL
 );
 CREATE INDEX by_file ON gaps (file);
+CREATE TABLE events (file INTEGER NOT NULL REFERENCES files ON DELETE CASCADE, at_ns INTEGER NOT NULL);
+CREATE INDEX of_file ON events (file);
 """
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_ERROR}
 _FIELDS = "camera, path, begin_ns, end_ns, size, whole, init, codec, width, height"
@@ -64,6 +66,7 @@ class Entry:
     width: int
     height: int
     gaps: tuple[tuple[int, int], ...] = ()
+    events: tuple[int, ...] = ()  # when they happened
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ def entry(camera: str, path: Path, contents: Contents, size: int, *, whole: bool
     """The entry of a file with these contents."""
     c = contents
     about = c.init, c.codec, c.width, c.height
-    return Entry(camera, path, c.begin_ns, c.end_ns, size, whole, *about, tuple(c.gaps))
+    return Entry(camera, path, c.begin_ns, c.end_ns, size, whole, *about, tuple(c.gaps), tuple(c.events))
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -160,6 +163,7 @@ class Index:
                 new = db.execute(f"INSERT INTO files ({_FIELDS}) VALUES (?{',?' * 9})", (*values, *about))
                 number = new.lastrowid
                 db.executemany("INSERT INTO gaps VALUES (?, ?, ?)", ((number, *gap) for gap in one.gaps))
+                db.executemany("INSERT INTO events VALUES (?, ?)", ((number, at) for at in one.events))
                 if contents is not None:
                     text = files.dumps(contents)
                     db.execute("INSERT INTO contents VALUES (?, ?)", (number, text))
@@ -179,11 +183,15 @@ class Index:
         gaps: dict[int, list[tuple[int, int]]] = {}
         where = "camera = ? AND begin_ns < ? AND end_ns > ?"
         values = (camera, to_ns, from_ns)
-        inside = f"SELECT file, begin_ns, end_ns FROM gaps WHERE file IN (SELECT id FROM files WHERE {where})"
+        of_these = f"file IN (SELECT id FROM files WHERE {where})"
+        inside = f"SELECT file, begin_ns, end_ns FROM gaps WHERE {of_these}"
         for number, begin, end in self._db.execute(inside, values):
             gaps.setdefault(number, []).append((begin, end))
+        events: dict[int, list[int]] = {}
+        for number, at in self._db.execute(f"SELECT file, at_ns FROM events WHERE {of_these}", values):
+            events.setdefault(number, []).append(at)
         rows = self._db.execute(f"SELECT id, {_FIELDS} FROM files WHERE {where} ORDER BY begin_ns", values)
-        return [_entry(row[1:], tuple(gaps.get(row[0], ()))) for row in rows]
+        return [_entry(row[1:], tuple(gaps.get(row[0], ())), tuple(events.get(row[0], ()))) for row in rows]
 
     def unfinished(self, camera: str) -> list[Path]:
         """Files that are being written, or were when their recorder was killed."""
@@ -218,9 +226,11 @@ class Index:
         return {camera: (Stored(*values[:4]), values[4]) for camera, *values in rows}
 
 
-def _entry(row: tuple[Any, ...], gaps: tuple[tuple[int, int], ...] = ()) -> Entry:
+def _entry(
+    row: tuple[Any, ...], gaps: tuple[tuple[int, int], ...] = (), events: tuple[int, ...] = ()
+) -> Entry:
     camera, path, begin, end, size, whole, init, codec, width, height = row
-    return Entry(camera, Path(path), begin, end, size, bool(whole), init, codec, width, height, gaps)
+    return Entry(camera, Path(path), begin, end, size, bool(whole), init, codec, width, height, gaps, events)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

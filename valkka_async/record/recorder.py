@@ -153,6 +153,7 @@ class Recorder:
             raise ValueError(f"before is 0 or more seconds, or None, not {before!r}")
         self._held = None if before is None else Held(before, buffer_bytes)
         self._until_ns = 0  # up to which frames are written, Unix; without `before` all are
+        self._happened_ns = 0  # the event of which no file knows yet; 0: there is none
         self._ending: asyncio.TimerHandle | None = None
         self._open_timeout = check_timeout(open_timeout, "open_timeout")
         self._journal = journal
@@ -227,6 +228,10 @@ class Recorder:
         if self._part is None:
             for piece in self._held.take(0 if before is None else now - int(before * 1e9)):
                 self._write(self._disk, piece)
+        if self._part is not None:
+            self._part.contents.happened(now)
+        else:  # the file begins when a frame comes
+            self._happened_ns = now
         if self._ending is not None:
             self._ending.cancel()
         # Also if no frame comes that would tell that it is over.
@@ -402,6 +407,9 @@ class Recorder:
         except ValueError as e:
             raise RecorderError(f"{self._name} is not fragmented MP4 as it should be: {e}") from None
         self._part = part
+        if begins and self._happened_ns:
+            part.contents.happened(self._happened_ns)
+            self._happened_ns = 0
         if begins:
             data = bytearray(init_segment + data)
             disk.begin(self._path(piece), data, part.contents)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""When a camera was recorded: spans, and gaps between them. Times are Unix nanoseconds."""
+"""When a camera was recorded: spans, gaps between them, and events. Times are Unix nanoseconds."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """For which something was recorded."""
+
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Timeline:
     """What was recorded of a camera from a time to another. `oldest_ns` and `newest_ns` are of all that there
     is of it; None: there is nothing."""
@@ -41,6 +48,7 @@ class Timeline:
     newest_ns: int | None
     spans: tuple[Span, ...]
     gaps: tuple[Gap, ...]
+    events: tuple[Event, ...]
 
 
 def spans(entries: Iterable[Entry], from_ns: int, to_ns: int) -> tuple[tuple[Span, ...], tuple[Gap, ...]]:
@@ -58,6 +66,13 @@ def spans(entries: Iterable[Entry], from_ns: int, to_ns: int) -> tuple[tuple[Spa
             cut.append(Span(begin, end, span.codec, span.width, span.height))
     holes = zip(cut, cut[1:], strict=False)
     return tuple(cut), tuple(Gap(a.to_ns, b.from_ns) for a, b in holes if b.from_ns > a.to_ns)
+
+
+def events_of(entries: Iterable[Entry], from_ns: int, to_ns: int) -> tuple[Event, ...]:
+    """Those of files, from a time to another, in their order."""
+    return tuple(
+        Event(at) for at in sorted({at for one in entries for at in one.events if from_ns <= at < to_ns})
+    )
 
 
 def _add(found: list[tuple[str, Span]], one: Entry, begin: int, end: int) -> None:

@@ -90,6 +90,7 @@ class _Recording:
             dropped=stats.dropped,
             retry_in=left,
             error=error,
+            events=None if self.plan.before is None else (self.plan.before, self.plan.after),
         )
 
     def clip(self, before: float | None, after: float) -> None:

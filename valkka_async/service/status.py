@@ -53,6 +53,7 @@ class RecordingStatus:
     dropped: int  # frames that were published and not recorded
     retry_in: float | None  # until the next attempt, if it waits for one
     error: RecordingError | None  # stays until bytes are written again
+    events: tuple[float, float] | None = None  # s before and after one; None: it does not wait for them
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ methods will do."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from valkka_async.record.archive import ArchiveStatus
 from valkka_async.record.clip import Clip
+from valkka_async.record.index import Stored
 from valkka_async.record.timeline import Timeline
 from valkka_async.service.status import CameraReport, RecordingStatus, ServiceStatus
 
@@ -50,6 +51,9 @@ class Archive(Protocol):
     """The recordings that there are. Times are Unix nanoseconds."""
 
     def status(self) -> ArchiveStatus: ...
+
+    def stored_by_camera(self) -> Mapping[str, Stored]:
+        """What there is of each camera of which there is something."""
 
     async def timeline(self, camera: str, from_ns: int, to_ns: int) -> Timeline:
         """When a camera was recorded."""

@@ -29,7 +29,8 @@ class Code(StrEnum):
     """What is wrong with a request, or why it cannot be answered."""
 
     REQUEST = "request"  # it is none, or its body or query is not what it should be
-    TIME = "time"  # of `from` and `to`
+    TIME = "time"  # of `from`, `to` or `at`
+    WIDTH = "width"  # of a picture
     TOKEN = "token"  # it has none, or a wrong one, or a session that is over
     HOST = "host"  # without a token only this machine's own names are answered
     ORIGIN = "origin"  # it comes from another site's page
@@ -45,6 +46,7 @@ class Code(StrEnum):
     CHANGED = "changed"  # codec or size changes within the clip; `parts` can be had
     SIZE = "size"  # its body is too large
     RANGE = "range"  # there are no such bytes
+    FORMAT = "format"  # no picture can be made of it
     UPGRADE = "upgrade"  # this is for WebSockets
     BUSY = "busy"  # too many at once; Retry-After says when to try again
     GUESSES = "guesses"  # too many wrong tokens
@@ -58,6 +60,7 @@ class Code(StrEnum):
 STATUS = {
     Code.REQUEST: 400,
     Code.TIME: 400,
+    Code.WIDTH: 400,
     Code.TOKEN: 401,
     Code.HOST: 403,
     Code.ORIGIN: 403,
@@ -73,6 +76,7 @@ STATUS = {
     Code.CHANGED: 409,
     Code.SIZE: 413,
     Code.RANGE: 416,
+    Code.FORMAT: 422,
     Code.UPGRADE: 426,
     Code.BUSY: 429,
     Code.GUESSES: 429,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Recordings over HTTP: when there are some, and any range of time as one MP4.
+"""Recordings over HTTP: when there are some, any range of time as one MP4, and a picture of any time.
 
 Requests name cameras and times, and never files.
 """
@@ -10,28 +10,62 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from aiohttp import hdrs, web
 
 from valkka_async import typed
+from valkka_async.errors import CameraFormatError
 from valkka_async.record.clip import Clip, ClipCause, ClipError
 from valkka_async.service.web.contract import Archive, Find
 from valkka_async.service.web.problems import Code, Part, problem
+from valkka_async.service.web.stills import Stills, TooMany
 
 _CLIPS = 32  # that are sent at once
 _DAY_NS = 24 * 3600 * 1_000_000_000
 _LAST_NS = 1 << 62
+_WIDTHS = range(16, 1921)  # px, of pictures
+_WIDTH = 320
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCamera:
+    """What there is of a camera. Times are Unix nanoseconds. `configured`: the config has it."""
+
+    name: str
+    configured: bool
+    bytes: int
+    files: int
+    oldest_ns: int
+    newest_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCameras:
+    """`ready`: all files have been looked at."""
+
+    cameras: tuple[RecordedCamera, ...]
+    ready: bool
 
 
 class Recorded:
-    """Handlers of /api/recordings/CAMERA and of its clip.mp4. Both take ``from`` and ``to``: RFC 3339
-    (2026-11-30T14:00:00Z; without a zone, this machine's), or Unix seconds."""
+    """Handlers of /api/recordings, /api/recordings/CAMERA, its clip.mp4 and its still.jpg. Times (``from``,
+    ``to``, ``at``) are RFC 3339 (2026-11-30T14:00:00Z; without a zone, this machine's), or Unix seconds."""
 
     def __init__(self, archive: Archive, find: Find) -> None:
         self._archive = archive
         self._find = find
         self._clips = 0
+        self._stills = Stills()
+
+    async def cameras(self, request: web.Request) -> web.Response:
+        """GET /api/recordings: what there is of which camera."""
+        cameras = tuple(
+            RecordedCamera(name, self._find(name) is not None, **asdict(stored))
+            for name, stored in sorted(self._archive.stored_by_camera().items())
+        )
+        return web.json_response(typed.encode(RecordedCameras(cameras, self._archive.status().ready)))
 
     async def timeline(self, request: web.Request) -> web.Response:
         """GET /api/recordings/CAMERA: by default the last 24 hours."""
@@ -81,6 +115,32 @@ class Recorded:
             return await _send(request, camera, clip, part)
         finally:
             self._clips -= 1
+
+    async def still(self, request: web.Request) -> web.Response:
+        """GET /api/recordings/CAMERA/still.jpg: the key frame at or before a time."""
+        camera = request.match_info["camera"]
+        if "at" not in request.query:
+            return problem(Code.TIME, "say of when: ?at=2026-11-30T14:00:00Z")
+        try:
+            at_ns = _time(request.query["at"], 0)
+        except ValueError as e:
+            return problem(Code.TIME, str(e))
+        said = request.query.get("width", str(_WIDTH))
+        width = int(said) if said.isascii() and said.isdecimal() and len(said) < 9 else 0
+        if width not in _WIDTHS:
+            return problem(Code.WIDTH, f"a width is {_WIDTHS[0]} to {_WIDTHS[-1]} pixels")
+        try:
+            clip = await self._archive.clip(camera, at_ns, at_ns + 1)
+            jpeg = await self._stills.jpeg(camera, clip, width)
+        except ClipError as e:
+            return self._refused(camera, e)
+        except TooMany:
+            return problem(Code.BUSY, "too many pictures are being made; try again", Retry_After="1")
+        except CameraFormatError as e:
+            return problem(Code.FORMAT, str(e))
+        except (OSError, ValueError) as e:
+            return problem(Code.DISK, f"the recording cannot be read: {e}")
+        return web.Response(body=jpeg, content_type="image/jpeg", headers={"X-At-Ns": str(clip.begin_ns)})
 
     def _refused(self, camera: str, error: ClipError) -> web.Response:
         if error.cause is ClipCause.EMPTY:

@@ -21,7 +21,7 @@ from valkka_async.service.web.metrics import Metrics
 from valkka_async.service.web.openapi import PATH, Route, document
 from valkka_async.service.web.others import Hosts, Others
 from valkka_async.service.web.problems import Code
-from valkka_async.service.web.recorded import Recorded
+from valkka_async.service.web.recorded import Recorded, RecordedCameras
 
 _NAME = r"{camera:[A-Za-z0-9._-]{1,64}}"
 _HOST = r"{host:[A-Za-z0-9._-]{1,64}}"
@@ -121,6 +121,13 @@ def table(its: Handlers, *, token: bool) -> list[Route]:
         ),
         Route(
             "GET",
+            "/api/recordings",
+            its.recorded.cameras,
+            "Of which cameras there are recordings.",
+            {200: RecordedCameras},
+        ),
+        Route(
+            "GET",
             _RECORDINGS,
             its.recorded.timeline,
             "When a camera was recorded.",
@@ -143,6 +150,22 @@ def table(its: Handlers, *, token: bool) -> list[Route]:
                 "to": _when() | {"required": True},
                 "download": {"enum": ["1"], "description": "as a file to be saved"},
             },
+        ),
+        Route(
+            "GET",
+            _RECORDINGS + "/still.jpg",
+            its.recorded.still,
+            "The key frame at or before a time.",
+            {200: "image/jpeg"},
+            (
+                *(Code.TIME, Code.WIDTH, Code.CAMERA, Code.EMPTY, Code.GONE, Code.CHANGED),
+                *(Code.FORMAT, Code.BUSY, Code.STARTING, Code.DISK),
+            ),
+            {
+                "at": _when() | {"required": True},
+                "width": {"type": "integer", "minimum": 16, "maximum": 1920, "default": 320},
+            },
+            head=False,
         ),
         Route("GET", "/metrics", its.metrics.handle, "The same for Prometheus.", {200: "text/plain"}),
         Route("GET", "/healthz", its.api.alive, "Does the loop run?", {200: Alive}, open=True),

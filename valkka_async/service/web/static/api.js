@@ -2,6 +2,7 @@
 // What can be asked of the service, and asked to be done.
 
 const PATIENCE = 10_000; // ms
+const SILENT = 15_000; // ms without a byte of an answer that has begun
 const BUTTON = { "X-Requested-With": "valkka-async" }; // which no other site's page can send
 
 export function socketUrl(path) {
@@ -38,7 +39,38 @@ export async function setRecording(camera, on) {
   return (await answer.json()).recording;
 }
 
-// Where a browser itself saves what was recorded from one moment (Unix ms) to another.
+// When a camera was recorded, and when something happened, from one moment (Unix ms) to another: as in docs/service.md.
+export async function timeline(camera, from, to) {
+  return (await ask(`${recordings(camera)}?${range(from, to)}`, { cache: "no-store" })).json();
+}
+
+// A picture of that moment, as a JPEG.
+export async function still(camera, at, width) {
+  return (await ask(`${recordings(camera)}/still.jpg?at=${seconds(at)}&width=${width}`, {})).blob();
+}
+
+// A range as one MP4: the response, whose body is still to be read.
+export async function clip(camera, from, to, signal, headers = {}) {
+  return ask(`${recordings(camera)}/clip.mp4?${range(from, to)}`, { headers, cache: "no-store" }, signal);
+}
+
+// The next bytes of its body, {done, value}. Throws Refusal when the connection is lost, or silent.
+export async function read(reader, signal) {
+  let timer;
+  const late = new Promise((_, fail) => {
+    timer = setTimeout(() => fail(new Refusal("the service does not answer")), SILENT);
+  });
+  try {
+    return await Promise.race([reader.read(), late]);
+  } catch (error) {
+    signal.throwIfAborted();
+    throw error instanceof Refusal ? error : new Refusal("no connection to the service");
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+// Where a browser itself saves it.
 export const clipUrl = (camera, from, to) => `${recordings(camera)}/clip.mp4?${range(from, to)}&download=1`;
 
 // Something happens: a camera that waits for events is recorded, from some seconds ago until some seconds from now.
@@ -55,24 +87,43 @@ export async function signOut() {
   await ask("/logout", { method: "POST", headers: BUTTON });
 }
 
-async function ask(path, options) {
+// Why something cannot be had. The message is for people; `code` is the service's, "" for want of an answer;
+// `parts`: ranges that can be had instead.
+export class Refusal extends Error {
+  constructor(message, code = "", parts = []) {
+    super(message);
+    this.code = code;
+    this.parts = parts;
+  }
+}
+
+// `signal`: whose body is read for longer, and ends so. Throws Refusal, and what `signal` is aborted with.
+async function ask(path, options, signal = null) {
   let answer;
+  const late = new AbortController();
+  const timer = setTimeout(() => late.abort(), PATIENCE);
+  const signals = signal ? [late.signal, signal] : [AbortSignal.timeout(PATIENCE)];
   try {
-    answer = await fetch(path, { ...options, signal: AbortSignal.timeout(PATIENCE) });
+    answer = await fetch(path, { ...options, signal: AbortSignal.any(signals) });
   } catch (error) {
-    throw new Error(error.name === "TimeoutError" ? "the service does not answer" : "no connection to the service");
+    signal?.throwIfAborted();
+    const silent = late.signal.aborted || error.name === "TimeoutError";
+    throw new Refusal(silent ? "the service does not answer" : "no connection to the service");
+  } finally {
+    clearTimeout(timer);
   }
   if (answer.status === 401) location.assign("/login");
-  if (!answer.ok) throw new Error(await reason(answer));
+  if (!answer.ok && answer.type !== "opaqueredirect") throw await refusal(answer);
   return answer;
 }
 
-async function reason(answer) {
+async function refusal(answer) {
   const text = await answer.text().catch(() => "");
   try {
-    return JSON.parse(text).detail || text;
+    const { detail, code = "", parts = [] } = JSON.parse(text);
+    return new Refusal(detail || text, code, parts.map((part) => ({ from: part.from_ns / 1e6, to: part.to_ns / 1e6 })));
   } catch {
-    return text.trim().slice(0, 300) || `the service answered ${answer.status}`;
+    return new Refusal(text.trim().slice(0, 300) || `the service answered ${answer.status}`);
   }
 }
 

@@ -9,6 +9,7 @@ import { Hosts } from "./hosts.js";
 import { key, showKeys } from "./keys.js";
 import { Menu } from "./menu.js";
 import { hearInstead } from "./sound.js";
+import { Playback } from "./playback.js";
 import { Clock, Events } from "./status.js";
 
 const PATIENCE = 800; // ms without a connection before the page says so
@@ -20,6 +21,7 @@ const finder = new Finder(() => {
   show();
 });
 const told = { opened: (name) => go(name), swiped: (by) => step(by) };
+const playback = new Playback(clock, element("below")); // whose keys come before the others
 const grid = new Grid(element("grid"), clock, told, (tile) => finder.shows(tile));
 const details = new Details(element("details"), element("show-details"));
 const menu = new Menu(grid.order, (order) => (grid.order = order));
@@ -160,6 +162,7 @@ function show() {
   for (const id of ["previous", "next"]) element(id).hidden = tiles.length < 2;
   showBanner();
   details.follow(tile);
+  playback.follow(tile ?? null);
 }
 
 function showBanner() {

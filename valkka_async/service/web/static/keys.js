@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: MIT
 // The keys, which are the same wherever one is, and their list.
 
-const SHOWN = { escape: "Esc", enter: "Enter", arrowleft: "←", arrowright: "→", arrowup: "↑", arrowdown: "↓", "-": "−" };
+const SHOWN = { escape: "Esc", enter: "Enter", arrowleft: "←", arrowright: "→", arrowup: "↑", arrowdown: "↓", "-": "−", " ": "Space", pageup: "Page Up", pagedown: "Page Down", home: "Home", end: "End" };
 const table = [];
 
-// What keys do. `act(event)` may return false: it does nothing now, and the browser may. A `text` of "" is not listed.
-export function key(names, text, act) {
-  table.push({ names, text, act });
+// What keys do. `act(event)` may return false: it does nothing now, and what the keys do besides, or the browser, may.
+// A `text` of "" is not listed. What has an `about` is listed last, and what comes first here is asked first.
+export function key(names, text, act, about = "") {
+  table.push({ names, text, act, about });
 }
 
 export function showKeys() {
   const dialog = document.getElementById("keys");
-  const rows = table.filter(({ text }) => text).map(({ names, text }) => {
+  const listed = table.filter(({ text }) => text).sort((a, b) => a.about.localeCompare(b.about));
+  const rows = listed.map(({ names, text, about }) => {
     const row = document.createElement("div");
     const term = document.createElement("dt");
     for (const name of names) {
@@ -20,7 +22,7 @@ export function showKeys() {
       term.append(cap);
     }
     const meaning = document.createElement("dd");
-    meaning.textContent = text;
+    meaning.textContent = about ? `${about}: ${text}` : text;
     row.append(term, meaning);
     return row;
   });
@@ -35,6 +37,5 @@ const taken = (target) =>
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.defaultPrevented || taken(event.target)) return;
   const pressed = event.key.toLowerCase();
-  const found = table.find(({ names }) => names.includes(pressed));
-  if (found && found.act(event) !== false) event.preventDefault();
+  if (table.some(({ names, act }) => names.includes(pressed) && act(event) !== false)) event.preventDefault();
 });

@@ -3,7 +3,7 @@
 
 import { LiveEdge } from "./edge.js";
 
-const Source = globalThis.MediaSource ?? globalThis.ManagedMediaSource; // the latter on iPhones
+export const Source = globalThis.MediaSource ?? globalThis.ManagedMediaSource; // the latter on iPhones
 const KEEP = 10; // s of what was shown that may stay in the buffer
 const SLACK = 5; // s more before any of it is removed, so that this is not done for each frame
 const QUEUE_BYTES = 8 << 20; // that wait for the buffer, at most
@@ -16,7 +16,7 @@ const SETTLING = 3000; // ms from the first frame in which the buffer may run em
 const REMEMBERED = 1000; // frames whose time of capture is known
 
 export const canPlay = (codec) => Boolean(Source?.isTypeSupported(mime(codec)));
-const mime = (codec) => `video/mp4; codecs="${codec}"`;
+export const mime = (codec) => `video/mp4; codecs="${codec}"`;
 
 export class Player {
   #video;

@@ -67,7 +67,8 @@ export class Recording {
     try {
       if (before?.state === "armed") {
         await happened(this.#camera.name);
-        this.#tell("an event is recorded");
+        const [last, next] = before.events.map((seconds) => words.about(seconds));
+        this.#tell(`an event is recorded: the last ${last} and the next ${next}`);
       } else if (before?.active) {
         this.follow(await setRecording(this.#camera.name, false), true);
         this.#recorded(before);
@@ -108,7 +109,8 @@ export class Recording {
     let reason = "";
     if (!this.#connected) reason = words.NO_SERVICE;
     else if (status?.always && !armed) reason = "Always recorded, as the config says";
-    if (armed) describe(record, `Record an event of ${title}`, "Record an event (R)", reason);
+    const [before, after] = (status?.events ?? []).map((seconds) => words.about(seconds));
+    if (armed) describe(record, `Record an event of ${title}`, `Record an event: the last ${before} and the next ${after} (R)`, reason);
     else describe(record, `Record ${title}`, on ? "Stop recording (R)" : "Record (R)", reason);
     rec.hidden = !status || !this.#connected;
     if (rec.hidden) return;

@@ -34,6 +34,7 @@ export class Tile {
   #parts;
   #drops = new Drops();
   #seen = false;
+  #instead = null; // what is shown in place of the live view
   #snapping = false;
   #trouble = null; // {is, since, shown}
   #said = ""; // the state that was announced
@@ -115,9 +116,16 @@ export class Tile {
 
   see(seen) {
     this.#seen = seen;
-    const watched = seen || this.#floats; // in its own window it is seen wherever the page is
-    this.#stream.see(watched);
-    this.#boxes.see(seen);
+    const live = seen && !this.#instead;
+    this.#stream.see(live || this.#floats); // in its own window it is seen wherever the page is
+    this.#boxes.see(live);
+  }
+
+  // Show something else in place of the live view, of which `picture()` gives {blob, at}; null: nothing else.
+  instead(other) {
+    this.#instead = other;
+    this.element.toggleAttribute("data-recorded", other !== null);
+    this.see(this.#seen);
   }
 
   follow(report) {
@@ -170,9 +178,10 @@ export class Tile {
     this.#snapping = true;
     this.tick();
     try {
-      const jpeg = await snapshot(this.name);
-      const file = `${this.name}-${words.stamp(new Date(this.#clock.now()))}.jpg`;
-      download(jpeg, file);
+      const other = await this.#instead?.picture();
+      const { blob, at } = other ?? { blob: await snapshot(this.name), at: this.#clock.now() };
+      const file = `${this.name}-${words.stamp(new Date(at))}.jpg`;
+      download(blob, file);
       this.#tell(`snapshot saved as ${file}`);
     } catch (error) {
       this.#tell(`no snapshot: ${error.message}`, "error");

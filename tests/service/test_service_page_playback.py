@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: MIT
+"""Recordings on the page, in a real browser: looked through, played, saved. The cameras are away."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from support.chromium import Chromium, Page, chromium
+from support.footage import encode
+from support.playback import play
+from support.program import Program
+from support.recordings import Writer
+from support.rtsp import RtspServer
+from support.until import wait_for
+
+pytestmark = pytest.mark.timeout(150)
+
+S = 10**9
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    with chromium(tmp_path_factory.mktemp("chromium")) as running:
+        yield running
+
+
+@contextmanager
+def service(folder: Path, cameras: str, **recorded: list[Writer]) -> Iterator[str]:
+    """A service whose cameras have these recordings already. Its page's address."""
+    for name, writers in recorded.items():
+        for writer in writers:
+            writer.complete()
+        assert (folder / "recordings" / name).is_dir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = folder / "cameras.yaml"
+    pattern = "recordings: 'recordings/{name}/{n}.mp4'"
+    config.write_text(f"web: {{port: {port}}}\n{pattern}\ncameras:\n{cameras}")
+    with Program("run", str(config)) as program:
+        yield program.line()
+        assert program.end()[0] == 0
+
+
+def yesterday() -> float:
+    """Ten o'clock."""
+    return (
+        datetime.now().replace(hour=10, minute=0, second=0, microsecond=0) - timedelta(days=1)
+    ).timestamp()
+
+
+def part(name: str) -> str:
+    """Of what belongs to the camera that is large."""
+    return f"document.querySelector(':is(.large .past, .large .over, #below) [data-part={name}]')"
+
+
+def says(page: Page, name: str, text: str) -> None:
+    page.until(f"{part(name)}.textContent.includes({text!r})", 40)
+
+
+# The number in the picture that is shown; -1: there is none yet.
+NUMBER = f"""(() => {{
+    const film = {part("film")};
+    if (film.seeking || film.readyState < 2) return -1;
+    const copy = new OffscreenCanvas(160, 96).getContext('2d', {{willReadFrequently: true}});
+    copy.drawImage(film, 0, 0, 160, 96);
+    const light = (x, y) => copy.getImageData(x, y, 1, 1).data[1];
+    let number = 0;
+    for (let x = 5; x < 160; x += 10) number = number * 2 + (light(x, 4) > light(x, 12));
+    return number;
+}})()"""
+
+
+def at(page: Page, seconds: float, begin: float) -> None:
+    """What is shown was taken so many seconds after `begin`, as the page says."""
+    when = datetime.fromtimestamp(begin + seconds).strftime("%H:%M:%S")
+    page.until(f"{part('when')}.textContent.includes({when!r})", 40)
+
+
+def test_yesterdays_gap_is_found_and_played_over_with_keys_alone(browser: Chromium, tmp_path: Path) -> None:
+    begin = yesterday()
+    folder = tmp_path / "recordings" / "yard"
+    files = [
+        Writer(folder / "1.mp4", int(begin) * S).frames(1500),
+        Writer(folder / "2.mp4", int(begin + 300) * S).frames(375),
+        Writer(folder / "3.mp4", int(begin + 315) * S, width=320).frames(125),
+    ]
+    cameras = "  yard: {url: 'rtsp://127.0.0.1:9/x'}\n  bare: {url: 'rtsp://127.0.0.1:9/x'}\n"
+    with service(tmp_path, cameras, yard=files) as url, browser.page(url + "#camera=yard") as page:
+        page.until(f"{part('strip')}?.offsetWidth && !{part('dayBefore')}.ariaDisabled")
+        page.value(f"{part('dayBefore')}.focus()")
+        page.press("Enter")
+        says(page, "told", "1 gap.")
+        page.press("g")
+        says(page, "told", "10:01:00")
+        at(page, 57, begin)
+        page.until(f"{NUMBER} === {57 * 25 % 100}")
+        page.press(".")
+        page.until(f"{NUMBER} === {57 * 25 % 100 + 1}")
+        page.press(",")
+        page.press(",")
+        page.until(f"{NUMBER} === {57 * 25 % 100 - 1}")
+        page.value(f"{part('strip')}.focus()")
+        page.press(" ")
+        page.until(f"{part('when')}.textContent.includes('10:05:')", 40)
+        says(page, "told", "Nothing was recorded from 10:01:00 to 10:05:00.")
+        page.press(" ")
+        page.until(f"{part('film')}.paused")
+        # What is shown is of the time that is said. (The first that was played is a day after 0.)
+        before = page.value(f"{part('film')}.currentTime")
+        page.press("ArrowRight")
+        number = f"Math.floor(({part('film')}.currentTime - 86400 + 57 - 300) * 25 + 0.01) % 100"
+        page.until(f"{part('film')}.currentTime > {before + 9.9} && {NUMBER} === {number}")
+        assert page.value(f"{part('strip')}.ariaValueText").endswith(
+            page.value(f"{part('when')}.textContent")[-8:]
+        )
+        # On into a picture of another size, four times as fast.
+        page.press(">", shift=True)
+        page.press(">", shift=True)
+        assert page.value(f"{part('speed')}.value") == "4"
+        page.press(" ")
+        page.until(f"{part('film')}.videoWidth === 320 && {part('film')}.playbackRate === 4", 40)
+        says(page, "told", "Nothing is recorded after this.")
+        # Back over the gap, which lies between.
+        page.press("Home")
+        at(page, 0, begin)
+        page.press("ArrowUp")
+        says(page, "told", "It goes on at")
+        at(page, 300, begin)
+        page.press("ArrowLeft")
+        says(page, "told", "from")
+        page.until(f"{part('when')}.textContent.includes('10:00:5')")
+        page.press("l")
+        page.until(f"document.querySelector('.large .past').hidden && {part('live')}.ariaPressed === 'true'")
+        page.value("location.hash = '#camera=bare'")
+        says(page, "none", "There are no recordings of this camera.")
+        assert not [one for one in page.problems if "ECONNREFUSED" not in one]
+
+
+def test_a_part_is_saved_as_a_file_or_it_is_said_why_not(browser: Chromium, tmp_path: Path) -> None:
+    begin = yesterday()
+    folder = tmp_path / "recordings" / "yard"
+    files = [
+        Writer(folder / "1.mp4", int(begin) * S).frames(1000),
+        Writer(folder / "2.mp4", int(begin + 40) * S, width=320).frames(500),
+    ]
+    with (
+        service(tmp_path, "  yard: {url: 'rtsp://127.0.0.1:9/x'}\n", yard=files) as url,
+        browser.page(url + "#camera=yard") as page,
+    ):
+        page.until(f"{part('strip')}?.offsetWidth && !{part('dayBefore')}.ariaDisabled")
+        page.value(
+            "const make = URL.createObjectURL; URL.createObjectURL = (it) => make((window.blob = it));"
+            "HTMLAnchorElement.prototype.click = async function () {"
+            " const bytes = new Uint8Array(await window.blob.arrayBuffer());"
+            " const text = bytes.reduce((all, one) => all + String.fromCharCode(one), '');"
+            " window.saved = [this.download, btoa(text)]; }"
+        )
+
+        def save(first: float, end: float) -> None:
+            page.value("window.saved = null")
+            for name, seconds in (("clipFrom", first), ("clipTo", end)):
+                value = datetime.fromtimestamp(begin + seconds).isoformat()
+                page.value(f"{part(name)}.value = {value!r}; {part(name)}.onchange()")
+            page.value(f"{part('clipSave')}.click()")
+
+        page.press("c")
+        page.until(f"document.activeElement === {part('clipFrom')}")
+        save(10, 12)
+        name, data = page.until("window.saved")
+        assert name.startswith("yard-") and name.endswith("_10-00-10.mp4")
+        says(page, "told", "Saved 10:00:10 to 10:00:12 (")
+        assert [one.number for one in play(base64.b64decode(data))] == [n % 100 for n in range(250, 300)]
+        save(100, 110)
+        says(page, "clipWrong", "Nothing was recorded in this time")
+        save(12, 10)
+        says(page, "clipWrong", "It ends before it begins")
+        save(38, 42)
+        says(page, "clipWrong", "save a part of it")
+        page.value(f"{part('clipParts')}.children[1].click()")
+        name, _ = page.until("window.saved")
+        assert name.endswith("_10-00-40.mp4")
+        page.press("Escape")
+        page.until(f"{part('clip')}.hidden && document.activeElement === {part('openClip')}")
+
+
+def test_the_strip_is_pointed_at_zoomed_and_clicked(browser: Chromium, tmp_path: Path) -> None:
+    begin = yesterday()
+    folder = tmp_path / "recordings" / "yard"
+    files = [Writer(folder / "1.mp4", int(begin) * S).frames(1500)]
+    with (
+        service(tmp_path, "  yard: {url: 'rtsp://127.0.0.1:9/x'}\n", yard=files) as url,
+        browser.page(url + "#camera=yard") as page,
+    ):
+        page.until(f"{part('strip')}?.offsetWidth && !{part('dayBefore')}.ariaDisabled")
+        page.value(f"{part('dayBefore')}.click()")
+        says(page, "told", "0 gaps.")
+        page.size(1280, 800)
+        strip = part("strip")
+        left, top, width = page.value(
+            f"(({{x, y, width}}) => [x, y, width])({strip}.getBoundingClientRect())"
+        )
+        y = top + 40
+
+        def view() -> tuple[float, float]:
+            low, high = page.value(f"[{strip}.ariaValueMin, {strip}.ariaValueMax]")
+            return float(low), float(high)
+
+        def place(seconds: float) -> float:
+            low, high = view()
+            return left + width * (begin + seconds - low) / (high - low)
+
+        for _ in range(6):  # nearer, and what is pointed at stays where it is
+            low, high = view()
+            page.mouse("mouseWheel", place(30), y, deltaX=0, deltaY=-500)
+            page.until(
+                f"Number({strip}.ariaValueMax) - Number({strip}.ariaValueMin) < {(high - low) / 2} + 31"
+            )
+        assert sum(view()) / 2 == pytest.approx(begin + 30, abs=60)
+        page.mouse("mouseMoved", place(20), y)
+        picture = f"{part('preview')}.querySelector('img')"
+        page.until(f"!{part('preview')}.hidden && {picture}.naturalWidth === 160", 40)
+        assert page.value(f"{part('preview')}.textContent").startswith("10:00:")
+        for kind in ("mousePressed", "mouseReleased"):
+            page.mouse(kind, place(20), y, button="left", clickCount=1)
+        page.until(f"{part('when')}.textContent.includes('10:00:2') && {NUMBER} >= 0", 40)
+        # The ruler pans, up to what there is.
+        page.mouse("mousePressed", left + 10, top + 8, button="left", clickCount=1)
+        page.mouse("mouseMoved", left + width, top + 8, button="left", buttons=1)
+        page.mouse("mouseReleased", left + width, top + 8, button="left", clickCount=1)
+        page.until(f"Number({strip}.ariaValueMin) < {begin}")
+        for width_ in (1280, 360):
+            page.size(width_, 800)
+            page.until(f"document.documentElement.scrollWidth <= {width_}")
+        assert not page.problems
+        # A day has 23 or 25 hours, and some hours are there twice.
+        page.ask("Emulation.setTimezoneOverride", timezoneId="Europe/Berlin")
+        days = page.value(
+            """(async () => {
+                const {day, scale, time} = await import('/static/moments.js');
+                const one = (at) => {
+                    const {from, to} = day(at);
+                    const labels = scale(from, to, 1000, 30).map(({label}) => label);
+                    return [(to - from) / 3600000, labels.join(' ')];
+                };
+                return [one(Date.UTC(2026, 2, 29, 12)), one(Date.UTC(2026, 9, 25, 12)),
+                        time(Date.UTC(2026, 9, 25, 0, 30)), time(Date.UTC(2026, 9, 25, 1, 30))];
+            })()"""
+        )
+        (short, scale), (long, other), *twice = days
+        assert (short, long) == (23, 25)
+        assert scale.startswith("29 Mar 01:00 03:00 04:00") and other.startswith(
+            "25 Oct 01:00 02:00 02:00 03:00"
+        )
+        assert twice[0] != twice[1] and all(one.startswith("02:30:00 ") for one in twice)
+
+
+def test_what_happens_is_saved_and_found_again(rtsp: RtspServer, browser: Chromium, tmp_path: Path) -> None:
+    rtsp.mount("/door", encode(tmp_path / "door.h264", (320, 192), 50, gop=10))
+    cameras = f"  door: {{url: '{rtsp.url('/door')}', record: {{on: event, before: 2s, after: 1s}}}}\n"
+    with service(tmp_path, cameras) as url, browser.page(url + "#camera=door") as page:
+        says(page, "none", "when something happens")
+        record = "document.querySelector('.large [data-part=record]')"
+        page.until(f"{record}?.title === 'Record an event: the last 2 s and the next 1 s (R)'", 40)
+        page.press("r")
+        page.until(f"!{part('eventPair')}.hidden && {part('strip')}.offsetWidth", 40)
+        wait_for(lambda: list((tmp_path / "recordings" / "door").glob("*.mp4")))
+        time.sleep(1.5)
+        page.press("e", shift=True)
+        says(page, "told", "Event at ")
+        page.until(f"{part('film')}.videoWidth === 320 && {part('film')}.currentTime > 0", 40)
+        assert page.problems == []
