@@ -33,6 +33,7 @@ _SECONDS = {"type": "number", "minimum": 0, "maximum": 3600}
 _ON = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
 _SPAN = {"type": "object", "properties": {"before": _SECONDS, "after": _SECONDS}}
 _TOKEN = {"type": "object", "properties": {"token": {"type": "string"}}, "required": ["token"]}
+_WIDTH = {"type": "integer", "minimum": 16, "maximum": 1920, "default": 320, "description": "pixels"}
 _WHEN = "RFC 3339 or Unix seconds"
 
 
@@ -163,7 +164,7 @@ def table(its: Handlers, *, token: bool) -> list[Route]:
             ),
             {
                 "at": _when() | {"required": True},
-                "width": {"type": "integer", "minimum": 16, "maximum": 1920, "default": 320},
+                "width": _WIDTH,
             },
             head=False,
         ),
