@@ -7,6 +7,7 @@ import asyncio
 import gc
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -24,6 +25,11 @@ from support.rtsp import RtspServer, rtsp_available
 # How long an example takes, or to make one up, says more of the machine.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+# A shell ignores them for what it starts in the background, and so would all that is started here.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 def _debug_loop() -> asyncio.AbstractEventLoop:

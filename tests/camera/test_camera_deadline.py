@@ -23,7 +23,7 @@ def in_thread(body: Callable[[], object]) -> tuple[threading.Thread, list[object
 
 
 def wait_blocked(thread: threading.Thread, fd: int) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     assert thread.native_id is not None
     while fd not in blocked_on(thread.native_id):
         assert time.monotonic() < deadline
@@ -48,9 +48,9 @@ def test_recv_and_poll_are_seen_with_their_descriptors_and_end_when_interrupted(
         assert one.native_id and two.native_id
         assert blocked_on(two.native_id) == [b.fileno(), c.fileno()]
         assert interrupt(two.native_id) >= 1  # the first may have woken it
-        two.join(5)
+        two.join(30)
         assert got_two[0] in (1, 2)
-        one.join(5)  # its other end was shut down just now
+        one.join(30)  # its other end was shut down just now
         assert got_one == [b""]
         assert interrupt(threading.get_native_id()) == 0
 
@@ -112,7 +112,7 @@ class Blocked:
             deadline.close()
 
     def finish(self) -> object:
-        self.thread.join(5)
+        self.thread.join(30)
         assert not self.thread.is_alive()
         self.near.close()
         self.far.close()
@@ -120,10 +120,10 @@ class Blocked:
 
 
 def test_a_deadline_ends_the_call_it_belongs_to_and_no_other() -> None:
-    short, long, unarmed = Blocked(0.2), Blocked(30), Blocked(0.1, armed=False)
+    short, long, unarmed = Blocked(0.2), Blocked(600), Blocked(0.1, armed=False)
     begin = time.monotonic()
     assert short.finish() == (b"", True)
-    assert 0.1 < time.monotonic() - begin < 3
+    assert time.monotonic() - begin > 0.1
     time.sleep(0.2)
     assert long.thread.is_alive() and unarmed.thread.is_alive()
     for other in (long, unarmed):
@@ -139,7 +139,7 @@ def test_cut_ends_a_call_without_a_deadline(grace: float) -> None:
     begin = time.monotonic()
     blocked.deadline.cut(grace)
     assert blocked.finish() == (b"", False)
-    assert grace * 0.9 <= time.monotonic() - begin < 3
+    assert grace * 0.9 <= time.monotonic() - begin
 
 
 def test_what_was_cut_before_it_begins_is_cut_as_well() -> None:

@@ -36,11 +36,13 @@ def exists(pid: int) -> bool:
 
 
 def held(pid: int) -> set[str]:
-    """What its descriptors are, but for those that everybody has."""
+    """What its descriptors are, but for those that everybody has. libffi keeps its own file open."""
     found = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-    return {what for what in found if what.startswith(("socket:", "pipe:", "/"))} - {
-        "/dev/null",
-        os.readlink("/proc/self/fd/2"),
+    everybody = {"/dev/null", os.readlink("/proc/self/fd/2")}
+    return {
+        what
+        for what in found - everybody
+        if what.startswith(("socket:", "pipe:", "/")) and "/libffi.so" not in what
     }
 
 

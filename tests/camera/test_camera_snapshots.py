@@ -63,7 +63,7 @@ def test_a_snapshot_address_is_asked_again_after_each_pause(path: str) -> None:
         # Each may be seen late here, but none before its time.
         times = [request.time for request in server.requests]
         assert times[-1] - times[0] > 0.8 * POLL * (len(times) - 2)
-        assert server.connections == 2  # FFmpeg's, and the one that is held
+        assert server.connections == 1  # which is held
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])

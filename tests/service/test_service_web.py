@@ -198,14 +198,15 @@ async def test_a_snapshot_that_is_not_to_be_had_says_why(monkeypatch: pytest.Mon
             answer.close()
 
 
-async def test_who_waits_for_a_picture_does_not_keep_the_service_from_ending() -> None:
+async def test_who_waits_for_a_picture_does_not_keep_the_service_from_ending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(api, "_SNAPSHOT_SECONDS", 600.0)  # longer than a test may take
     async with AsyncExitStack() as page, aiohttp.ClientSession() as client:
         url = (await page.enter_async_context(serve(Stand(), Settings()))).url
         asking = asyncio.create_task(client.get(url + "api/cameras/front/snapshot.jpg"))
         await asyncio.sleep(0.2)
-        begun = time.monotonic()
         await page.aclose()
-        assert time.monotonic() - begun < 4.5  # and not the 5 for which it would wait
         async with await asking as answer:
             assert (answer.status, (await answer.json())["code"]) == (503, "stops")
 
@@ -244,27 +245,33 @@ async def test_recordings_are_begun_and_ended_by_buttons() -> None:
 # --------------------------------------------------------------------------------------------------- events
 
 
-async def test_events_come_at_once_regularly_and_with_each_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_EVERY", 2.0)
+async def test_changes_are_told_at_once_and_figures_regularly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_EVERY", 600.0)  # longer than a test may take
     monkeypatch.setattr(events, "_LOOK", 0.05)
     stand = Stand()
+
+    async def told(socket: aiohttp.ClientWebSocketResponse) -> tuple[CameraReport, ...]:
+        return typed.loads(ServiceStatus, await socket.receive_str(timeout=30)).cameras
+
     async with served(stand) as client:
         async with client.ws_connect("/api/events") as socket:
-
-            async def told() -> tuple[CameraReport, ...]:
-                return typed.loads(ServiceStatus, await socket.receive_str(timeout=10)).cameras
-
-            assert [one.state for one in await told()] == ["live"]
+            assert [one.state for one in await told(socket)] == ["live"]
             stand.change("front", state=CameraState.STALLED)
-            changed = time.monotonic()
-            assert [one.state for one in await told()] == ["stalled"]
-            assert time.monotonic() - changed < 1.8  # and not the next second
+            assert [one.state for one in await told(socket)] == ["stalled"]
             stand.cameras["yard"] = camera("yard")
-            assert len(await told()) == 2
-            stand.change("front", packets=1001)  # which can wait
-            before = time.monotonic()
-            assert (await told())[0].camera.packets == 1001
-            assert time.monotonic() - before > 0.5
+            assert len(await told(socket)) == 2
+            looks = stand.looks
+            stand.change("front", packets=1001)  # which can wait, and so does
+            await until(lambda: stand.looks > looks + 3)
+            stand.change("yard", state=CameraState.STALLED)
+            front, yard = await told(socket)
+            assert (front.camera.packets, yard.state) == (1001, "stalled")
+        monkeypatch.setattr(events, "_EVERY", 0.3)
+        async with client.ws_connect("/api/events") as socket:
+            await told(socket)
+            stand.change("front", packets=1002)
+            while (await told(socket))[0].camera.packets != 1002:
+                pass
         await asyncio.sleep(0.1)
         looks = stand.looks
         await asyncio.sleep(0.2)

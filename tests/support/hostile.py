@@ -41,13 +41,24 @@ Script = list[tuple[bytes, list[int]]]  # what to send, with which descriptors
 
 class Liar(threading.Thread):
     """A server that answers with whatever ``script`` says: a list of (message bytes, descriptors). It hangs
-    up when it has heard a word; ``deaf``: at once; ``patient``: with close()."""
+    up when it has heard a word; ``deaf``: at once; ``patient``: with close(). ``first``: so many messages
+    go at once, and the others when `enough` is set."""
 
-    def __init__(self, path: Path, script: Script, *, deaf: bool = False, patient: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        script: Script,
+        *,
+        deaf: bool = False,
+        patient: bool = False,
+        first: int | None = None,
+    ) -> None:
         super().__init__(daemon=True)
         self.deaf = deaf
+        self.first = first
         self.enough = threading.Event()
-        if not patient:
+        self.hung_up = threading.Event()
+        if not patient and first is None:
             self.enough.set()
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.path = path
@@ -63,7 +74,9 @@ class Liar(threading.Thread):
             except OSError:
                 return
             try:
-                for data, fds in self.script:
+                for number, (data, fds) in enumerate(self.script):
+                    if number == self.first:
+                        self.enough.wait()
                     socket.send_fds(sock, [data], fds)
                 if not self.deaf:
                     sock.recv(1)
@@ -71,6 +84,7 @@ class Liar(threading.Thread):
                 pass
             self.enough.wait()
             sock.close()
+            self.hung_up.set()
 
     def close(self) -> None:
         self.enough.set()

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
+from support.stream import Gate
+
 _HANDSHAKE = 1536  # bytes
 _CHUNK = 1 << 16
 
@@ -28,10 +30,11 @@ def _status(code: str) -> bytes:
 
 
 class RtmpServer:
-    """On 127.0.0.1, in threads. Plays `pieces`, which together are an FLV file, at `fps`."""
+    """On 127.0.0.1, in threads. Plays `pieces`, which together are an FLV file, at `fps`, as far as
+    `gate` lets them."""
 
-    def __init__(self, pieces: Sequence[bytes], fps: float) -> None:
-        self.sent: list[float] = []  # monotonic; when each piece was
+    def __init__(self, pieces: Sequence[bytes], fps: float, gate: Gate | None = None) -> None:
+        self._gate = gate or Gate()
         self._stop = threading.Event()
         outer = self
 
@@ -92,7 +95,8 @@ class RtmpServer:
                 for number, piece in enumerate(pieces):
                     if outer._stop.wait(max(0.0, began + number / fps - time.monotonic())):
                         return
-                    outer.sent.append(time.monotonic())
+                    if not outer._gate.passes(number):
+                        return
                     at = 13 if piece.startswith(b"FLV") else 0
                     while at < len(piece):
                         size = int.from_bytes(piece[at + 1 : at + 4], "big")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import socketserver
 import threading
@@ -10,9 +11,33 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 
+class Gate:
+    """Lets so many pieces of each connection through, and more when told."""
+
+    def __init__(self, first: float = math.inf) -> None:
+        self._count, self._closed = first, False
+        self._changed = threading.Condition()
+
+    def let(self, more: int) -> None:
+        with self._changed:
+            self._count += more
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def passes(self, number: int) -> bool:
+        """Wait until piece `number`, from 0, may go. False: none goes any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or number < self._count)
+            return not self._closed
+
+
 class ByteServer:
     """On 127.0.0.1, in threads. Each connection gets `head`, and then `pieces` at `fps`, again and again or
-    `once`; before that the first line of a request, if it is one of HTTP."""
+    `once`, as far as `gate` lets them; before that the first line of a request, if it is one of HTTP."""
 
     def __init__(
         self,
@@ -23,9 +48,10 @@ class ByteServer:
         http: bool = False,
         once: bool = False,
         start: int = 0,
+        gate: Gate | None = None,
     ) -> None:
         self.connections = 0
-        self.sent: list[float] = []  # monotonic; when each piece was
+        self._gate = gate or Gate()
         self._stop = threading.Event()
         outer = self
 
@@ -62,7 +88,8 @@ class ByteServer:
         for number, piece in enumerate(pieces):
             if self._stop.wait(max(0.0, began + number / fps - time.monotonic())):
                 return
-            self.sent.append(time.monotonic())
+            if not self._gate.passes(number):
+                return
             out.write(piece)
 
     def __enter__(self) -> Self:
@@ -71,6 +98,7 @@ class ByteServer:
 
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
+        self._gate.close()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

@@ -335,17 +335,7 @@ class FragmentRing(StreamRing):
 
     def _send(self, fragment: Fragment, header: bytes, stamp: Stamp) -> None:
         self.server.set_header(header)  # nothing, if it is the same
-        self._publish(
-            fragment.data,
-            key=fragment.key,
-            format="fmp4",
-            timestamp_ns=fragment.timestamp_ns,
-            pts=fragment.pts,
-            dts=fragment.dts,
-            duration=fragment.duration,
-            time_base=fragment.time_base,
-            meta=stamp.meta,
-        )
+        self._publish(fragment.data, **fragment.about(), meta=stamp.meta)
 
 
 def make_ring(output: Output) -> PixelRing | PacketRing | FragmentRing:

@@ -47,17 +47,7 @@ class Muxed(OnDemand):
                     continue
                 for fragment in muxer.mux(packet(frame), frame.timestamp_ns):
                     self.server.set_header(muxer.init_segment)
-                    published = self.server.publish(
-                        fragment.data,
-                        key=fragment.key,
-                        format="fmp4",
-                        timestamp_ns=fragment.timestamp_ns,
-                        pts=fragment.pts,
-                        dts=fragment.dts,
-                        duration=fragment.duration,
-                        time_base=fragment.time_base,
-                        meta=frame.meta,
-                    )
+                    published = self.server.publish(fragment.data, **fragment.about(), meta=frame.meta)
                     if not published:
                         self.dropped += 1
                         muxer = made_of = None  # from the next key frame on

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 import av
 from av.video.stream import VideoStream
@@ -49,6 +49,18 @@ def opens(stream: VideoStream, packet: VideoPacket) -> bool:
     return packet.is_keyframe or codec.intra_only or codec.canonical_name not in CARRIED
 
 
+class About(TypedDict):
+    """The arguments of publish() that describe a fragment."""
+
+    key: bool
+    format: Literal["fmp4"]
+    timestamp_ns: int
+    pts: int
+    dts: int
+    duration: int
+    time_base: Fraction
+
+
 class Fragment(NamedTuple):
     """moof and mdat of one packet. Its times are those in the boxes, on the output's timeline: not the
     camera's."""
@@ -60,6 +72,17 @@ class Fragment(NamedTuple):
     duration: int  # an estimate: see timeline.py
     time_base: Fraction
     timestamp_ns: int
+
+    def about(self) -> About:
+        return {
+            "key": self.key,
+            "format": "fmp4",
+            "timestamp_ns": self.timestamp_ns,
+            "pts": self.pts,
+            "dts": self.dts,
+            "duration": self.duration,
+            "time_base": self.time_base,
+        }
 
 
 class Muxer:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -108,7 +108,7 @@ class Converter:
             return height, width, _CHANNELS[self.format]
         return height, width
 
-    def write(self, frame: VideoFrame, out: NDArray[np.unsignedinteger]) -> None:
+    def write(self, frame: VideoFrame, out: NDArray[np.unsignedinteger[Any]]) -> None:
         """Write a frame into `out`, a C-contiguous array of shape(frame) and `dtype`. Lets the GIL go.
 
         Raises CameraFormatError for a frame that cannot have this format; ValueError for another array.

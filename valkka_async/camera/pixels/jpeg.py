@@ -13,6 +13,7 @@ they do not when a stream begins again; so it gets a count instead of the time.
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any, cast
 
 import av
 from av.video.codeccontext import VideoCodecContext
@@ -90,7 +91,8 @@ class JpegEncoder:
     def _open(self, width: int, height: int) -> VideoCodecContext:
         context = self._context
         if context is None or (context.width, context.height) != (width, height):
-            context = av.CodecContext.create("mjpeg", "w")
+            made: Any = av.CodecContext.create("mjpeg", "w")  # a CodecContext, to PyAV 18.0's stubs
+            context = cast("VideoCodecContext", made)
             context.width, context.height, context.pix_fmt = width, height, _PIXELS
             context.color_range = ColorRange.JPEG
             context.time_base = _TICK

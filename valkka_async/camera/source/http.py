@@ -74,7 +74,8 @@ class Client:
 
     def done(self, response: http.client.HTTPResponse) -> None:
         """Its body has been read."""
-        whole = response.isclosed() and not response.will_close
+        # Before Python 3.12 read1() does not close what it has read to its end.
+        whole = (response.isclosed() or response.length == 0) and not response.will_close
         response.close()
         if not whole:
             self.close()

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import errno
 import io
-import logging
 import math
 import threading
 import time
@@ -13,11 +11,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from fractions import Fraction
 from functools import partial
-from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit
+from typing import Any, cast
 
 import av
-import av.logging
 from av.audio.stream import AudioStream
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
@@ -27,8 +23,9 @@ from av.video.stream import VideoStream
 from valkka_async.camera.mp4 import nal
 from valkka_async.camera.source import ffmpeg, http, live, units
 from valkka_async.camera.source.anchor import Anchor
-from valkka_async.camera.source.deadline import Deadline
+from valkka_async.camera.source.calls import Calls
 from valkka_async.camera.source.demux import Demux, decodable, spread
+from valkka_async.camera.source.failures import Failures
 from valkka_async.camera.source.fields import Pairs
 from valkka_async.camera.source.images import Images, NoImageError, image_format
 from valkka_async.camera.source.options import (
@@ -36,13 +33,11 @@ from valkka_async.camera.source.options import (
     DEVICES,
     LOCAL,
     MAYBE_FILES,
-    TLS,
     kind_of,
     options_for,
     with_password,
 )
 from valkka_async.camera.source.packet import AnyPacket, SoundPacket, VideoPacket
-from valkka_async.camera.source.refusals import REDIRECTS, refusal, status_of
 from valkka_async.camera.source.secrets import Address
 from valkka_async.camera.source.tls import Trust
 from valkka_async.camera.source.wire import Wire
@@ -50,15 +45,9 @@ from valkka_async.camera.spec import Transport
 from valkka_async.errors import (
     CameraBusyError,
     CameraEndedError,
-    CameraError,
     CameraFormatError,
-    CameraNotFoundError,
     CameraOpenError,
-    CameraRefusedError,
-    CameraTimeoutError,
 )
-
-T = TypeVar("T")
 
 _BARE = {"h264", "hevc", "m4v"}  # formats of which the first frame tells all, whatever its time
 _AT_ONCE = {"probesize": "32", "analyzeduration": "1"}
@@ -75,8 +64,6 @@ _IMAGE_CLOCK = 90000  # ticks per second of images that have no times
 _HEARD = 4096  # packets of sound that wait for a frame
 _REDIRECTS = 10  # connections that one call may make to open RTSP
 _FORGETS = 1.0  # s, in which a camera that serves one reader notices that the last connection is closed
-
-log = logging.getLogger("valkka_async.camera")
 
 
 def codec_name(stream: VideoStream) -> str:
@@ -139,7 +126,16 @@ class Source:
         self._client: http.Client | None = None
         self._connection: live.Live | None = None  # that is ours, and what it sends
         self._first: bytes | None = None  # image, which has been read to open it
-        self._deadline = Deadline()
+        self._calls = Calls(address)
+        self._failures = Failures(
+            address,
+            self._calls,
+            kind=self._kind,
+            transport=transport,
+            open_timeout=open_timeout,
+            read_timeout=read_timeout,
+            trust=trust,
+        )
         self._cut = False
         self._wake = threading.Event()  # set when cut
         self._container: InputContainer | None = None
@@ -151,9 +147,6 @@ class Source:
         self._markers = markers or units.Markers()
         self._units: units.Units | None = None
         self._demux: Demux | None = None
-        self._logs = av.logging.Capture()  # what this thread's FFmpeg calls say, which may contain the URL
-        self._lines: list[tuple[int, str, str]] = self._logs.__enter__()
-        self._said: list[str] = []  # during the last call
 
     @property
     def stream(self) -> VideoStream:
@@ -218,11 +211,11 @@ class Source:
         """End open() or packets(), also when they are blocked: both return. From any thread."""
         self._cut = True
         self._wake.set()
-        self._deadline.cut()
+        self._calls.deadline.cut()
 
     def sleeps(self) -> bool:
         """Does FFmpeg wait for something, now? From any thread; does not block."""
-        return self._deadline.sleeps()
+        return self._calls.deadline.sleeps()
 
     def close(self) -> None:
         """Close the connection. Idempotent. The source can be opened again, unless it was cut."""
@@ -230,7 +223,7 @@ class Source:
         self._unparsed, self._units, self._demux = False, None, None
         self._heard.clear()
         if container is not None:
-            self._call(container.close, self._open_timeout)
+            self._calls.make(container.close, self._open_timeout)
         connection, self._connection, self._first = self._connection, None, None
         client, self._client = self._client, None
         for one in (connection, client):
@@ -240,8 +233,7 @@ class Source:
     def dispose(self) -> None:
         """close(), and it cannot be opened again."""
         self.close()
-        self._deadline.close()
-        self._logs.__exit__(None, None, None)
+        self._calls.close()
 
     def open(self) -> bool:
         """Connect and find the video stream. False when cut. Raises CameraError."""
@@ -270,7 +262,7 @@ class Source:
             tried.append(options)
             left = began + self._open_timeout - time.monotonic() if self.live else math.inf
             connections = _REDIRECTS if self.address.scheme in ("rtsp", "rtsps") else 0
-            container, failure = self._call(partial(self._connect, options), left, connections)
+            container, failure = self._calls.make(partial(self._connect, options), left, connections)
             if self._cut:
                 if container is not None:
                     container.close()
@@ -278,7 +270,7 @@ class Source:
                 return False
             if container is None:
                 self.close()
-                error = self._explain(failure, opening=True)
+                error = self._failures.of_opening(failure)
                 lost = isinstance(error, CameraEndedError)  # it plays nothing, having no video
                 if again and isinstance(error, CameraBusyError):
                     attempts.insert(0, options)
@@ -352,7 +344,7 @@ class Source:
         if self._unparsed:
             # TLS has nothing that could be looked at.
             seen = self.address.scheme == "rtsp" or self._kind in DESCRIBED
-            deadline = self._deadline if seen else None
+            deadline = self._calls.deadline if seen else None
             codec = nal.CODECS[self.stream.codec_context.codec.canonical_name]
             counted = self.address.scheme == "rtsp" and self._transport == "tcp"
             wire = Wire(deadline, codec, self.stream.index, self._goes_on, counted=counted)
@@ -367,7 +359,7 @@ class Source:
         try:
             while True:
                 before = time.time_ns()
-                packet, failure = self._call(step, timeout)
+                packet, failure = self._calls.make(step, timeout)
                 now = time.time_ns()
                 if self._cut:
                     return
@@ -396,10 +388,10 @@ class Source:
             if wire is not None:
                 wire.close()
             demux.close()
-        if self._deadline.expired:
-            raise self._late()
+        if self._calls.deadline.expired:
+            raise self._failures.late()
         if failure is not None:
-            raise self._explain(failure, opening=False)
+            raise self._failures.of_reading(failure, live=self.live)
         if first is not None:
             self.still = True
             yield from self._snapshots(first)
@@ -411,7 +403,7 @@ class Source:
 
     def _goes_on(self) -> bool:
         """Is there time left in this call? From the thread that is in it."""
-        return not (self._cut or self._deadline.expired)
+        return not (self._cut or self._calls.deadline.expired)
 
     def _next_frame(
         self, step: Callable[[], AnyPacket | None], index: int, anchor: Anchor | None
@@ -434,14 +426,14 @@ class Source:
         source = http.Snapshots(client)
         try:
             while not self._wake.wait(max(0.0, due - time.monotonic())):
-                data, failure = self._call(source.fetch, self._read_timeout)
+                data, failure = self._calls.make(source.fetch, self._read_timeout)
                 now = time.monotonic()
                 if self._cut:
                     return
                 if data is None:
-                    raise self._no_snapshot(failure)
+                    raise self._failures.of_snapshot(failure)
                 if data[:3] != kind:
-                    raise self._other_kind()
+                    raise self._failures.other_kind()
                 stamp = max(stamp + 1, round((now - began) / base)) if base else stamp + 1
                 yield self._image(data, stamp), time.time_ns()
                 due = max(due + self._poll, now)
@@ -454,7 +446,7 @@ class Source:
         if data is None:
             return None
         if image_format(data) != self.stream.container.format.name:
-            raise self._other_kind()
+            raise self._failures.other_kind()
         return self._image(data, round((time.monotonic() - began) * _IMAGE_CLOCK))
 
     def _image(self, data: bytes, stamp: int) -> VideoPacket:
@@ -464,20 +456,6 @@ class Source:
             packet.time_base = self.stream.time_base
         packet.pts = packet.dts = stamp
         return packet
-
-    def _other_kind(self) -> CameraEndedError:
-        return CameraEndedError(f"{self.address}: sends images of another kind than before")
-
-    def _no_snapshot(self, e: Exception | None) -> CameraError:
-        where = self.address
-        if isinstance(e, http.StatusError):
-            return refusal(e.status, where, self._transport)
-        if self._deadline.expired or isinstance(e, TimeoutError):
-            return self._late()
-        return CameraEndedError(
-            f"{where}: no snapshot any more ({type(e).__name__}): the camera closed the connection, was "
-            "restarted or switched off"
-        )
 
     def _connect(self, options: dict[str, str]) -> InputContainer:
         if live.is_for_ours(self.address, self._kind, self._user_options):
@@ -522,108 +500,3 @@ class Source:
         # The time-out is for where Deadline cannot work.
         timeout = max(self._open_timeout, self._read_timeout) + 1
         return http.Client(self.address.url, timeout, self._user_options, self._trust)
-
-    def _call(
-        self, function: Callable[[], T], timeout: float, connections: int = 0
-    ) -> tuple[T | None, Exception | None]:
-        """(result, None) or (None, error) of a call into FFmpeg that may block.
-
-        The error is returned and not raised: raised, it would be the context of what is raised in its
-        place, and its text contains the URL.
-        """
-        self._said = []
-        self._deadline.begin(max(0.0, timeout), connections)
-        try:
-            return function(), None
-        except Exception as e:  # what a library finds to raise
-            return None, e.with_traceback(None)
-        finally:
-            self._deadline.end()
-            if self._lines:
-                self._relay()
-
-    def _relay(self) -> None:
-        """FFmpeg's log lines, which exist once av.logging.set_level() was called, without secrets."""
-        lines = self._lines[:]
-        self._lines.clear()
-        self._said = [message for _, _, message in lines]
-        for level, name, message in lines:
-            target = logging.getLogger("libav." + name if name else "libav.generic")
-            target.log(av.logging.adapt_level(level), "%s", self.address.scrub(message.strip()))
-
-    def _late(self) -> CameraTimeoutError:
-        return CameraTimeoutError(
-            f"{self.address}: no frame for {self._read_timeout:g} s: the camera hangs or the network is "
-            "down; raise read_timeout for a camera that sends less often"
-        )
-
-    def _explain(self, e: Exception | None, *, opening: bool) -> CameraError:
-        """The exception for a failure of FFmpeg's. Nothing of FFmpeg's but its fixed error strings."""
-        where = self.address
-        reason = self.address.scrub(getattr(e, "strerror", None) or type(e).__name__)
-        if self._deadline.expired or isinstance(e, TimeoutError | av.error.ExitError):
-            if not opening:
-                return self._late()
-            return CameraTimeoutError(
-                f"{where}: not open after {self._open_timeout:g} s: check the address and the port, and "
-                "that the camera can be reached from here; or raise open_timeout"
-            )
-        status = REDIRECTS if self._deadline.crowded else status_of(e, self._said)
-        if isinstance(e, http.StatusError):
-            status = e.status
-        if status is not None:
-            return refusal(status, where, self._transport)
-        if isinstance(e, NoImageError):
-            return CameraFormatError(f"{where}: this is not video that can be decoded ({e})")
-        if opening and (doubt := self._doubt()):
-            return CameraRefusedError(
-                f"{where}: its certificate is not believed ({doubt}): tls_ca_file has to have the camera's "
-                "own, or its authority's; or leave tls_verify out"
-            )
-        if where.scheme == "v4l2" or self._kind in DEVICES:
-            return self._explain_device(e, reason)
-        if isinstance(e, FileNotFoundError):
-            return CameraNotFoundError(f"{where}: there is no such stream or file; check the path")
-        if self.address.scheme == "lavfi":
-            return CameraOpenError(f"{where}: no such filter graph ({reason})")
-        if isinstance(e, av.error.ProtocolNotFoundError):
-            return CameraFormatError(f"{where}: {ffmpeg.no_protocol(where.scheme)}")
-        if isinstance(e, av.error.InvalidDataError | av.error.LookupError):
-            return CameraFormatError(f"{where}: this is not video that can be decoded ({reason})")
-        if not opening and self.live:
-            return CameraEndedError(f"{where}: the stream broke off ({reason})")
-        if not opening:
-            return CameraFormatError(f"{where}: cannot be read to its end ({reason})")
-        if self.address.scheme == "file":
-            return CameraOpenError(f"{where}: cannot be opened ({reason})")
-        return CameraOpenError(
-            f"{where}: cannot be opened ({reason}): check the host name or address, the port, and the network"
-        )
-
-    def _explain_device(self, e: Exception | None, reason: str) -> CameraError:
-        """The same for a device of this machine, such as a USB camera."""
-        where, code = self.address, e.errno if isinstance(e, OSError) else None
-        if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTDIR):
-            return CameraNotFoundError(f"{where}: there is no such device: is the camera plugged in?")
-        if code == errno.EBUSY:
-            return CameraBusyError(f"{where}: another program uses the camera; a camera has one at a time")
-        if code in (errno.EACCES, errno.EPERM):
-            return CameraRefusedError(
-                f"{where}: not allowed to use the device: add this user to the group `video`, or give the "
-                "container the device"
-            )
-        if code in (errno.ENOTTY, errno.EINVAL, errno.EISDIR):
-            return CameraFormatError(
-                f"{where}: no camera, or none with these settings ({reason}): of a camera's devices the "
-                "first one has its video, and options have to be what it offers"
-            )
-        return CameraEndedError(f"{where}: the camera does not go on ({reason}): was it unplugged?")
-
-    def _doubt(self) -> str:
-        """What is wrong with the certificate; "": nothing, or there is none."""
-        port = TLS.get(self.address.scheme)
-        if port is None or not self._trust.verify:
-            return ""
-        parts = urlsplit(self.address.url)
-        look = partial(self._trust.doubt, parts.hostname or "", parts.port or port, self._open_timeout)
-        return self._call(look, self._open_timeout)[0] or ""

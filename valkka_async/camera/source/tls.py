@@ -27,9 +27,9 @@ class Trust:
     ca_file: str | None = None
 
     def options(self) -> dict[str, str]:
-        """For FFmpeg."""
+        """For FFmpeg, which verifies by default from version 9 on."""
         if not self.verify:
-            return {}
+            return {"tls_verify": "0"}
         file = self.ca_file or next((path for path in _system() if os.path.exists(path)), None)
         return {"tls_verify": "1"} | ({"ca_file": file} if file else {})
 

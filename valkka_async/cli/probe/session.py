@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from typing import Any
 
@@ -232,7 +233,7 @@ class _KeyFrames:
 
     @property
     def level(self) -> str:
-        return level(self.codec, getattr(self._context, "level", None))
+        return level(self.browser_codec)
 
     def take(self, packet: VideoPacket, now: float) -> None:
         """Take a key frame."""
@@ -255,17 +256,23 @@ class _KeyFrames:
         self.size = frame.width, frame.height
 
 
-def level(codec: str, value: int | None) -> str:
-    """FFmpeg's number of a level as the standards write it: "3.1"; "" if it is not known."""
-    if value is None or value < 0:
-        return ""
-    match codec:
-        case "h264" if value > 0:
-            return "1b" if value == 9 else f"{value // 10}.{value % 10}"
-        case "hevc" if value > 0:
-            return f"{value // 30}.{value % 30 // 3}"
-        case "av1" | "libdav1d":
-            return f"{2 + (value >> 2)}.{value & 3}"
+def level(browser_codec: str) -> str:
+    """The level as the standards write it, "3.1", from RFC 6381's name of a codec; "" if that has none.
+
+    PyAV 18.0 does not have it. H.264: ISO/IEC 14496-10, A.3.4; H.265: 23008-2, A.4; AV1: its
+    specification, A.3.
+    """
+    if found := re.match(r"avc[13]\.([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", browser_codec):
+        profile, constraints, value = (int(part, 16) for part in found.groups())
+        if value == 9 or (value == 11 and profile in (66, 77, 88) and constraints & 0x10):
+            return "1b"
+        return f"{value // 10}.{value % 10}"
+    if found := re.match(r"h[ve][cv]1\.[^.]*\.[^.]*\.[LH](\d+)", browser_codec):
+        value = int(found[1])
+        return f"{value // 30}.{value % 30 // 3}"
+    if found := re.match(r"av01\.\d\.(\d\d)", browser_codec):
+        value = int(found[1])
+        return f"{2 + (value >> 2)}.{value & 3}"
     return ""
 
 

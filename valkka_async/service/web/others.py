@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from aiohttp import web
+from numpy.typing import NDArray
 
 from valkka_async import typed
 from valkka_async.errors import CameraFormatError, ValkkaError
@@ -76,7 +78,7 @@ async def _newest(name: str) -> bytes:
                     return await asyncio.to_thread(_jpeg, np.array(frame.array), frame.format)
 
 
-def _jpeg(pixels: np.ndarray, format: FrameFormat) -> bytes:
+def _jpeg(pixels: NDArray[Any], format: FrameFormat) -> bytes:
     """Raises CameraFormatError."""
     # Not at the top: a service and a link have no use for PyAV before this.
     from av.video.frame import VideoFrame
