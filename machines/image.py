@@ -19,10 +19,14 @@ from chroot import debian, require
 ROOT = Path(__file__).parents[1]
 SUITE, PYTHON = "bookworm", "3.11"
 USER, UID = "valkka", 1000
-CONFIG, RUN = "/etc/valkka-async", "/run/valkka-async"
+CONFIG, RUN, STATE = "/etc/valkka-async", "/run/valkka-async", "/var/lib/valkka-async"
 # What nobody reads there.
 USELESS = ("var/lib/apt/lists", "var/cache", "var/log", "usr/share/doc", "usr/share/man", "usr/share/locale")
-HEALTH = "import urllib.request as r; r.urlopen('http://127.0.0.1:8088/healthz', timeout=5)"
+# A page that speaks TLS answers this too.
+HEALTH = (
+    "import socket; s = socket.create_connection(('127.0.0.1', 8088), 5); "
+    "s.sendall(b'GET /healthz HTTP/1.0' + bytes((13, 10, 13, 10))); assert s.recv(7) == b'HTTP/1.'"
+)
 
 
 def main() -> None:
@@ -73,7 +77,7 @@ def prepare(tree: Path) -> None:
     ):
         with open(tree / "etc" / name, "a") as file:
             file.write(line + "\n")
-    for folder, mode in ((RUN, 0o700), (CONFIG, 0o755), (f"{CONFIG}/recordings", 0o750)):
+    for folder, mode in ((RUN, 0o700), (STATE, 0o700), (CONFIG, 0o755), (f"{CONFIG}/recordings", 0o750)):
         path = tree / folder.lstrip("/")
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(mode)
@@ -88,7 +92,8 @@ def finish(container: str, version: str) -> Path:
     name = f"valkka-async:{version}"
     run(
         "buildah", "config", f"--user={UID}:{UID}", f"--env=VALKKA_RUNTIME_DIR={RUN}",
-        "--env=PYTHONDONTWRITEBYTECODE=1", f"--volume={RUN}", f"--volume={CONFIG}/recordings", "--port=8088",
+        "--env=PYTHONDONTWRITEBYTECODE=1", f"--env=STATE_DIRECTORY={STATE}", "--port=8088",
+        f"--volume={RUN}", f"--volume={STATE}", f"--volume={CONFIG}/recordings",
         "--stop-signal=SIGTERM", f"--workingdir={CONFIG}",
         f"--entrypoint={json.dumps(['valkka-async'])}", f"--cmd=run {CONFIG}/cameras.yaml",
         f'--healthcheck=CMD python3 -c "{HEALTH}"', "--healthcheck-interval=30s",

@@ -388,6 +388,11 @@ async def test_a_page_can_change_its_address_and_settings_on_its_port(
             path.write_text(text(f"host: {host}{keys}"))
             assert await asked() == f"the page is at http://{host}:{port}/"
             assert await status_of(f"http://{host}:{port}/") is not None
+        pem = Path(__file__).parents[1] / "support" / "tls-name.pem"
+        path.write_text(text(f"host: 127.0.0.1, tls: {{cert: {pem}, key: {pem}}}"))
+        assert await asked() == f"the page is at https://127.0.0.1:{port}/"
+        path.write_text(text("host: 127.0.0.1"))
+        assert await asked() == f"the page is at http://127.0.0.1:{port}/"
         # Where it cannot go, it stays.
         with socket.socket() as other:
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

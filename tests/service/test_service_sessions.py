@@ -364,7 +364,8 @@ async def test_ten_thousand_wrong_tokens_of_many_addresses_leave_nothing(
         await writer.wait_closed()
         (guard,) = guards
         assert not guard._wrong
-    assert len([r for r in caplog.records if "wrong token" in r.message]) == 1
+    told = [r for r in caplog.records if "wrong token" in r.message]
+    assert 20 <= len(told) <= 500 and told[0].client == "2001:db8:0::/64"  # type: ignore[attr-defined]
 
 
 @once

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import shutil
 import signal
 import ssl
@@ -87,6 +88,9 @@ async def test_a_new_certificate_is_for_new_connections_and_viewers_stay(pem: Pa
         assert not await page.renew()
         shutil.copy(NEW, pem)
         assert await page.renew() and await shown(page.url) == der(NEW)
+        async with client.get("/metrics") as answer:
+            end = re.search(r"(?m)^valkka_page_certificate_end_timestamp_seconds (.+)$", await answer.text())
+        assert end is not None and float(end[1]) == load(str(NEW), str(NEW)).end
         # One that cannot be used changes nothing, also not for those who come then.
         for wrong in ("", OLD.read_text().partition("-----BEGIN CERT")[0], der(OLD).hex()):
             pem.write_text(wrong)

@@ -80,7 +80,7 @@ async def serve(service: Service, settings: Settings, state: State | None = None
             stack.callback(sock.close)
         if settings.token is None and not all(is_loopback(sock.getsockname()[0]) for sock in listening):
             raise ValkkaError(_open_to_others(settings))  # a name that says localhost, and is not
-        app = make_app(service, settings, files, sessions, state)
+        app = make_app(service, settings, files, sessions, state, certificate)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_SECONDS)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -119,6 +119,7 @@ def make_app(
     files: list[assets.Asset] | None = None,
     sessions: Sessions | None = None,
     state: State | None = None,
+    certificate: Certificate | None = None,
 ) -> web.Application:
     """The application, to serve it by other means than serve(), which also limits connections.
 
@@ -155,7 +156,7 @@ def make_app(
         events=events,
         guard=guard,
         live=Live(hubs, sockets),
-        metrics=Metrics(service, hubs, events, sockets),
+        metrics=Metrics(service, hubs, events, sockets, certificate),
         others=Others(),
         recorded=Recorded(service.archive, lens.camera),
     )

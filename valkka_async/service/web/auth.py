@@ -57,6 +57,7 @@ _BODY_SECONDS = 5.0
 _WRONG_SECONDS = 1.0
 _WRONG_AT_ONCE = 4
 _TRY_AGAIN = "2"  # s
+_WRONG_TOLD = 20  # wrong tokens that the log tells of one by one in a minute, which fail2ban reads
 
 log = logging.getLogger("valkka_async.service.web")
 
@@ -80,7 +81,7 @@ class Guard:
         self._state = state
         self._sockets = sockets
         self._wrong: Counter[str] = Counter()  # wrong tokens that have not been answered yet, by client
-        self._warn = Seldom()
+        self._warn = Seldom(_WRONG_TOLD)
         self._untold = 0  # wrong tokens of which the log has nothing
 
     # ---------------------------------------------------------------------------------- requests
@@ -159,13 +160,14 @@ class Guard:
         return False
 
     def _tell(self, client: str) -> None:
-        """Of a wrong token, once a minute: others can give as many as they like."""
+        """Log a wrong token, but not as many as others can give."""
         if not self._warn():
             self._untold += 1
             return
-        others = f", and {self._untold} others since the last time" if self._untold else ""
-        log.warning("a wrong token was given, from %s%s", client, others, extra={"client": client})
-        self._untold = 0
+        if self._untold:
+            log.warning("%d other wrong tokens were given since the last one", self._untold)
+            self._untold = 0
+        log.warning("a wrong token was given, from %s", client, extra={"client": client})
 
     def _digest(self, data: bytes) -> bytes:
         """All digests have one length, so it says nothing."""

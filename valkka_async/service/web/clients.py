@@ -27,15 +27,16 @@ def client_of(host: str | None) -> str:
 
 
 class Seldom:
-    """True once a minute at most: for log messages that others can cause as often as they like."""
+    """True so many times a minute at most: for log messages that others can cause as often as they like."""
 
-    def __init__(self, seconds: float = 60.0) -> None:
-        self._seconds = seconds
-        self._last = -math.inf
+    def __init__(self, times: int = 1) -> None:
+        self._times = times
+        self._begun = -math.inf
+        self._count = 0
 
     def __call__(self) -> bool:
         now = time.monotonic()
-        if now - self._last < self._seconds:
-            return False
-        self._last = now
-        return True
+        if now - self._begun >= 60.0:
+            self._begun, self._count = now, 0
+        self._count += 1
+        return self._count <= self._times

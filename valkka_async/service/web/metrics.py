@@ -27,6 +27,7 @@ from valkka_async.service.status import (
     RecordingStatus,
     ServiceStatus,
 )
+from valkka_async.service.tls import Certificate
 from valkka_async.service.web.contract import Service
 from valkka_async.service.web.events import Events
 from valkka_async.service.web.live import Hubs
@@ -149,8 +150,16 @@ _STORED_GAUGES: tuple[tuple[str, str, Callable[[Stored], float]], ...] = (
 class Metrics:
     """The handler."""
 
-    def __init__(self, service: Service, hubs: Hubs, events: Events, sockets: Sockets) -> None:
+    def __init__(
+        self,
+        service: Service,
+        hubs: Hubs,
+        events: Events,
+        sockets: Sockets,
+        certificate: Certificate | None,
+    ) -> None:
         self._service = service
+        self._certificate = certificate
         self._hubs = hubs
         self._events = events
         self._sockets = sockets
@@ -167,6 +176,12 @@ class Metrics:
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     def _page(self) -> Iterator[Metric]:
+        if self._certificate is not None and (end := self._certificate.newest.end) is not None:
+            yield GaugeMetricFamily(
+                "valkka_page_certificate_end_timestamp_seconds",
+                "When the page's certificate expires, Unix.",
+                end,
+            )
         viewers = GaugeMetricFamily(
             "valkka_page_viewers", "Browsers that are sent live video.", labels=["format"]
         )

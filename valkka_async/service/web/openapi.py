@@ -117,8 +117,9 @@ def _query(route: Route) -> list[dict[str, Any]]:
     found = []
     for name, schema in route.query.items():
         rest = {key: value for key, value in schema.items() if key not in ("description", "required")}
+        about = {"description": schema["description"]} if "description" in schema else {}
         parameter = {"name": name, "in": "query", "required": schema.get("required", False), "schema": rest}
-        found.append(parameter | {"description": schema["description"]})
+        found.append(parameter | about)
     if route.method != hdrs.METH_GET and not route.form:
         header = {"type": "string", "const": "valkka-async"}
         found.append({"name": "X-Requested-With", "in": "header", "required": True, "schema": header})
