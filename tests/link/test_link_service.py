@@ -17,6 +17,7 @@ from support.until import wait_for
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
 from valkka_async.cli.doctor.link import links
 from valkka_async.link.status import ExportStatus, ImportStatus
+from valkka_async.ring.connection import report
 
 pytestmark = pytest.mark.timeout(300)  # several programs have to start
 
@@ -166,6 +167,7 @@ def test_events_reach_another_host_that_may_have_them(short: Path) -> None:
                 child = Child(listener)
             with child:
                 assert child.line() == "garage/cam1.people"
+                wait_for(lambda: (said := report("cam1.people.events", 1.0)) and said["readers"])
                 for number in range(20):
                     assert server.emit("person", camera="front", number=number)
                 for number in range(20):
