@@ -153,7 +153,8 @@ def test_all_ends_by_itself_when_the_demo_is_killed(runtime_dir: Path) -> None:
         demo.wait()
         wait_for(lambda: not processes(runtime_dir))
     # The others had the time to clean up; what the demo itself has left the next one takes over.
-    assert sorted(os.listdir(runtime_dir)) == ["demo.control", "demo.control.lock"]
+    left = ["demo.control", "demo.control.lock", "demo.events.lock", "demo.events.sock"]
+    assert sorted(os.listdir(runtime_dir)) == left
     assert run(*TWO, "--seconds", "0.1").returncode == 0
     assert nothing_is_left(runtime_dir)
 

@@ -12,11 +12,12 @@ from link_tools import Host, camera, certificates, free_port, pair
 
 import valkka_async as va
 from support.chromium import chromium
-from support.program import run
+from support.program import Child, run
 from support.until import wait_for
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
 from valkka_async.cli.doctor.link import links
 from valkka_async.link.status import ExportStatus, ImportStatus
+from valkka_async.ring.connection import report
 
 pytestmark = pytest.mark.timeout(300)  # several programs have to start
 
@@ -148,3 +149,28 @@ def test_doctor_looks_at_both_ends(short: Path, tmp_path: Path) -> None:
 def test_a_link_that_cannot_be_started_says_why(arguments: tuple[str, ...]) -> None:
     done = run("link", *arguments)
     assert done.returncode in (1, 2) and "Traceback" not in done.stderr and done.stderr
+
+
+def test_events_reach_another_host_that_may_have_them(short: Path) -> None:
+    listener = """
+    async def main():
+        async with va.events("garage/*", codes="person") as happening:
+            say(*happening.stats().rings)
+            for number in range(20):
+                event = await happening.recv()
+                say(event.camera, event.source, event.fields["number"], event.missed)
+    asyncio.run(main())
+    """
+    with pair(metadata=["*.events"]) as (garage, attic), garage.here():
+        with va.serve("cam1.people") as server:
+            assert server.emit("ready")
+            attic.eventually(lambda: attic.camera("garage/cam1.people.events"))
+            with attic.here():
+                child = Child(listener)
+            with child:
+                assert child.line() == "garage/cam1.people"
+                wait_for(lambda: (said := report("cam1.people.events", 1.0)) and said["readers"])
+                for number in range(20):
+                    assert server.emit("person", camera="front", number=number)
+                for number in range(20):
+                    assert child.line() == f"garage/front garage/cam1.people {number} 0"

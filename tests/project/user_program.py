@@ -57,9 +57,8 @@ async def happens(server: va.Server) -> None:
                 print(one.camera, one.time_ns, one.fields.get("cause"), one.missed)
         stats: va.EventsStats = happening.stats()
         print(stats.missed)
-    async with va.connect("cam1.events", policy="ordered") as client:
-        async for frame in client:
-            print(va.Event.of(frame).to_json())
+    with va.attach("cam1.events", policy="ordered") as reader:
+        print(va.Event.of(reader.recv()).to_json())
 
 
 async def read_many() -> None:

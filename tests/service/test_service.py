@@ -124,8 +124,8 @@ async def test_another_config_touches_only_what_differs(rtsp: RtspServer, clip: 
         assert (changes.added, changes.changed, changes.removed) == (("four",), ("two",), ("three",))
         assert str(changes) == "added four; changed two; removed three"
         assert servers() == [
-            "four", "four.fmp4", "four.jpeg", "one", "one.fmp4", "one.jpeg", "two.fmp4", "two.jpeg",
-            "two.small",
+            "four", "four.fmp4", "four.jpeg", "one", "one.fmp4", "one.jpeg", "service.events",
+            "two.fmp4", "two.jpeg", "two.small",
         ]  # fmt: skip
         await until(lambda: list(states(service).values()) == ["live"] * 3)
         after = camera(service, "one")

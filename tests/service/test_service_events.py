@@ -17,6 +17,7 @@ from support.footage import encode
 from support.until import until
 from valkka_async.service.config.config import Config
 from valkka_async.service.service import Service
+from valkka_async.service.web.metrics import service_families
 
 pytestmark = pytest.mark.one_loop
 
@@ -126,7 +127,9 @@ async def test_hooks_of_the_config_are_told_and_follow_a_reload(clip: Path, tmp_
         with va.serve("front.people") as analyser:
             assert analyser.emit("person", camera="front")
             await until(lambda: "front person" in noted("one"))
-            assert service.status().hooks[0].delivered == 2
+            await until(lambda: service.status().hooks[0].delivered == 2)
+            samples = [s for family in service_families(service.status()) for s in family.samples]
+            assert ("valkka_hook_delivered_total", {"hook": "1"}, 2) in [s[:3] for s in samples]
             changes = await service.apply(config(tmp_path, cameras, on=[noting("two", "person")]))
             assert changes.settings == ("on",) and not changes.changed
             assert analyser.emit("person", camera="front")

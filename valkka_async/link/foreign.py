@@ -13,7 +13,8 @@ from valkka_async.link.clock import Difference
 from valkka_async.link.keys import Key
 from valkka_async.link.receiver import STREAM_SLOTS, Receiver
 from valkka_async.link.status import ImportStatus
-from valkka_async.ring.names import check_source
+from valkka_async.ring.events import EVENT_SLOTS
+from valkka_async.ring.names import EVENTS, check_source
 from valkka_async.ring.server import BACKLOG_BYTES, Server
 
 _SLOTS = 16  # of metadata
@@ -78,7 +79,7 @@ class ForeignCamera:
         try:
             server = Server(
                 check_source(self.name if self.metadata else f"{self.name}/packets"),
-                slots=_SLOTS if self.metadata else STREAM_SLOTS,
+                slots=self._slots,
                 max_clients=64,
                 mode=0o600,
                 group=None,
@@ -95,6 +96,12 @@ class ForeignCamera:
         self._reason = ""
         server.when_readers_change(self._kick)
         self._receiver = Receiver(self._host, server, metadata=self.metadata)
+
+    @property
+    def _slots(self) -> int:
+        if not self.metadata:
+            return STREAM_SLOTS
+        return EVENT_SLOTS if self.name.endswith(EVENTS) else _SLOTS
 
     def _ask(self, receiver: Receiver, epoch: str, now: float) -> None:
         self._requests = (self._requests + 1) % _KEYS

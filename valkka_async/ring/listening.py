@@ -142,7 +142,7 @@ class Events:
 
     def _event(self, frame: Frame) -> Event | None:
         """None: it is none, or happened before this was asked for."""
-        missed = self._missed_before(frame)
+        missed = self._missed_before(frame) + _lost_on_the_way(frame)
         if frame.published_ns < self._begun_ns:
             return None
         self._missed += missed
@@ -218,3 +218,12 @@ class Events:
 
     def __repr__(self) -> str:
         return f"<Events of {', '.join(self._cameras)}{' [closed]' if self.closed else ''}>"
+
+
+def _lost_on_the_way(frame: Frame) -> int:
+    """What a link to another host has lost before this one."""
+    if "/" not in frame.source:
+        return 0
+    link = frame.meta.get("link")
+    lost = link.get("lost", 0) if isinstance(link, dict) else 0
+    return lost if type(lost) is int and lost > 0 else 0

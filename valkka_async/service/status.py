@@ -136,8 +136,8 @@ class ServiceStatus:
     ready: bool  # every camera has been tried
     cameras: tuple[CameraReport, ...]
     recordings: ArchiveStatus  # all that there are
-    hooks: tuple[HookStatus, ...]  # `on` of the config
     page: PageStatus | None  # None: as told by other ways than the page
+    hooks: tuple[HookStatus, ...] = ()  # `on` of the config
 
     def camera(self, name: str) -> CameraReport | None:
         """The report of a camera; None: there is none of that name."""
