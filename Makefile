@@ -1,6 +1,7 @@
 # make demo    set up and watch a few synthetic cameras; Ctrl-C ends it
 # make test    set up and run the tests
 # make setup   only set up: a virtual environment in .venv with the package, compiled
+# make browsers  the tests of the page in Chromium, Firefox and WebKitGTK
 # make stress  the random tests for longer, and long tests: make stress SECONDS=300 COUNT=100000
 # make mutants slips planted in the ring, each of which a test must notice; ONLY=TEXT for some of them
 # make litmus  the orderings of the ring on weak machines (C11, aarch64, RISC-V), with herd7
@@ -34,7 +35,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # Compiled at first use: most of what lies in these packages never is.
 INSTALL := $(PIP) install --no-compile
 
-.PHONY: setup demo test stress mutants litmus pythons fresh oldest newest wheels check-wheels image check-image check-unit bench bench-cameras bench-latency bench-start bench-recordings bench-link bench-batches bench-model adapters docs lint clean
+.PHONY: setup demo test browsers stress mutants litmus pythons fresh oldest newest wheels check-wheels image check-image check-unit bench bench-cameras bench-latency bench-start bench-recordings bench-link bench-batches bench-model adapters docs lint clean
 .NOTPARALLEL:
 
 setup: $(VENV)/installed
@@ -73,6 +74,15 @@ test:
 	@tests/system-packages & \
 	    $(MAKE) --no-print-directory $(VENV)/installed-for-tests; status=$$?; wait; exit $$status
 	@$(BIN)/python -m pytest -n $$(($$(nproc) + 2)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# BROWSERS=firefox for one of them; TESTS=FILE for some of the tests.
+BROWSERS ?= chromium firefox webkit
+browsers: TESTS := $(wildcard tests/service/test_service_page*.py)
+browsers: $(VENV)/installed-for-tests
+	@tests/system-packages browsers
+	@for browser in $(BROWSERS); do \
+	    echo "== $$browser"; VALKKA_BROWSER=$$browser $(BIN)/python -m pytest $(TESTS) || exit 1; \
+	done
 
 # Some tests take so many SECONDS, and some so many forks or signals (COUNT), however long those take.
 SECONDS ?= 60

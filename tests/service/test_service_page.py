@@ -20,8 +20,10 @@ from typing import Any
 import av
 import pytest
 
-from support.chromium import Chromium, Page, chromium
+from support.browser import NAME, Browser
+from support.browser import browser as started
 from support.footage import encode
+from support.page import Page
 from support.program import Program, run
 from support.recordings import Writer
 from support.rtsp import RtspServer
@@ -45,8 +47,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with chromium(tmp_path_factory.mktemp("browser")) as it:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with started(tmp_path_factory.mktemp("browser")) as it:
         yield it
 
 
@@ -99,7 +101,7 @@ LOOK = """[...document.querySelectorAll('[data-camera] video')].map((v) => ({
 
 @pytest.mark.timeout(max(120, SECONDS + 90))
 def test_four_cameras_play_and_stay_near_to_now(
-    rtsp: RtspServer, clips: dict[str, Path], browser: Chromium, tmp_path: Path
+    rtsp: RtspServer, clips: dict[str, Path], browser: Browser, tmp_path: Path
 ) -> None:
     names = [f"cam{n}" for n in range(4)]
     for name in names:
@@ -132,10 +134,11 @@ def test_four_cameras_play_and_stay_near_to_now(
             page.value(f"{video}.currentTime -= {late} - {behind}")
             page.until(f"{behind} < 0.5")
         # A tab behind others, or a laptop that slept, goes on with what is new, and not where it was.
-        page.ask("Page.setWebLifecycleState", state="frozen")
-        time.sleep(4)
-        page.ask("Page.setWebLifecycleState", state="active")
-        page.ask("Emulation.setFocusEmulationEnabled", enabled=True)  # it is in front again
+        if NAME == "chromium":
+            page.ask("Page.setWebLifecycleState", state="frozen")
+            time.sleep(4)
+            page.ask("Page.setWebLifecycleState", state="active")
+            page.ask("Emulation.setFocusEmulationEnabled", enabled=True)  # it is in front again
         for name in names:
             plays(page, name)
         page.until(f"{LOOK}.every((v) => v.behind < 1)")
@@ -144,16 +147,8 @@ def test_four_cameras_play_and_stay_near_to_now(
             page.until(f"document.documentElement.scrollWidth <= {width}")
 
 
-def click(page: Page, part: str) -> None:
-    """As a person does, which lets a browser play sound."""
-    box = f"{part}.getBoundingClientRect()"
-    x, y = page.value(f"[{box}.x + {box}.width / 2, {box}.y + {box}.height / 2]")
-    for kind in ("mousePressed", "mouseReleased"):
-        page.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
-
-
 def test_a_camera_is_heard_after_a_click_and_seen_whatever_becomes_of_its_sound(
-    browser: Chromium, tmp_path: Path
+    browser: Browser, tmp_path: Path
 ) -> None:
     stopped = threading.Event()
     talk = clicks("aac", sent=lambda *_: not stopped.is_set())
@@ -166,9 +161,11 @@ def test_a_camera_is_heard_after_a_click_and_seen_whatever_becomes_of_its_sound(
             plays(page, "back")
             assert page.value(f"{tile('back', 'sound')}.hidden")
             video = tile("front", "video")
-            assert page.value(f"[{video}.muted, {video}.webkitAudioDecodedByteCount]") == [True, 0]
-            click(page, tile("front", "sound"))
-            page.until(f"!{video}.muted && {video}.webkitAudioDecodedByteCount > 2000")
+            # Firefox does not say how much, but whether.
+            heard = f"({video}.webkitAudioDecodedByteCount ?? 3000 * {video}.mozHasAudio)"
+            assert page.value(f"[{video}.muted, {heard}]") == [True, 0]
+            page.click(page.middle(tile("front", "sound")))
+            page.until(f"!{video}.muted && {heard} > 2000")
             plays(page, "front")
             stopped.set()
             time.sleep(2)
@@ -177,17 +174,17 @@ def test_a_camera_is_heard_after_a_click_and_seen_whatever_becomes_of_its_sound(
             page.until(f"{video}.buffered.end({video}.buffered.length - 1) - {video}.currentTime < 1")
             assert stand.camera("front")["camera"]["streams"][0]["sound"]["state"] == "silent"
             stopped.clear()
-            heard = page.value(f"{video}.webkitAudioDecodedByteCount")
-            page.until(f"{video}.webkitAudioDecodedByteCount > {heard} + 2000")
-            click(page, tile("front", "sound"))
-            page.until(f"{video}.muted && {video}.webkitAudioDecodedByteCount === 0")
+            if NAME != "firefox":
+                page.until(f"{heard} > {page.value(heard)} + 2000")
+            page.click(page.middle(tile("front", "sound")))
+            page.until(f"{video}.muted && {heard} === 0")
             plays(page, "front")
             assert page.problems == []
 
 
 @pytest.mark.timeout(180)
 def test_a_picture_comes_back_by_itself(
-    rtsp: RtspServer, clips: dict[str, Path], browser: Chromium, tmp_path: Path
+    rtsp: RtspServer, clips: dict[str, Path], browser: Browser, tmp_path: Path
 ) -> None:
     for name in ("a", "b", "c"):
         rtsp.mount(f"/{name}", clips["small"])
@@ -228,7 +225,7 @@ def test_a_picture_comes_back_by_itself(
 
 @pytest.mark.timeout(180)
 def test_a_service_that_was_restarted_is_found_again(
-    rtsp: RtspServer, clips: dict[str, Path], browser: Chromium, tmp_path: Path
+    rtsp: RtspServer, clips: dict[str, Path], browser: Browser, tmp_path: Path
 ) -> None:
     rtsp.mount("/a", clips["small"])
     stand = Stand(tmp_path)
@@ -241,11 +238,12 @@ def test_a_service_that_was_restarted_is_found_again(
         with stand.running():
             page.until("document.querySelector('#banner').hidden")
             plays(page, "a")
-            assert not [p for p in page.problems if "WebSocket" not in p and "CONNECTION_REFUSED" not in p]
+            expected = ("WebSocket", "CONNECTION_REFUSED", "can\u2019t establish a connection")
+            assert not [p for p in page.problems if not any(text in p for text in expected)]
 
 
 @pytest.mark.timeout(120)
-def test_a_browser_plays_any_time_of_the_recordings(browser: Chromium, tmp_path: Path) -> None:
+def test_a_browser_plays_any_time_of_the_recordings(browser: Browser, tmp_path: Path) -> None:
     """As a file of which it asks for parts, and through Media Source Extensions."""
     begin = 1_700_000_000
     for number in range(3):
@@ -259,14 +257,14 @@ def test_a_browser_plays_any_time_of_the_recordings(browser: Chromium, tmp_path:
         wait_for(lambda: stand.camera("a")["stored"])
         page.until(f"{tile('a')} !== null")
         address = f"/api/recordings/a/clip.mp4?from={begin + 4}&to={begin + 24}"
-        page.value(
+        page.run(
             "window.film = Object.assign(document.createElement('video'), "
-            f"{{src: '{address}', muted: true}}); document.body.append(film); film.play(); 1"
+            f"{{src: '{address}', muted: true}}); document.body.append(film); film.play();"
         )
         page.until("film.currentTime > 0.3 && film.duration > 19.5 && film.duration < 20.5")
-        page.value("film.currentTime = 15; 1")
+        page.value("film.currentTime = 15")
         page.until("!film.seeking && film.currentTime > 15.1")
-        page.value(
+        page.run(
             f"""(async () => {{
                 const line = await (await fetch('/api/recordings/a?from={begin}&to={begin + 40}')).json();
                 const clip = await (await fetch('{address}')).arrayBuffer();
@@ -278,14 +276,14 @@ def test_a_browser_plays_any_time_of_the_recordings(browser: Chromium, tmp_path:
                 buffer.appendBuffer(clip);
                 await new Promise((done) => buffer.addEventListener('updateend', done, {{once: true}}));
                 window.appended = [buffer.buffered.length, buffer.buffered.end(0)];
-            }})(); 1"""
+            }})();"""
         )
         assert page.until("window.appended") == [1, pytest.approx(20, abs=0.1)]
 
 
 @pytest.mark.timeout(120)
 def test_why_nothing_is_recorded_stands_on_the_page(
-    rtsp: RtspServer, clips: dict[str, Path], browser: Chromium, tmp_path: Path
+    rtsp: RtspServer, clips: dict[str, Path], browser: Browser, tmp_path: Path
 ) -> None:
     """For whoever opens it later, too; and as long as it lasts."""
     rtsp.mount("/a", clips["small"])
@@ -306,7 +304,7 @@ def test_why_nothing_is_recorded_stands_on_the_page(
 
 @pytest.mark.timeout(180)
 def test_buttons_keys_and_what_the_browser_cannot_play(
-    rtsp: RtspServer, clips: dict[str, Path], browser: Chromium, tmp_path: Path
+    rtsp: RtspServer, clips: dict[str, Path], browser: Browser, tmp_path: Path
 ) -> None:
     rtsp.mount("/a", clips["small"])
     rtsp.mount("/j", clips["stills"], codec="mjpeg")
@@ -335,7 +333,7 @@ def test_buttons_keys_and_what_the_browser_cannot_play(
         page.until(f"{tile('old', 'rec')}.hidden")
 
         # A snapshot is a file; it is caught here on its way.
-        page.value(
+        page.run(
             "HTMLAnchorElement.prototype.click = function () {"
             " const [image, name] = [new Image(), this.download];"
             " image.onload = () => (window.snap = [name, image.naturalWidth]); image.src = this.href; }"
@@ -370,9 +368,13 @@ SourceBuffer.prototype.appendBuffer = function (data) {
 };
 """
 
+LATE = """
+HTMLVideoElement.prototype.getVideoPlaybackQuality = () => ({droppedVideoFrames: window.late ?? 0});
+"""
+
 
 def test_a_browser_that_fails_goes_on_with_video_or_with_pictures(
-    rtsp: RtspServer, clips: dict[str, Path], browser: Chromium, tmp_path: Path
+    rtsp: RtspServer, clips: dict[str, Path], browser: Browser, tmp_path: Path
 ) -> None:
     rtsp.mount("/a", clips["small"])
     stand = Stand(tmp_path)
@@ -380,7 +382,7 @@ def test_a_browser_that_fails_goes_on_with_video_or_with_pictures(
     drawn = f"{tile('a', 'still')}.toDataURL()"
     with stand.running():
         with browser.page() as page:
-            page.ask("Page.addScriptToEvaluateOnNewDocument", source=SPOIL)
+            page.before(SPOIL)
             page.go(stand.url)
             page.until("window.full")  # no more room: it makes some
             plays(page, "a")
@@ -391,8 +393,15 @@ def test_a_browser_that_fails_goes_on_with_video_or_with_pictures(
             page.until(f"{drawn} !== {first!r} && {tile('a', 'cover')}.hidden")
             assert page.problems == []
         with browser.page() as page:
+            # What the browser itself does not draw in time is told, once that is seen.
+            page.before(LATE)
+            page.go(stand.url)
+            plays(page, "a")
+            page.value("window.late = 500")
+            page.until(f"parseInt({tile('a', 'drops')}.textContent) >= 500")
+        with browser.page() as page:
             source = "MediaSource.isTypeSupported = () => false"
-            page.ask("Page.addScriptToEvaluateOnNewDocument", source=source)
+            page.before(source)
             page.go(stand.url + "#camera=a")  # a link to one camera
             page.until(f"document.body.dataset.view === 'single' && {tile('a')}.dataset.mode === 'jpeg'")
             first = page.until(f"{tile('a', 'cover')}.hidden && {drawn}")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import valkka_async as va
-from support.chromium import Chromium, chromium
+from support.browser import Browser
+from support.browser import browser as started
 from support.footage import encode
 from support.program import Program
 from support.rtsp import RtspServer
@@ -33,8 +34,8 @@ DRAWN = f"""(() => {{
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as running:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with started(tmp_path_factory.mktemp("chromium")) as running:
         yield running
 
 
@@ -51,7 +52,7 @@ def analyse(boxes: va.Server, stop: threading.Event) -> None:
 
 
 def test_boxes_are_drawn_when_asked_and_read_by_nobody_else(
-    rtsp: RtspServer, browser: Chromium, tmp_path: Path
+    rtsp: RtspServer, browser: Browser, tmp_path: Path
 ) -> None:
     rtsp.mount("/cam", encode(tmp_path / "cam.h264", (320, 192), 50, gop=10))
     with socket.create_server(("127.0.0.1", 0)) as free:

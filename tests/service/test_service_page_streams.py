@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from support.chromium import Chromium, Page, chromium
+from support.browser import Browser
+from support.browser import browser as started
 from support.footage import encode
+from support.page import Page
 from support.program import Program
 from support.rtsp import RtspServer
 from support.until import wait_for
@@ -29,8 +31,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as running:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with started(tmp_path_factory.mktemp("chromium")) as running:
         yield running
 
 
@@ -48,7 +50,7 @@ def plays(page: Page, name: str) -> None:
 
 
 def test_the_small_stream_goes_on_whatever_becomes_of_the_main_one(
-    rtsp: RtspServer, clips: dict[str, Path], browser: Chromium, tmp_path: Path
+    rtsp: RtspServer, clips: dict[str, Path], browser: Browser, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

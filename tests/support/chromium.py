@@ -11,16 +11,16 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 
+from .page import Page as Page
+from .page import Place, Runner
 from .require import missing
-
-T = TypeVar("T")
 
 # Nothing that leaves this machine, whatever the browser would like to look up.
 _FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run
@@ -31,20 +31,20 @@ _STARTING = 45.0  # s
 _ANSWER = 20.0
 
 
-class Page:
-    """A tab. `problems` has what its console and its log complain of: errors, exceptions, violations of the
-    content security policy."""
+class Tab(Page):
+    """Of Chromium."""
+
+    touches = True
 
     def __init__(self, run: Runner, session: aiohttp.ClientSession, target: dict[str, Any]) -> None:
+        super().__init__()
         self.id = str(target["id"])
-        self.problems: list[str] = []
         self._run = run
         self._session = session
         self._serial = 0
         self._socket = run(session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0))
 
     def ask(self, method: str, **parameters: Any) -> Any:
-        """One command of the protocol. Raises RuntimeError if it is refused, TimeoutError."""
         return self._run(self._ask(method, parameters))
 
     async def _ask(self, method: str, parameters: dict[str, Any]) -> Any:
@@ -75,58 +75,50 @@ class Page:
         self.ask("Page.navigate", url=url)
 
     def value(self, expression: str) -> Any:
-        """What the expression is; a promise is waited for. Raises RuntimeError for one that throws."""
         answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             thrown = answer["exceptionDetails"]
             raise RuntimeError(thrown.get("exception", {}).get("description") or thrown["text"])
         return answer["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 25) -> Any:
-        """Wait until it is true in some way, and return what it is. While the page is being loaded it may
-        throw. Raises TimeoutError with what it was last."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                value = self.value(expression)
-            except RuntimeError as e:
-                value, said = None, str(e)
-            else:
-                said = repr(value)
-            if value:
-                return value
-            if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"waited {seconds:g} s for {expression}: {said}; problems: {self.problems}"
-                )
-            time.sleep(0.1)
-
-    def press(self, key: str, *, shift: bool = False) -> None:
-        """A key such as Escape, Enter or ArrowRight, pressed and let go."""
+    def press(self, key: str) -> None:
         text = "\r" if key == "Enter" else key if len(key) == 1 else ""
         codes = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
-        code = (codes | {"Tab": 9, " ": 32, "PageUp": 33, "PageDown": 34, "End": 35, "Home": 36}).get(key, 0)
-        about = {"key": key, "text": text, "windowsVirtualKeyCode": code, "modifiers": 8 * shift}
+        code = codes.get(key, 0)
         for kind in ("keyDown", "keyUp"):
-            self.ask("Input.dispatchKeyEvent", type=kind, **about)
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, text=text, windowsVirtualKeyCode=code)
 
     def type(self, text: str) -> None:
-        """Keys one after the other, as digits into an input."""
-        for key in text:
-            self.press(key)
+        self.ask("Input.insertText", text=text)
 
-    def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
-        """An event such as mouseMoved, mousePressed, mouseReleased or mouseWheel."""
-        self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+    def click(self, place: Place, count: int = 1) -> None:
+        x, y = place
+        for n in range(1, count + 1):
+            for kind in ("mousePressed", "mouseReleased"):
+                self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=n)
+
+    def touch(self, *steps: list[Place]) -> None:
+        for n, fingers in enumerate(steps):
+            points = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(fingers)]
+            kind = "touchMove" if n else "touchStart"
+            self.ask("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+        self.ask("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def wheel(self, place: Place, by: float) -> None:
+        x, y = place
+        self.ask("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=by)
+
+    def before(self, source: str) -> None:
+        self.ask("Page.addScriptToEvaluateOnNewDocument", source=source)
 
     def size(self, width: int, height: int, *, touch: bool = False) -> None:
         self.ask(
             "Emulation.setDeviceMetricsOverride",
             **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch},
         )
+        self.ask("Emulation.setTouchEmulationEnabled", enabled=touch, maxTouchPoints=2)
 
     def prefer(self, **features: str) -> None:
-        """Media features: prefer(prefers_color_scheme="dark")."""
         listed = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         self.ask("Emulation.setEmulatedMedia", features=listed)
 
@@ -135,20 +127,6 @@ class Page:
 
     def close(self) -> None:
         self._run(self._socket.close())
-
-
-class Runner:
-    """Runs a coroutine to its end, on a loop that stands still otherwise."""
-
-    def __init__(self) -> None:
-        self._runner = asyncio.Runner()
-        self._runner.get_loop()
-
-    def __call__(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._runner.run(work)
-
-    def close(self) -> None:
-        self._runner.close()
 
 
 class Chromium:
@@ -188,7 +166,7 @@ class Chromium:
         session = self._run(self._open())
         try:
             target = self._run(self._get(session, "PUT", "/new?about:blank"))
-            page = Page(self._run, session, target)
+            page = Tab(self._run, session, target)
             try:
                 for domain in ("Page", "Runtime", "Log"):
                     page.ask(f"{domain}.enable")

@@ -84,7 +84,7 @@ const range = (from, to) => `from=${seconds(from)}&to=${seconds(to)}`;
 
 // Forget that this browser knows the token. Throws an Error whose message is for people.
 export async function signOut() {
-  await ask("/logout", { method: "POST", headers: BUTTON, redirect: "manual" });
+  await ask("/logout", { method: "POST", headers: BUTTON });
 }
 
 // Why something cannot be had. The message is for people; `code` is the service's, "" for want of an answer;
@@ -113,7 +113,7 @@ async function ask(path, options, signal = null) {
     clearTimeout(timer);
   }
   if (answer.status === 401) location.assign("/login");
-  if (!answer.ok && answer.type !== "opaqueredirect") throw await refusal(answer);
+  if (!answer.ok) throw await refusal(answer);
   return answer;
 }
 

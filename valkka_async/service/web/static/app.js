@@ -115,16 +115,16 @@ function leave() {
   else return false;
 }
 
-key(["escape"], "Back: from full screen, from one camera, from what was searched", leave);
-key(["enter"], "Show the camera large", (event) => {
+key(["escape"], "Back: from full screen, a camera, a search", leave);
+key(["enter"], "Open the camera", (event) => {
   if (chosen() !== null || event.target !== document.body || !grid.pointed) return false; // else it is a button's
   go(grid.pointed.name);
 });
-key(["arrowleft", "arrowright"], "The camera before, the next one", (event) => {
+key(["arrowleft", "arrowright"], "Previous camera, next camera", (event) => {
   const by = event.key === "ArrowLeft" ? -1 : 1;
   return chosen() === null ? grid.step(by, 0) : step(by);
 });
-key(["arrowup", "arrowdown"], "The camera above, the one below", (event) => {
+key(["arrowup", "arrowdown"], "Camera above, camera below", (event) => {
   const by = event.key === "ArrowUp" ? -1 : 1;
   return chosen() === null ? grid.step(0, by) : step(by);
 });
@@ -132,16 +132,16 @@ key(["f"], "Full screen", toggleBare);
 key(["m"], "Sound", of((tile) => tile.sound.toggle()));
 key(["s"], "Snapshot", of((tile) => void tile.snap()));
 key(["r"], "Record", of((tile) => tile.record()));
-key(["b"], "Boxes that programs have found", of((tile) => tile.toggleBoxes()));
+key(["b"], "Boxes around what programs found", of((tile) => tile.toggleBoxes()));
 key(["p"], "Picture-in-picture", of((tile) => void tile.float()));
-key(["+", "-", "0"], "Larger, smaller, all of the picture (one camera)", (event) => {
+key(["+", "-", "0"], "Zoom in, zoom out, whole picture (large view)", (event) => {
   const zoom = chosen() === null ? null : grid.tile(chosen())?.zoom;
   if (!zoom) return false;
   if (event.key === "0") zoom.reset();
   else zoom.step(event.key === "+" ? 1 : -1);
 });
 key(["="], "", () => (chosen() === null ? false : grid.tile(chosen())?.zoom.step(1)));
-key(["i"], "Details (one camera)", () => (chosen() === null ? false : details.toggle()));
+key(["i"], "Details (large view)", () => (chosen() === null ? false : details.toggle()));
 key(["/"], "Search", () => (chosen() === null ? finder.focus() : false));
 key(["?"], "These keys", showKeys);
 

@@ -4,7 +4,7 @@
 const WINDOW = 60_000; // ms
 const EACH = 1000; // ms between samples
 const FEW = 5; // in the window
-const SHARE = 0.01; // of the frames in it
+const SHARE = 0.05; // of the frames in it: fewer are hardly seen
 
 export class Drops {
   #samples = []; // {at, count}

@@ -6,7 +6,7 @@ import { recall, remember } from "./settings.js";
 import { Tile } from "./tile.js";
 
 const TICK = 250; // ms
-const LEAST = 240; // px: rather than in narrower tiles the cameras are not all in view, and the page scrolls
+const LEAST = 216; // px: rather than in narrower tiles the cameras are not all in view, and the page scrolls
 const COLUMN = 290; // px, the narrowest that tiles are made then
 const RATIO = 9 / 16;
 const BUSY = 3000; // ms in which nothing moves away from under somebody's hand
@@ -150,7 +150,7 @@ export class Grid {
     for (const tile of this.#tiles.values()) tile.tick();
   }
 
-  // Somebody's own order: a tile is drawn by its handle to where it shall be, or moved by arrow keys on it.
+  // Somebody's own order: a tile is dragged by its handle to where it shall be, or moved by arrow keys on it.
   #letMove() {
     const grid = this.#element;
     let drawn = null; // name

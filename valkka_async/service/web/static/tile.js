@@ -269,7 +269,7 @@ export class Tile {
     put(parts.title, "title", title === this.name ? title : `${title} (${this.name})`);
     put(this.element, "ariaLabel", title);
     put(parts.open, "ariaLabel", `${title}: show large`);
-    put(parts.handle, "ariaLabel", `Move ${title}: draw it, or press arrow keys`);
+    put(parts.handle, "ariaLabel", `Move ${title}: drag it, or press arrow keys`);
     const known = words.video(streams.shown(this.#report));
     say(parts.facts, known);
     parts.facts.hidden = !known;
@@ -300,7 +300,7 @@ export class Tile {
     this.element.toggleAttribute("data-zoomed", shown);
     zoom.hidden = !shown;
     say(zoom, `${scale.toFixed(1)}×`);
-    put(zoom, "ariaLabel", `${scale.toFixed(1)} times as large: show all of it`);
+    put(zoom, "ariaLabel", `${scale.toFixed(1)} times as large: show the whole picture`);
   }
 
   // What is not as it should be, while it is live.
