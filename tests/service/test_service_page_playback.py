@@ -158,7 +158,7 @@ def test_a_part_is_saved_as_a_file_or_it_is_said_why_not(browser: Browser, tmp_p
         browser.page(url + "#camera=yard") as page,
     ):
         page.until(f"{part('strip')}?.offsetWidth && !{part('dayBefore')}.ariaDisabled")
-        page.value(
+        page.run(
             "const make = URL.createObjectURL; URL.createObjectURL = (it) => make((window.blob = it));"
             "HTMLAnchorElement.prototype.click = async function () {"
             " const bytes = new Uint8Array(await window.blob.arrayBuffer());"

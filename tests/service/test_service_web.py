@@ -50,6 +50,7 @@ async def test_all_files_of_the_page_are_served_and_not_twice() -> None:
                         ".js": "text/javascript",
                         ".css": "text/css",
                         ".svg": "image/svg+xml",
+                        ".webmanifest": "application/manifest+json",
                     }[Path(name).suffix]
                 )
                 assert answer.headers["Cache-Control"] == "no-cache"
