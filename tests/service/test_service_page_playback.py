@@ -170,7 +170,7 @@ def test_a_part_is_saved_as_a_file_or_it_is_said_why_not(browser: Browser, tmp_p
             page.value("window.saved = null")
             for name, seconds in (("clipFrom", first), ("clipTo", end)):
                 value = datetime.fromtimestamp(begin + seconds).isoformat()
-                page.value(f"{part(name)}.value = {value!r}; {part(name)}.onchange()")
+                page.run(f"{part(name)}.value = {value!r}; {part(name)}.onchange()")
             page.value(f"{part('clipSave')}.click()")
 
         page.press("c")
