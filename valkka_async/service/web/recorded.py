@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -42,6 +42,26 @@ class _Code(StrEnum):
     FORMAT = "format"
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A camera of which there are recordings, which the config may not have any more."""
+
+    name: str
+    configured: bool
+    bytes: int
+    files: int
+    oldest_ns: int  # when the oldest file begins, Unix
+    newest_ns: int  # when the newest one ends, as far as it is written
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What there is. `ready`: all files have been found."""
+
+    cameras: tuple[Listed, ...]
+    ready: bool
+
+
 class Recorded:
     """Handlers of /api/recordings, /api/recordings/CAMERA, its clip.mp4 and its still.jpg. Times (``from``,
     ``to``, ``at``) are RFC 3339 (2026-11-30T14:00:00Z; without a zone, this machine's), or Unix seconds."""
@@ -53,12 +73,12 @@ class Recorded:
         self._stills = Stills()
 
     async def cameras(self, request: web.Request) -> web.Response:
-        """GET /api/recordings: what there is of which camera; `configured`: the config has it."""
-        cameras = [
-            {"name": name, "configured": self._find(name) is not None} | asdict(stored)
-            for name, stored in sorted(self._archive.stored_by_camera().items())
-        ]
-        return web.json_response({"cameras": cameras, "ready": self._archive.status().ready})
+        """GET /api/recordings"""
+        cameras = tuple(
+            Listed(name, self._find(name) is not None, one.bytes, one.files, one.oldest_ns, one.newest_ns)
+            for name, one in sorted(self._archive.stored_by_camera().items())
+        )
+        return web.json_response(typed.encode(Listing(cameras, self._archive.status().ready)))
 
     async def timeline(self, request: web.Request) -> web.Response:
         """GET /api/recordings/CAMERA: by default the last 24 hours."""

@@ -120,8 +120,8 @@ async function ask(path, options, signal = null) {
 async function refusal(answer) {
   const text = await answer.text().catch(() => "");
   try {
-    const { error, code = "", parts = [] } = JSON.parse(text);
-    return new Refusal(error || text, code, parts.map((part) => ({ from: part.from_ns / 1e6, to: part.to_ns / 1e6 })));
+    const { detail, error, code = "", parts = [] } = JSON.parse(text);
+    return new Refusal(detail || error || text, code, parts.map((part) => ({ from: part.from_ns / 1e6, to: part.to_ns / 1e6 })));
   } catch {
     return new Refusal(text.trim().slice(0, 300) || `the service answered ${answer.status}`);
   }
