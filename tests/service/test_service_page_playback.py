@@ -47,8 +47,11 @@ def service(folder: Path, cameras: str, **recorded: list[Writer]) -> Iterator[st
     pattern = "recordings: 'recordings/{name}/{n}.mp4'"
     config.write_text(f"web: {{port: {port}}}\n{pattern}\ncameras:\n{cameras}")
     with Program("run", str(config)) as program:
-        yield program.line()
-        assert program.end()[0] == 0
+        try:
+            yield program.line()
+        finally:
+            status, _ = program.end()
+        assert status == 0
 
 
 def yesterday() -> float:
