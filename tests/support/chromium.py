@@ -81,17 +81,12 @@ class Tab(Page):
             raise RuntimeError(thrown.get("exception", {}).get("description") or thrown["text"])
         return answer["result"].get("value")
 
-    def press(self, key: str, *, shift: bool = False) -> None:
+    def press(self, key: str) -> None:
         text = "\r" if key == "Enter" else key if len(key) == 1 else ""
         codes = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
-        code = (codes | {"Tab": 9, " ": 32, "PageUp": 33, "PageDown": 34, "End": 35, "Home": 36}).get(key, 0)
-        about = {"key": key, "text": text, "windowsVirtualKeyCode": code, "modifiers": 8 * shift}
+        code = codes.get(key, 0)
         for kind in ("keyDown", "keyUp"):
-            self.ask("Input.dispatchKeyEvent", type=kind, **about)
-
-    def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
-        """An event such as mouseMoved, mousePressed, mouseReleased or mouseWheel."""
-        self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, text=text, windowsVirtualKeyCode=code)
 
     def type(self, text: str) -> None:
         self.ask("Input.insertText", text=text)

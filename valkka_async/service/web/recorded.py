@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 
 from aiohttp import hdrs, web
@@ -30,22 +30,22 @@ _WIDTH = 320
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedCamera:
-    """What there is of a camera. Times are Unix nanoseconds. `configured`: the config has it."""
+class Listed:
+    """A camera of which there are recordings, which the config may not have any more."""
 
     name: str
     configured: bool
     bytes: int
     files: int
-    oldest_ns: int
-    newest_ns: int
+    oldest_ns: int  # when the oldest file begins, Unix
+    newest_ns: int  # when the newest one ends, as far as it is written
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedCameras:
-    """`ready`: all files have been looked at."""
+class Listing:
+    """What there is. `ready`: all files have been found."""
 
-    cameras: tuple[RecordedCamera, ...]
+    cameras: tuple[Listed, ...]
     ready: bool
 
 
@@ -60,12 +60,12 @@ class Recorded:
         self._stills = Stills()
 
     async def cameras(self, request: web.Request) -> web.Response:
-        """GET /api/recordings: what there is of which camera."""
+        """GET /api/recordings"""
         cameras = tuple(
-            RecordedCamera(name, self._find(name) is not None, **asdict(stored))
-            for name, stored in sorted(self._archive.stored_by_camera().items())
+            Listed(name, self._find(name) is not None, one.bytes, one.files, one.oldest_ns, one.newest_ns)
+            for name, one in sorted(self._archive.stored_by_camera().items())
         )
-        return web.json_response(typed.encode(RecordedCameras(cameras, self._archive.status().ready)))
+        return web.json_response(typed.encode(Listing(cameras, self._archive.status().ready)))
 
     async def timeline(self, request: web.Request) -> web.Response:
         """GET /api/recordings/CAMERA: by default the last 24 hours."""

@@ -21,7 +21,7 @@ from valkka_async.service.web.metrics import Metrics
 from valkka_async.service.web.openapi import PATH, Route, document
 from valkka_async.service.web.others import Hosts, Others
 from valkka_async.service.web.problems import Code
-from valkka_async.service.web.recorded import Recorded, RecordedCameras
+from valkka_async.service.web.recorded import Listing, Recorded
 
 _NAME = r"{camera:[A-Za-z0-9._-]{1,64}}"
 _HOST = r"{host:[A-Za-z0-9._-]{1,64}}"
@@ -125,7 +125,7 @@ def table(its: Handlers, *, token: bool) -> list[Route]:
             "/api/recordings",
             its.recorded.cameras,
             "Of which cameras there are recordings.",
-            {200: RecordedCameras},
+            {200: Listing},
         ),
         Route(
             "GET",

@@ -113,7 +113,7 @@ async function ask(path, options, signal = null) {
     clearTimeout(timer);
   }
   if (answer.status === 401) location.assign("/login");
-  if (!answer.ok && answer.type !== "opaqueredirect") throw await refusal(answer);
+  if (!answer.ok) throw await refusal(answer);
   return answer;
 }
 

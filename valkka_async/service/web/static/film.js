@@ -19,6 +19,7 @@ const LONGEST = 10 * 86_400; // s in one MediaSource
 const TICK = 150; // ms
 const NEAR = 0.12; // s before the end of what there is, where one is at the end
 const STOPS = 1; // s before it, where browsers may stop
+const STANDS = 4; // looks
 const PAUSE = 1500; // ms: a longer one is told
 const AGAIN = 1000; // ms until there may be more of a recording that goes on
 const MARGIN = 0.001; // s
@@ -39,6 +40,8 @@ export class Film {
   #over = false; // there is nothing after it
   #rate = 1;
   #sound = false;
+  #shown = 0; // s, at the last look
+  #stands = 0; // looks since which that is the same
   #failures = [];
   #timer;
   trouble = ""; // why it does not go on, while it is tried again
@@ -349,7 +352,10 @@ export class Film {
     const all = ranges(session.buffer);
     const here = all.find(([from, to]) => from <= now && now < to);
     const left = here ? here[1] - now : 0;
-    const stops = left < STOPS && this.#video.readyState < HTMLMediaElement.HAVE_FUTURE_DATA;
+    this.#stands = now === this.#shown ? this.#stands + 1 : 0;
+    this.#shown = now;
+    const waits = this.#video.readyState < HTMLMediaElement.HAVE_FUTURE_DATA || this.#stands > STANDS;
+    const stops = left < STOPS && waits;
     if (here && ((left > NEAR && !stops) || this.#video.paused || this.#video.seeking)) return;
     const next = all.find(([from]) => from > now);
     if (next) {

@@ -90,7 +90,7 @@ export class Playback {
     const { recording, stored } = tile.report;
     const some = Boolean(stored) || this.#all.oldest !== null;
     there.hidden = !some;
-    none.hidden = some || !this.#all.asked;
+    none.hidden = some;
     if (!some) none.textContent = nothing(recording);
     eventPair.hidden = !this.#all.events.length && !recording?.events;
     gapPair.hidden = !eventPair.hidden; // of what is recorded now and then, gaps say nothing
@@ -119,13 +119,14 @@ export class Playback {
     if (Number.isNaN(at)) this.#strip.day(this.#strip.now);
     this.#show();
     this.#refresh();
-    if (!Number.isNaN(at)) this.#go(at, { play: plays });
+    if (!Number.isNaN(at) && tile.report.stored) this.#go(at, { play: plays });
   }
 
   // ------------------------------------------------------------------------------------- what there is
 
   async #refresh() {
     this.#refreshed = performance.now();
+    if (!this.#tile.report.stored) return; // the service says when there is something
     const all = this.#all;
     try {
       if (!all.asked) await all.ensure(this.#strip.from, this.#strip.to);
@@ -143,6 +144,7 @@ export class Playback {
 
   // Other times are in view.
   async #look() {
+    if (!this.#tile.report.stored) return;
     const all = this.#all;
     const { from, to } = this.#strip;
     try {
