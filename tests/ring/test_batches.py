@@ -258,6 +258,23 @@ async def test_a_batch_waits_for_as_many_frames_as_it_must_have(cameras: Cameras
     assert batches.stats().waiting == 0
 
 
+async def test_while_it_waits_for_more_a_source_gives_one_frame_alone() -> None:
+    async with va.serve("a") as a, va.serve("b") as b, va.merge("a", "b", policy="ordered") as merged:
+        await until(lambda: None not in merged.stats().sources.values())
+        batches = merged.batches(min_frames=2, max_age=60)
+        task = asyncio.ensure_future(anext(batches))
+        a.publish(b"1")
+        b.publish(b"old", timestamp_ns=time.time_ns() - 100_000_000_000)
+        await until(lambda: batches.stats().waiting)
+        a.publish(b"2")
+        for number in (b"1", b"2"):
+            b.publish(number)
+            async with asyncio.timeout(30):
+                assert [bytes(frame.data) for frame in await task] == [number, number]
+            task = asyncio.ensure_future(anext(batches))
+        task.cancel()
+
+
 async def test_while_it_waits_for_more_nothing_gets_old(cameras: Cameras) -> None:
     servers, merged = cameras
     task = asyncio.ensure_future(anext(merged.batches(min_frames=2)))
@@ -329,6 +346,17 @@ async def test_aligned_frames_are_of_one_instant() -> None:
             pairs = [sorted(bytes(f.data) for f in await anext(batches)) for _ in range(2)]
     assert pairs == [[b"33", b"35"], [b"66", b"68"]]
     assert batches.stats().unmatched == {"a": 1}, "nothing of b's was near its first"
+
+
+async def test_frames_that_are_further_apart_than_the_tolerance_are_no_set() -> None:
+    base = time.time_ns()
+    async with va.serve("a") as a, va.serve("b") as b, va.merge("a", "b") as merged:
+        await until(lambda: None not in merged.stats().sources.values())
+        batches = merged.batches(align="capture", tolerance=0.01)
+        a.publish(b"x", timestamp_ns=base)
+        b.publish(b"x", timestamp_ns=base + 50 * MS)
+        async with asyncio.timeout(10):
+            assert [(await anext(batches)).names for _ in range(2)] == [["a"], ["b"]]
 
 
 async def test_a_set_says_its_spread_and_its_clock() -> None:

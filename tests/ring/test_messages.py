@@ -158,6 +158,7 @@ def test_a_reader_stays_when_the_time_to_say_hello_is_over(
         silent.settimeout(10)
         silent.connect(str(runtime_dir / "s.sock"))
         assert silent.recv(1) == b""
+        assert len(server.reader_stats()) == 1
         server.publish(b"x")
         assert bytes(reader.recv(5).data) == b"x"
 
