@@ -121,8 +121,8 @@ class Opening:
         """Publish an event by this function, which is given whether it is a key frame.
 
         Threads that come while another one publishes the first wait for that, a moment: what is published
-        before the first key frame is in no backlog. Who may not wait does not: a signal's handler, and whoever
-        has the lock that a new ring needs.
+        before the first key frame is in no backlog. Who may not wait does not: a signal's
+        handler, and whoever has the lock that a new ring needs.
         """
         deadline = time.monotonic() + _FIRST_SECONDS
         while not self._count:
