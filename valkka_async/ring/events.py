@@ -76,9 +76,10 @@ class Event:
     text: str = ""
     #: What else is known, as JSON has it.
     fields: Mapping[str, Any] = field(default_factory=dict)
-    #: The ring that told it, its number there, and how many before it this reader has missed.
+    #: The server or service that told it, and its number there.
     source: str = ""
     seq: int = 0
+    #: How many of that source's events before this one this reader has missed.
     missed: int = 0
 
     @staticmethod
