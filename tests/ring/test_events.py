@@ -103,18 +103,19 @@ async def test_a_reader_that_is_stopped_costs_the_others_nothing() -> None:
                     say(count)
     asyncio.run(main())
     """
-    with va.serve("cam1") as server, Child(reader) as child:
+    with va.serve("cam1") as server:
         server.emit("first")
-        await asyncio.to_thread(child.match, "reads")
-        async with va.events(codes=("n",)) as happening:
-            child.signal(signal.SIGSTOP)
-            for n in range(5000):
-                assert server.emit("n", number=n)
-                if n % 100 == 99:
-                    for one in await some(happening, 100):
-                        assert one.missed == 0
-            child.signal(signal.SIGCONT)
-            assert await asyncio.to_thread(child.line) == "5000"
+        with Child(reader) as child:
+            await asyncio.to_thread(child.match, "reads")
+            async with va.events(codes=("n",)) as happening:
+                child.signal(signal.SIGSTOP)
+                for n in range(5000):
+                    assert server.emit("n", number=n)
+                    if n % 100 == 99:
+                        for one in await some(happening, 100):
+                            assert one.missed == 0
+                child.signal(signal.SIGCONT)
+                assert await asyncio.to_thread(child.line) == "5000"
 
 
 async def test_a_ring_of_another_process_s_life_is_counted_from_its_beginning() -> None:
@@ -185,7 +186,7 @@ async def test_readers_that_come_go_and_fall_behind_are_told() -> None:
     who = {"ring": "cam1", "reader": joined.fields["reader"], "pid": os.getpid(), "policy": "ordered"}
     assert (joined.code, joined.camera, joined.fields) == (va.EventCode.READER_JOINED, "cam1", who)
     assert (behind.code, behind.fields) == (va.EventCode.READER_BEHIND, who | {"missed": lost})
-    assert left.code is not None and left.fields == who | {"received": 2, "missed": lost}
+    assert left.code == va.EventCode.READER_LEFT and left.fields == who | {"received": 2, "missed": lost}
 
 
 async def test_a_latest_reader_is_never_behind() -> None:

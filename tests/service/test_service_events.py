@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import valkka_async as va
 from support.footage import encode
 from support.until import until
 from valkka_async.service.config.config import Config
+from valkka_async.service.herald import Herald
 from valkka_async.service.service import Service
 from valkka_async.service.web.metrics import service_families
 
@@ -135,6 +137,41 @@ async def test_hooks_of_the_config_are_told_and_follow_a_reload(clip: Path, tmp_
             assert analyser.emit("person", camera="front")
             await until(lambda: noted("two") == ["front person"])
         assert noted("one") == ["front camera.live", "front person"]
+
+
+async def test_an_outage_is_told_once_and_not_each_attempt() -> None:
+    def status(state: str, cause: str | None = None) -> Any:
+        return SimpleNamespace(
+            name="cam1", state=va.CameraState(state), cause=cause and va.Cause(cause), reason=""
+        )
+
+    herald = Herald("home")
+    herald.open()
+    async with va.events("cam1") as happening:
+        for state in ("connecting", "live", "stalled", "waiting timeout", "connecting", "waiting timeout"):
+            herald.camera(status(*state.split()))
+        for state in ("connecting", "waiting auth", "connecting", "failed auth", "connecting", "live"):
+            herald.camera(status(*state.split()))
+        herald.publish(va.Event(va.EventCode.WORKER_ENDED, "cam1", 1))
+        herald.camera(status("live"))
+        herald.emit("last", "cam1")
+        told = []
+        while not told or told[-1] != "last":
+            event = await happening.recv()
+            told.append(f"{event.code} {event.fields.get('cause') or ''}".strip())
+    herald.close()
+    assert told == [
+        "camera.connecting",
+        "camera.live",
+        "camera.stalled",
+        "camera.waiting timeout",
+        "camera.waiting auth",
+        "camera.failed auth",
+        "camera.live",
+        "worker.ended",
+        "camera.live",
+        "last",
+    ]
 
 
 async def test_a_second_service_of_that_name_runs_and_says_that_it_tells_nothing(

@@ -21,7 +21,9 @@ async def show(cameras: Iterable[str], codes: Iterable[str], *, as_json: bool) -
 def line(event: Event) -> str:
     """For people: 2026-11-30 14:00:00 front camera.failed: wrong password."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time_ns / 1e9))
-    said = event.text or " ".join(f"{key}={_plain(value)}" for key, value in event.fields.items())
+    said = event.text or " ".join(
+        f"{key}={_plain(value)}" for key, value in event.fields.items() if value is not None
+    )
     text = f"{when} {event.camera} {event.code}" + (f": {said}" if said else "")
     if event.missed:
         text += f" ({event.missed} events before it were missed)"

@@ -10,13 +10,15 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
+import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from valkka_async.errors import DataError, FrameError
+from valkka_async.ring import fork
 from valkka_async.ring._shm import Frame
 from valkka_async.ring.names import EVENTS, check_source, is_source, matches
 
@@ -27,6 +29,8 @@ _TEXT = 1000  # characters
 # Readers find a new ring within some hundredths of a second, and get what was in it by then.
 _OPENING_SECONDS = 2.0
 _OPENING_EVENTS = 200
+_FIRST_SECONDS = 1.0  # for which a thread waits for the one that publishes the first
+_MOMENT = 0.0005
 
 
 class EventCode(StrEnum):
@@ -72,9 +76,10 @@ class Event:
     text: str = ""
     #: What else is known, as JSON has it.
     fields: Mapping[str, Any] = field(default_factory=dict)
-    #: The ring that told it, its number there, and how many before it this reader has missed.
+    #: The server or service that told it, and its number there.
     source: str = ""
     seq: int = 0
+    #: How many of that source's events before this one this reader has missed.
     missed: int = 0
 
     @staticmethod
@@ -110,14 +115,37 @@ class Opening:
     def __init__(self) -> None:
         self._count = 0
         self._since = 0.0
+        self._first = threading.Lock()  # of whoever publishes it
+        self._thread = 0
 
-    def key(self) -> bool:
-        """Is the next one?"""
+    def publish(self, publish: Callable[[bool], bool]) -> bool:
+        """Publish an event by this function, which is given whether it is a key frame.
+
+        Threads that come while another one publishes the first wait for that, a moment: what is published
+        before the first key frame is in no backlog. Who may not wait does not: a signal's
+        handler, and whoever has the lock that a new ring needs.
+        """
+        deadline = time.monotonic() + _FIRST_SECONDS
+        while not self._count:
+            if self._first.acquire(blocking=False):
+                self._thread = threading.get_ident()
+                try:
+                    if self._count or not publish(True):
+                        break
+                    self._since = time.monotonic()
+                    self._count = 1
+                    return True
+                finally:
+                    self._thread = 0
+                    self._first.release()
+            if self._thread == threading.get_ident() or fork.in_a_step() or time.monotonic() > deadline:
+                return publish(True)
+            time.sleep(_MOMENT)
+        if not self._count:
+            return False
         self._count += 1
-        if self._count == 1:
-            self._since = time.monotonic()
-            return True
-        return self._count > _OPENING_EVENTS or time.monotonic() - self._since > _OPENING_SECONDS
+        over = self._count > _OPENING_EVENTS or time.monotonic() - self._since > _OPENING_SECONDS
+        return publish(over)
 
 
 def is_code(code: object) -> bool:

@@ -394,7 +394,7 @@ class Server:
 
     def publish_event(self, payload: bytes, time_ns: int | None) -> bool:
         """Publish what events.encode() has made, in this ring of events."""
-        return self.publish(payload, timestamp_ns=time_ns, key=self._opening.key())
+        return self._opening.publish(lambda key: self.publish(payload, timestamp_ns=time_ns, key=key))
 
     def _ring_of_events(self) -> Server:
         if self._name.endswith(EVENTS):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from valkka_async.camera.status import AnyState
+from valkka_async.camera.status import AnyState, CameraState, Cause
 from valkka_async.camera.workers.status import SupervisedStatus
 from valkka_async.errors import ConnectError, InvalidNameError, ValkkaError
 from valkka_async.record.archive import ArchiveStatus
@@ -18,6 +18,8 @@ from valkka_async.ring.events import EVENT_SLOTS, Event, EventCode, encode
 from valkka_async.ring.names import EVENTS
 from valkka_async.ring.server import Server, serve
 from valkka_async.service.status import RecordingState, RecordingStatus
+
+_OUTAGE = {CameraState.WAITING, CameraState.FAILED}
 
 log = logging.getLogger("valkka_async.service")
 
@@ -29,6 +31,7 @@ class Herald:
         self._service = service
         self._ring: Server | None = None
         self._started = False
+        self._cameras: dict[str, tuple[AnyState, Cause | None]] = {}  # as they were told
         self._recordings: dict[str, RecordingState] = {}
         self._deleted = (0, 0)  # files and bytes
         self._problem = ""
@@ -55,6 +58,8 @@ class Herald:
 
     def publish(self, event: Event) -> None:
         """What a supervisor or a worker tells."""
+        if event.code == EventCode.WORKER_ENDED:  # another one may be there before anybody looks
+            self._cameras.pop(event.camera, None)
         self._tell(event.code, event.camera, event.text, event.time_ns, event.fields)
 
     def _tell(
@@ -75,8 +80,14 @@ class Herald:
             self._started = True
             self.emit(EventCode.SERVICE_STARTED, self._service)
 
-    def camera(self, status: SupervisedStatus, before: AnyState | None) -> None:
-        """It has come into another state."""
+    def camera(self, status: SupervisedStatus) -> None:
+        """It may have come into another state. Each outage is told once: neither further attempts, nor that
+        these fail for the same cause."""
+        before, cause = self._cameras.get(status.name, (None, None))
+        again = status.state is CameraState.CONNECTING and before in _OUTAGE
+        if again or (before, cause) == (status.state, status.cause):
+            return
+        self._cameras[status.name] = status.state, status.cause
         self.emit(
             f"camera.{status.state}",
             status.name,
@@ -87,6 +98,7 @@ class Herald:
         )
 
     def removed(self, camera: str) -> None:
+        self._cameras.pop(camera, None)
         self.recording(camera, None)
         self.emit(EventCode.CAMERA_REMOVED, camera)
 

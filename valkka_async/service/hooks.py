@@ -14,7 +14,6 @@ import time
 from collections import deque
 
 from valkka_async.backoff import Backoff
-from valkka_async.errors import ValkkaError
 from valkka_async.ring.events import Event
 from valkka_async.ring.listening import events
 from valkka_async.service.config.hooks import Hook
@@ -26,6 +25,7 @@ from valkka_async.service.webhook import Webhook
 _QUEUE = 256  # events that wait; the oldest go
 _RETRIES = 5
 _PAUSES = (1.0, 60.0)  # s between attempts, growing
+_AGAIN = 5.0  # s
 _CLOSE_SECONDS = 1.0  # for what waits when the service ends
 _EVERYTHING = ("*", "*/*")
 
@@ -63,16 +63,17 @@ class Hooks:
             await self._stop_reading()
 
     async def _read(self) -> None:
-        try:
-            async with events(*_EVERYTHING) as happening:
-                self._listens.set()
-                async for event in happening:
-                    for hook in self._hooks:
-                        hook.put(event)
-        except ValkkaError as e:
-            log.error("events cannot be read: %s", e)
-        finally:
+        while True:
+            try:
+                async with events(*_EVERYTHING) as happening:
+                    self._listens.set()
+                    async for event in happening:
+                        for hook in self._hooks:
+                            hook.put(event)
+            except Exception:  # nobody knows of any; without this task all hooks are deaf
+                log.exception("events cannot be read; trying again")
             self._listens.set()
+            await asyncio.sleep(_AGAIN)
 
     async def _stop_reading(self) -> None:
         reader, self._reader = self._reader, None

@@ -23,7 +23,7 @@ from valkka_async.record.archive import Archive, Kept, index_of
 from valkka_async.record.cause import RecordingCause
 from valkka_async.record.pattern import Pattern
 from valkka_async.record.retention import Keep
-from valkka_async.ring.events import Event, EventCode
+from valkka_async.ring.events import EventCode
 from valkka_async.service.config.config import Config
 from valkka_async.service.config.config import Keep as KeepConfig
 from valkka_async.service.herald import Herald
@@ -95,7 +95,6 @@ class Service:
         self._sampled: dict[str, CameraStatus] = {}
         self._states: dict[str, CameraState] = {}
         self._outages = Outages()
-        self._ended: set[str] = set()  # cameras whose process has ended since their state was told
         self._stuck: dict[str, RecordingCause] = {}  # why recordings fail whose attempts go on
         self._since_ns = time.time_ns()
         self._applying = asyncio.Lock()
@@ -311,7 +310,6 @@ class Service:
             await self._supervised.remove(name)
         except ValueError:  # gone already
             pass
-        self._ended.discard(name)
         if self._states.pop(name, None) is not None:
             self._outages.forget(name)
             log.info("%s: removed", name, extra={"camera": name})
@@ -338,11 +336,10 @@ class Service:
             statuses = self._supervised.status()
             for name, status in statuses.items():
                 self._sample(name, status.camera, now)
-                if (before := self._states.get(name)) != status.state or name in self._ended:
-                    self._ended.discard(name)
+                if self._states.get(name) != status.state:
                     self._states[name] = status.state
                     self._outages.tell(status)
-                    self._herald.camera(status, before)
+                self._herald.camera(status)
                 recording = self._recording(name, status.camera)
                 self._tell_stuck(name, recording)
                 self._herald.recording(name, recording)
@@ -351,12 +348,6 @@ class Service:
                 self._herald.started()
             for gone in self._sampled.keys() - statuses.keys():
                 del self._sampled[gone]
-
-    def _on_event(self, event: Event) -> None:
-        """What the supervisor tells."""
-        if event.code == EventCode.WORKER_ENDED:
-            self._ended.add(event.camera)  # another one may be there before the next look
-        self._herald.publish(event)
 
     def _tell_stuck(self, name: str, recording: RecordingStatus | None) -> None:
         """Log once that nothing is written, where no attempt ends by an error and says so."""
@@ -387,7 +378,7 @@ class Service:
             restart_max=workers.restart_max,
             hang_timeout=workers.hang_timeout,
             stop_timeout=workers.stop_timeout,
-            on_event=self._on_event,
+            on_event=self._herald.publish,
         )
         self._since_ns = time.time_ns()
         try:
