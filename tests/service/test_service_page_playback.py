@@ -19,7 +19,7 @@ from support.footage import encode
 from support.page import Page
 from support.playback import play
 from support.program import Program
-from support.recordings import Writer
+from support.recordings import GOP, Writer
 from support.rtsp import RtspServer
 from support.until import wait_for
 
@@ -133,6 +133,16 @@ def test_yesterdays_gap_is_found_and_played_over_with_keys_alone(browser: Browse
         page.press(" ")
         page.until(f"{part('film')}.videoWidth === 320 && {part('film')}.playbackRate === 4", 40)
         says(page, "told", "Nothing is recorded after this.")
+        # Faster still, key frames have to do.
+        for key in (">", ">", "Home"):
+            page.press(key)
+        at(page, 0, begin)
+        assert page.value(f"{part('speed')}.value") == "16"
+        page.press(" ")
+        says(page, "told", "Nothing is recorded after this.")
+        page.until(f"{NUMBER} >= 0 && {NUMBER} % {GOP} === 0")
+        for _ in range(4):
+            page.press("<")
         # Back over the gap, which lies between.
         page.press("Home")
         at(page, 0, begin)

@@ -10,6 +10,7 @@ import { Source, mime } from "./player.js";
 
 const CLIP = 15_000; // ms of what is asked for at once, at normal speed
 const LONGEST_CLIP = 60_000; // at any speed
+const FAST = 4; // times: above it, key frames alone are decoded
 const AHEAD = 2 * CLIP; // that are there before they are shown
 const MOST_AHEAD = 120_000; // at any speed
 const BEHIND = 15; // s that stay, to step back
@@ -18,7 +19,7 @@ const SOON = 3_600_000; // ms for which the recordings are to be known
 const LONGEST = 10 * 86_400; // s in one MediaSource
 const TICK = 150; // ms
 const NEAR = 0.12; // s before the end of what there is, where one is at the end
-const STOPS = 1; // s before it, where browsers may stop
+const STOPS = 1; // s before it, where browsers may stop at normal speed
 const STANDS = 4; // looks
 const PAUSE = 1500; // ms: a longer one is told
 const AGAIN = 1000; // ms until there may be more of a recording that goes on
@@ -58,7 +59,7 @@ export class Film {
   // The moment that is shown.
   get time() {
     const session = this.#session;
-    return session && this.#video.readyState > 0 ? session.base + 1000 * this.#video.currentTime : this.#target;
+    return session && this.#video.readyState > 0 ? Math.round(session.base + 1000 * this.#video.currentTime) : this.#target;
   }
 
   get paused() {
@@ -82,7 +83,9 @@ export class Film {
 
   // 1/4 to 16.
   set rate(rate) {
+    const other = rate > FAST !== this.#rate > FAST;
     this.#rate = rate;
+    if (other && this.#session) this.#open(this.time); // with other frames
     this.#video.playbackRate = this.#video.defaultPlaybackRate = rate; // the latter for the next MediaSource
   }
 
@@ -150,7 +153,7 @@ export class Film {
     this.#video.addEventListener("error", broken, { signal });
     this.#video.disableRemotePlayback = true; // a ManagedMediaSource asks for it
     this.#video.src = session.url;
-    this.rate = this.#rate;
+    this.#video.playbackRate = this.#rate;
     if (!paused) this.play();
   }
 
@@ -248,15 +251,15 @@ export class Film {
       return part.from <= from && part.to >= to ? to : this.#take(session, { span, ...part }, signal);
     }
     const begin = Number(answer.headers.get("X-From-Ns")) / 1e6;
-    const splitter = new Splitter(this.#sound);
+    const splitter = new Splitter(this.#sound, this.#rate > FAST);
     const reader = answer.body.getReader();
     let offset = NaN; // of its times, which begin with its sound
     try {
       for (;;) {
         const { done, value } = await read(reader, signal);
-        if (done) break;
-        const { init, media, frames } = splitter.push(value);
+        const { init, media, frames } = done ? splitter.end() : splitter.push(value);
         if (init) await this.#begin(session, init, splitter.sounds, span.codec, begin, signal);
+        if (!media && done) break;
         if (!media) continue;
         if (Number.isNaN(offset)) {
           const place = this.#place((begin - session.base) / 1000, begin < from - 1);
@@ -269,6 +272,7 @@ export class Film {
         const times = frames.map((frame) => frame.at + offset);
         this.#frames = [...this.#frames, ...times].sort((a, b) => a - b);
         this.#keys.push(...frames.filter((frame) => frame.key).map((frame) => frame.at + offset));
+        if (done) break;
       }
     } finally {
       reader.cancel().catch(() => {});
@@ -355,7 +359,7 @@ export class Film {
     this.#stands = now === this.#shown ? this.#stands + 1 : 0;
     this.#shown = now;
     const waits = this.#video.readyState < HTMLMediaElement.HAVE_FUTURE_DATA || this.#stands > STANDS;
-    const stops = left < STOPS && waits;
+    const stops = left < STOPS * Math.max(1, this.#rate) && waits;
     if (here && ((left > NEAR && !stops) || this.#video.paused || this.#video.seeking)) return;
     const next = all.find(([from]) => from > now);
     if (next) {

@@ -15,11 +15,15 @@ export class Splitter {
   #picture = 0; // its track
   #timescale = 1;
   #mute = new Set(); // tracks
+  #keys;
+  #sample = { decode: 0, end: 0, place: 0 }; // the last one of the picture: times, and where its duration is
+  #held = null; // {bytes, place, decode, frame} a key frame that is shown until the next one
   sounds = false; // there is sound in what comes out
 
-  // `sound`: leave it in.
-  constructor(sound) {
-    this.#sound = sound;
+  // `sound`: leave it in. `keys`: key frames alone, each of them shown until the next one.
+  constructor(sound, keys = false) {
+    this.#sound = sound && !keys;
+    this.#keys = keys;
   }
 
   // More bytes. Returns {init, media, frames}: the init segment, and whole fragments, or null; and {at, key} for
@@ -30,6 +34,7 @@ export class Splitter {
     const frames = [];
     let init = null;
     let moof = null; // whose samples come next
+    const kept = [];
     let [begin, whole, at] = [0, 0, 0];
     while (at + 16 <= data.length) {
       const size = view.getUint32(at) === 1 ? Number(view.getBigUint64(at + 8)) : view.getUint32(at);
@@ -46,14 +51,38 @@ export class Splitter {
       } else if (what === MOOF) {
         moof = [at + 8, end];
       } else if (what === MDAT) {
-        if (moof) frames.push(...this.#fragment(view, ...moof));
+        const found = moof ? this.#fragment(view, ...moof) : [];
+        if (!this.#keys) frames.push(...found);
+        else if (found[0]?.key) {
+          kept.push(...this.#until(this.#sample.decode, frames));
+          const { decode, place } = this.#sample;
+          this.#held = { bytes: data.slice(whole, end), place: place - whole, decode, frame: found[0] };
+        }
         moof = null;
         whole = end;
       }
       at = end;
     }
     this.#rest = data.slice(whole);
-    return { init, media: whole > begin ? data.subarray(begin, whole) : null, frames };
+    const media = this.#keys ? kept.reduce(join, new Uint8Array(0)) : data.subarray(begin, whole);
+    return { init, media: media.length ? media : null, frames };
+  }
+
+  // There is no more. Returns what push() does, of what was held back.
+  end() {
+    const frames = [];
+    const [media = null] = this.#until(this.#sample.end, frames);
+    return { init: null, media, frames };
+  }
+
+  // The key frame that was held back, to be shown up to that time: [its bytes], or nothing.
+  #until(time, frames) {
+    const held = this.#held;
+    this.#held = null;
+    if (!held || time <= held.decode) return [];
+    new DataView(held.bytes.buffer).setUint32(held.place, time - held.decode);
+    frames.push(held.frame);
+    return [held.bytes];
   }
 
   #movie(view, begin, end) {
@@ -95,6 +124,7 @@ export class Splitter {
         else if (what === TRUN && number === this.#picture) {
           for (const sample of samples(view, at, past, duration, flags)) {
             frames.push({ at: (decode + sample.later) / this.#timescale, key: (sample.flags & DELTA) === 0 });
+            this.#sample = { decode, end: decode + sample.duration, place: sample.place };
             decode += sample.duration;
           }
         }
@@ -126,7 +156,7 @@ function defaults(view, begin) {
   return [view.getUint32(begin + 4), duration, take(0x20)];
 }
 
-// Those of a trun box: duration, flags, and by how much each is shown later than it is decoded.
+// Those of a trun box: duration, and where that is; flags, and by how much each is shown later than it is decoded.
 function* samples(view, begin, end, duration, flags) {
   const said = view.getUint32(begin) & 0xffffff;
   const count = view.getUint32(begin + 4);
@@ -135,10 +165,11 @@ function* samples(view, begin, end, duration, flags) {
   take(1, 0);
   const first = take(4, flags);
   for (let n = 0; n < count && at <= end; n += 1) {
+    const place = at;
     const lasts = take(0x100, duration);
     take(0x200, 0);
     const own = take(0x400, n ? flags : first);
-    yield { duration: lasts, flags: own, later: take(0x800, 0) | 0 };
+    yield { duration: lasts, place, flags: own, later: take(0x800, 0) | 0 };
   }
 }
 
