@@ -17,7 +17,7 @@ from support.playback import Shown, ffmpeg_finds_no_fault, play
 from support.recordings import GOP, STEP_NS, Writer, with_sound
 from valkka_async.camera.mp4 import boxes, sound
 from valkka_async.record import contents as files
-from valkka_async.record.clip import Clip, ClipCause, ClipError, plan
+from valkka_async.record.clip import LONGEST_NS, Clip, ClipCause, ClipError, plan
 from valkka_async.record.contents import Contents
 
 S = 10**9
@@ -154,6 +154,13 @@ def test_its_own_table_and_numbers_are_right(three: Sources) -> None:
     references = [boxes.read_reference_time(whole, one.begin - 8) for one in top if one.kind == b"prft"]
     assert [found[1] - BEGIN for found in references if found][:2] == [0, 2 * S]
     assert [found[0] for found in references if found][:2] == [0, 180_000]
+
+
+def test_a_clip_has_a_bound(three: Sources) -> None:
+    with pytest.raises(ClipError) as refused:
+        plan(three, BEGIN - LONGEST_NS, BEGIN + 1)
+    assert refused.value.cause is ClipCause.LONG
+    assert plan(three, BEGIN + S - LONGEST_NS, BEGIN + S).begin_ns == BEGIN
 
 
 def test_other_parameters_within_are_refused_with_the_parts_that_can_be_had(

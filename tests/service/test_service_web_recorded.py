@@ -128,6 +128,8 @@ async def test_what_cannot_be_had_is_told_by_a_code(tmp_path: Path) -> None:
         assert (status, said["code"]) == (404, "empty")
         status, said = await told(clip, **query(5, 22))
         assert (status, said["code"]) == (409, "changed")
+        status, long = await told(clip, **{"from": "2025-10-30", "to": "2026-11-30"})
+        assert (status, long["code"]) == (400, "long")
         parts = [(one["from_ns"] / S - BEGIN, one["to_ns"] / S - BEGIN) for one in said["parts"]]
         assert parts == [(5, 10), (20, 22)]
         for path in ("nobody", "nobody/clip.mp4"):

@@ -29,6 +29,7 @@ from valkka_async.record import contents as files
 from valkka_async.record.contents import Contents, Mark
 
 PAUSE_NS = 60_000_000_000  # between files, which is kept
+LONGEST_NS = 7 * 24 * 3600 * 1_000_000_000  # of a clip: its plan is in memory, of all its files
 _JOINED_NS = 250_000_000  # a smaller one is none
 _LEAD = 2  # s by which sound may come later than its picture
 _HEADS = 64 << 10  # bytes: a moof box is much shorter
@@ -45,6 +46,7 @@ class ClipCause(StrEnum):
 
     EMPTY = "empty"  # nothing was recorded then
     CHANGED = "changed"  # the codec or the size of the picture changes within
+    LONG = "long"  # more than LONGEST_NS
     GONE = "gone"  # its files have been deleted meanwhile
 
 
@@ -99,8 +101,15 @@ class Clip:
             at += size
 
 
+def check_length(from_ns: int, to_ns: int) -> None:
+    """Raises ClipError for a range that is too long for one clip."""
+    if to_ns - from_ns > LONGEST_NS:
+        raise ClipError(ClipCause.LONG, "a clip lasts seven days at most: ask for less")
+
+
 def plan(sources: Iterable[tuple[Path, Contents]], from_ns: int, to_ns: int) -> Clip:
     """The clip of a range, of files in their order. Blocks; reads little. Raises ClipError, OSError."""
+    check_length(from_ns, to_ns)
     pieces: list[_Piece] = []
     init, digest = b"", ""
     begin_ns = end_ns = 0

@@ -39,6 +39,7 @@ class Code(StrEnum):
     CAMERA = "camera"  # there is no such camera
     RING = "ring"  # the camera has no ring for this
     EMPTY = "empty"  # nothing was recorded then
+    LONG = "long"  # a clip of more than seven days
     GONE = "gone"  # what was recorded is not there any more
     METHOD = "method"  # the address has other methods, which Allow names
     LATE = "late"  # the rest of it did not come
@@ -61,6 +62,7 @@ STATUS = {
     Code.REQUEST: 400,
     Code.TIME: 400,
     Code.WIDTH: 400,
+    Code.LONG: 400,
     Code.TOKEN: 401,
     Code.HOST: 403,
     Code.ORIGIN: 403,

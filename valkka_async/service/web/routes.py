@@ -143,7 +143,7 @@ def table(its: Handlers, *, token: bool) -> list[Route]:
             "What was recorded from a time to another, as one fragmented MP4.",
             {200: "video/mp4", 206: "video/mp4"},
             (
-                *(Code.TIME, Code.CAMERA, Code.EMPTY, Code.GONE, Code.CHANGED),
+                *(Code.TIME, Code.CAMERA, Code.EMPTY, Code.GONE, Code.CHANGED, Code.LONG),
                 *(Code.RANGE, Code.BUSY, Code.STARTING, Code.DISK),
             ),
             {
