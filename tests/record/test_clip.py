@@ -16,8 +16,9 @@ import pytest
 from support.playback import Shown, ffmpeg_finds_no_fault, play
 from support.recordings import GOP, STEP_NS, Writer, with_sound
 from valkka_async.camera.mp4 import boxes, sound
+from valkka_async.record import clip as clips
 from valkka_async.record import contents as files
-from valkka_async.record.clip import LONGEST_NS, Clip, ClipCause, ClipError, plan
+from valkka_async.record.clip import Clip, ClipCause, ClipError, plan
 from valkka_async.record.contents import Contents
 
 S = 10**9
@@ -156,11 +157,12 @@ def test_its_own_table_and_numbers_are_right(three: Sources) -> None:
     assert [found[0] for found in references if found][:2] == [0, 180_000]
 
 
-def test_a_clip_has_a_bound(three: Sources) -> None:
+def test_a_clip_has_a_bound(three: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clips, "MOST_MARKS", len(three[0][1].marks))
+    assert plan(three[:1], BEGIN, BEGIN + 99 * S).begin_ns == BEGIN
     with pytest.raises(ClipError) as refused:
-        plan(three, BEGIN - LONGEST_NS, BEGIN + 1)
+        plan(three, BEGIN, BEGIN + 99 * S)
     assert refused.value.cause is ClipCause.LONG
-    assert plan(three, BEGIN + S - LONGEST_NS, BEGIN + S).begin_ns == BEGIN
 
 
 def test_other_parameters_within_are_refused_with_the_parts_that_can_be_had(

@@ -13,7 +13,7 @@ from valkka_async.cli import outfile
 from valkka_async.errors import ConnectError, DataError, ValkkaError
 from valkka_async.record import contents as files
 from valkka_async.record.archive import index_of
-from valkka_async.record.clip import Clip, ClipCause, ClipError, check_length, plan
+from valkka_async.record.clip import Clip, ClipCause, ClipError, bounded, plan
 from valkka_async.record.contents import Contents
 from valkka_async.record.index import Index, readable
 from valkka_async.service.control import ask_status, services
@@ -59,14 +59,12 @@ def clip(
     if file is not None and not force and Path(file).is_file():
         raise outfile.exists(file)
     from_ns, to_ns = (min(max(0, round(one * 1e9)), _LAST_NS) for one in (begin, end))
-    try:
-        check_length(from_ns, to_ns)
-    except ClipError as e:
-        raise NoClipError(f"{camera}: {e}") from None
     with_index = _index(camera, config)
     try:
-        sources = list(_sources(with_index, camera, from_ns, to_ns))
+        sources = list(bounded(_sources(with_index, camera, from_ns, to_ns)))
         known = with_index.cameras()
+    except ClipError as e:
+        raise NoClipError(f"{camera}: {e}") from None
     except sqlite3.Error as e:
         raise NoClipError(f"the index of recordings cannot be read: {e}") from None
     finally:

@@ -29,7 +29,7 @@ from valkka_async.record import contents as files
 from valkka_async.record.contents import Contents, Mark
 
 PAUSE_NS = 60_000_000_000  # between files, which is kept
-LONGEST_NS = 7 * 24 * 3600 * 1_000_000_000  # of a clip: its plan is in memory, of all its files
+MOST_MARKS = 500_000  # places in the files of a clip, two seconds apart or more: they are in memory
 _JOINED_NS = 250_000_000  # a smaller one is none
 _LEAD = 2  # s by which sound may come later than its picture
 _HEADS = 64 << 10  # bytes: a moof box is much shorter
@@ -46,7 +46,7 @@ class ClipCause(StrEnum):
 
     EMPTY = "empty"  # nothing was recorded then
     CHANGED = "changed"  # the codec or the size of the picture changes within
-    LONG = "long"  # more than LONGEST_NS
+    LONG = "long"  # more than fits into one
     GONE = "gone"  # its files have been deleted meanwhile
 
 
@@ -101,20 +101,23 @@ class Clip:
             at += size
 
 
-def check_length(from_ns: int, to_ns: int) -> None:
-    """Raises ClipError for a range that is too long for one clip."""
-    if to_ns - from_ns > LONGEST_NS:
-        raise ClipError(ClipCause.LONG, "a clip lasts seven days at most: ask for less")
+def bounded(sources: Iterable[tuple[Path, Contents]]) -> Iterator[tuple[Path, Contents]]:
+    """As long as there is room for them in one clip. Raises ClipError."""
+    marks = 0
+    for path, contents in sources:
+        marks += len(contents.marks)
+        if marks > MOST_MARKS:
+            raise ClipError(ClipCause.LONG, "this is more than a clip can be: ask for less")
+        yield path, contents
 
 
 def plan(sources: Iterable[tuple[Path, Contents]], from_ns: int, to_ns: int) -> Clip:
     """The clip of a range, of files in their order. Blocks; reads little. Raises ClipError, OSError."""
-    check_length(from_ns, to_ns)
     pieces: list[_Piece] = []
     init, digest = b"", ""
     begin_ns = end_ns = 0
     parts: list[list[int]] = []
-    for path, contents in sources:
+    for path, contents in bounded(sources):
         if contents.end_ns <= from_ns or contents.begin_ns >= to_ns or not contents.marks:
             continue
         if parts and contents.init != digest:

@@ -39,7 +39,7 @@ class Code(StrEnum):
     CAMERA = "camera"  # there is no such camera
     RING = "ring"  # the camera has no ring for this
     EMPTY = "empty"  # nothing was recorded then
-    LONG = "long"  # a clip of more than seven days
+    LONG = "long"  # more than fits into a clip
     GONE = "gone"  # what was recorded is not there any more
     METHOD = "method"  # the address has other methods, which Allow names
     LATE = "late"  # the rest of it did not come
