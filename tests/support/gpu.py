@@ -1,5 +1,5 @@
-"""A GPU of the host's memory: what it is asked for is done later and in order, as by CUDA, and the kernel is the same
-text, compiled for the CPU."""
+"""A GPU of the host's memory: what it is asked for is done later and in order, as by CUDA, and the kernel is the
+same text, compiled for the CPU."""
 
 from __future__ import annotations
 
@@ -82,8 +82,14 @@ class FakeGpu:
         self._lock = threading.RLock()
         self._asked: deque[tuple[Callable[[], object], range]] = deque()  # and what of the host it reads
         self._events: dict[int, bool] = {}
+        self._lost: set[int] = set()
         self._freed: list[NDArray[np.uint8]] = []
         the_kernel()
+
+    @classmethod
+    def numbered(cls, index: int) -> FakeGpu:
+        """As Cuda is made."""
+        return cls(f"cuda:{index}")
 
     @property
     def asked(self) -> int:
@@ -92,12 +98,14 @@ class FakeGpu:
             return len(self._asked)
 
     def restart(self) -> None:
-        """As in a new process: all that it had is gone."""
+        """It works again; all that it had is gone."""
         with self._lock:
             self.runs, self.ahead, self.fails = True, 0, None
             self._asked.clear()
             self._events.clear()
             self.registered.clear()
+            self._lost |= set(self.memory)
+            self._freed.extend(self.memory.values())
             self.memory.clear()
 
     def _check(self) -> None:
@@ -151,6 +159,8 @@ class FakeGpu:
     def free(self, address: int) -> None:
         with self._lock:
             self._check()
+            if address in self._lost:
+                raise GpuError("invalid value")
             if self._asked:
                 self.wrong.append("memory was freed while the device was busy, which would wait for it")
             memory = self.memory.pop(address)

@@ -136,7 +136,8 @@ class _Gpu:
 
 
 @cache
-def _gpu(index: int, pid: int) -> _Gpu:
+def opened(index: int, pid: int) -> _Gpu:
+    """Once for each process. Raises GpuError, ImportError."""
     return _Gpu(index)
 
 
@@ -145,7 +146,7 @@ class Cuda:
 
     def __init__(self, index: int) -> None:
         self.name, self.dlpack, self.pid = f"cuda:{index}", (2, index), os.getpid()
-        self._gpu = _gpu(index, self.pid)
+        self._gpu = opened(index, self.pid)
         self._stream = c_void_p()
         self._events: list[int] = []
         with self._gpu.current():

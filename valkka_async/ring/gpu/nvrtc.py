@@ -28,7 +28,7 @@ _MAJORS = (13, 12, 11)
 @cache
 def library(major: int) -> Any:
     """NVRTC, that of the driver's CUDA if there are several. Raises ImportError."""
-    for path in sorted(_candidates(), key=lambda one: _major(one) != major):
+    for path in sorted(candidates(), key=lambda one: _major(one) != major):
         try:
             found = ctypes.CDLL(path)
             found.nvrtcGetErrorString.restype = ctypes.c_char_p
@@ -43,7 +43,7 @@ def _major(path: str) -> int:
     return int(number[1]) if number else 0
 
 
-def _candidates() -> Iterator[str]:
+def candidates() -> Iterator[str]:
     """What the loader finds, then Python's packages, then a toolkit. Imports nothing."""
     yield from (f"libnvrtc.so.{'11.2' if major == 11 else major}" for major in _MAJORS)
     folders = [

@@ -12,7 +12,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,15 +124,19 @@ class _Work:
             if self._on is None:
                 self._on = _OnDevice(self._open(), self._shape)
             whole = self._on.start(rows, array, copies)
-            while copies:
-                self._on.wait(copies[0].event)
-                self._give_back(copies.popleft())
+            self._await(self._on, copies)
             self._on.wait(whole)
         except BaseException:
             self._abandon(copies)
             for frame, _ in rows:
                 frame.release()
             raise
+
+    def _await(self, on: _OnDevice, copies: deque[_Copy]) -> None:
+        while copies:
+            if copies[0].event is not None:
+                on.wait(copies[0].event)
+            self._give_back(copies.popleft())
 
     def _give_back(self, copy: _Copy) -> None:
         copy.view.release()
@@ -143,9 +146,8 @@ class _Work:
     def _abandon(self, copies: deque[_Copy]) -> None:
         """Let the copies that were started end, if the device still does anything."""
         try:
-            while copies and self._on is not None:
-                self._on.wait(copies[0].event)
-                self._give_back(copies.popleft())
+            if self._on is not None:
+                self._await(self._on, copies)
         except GpuError:
             pass
         while copies:  # nobody will see what becomes of them
@@ -157,10 +159,13 @@ class _Work:
             self._on.close()
 
 
-class _Copy(NamedTuple):
-    event: int
-    view: memoryview  # keeps the slot as it is, whoever releases the frame
-    frame: Frame
+class _Copy:
+    """A frame that is copied, from before it is until the event is done."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self.view = frame.data  # keeps the slot as it is, whoever releases the frame
+        self.event: int | None = None
 
 
 class _OnDevice:
@@ -199,12 +204,13 @@ class _OnDevice:
         for number, (frame, row) in enumerate(rows):
             if row not in self._weights:
                 self._weights[row] = self._put(row.tables)
-            view = frame.data
+            copy = _Copy(frame)
+            copies.append(copy)
             map, address, room = slot_of(frame)
             self._pinned.want(frame.source, map, address, room)
             to = self._frames.address + at
             device.copy_in(to, address, frame.nbytes)
-            copies.append(_Copy(device.record(), view, frame))
+            copy.event = device.record()
             descriptions[number] = row.at(to, self._weights[row])
             at += _up(frame.nbytes)
         device.copy_in(self._frames.address, descriptions.ctypes.data, descriptions.nbytes)
