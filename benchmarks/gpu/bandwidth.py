@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How fast frames come into a batch on a GPU, beside copies of as many bytes from pinned and pageable memory."""
+"""How fast frames come into a batch on a GPU, beside copies of as many bytes, from pinned memory and not."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ def main() -> None:
         "memcpy from pageable memory": copies(device, nbytes, cameras, False, rounds),
         f"batches({model[0]}x{model[1]}, NCHW, float16)": asyncio.run(batches(cameras, size, model, rounds)),
     }
-    print(
-        f"{cameras} x {size[0]}x{size[1]} nv12, {nbytes / 1e6:.1f} MB, {rounds} rounds: median, ms; GB/s; best, ms"
-    )
+    print(f"{cameras} x {size[0]}x{size[1]} nv12, {nbytes / 1e6:.1f} MB: median ms, GB/s, best ms")
     for name, taken in lines.items():
         median = statistics.median(taken)
         print(f"{name:36} {median * 1e3:8.3f} {nbytes / median / 1e9:8.2f} {min(taken) * 1e3:8.3f}")

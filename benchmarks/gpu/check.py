@@ -26,7 +26,7 @@ class Warnings(logging.Handler):
 
 
 async def main(fake: bool) -> int:
-    sizes = [(98, 62), (50, 50), (2, 2)] if fake else [(1920, 1080), (1280, 720), (354, 288), (2, 2)]
+    sizes = [(98, 62)] if fake else [(1920, 1080), (1280, 720), (354, 288), (2, 2)]
     model = (64, 64) if fake else (640, 640)
     said = Warnings()
     logging.getLogger("valkka_async").addHandler(said)

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,10 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-os.environ["VALKKA_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="valkka-gpu-")
-
-import valkka_async as va  # noqa: E402
-from valkka_async.ring.gpu.device import Device  # noqa: E402
+import valkka_async as va
+from valkka_async.ring.gpu.device import Device
 
 
 def arguments() -> argparse.Namespace:

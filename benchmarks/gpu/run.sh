@@ -11,6 +11,9 @@ OUT=${OUT:-build/gpu}
 mkdir -p "$OUT" || exit 1
 REPORT=$OUT/report.txt
 export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}
+export VALKKA_RUNTIME_DIR
+VALKKA_RUNTIME_DIR=$(mktemp -d) || exit 1
+trap 'rm -rf "$VALKKA_RUNTIME_DIR"' EXIT
 failed=0
 
 part() { # SECONDS TITLE COMMAND...

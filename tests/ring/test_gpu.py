@@ -232,6 +232,8 @@ async def test_a_device_that_hangs_is_an_error(
     cameras: Cameras, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensor, "_SECONDS", 0.2)
+    slots: dict[int, int] = {}
+    monkeypatch.setattr(pinned, "_users", slots)
     batches = cameras.batches()
     cameras.publish(0)
     await following(batches)
@@ -243,6 +245,8 @@ async def test_a_device_that_hangs_is_an_error(
     await until(lambda: not workers())
     assert gpu.registered and gpu.memory, "copies may still read and write them"
     tensor.abandoned.clear()
+    slots.clear()
+    gpu.closed = True
     gpu.restart()
 
 
@@ -401,6 +405,37 @@ async def test_other_memory_than_the_device_s(
         batch.__dlpack__(dl_device=(2, 1), copy=False)
     with pytest.raises(BufferError):
         batch.__dlpack__(copy=True)
+
+
+async def test_a_batch_outlives_what_made_it(cameras: Cameras, gpu: FakeGpu) -> None:
+    batches = cameras.batches()
+    cameras.publish(3)
+    batch = await following(batches)
+    del batches
+    await until(lambda: not workers())
+    assert gpu.closed and is_of(batch, 3) and len(gpu.memory) == 1
+    view = np.from_dlpack(batch)[0, 3]
+    del batch
+    assert len(gpu.memory) == 1 and view.any()
+    del view
+    assert not gpu.memory
+
+
+async def test_a_thread_that_cannot_start_is_no_end(
+    cameras: Cameras, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    batches = cameras.batches()
+    with monkeypatch.context() as m:
+        m.setattr(threading.Thread, "start", refuse)
+        cameras.publish(1)
+        with pytest.raises(RuntimeError, match="start"):
+            await following(batches)
+    for turn in range(5):
+        cameras.publish(turn)
+        assert is_of(await following(batches), turn)
 
 
 async def test_a_forked_child_is_refused(cameras: Cameras, gpu: FakeGpu) -> None:

@@ -79,7 +79,7 @@ int cuStreamWaitEvent(ptr s, ptr e, u32 f) {
 }
 int cuEventCreate(ptr *out, u32 f) { IN; if (f != 2) return 1; events++; return OUT(malloc(1)); }
 int cuEventDestroy_v2(ptr e) { IN; events--; free(e); return 0; }
-int cuEventRecord(ptr e, ptr s) { IN; return e && s ? 0 : 400; }
+int cuEventRecord(ptr e, ptr s) { IN; return e && (s == &streams || s == (ptr)1) ? 0 : 400; }
 int cuEventQuery(ptr e) { IN; (void)e; return again && queries++ % 3 ? 600 : 0; }
 void launch(u32 gx, u32 gy, u32 gz, u32 bx, u32 by, u32 bz, void **p);
 int cuLaunchKernel(ptr f, u32 gx, u32 gy, u32 gz, u32 bx, u32 by, u32 bz, u32 shared, ptr s, void **p,
@@ -148,7 +148,8 @@ async def some_batches(device: str = "cuda:1", turns: int = 5) -> None:
                 arrays.append(array[np.argsort(batch.names)].copy())
             assert arrays[0].tobytes() == arrays[1].tobytes()
             assert batch.device == device and batch.__dlpack_device__() == (2, int(device[-1]))
-            batch.__dlpack__(stream=1)
+            for stream in (1, 2, -1, None, 0x1234):  # the last is gone
+                batch.__dlpack__(stream=stream)
         assert merged.stats().leases == 0
         del batches, made, batch
         await until(lambda: not pinned.registered())
@@ -160,7 +161,7 @@ async def test_the_driver_is_asked_for_what_it_has(driver: Driver) -> None:
     await until(lambda: not driver.streams)
     assert driver.launches == 5 and driver.flags == 9, "portable and read-only"
     assert (driver.registered, driver.memory, driver.events) == (0, 0, 0)
-    assert driver.waits > 0
+    assert driver.waits > 0 and driver.synchronized > 0
 
 
 async def test_a_gpu_with_the_host_s_page_tables_needs_no_flag(driver: Driver) -> None:

@@ -1,4 +1,4 @@
-"""The kernel's bytes are those of the CPU's, whatever the frame and the model. It is compiled for the CPU here."""
+"""The kernel's bytes are those of the CPU's, whatever frame and model. It is compiled for the CPU here."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def both(frames: list[tuple[NDArray[Any], Any]], **shape: Any) -> tuple[ND
     return expected, found
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     frames=st.lists(
         st.tuples(st.sampled_from([*CHANNELS, "gray8", "nv12", "yuv420p"]), SIDES, SIDES),

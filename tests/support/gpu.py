@@ -1,5 +1,5 @@
-"""A GPU of the host's memory: what it is asked for is done later and in order, as by CUDA, and the kernel is the
-same text, compiled for the CPU."""
+"""A GPU of the host's memory: what it is asked for is done later and in order, as by CUDA, and the kernel is
+the same text, compiled for the CPU."""
 
 from __future__ import annotations
 

@@ -243,7 +243,11 @@ class Cuda:
             if stream in (-1, 2):  # 2 is CU_STREAM_PER_THREAD, and would be of this thread
                 _check(driver().cuCtxSynchronize(), "wait for a library")
                 return
-            event = self._recorded(c_void_p(stream or 1))
+            try:
+                event = self._recorded(c_void_p(stream or 1))
+            except GpuError:  # a stream that there is no more
+                _check(driver().cuCtxSynchronize(), "wait for a library")
+                return
             _check(driver().cuStreamWaitEvent(self._stream, event, 0), "wait for a library")
             self.forget(event)  # what waits for it goes by what was recorded by now
 

@@ -63,10 +63,11 @@ class GpuTensor:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         if self._jobs is None:
-            self._jobs = SimpleQueue()
+            jobs: _Jobs = SimpleQueue()
             work = _Work(self._shape, self._keep, self._open)
-            threading.Thread(target=_run, args=(self._jobs, work), name="valkka-gpu", daemon=True).start()
-            weakref.finalize(self, self._jobs.put, None).atexit = False
+            threading.Thread(target=_run, args=(jobs, work), name="valkka-gpu", daemon=True).start()
+            weakref.finalize(self, jobs.put, None).atexit = False
+            self._jobs = jobs
         self._jobs.put((list(zip(frames, (row for row, _ in fits), strict=True)), array, loop, done))
         return array, [place for _, place in fits], done
 
