@@ -195,9 +195,10 @@ async def test_a_device_that_is_lost_is_an_error_and_leases_go_back(
     task = asyncio.ensure_future(following(batches))
     await until(lambda: gpu.asked == 9 - ahead)
     gpu.fails = "the GPU is lost"
-    with pytest.raises(va.GpuError, match="lost"):
+    with pytest.raises(va.GpuError, match="lost") as error:
         await task
-    await until(lambda: cameras.leases == 0)
+    assert cameras.leases == 0 and error.value.__traceback__ is not None, "also while it is held"
+    del error, task
     await until(lambda: not workers())
     gpu.restart()
     cameras.publish(7)
