@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "benchmarks" / "gpu" / "run.sh"
+
+# Neither is there where a finished wheel is tested.
+pytestmark = pytest.mark.skipif(
+    not (RUN.exists() and shutil.which("gcc")), reason="no benchmarks, or no compiler"
+)
 
 
 def test_it_runs_to_its_end_and_writes_a_report(tmp_path: Path) -> None:
