@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# A frame as a DLPack tensor (https://dmlc.github.io/dlpack/latest/): the structs of version 1.0 and of those
+# Memory as a DLPack tensor (https://dmlc.github.io/dlpack/latest/): the structs of version 1.0 and of those
 # before, and what frees them. Part of _shm.pyx.
 
 cdef enum:
@@ -47,7 +47,7 @@ cdef struct DLManagedTensorVersioned:
 cdef struct _Lent:
     DLManagedTensor plain
     DLManagedTensorVersioned versioned
-    PyObject *view
+    PyObject *owner
     int64_t shape[4]
     int64_t strides[4]
 
@@ -60,23 +60,41 @@ cdef const char *VERSIONED = "dltensor_versioned"
 
 cdef object _capsule(Frame frame, bint versioned, uint64_t flags):
     """A capsule with the frame in it; the memory stays as it is until the consumer calls the deleter."""
-    cdef _View view = frame.view()
+    return _lend(frame.view(), frame.data_ptr, DLDevice(DL_CPU, 0), frame.info.dtype, <int>frame.info.ndim, frame.dims,
+                 versioned, flags)
+
+
+def lend(owner, size_t address, tuple device, dtype, tuple shape not None, bint versioned):
+    """A DLPack capsule of writable memory, packed in row-major order: ``owner`` lives until the consumer is done with
+    it. ``device`` is (type, number), as of DLPack; ``shape`` has up to four axes. Raises ValueError."""
+    cdef Py_ssize_t dims[4]
+    cdef int d
+    if len(shape) > 4:
+        raise ValueError(f"up to four axes, and not {shape}")
+    for d in range(len(shape)):
+        dims[d] = shape[d]
+    return _lend(owner, <void *>address, DLDevice(device[0], device[1]), DTYPES.index(dtype), <int>len(shape), dims,
+                 versioned, 0)
+
+
+cdef object _lend(object owner, void *data, DLDevice device, uint32_t dtype, int ndim, const Py_ssize_t *dims,
+                  bint versioned, uint64_t flags):
     cdef _Lent *lent = <_Lent *>malloc(sizeof(_Lent))
     cdef DLTensor *tensor
-    cdef Py_ssize_t itemsize
+    cdef int64_t step = 1
     cdef int d
     if lent == NULL:
         raise MemoryError
     memset(lent, 0, sizeof(_Lent))
     tensor = &lent.versioned.tensor if versioned else &lent.plain.tensor
-    itemsize = va_itemsize(frame.info.dtype)
-    tensor.data = frame.data_ptr
-    tensor.device = DLDevice(DL_CPU, 0)
-    tensor.dtype = DLDataType(KNOWN_DTYPES[frame.info.dtype].dl_code, <uint8_t>(itemsize * 8), 1)
-    tensor.ndim = <int32_t>frame.info.ndim
-    for d in range(tensor.ndim):
-        lent.shape[d] = frame.dims[d]
-        lent.strides[d] = frame.steps[d] // itemsize
+    tensor.data = data
+    tensor.device = device
+    tensor.dtype = DLDataType(KNOWN_DTYPES[dtype].dl_code, <uint8_t>(va_itemsize(dtype) * 8), 1)
+    tensor.ndim = ndim
+    for d in range(ndim - 1, -1, -1):
+        lent.shape[d] = dims[d]
+        lent.strides[d] = step
+        step *= dims[d]
     tensor.shape = lent.shape
     tensor.strides = lent.strides
     lent.versioned.version = DLPackVersion(1, 0)
@@ -92,8 +110,8 @@ cdef object _capsule(Frame frame, bint versioned, uint64_t flags):
     except BaseException:
         free(lent)
         raise
-    lent.view = <PyObject *>view
-    Py_INCREF(view)
+    lent.owner = <PyObject *>owner
+    Py_INCREF(owner)
     return capsule
 
 
@@ -121,6 +139,6 @@ cdef void _delete(void *lent) noexcept nogil:
 
 
 cdef void _give_back(void *lent) noexcept:
-    cdef PyObject *view = (<_Lent *>lent).view
+    cdef PyObject *owner = (<_Lent *>lent).owner
     free(lent)
-    Py_DECREF(<object>view)
+    Py_DECREF(<object>owner)

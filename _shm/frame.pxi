@@ -16,6 +16,7 @@ cdef class Frame:
     cdef object owned        # of a copy: the array that has the memory
     cdef bytes meta_json
     cdef char *data_ptr
+    cdef uint64_t room       # bytes from there on that the slot has, whole pages; 0: it owns its memory
     cdef int lease
     cdef int exports
     cdef bint gone
@@ -254,6 +255,14 @@ cdef class _View:
         frame.exports -= 1
         if frame.gone and not frame.exports:
             frame.let_go()
+
+
+def slot_of(Frame frame not None):
+    """(memory, address, bytes) of the slot that a frame holds. While the object ``memory`` lives, the address range
+    stays mapped, read-only, whole pages; what is in it may change once the frame is released. (None, address, 0) for
+    a frame that has its memory itself. Raises FrameReleasedError."""
+    frame.check()
+    return frame.map, <size_t>frame.data_ptr, frame.room
 
 
 cdef Frame _owning(ndarray array, str source, uint64_t seq, uint64_t dropped, bytes meta_json):

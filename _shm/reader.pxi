@@ -192,6 +192,7 @@ cdef class Reader:
             raise ProtocolError(f"{self.source}: the description of frame {seq} makes no sense")
         frame.map = ring.map
         frame.data_ptr = va_data_of(&ring.view, s)
+        frame.room = ring.view.slot_bytes
         frame.source = self.source
         frame.seq = seq
         frame.dropped = seq - self.last_seq - 1

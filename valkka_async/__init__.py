@@ -35,6 +35,7 @@ from valkka_async.errors import (
     DataError,
     FrameError,
     FrameReleasedError,
+    GpuError,
     InheritedError,
     InvalidNameError,
     LeaseLimitError,
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from valkka_async.ring.client import Client, connect
     from valkka_async.ring.connection import ReaderStats
     from valkka_async.ring.events import Event, EventCode
+    from valkka_async.ring.fitting import Placement
     from valkka_async.ring.formats import FrameFormat
     from valkka_async.ring.join import Join, JoinStats, join
     from valkka_async.ring.listening import Events, EventsStats, events
@@ -88,7 +90,6 @@ if TYPE_CHECKING:
     from valkka_async.ring.reader import Reader, attach
     from valkka_async.ring.results import Box, Result
     from valkka_async.ring.server import Server, ServerStats, serve
-    from valkka_async.ring.tensor import Placement
 
 __version__ = "0.1.0"
 
@@ -129,6 +130,7 @@ __all__ = [
     "FrameError",
     "FrameFormat",
     "FrameReleasedError",
+    "GpuError",
     "InvalidNameError",
     "Join",
     "JoinStats",
@@ -209,7 +211,7 @@ _MODULES = {
     "StreamStatus": "camera.status",
     "PeerStats": "ring.peers",
     "PixelFormat": "camera.spec",
-    "Placement": "ring.tensor",
+    "Placement": "ring.fitting",
     "Player": "camera.play",
     "PlayerStats": "camera.play",
     "Policy": "ring.policy",

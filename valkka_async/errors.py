@@ -19,6 +19,7 @@
      +-- LeaseLimitError                    the reader holds as many frames as it may
      +-- ConcurrencyError                   two waits at once where one is allowed
      +-- RingMemoryError (MemoryError)      no memory for the ring
+     +-- GpuError (RuntimeError)            a GPU is not there, or failed
      +-- DataError (ValueError)             not a record of this version: field
      +-- RecorderError (OSError)            a recording cannot go on
      +-- CameraError                        a source of video
@@ -107,6 +108,11 @@ class ConcurrencyError(ValkkaError):
 
 class RingMemoryError(ValkkaError, MemoryError):
     """No memory for the ring."""
+
+
+class GpuError(ValkkaError, RuntimeError):
+    """There is no such GPU, or it failed. Where the message says that the GPU is lost to this process, CUDA
+    works again in a new one."""
 
 
 class DataError(ValkkaError, ValueError):

@@ -75,6 +75,10 @@ async def read_many() -> None:
                 print([frame.source for frame in together], together.names, together.spread)
                 place: va.Placement = together.placements[0]
                 print(together.array.shape, place.to_frame([[0, 0, 10, 10]]), together.to_frame(0, [1, 2]))
+            try:
+                print(anext(merged.batches(size=(640, 640), device="cuda:1")), together.device)
+            except va.GpuError as e:
+                print(e)
             counts: va.BatchStats = batches.stats()
             print(counts.too_old)
             totals: va.MergeStats = merged.stats()

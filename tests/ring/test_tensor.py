@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 import valkka_async as va
 from support.until import until
-from valkka_async.ring.tensor import Placement, Shape, Tensor
+from valkka_async.ring.fitting import Placement, Shape
+from valkka_async.ring.tensor import Tensor
 
 Image = NDArray[np.uint8]
 RNG = np.random.default_rng(16)

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import av
+import pytest
 from pydantic import SecretStr
 from web_tools import Settings, Stand, once, served
 

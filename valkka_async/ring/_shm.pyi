@@ -308,6 +308,15 @@ class Receiving(Waiter, Generic[_T]):
 
 def ring_bytes(slots: int, slot_bytes: int, header_bytes: int) -> int: ...
 def drain(fd: int) -> bool: ...
+def slot_of(frame: Frame) -> tuple[object, int, int]: ...
+def lend(
+    owner: object,
+    address: int,
+    device: tuple[int, int],
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    versioned: bool,
+) -> Any: ...
 def restore_frame(
     array: NDArray[Any],
     source: str,

@@ -6,14 +6,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from valkka_async.ring._shm import Frame
+from valkka_async.ring.fitting import Placement
 from valkka_async.ring.sets import Clock
-from valkka_async.ring.tensor import Placement
+
+if TYPE_CHECKING:
+    from valkka_async.ring.gpu.memory import DeviceArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +62,33 @@ class Batch(Sequence[Frame]):
         self.clock = clock
         self.spread = spread
         self.waited = waited
-        self._array: NDArray[Any] | None = None
+        self._array: NDArray[Any] | DeviceArray | None = None
         #: Of each row of the array, how it maps to its frame; [] without ``size``.
         self.placements: list[Placement] = []
 
-    def fill(self, array: NDArray[Any], placements: list[Placement]) -> None:
+    def fill(self, array: NDArray[Any] | DeviceArray, placements: list[Placement]) -> None:
         """Used by Batches: the array is whole."""
         self._array, self.placements = array, placements
 
     @property
     def array(self) -> NDArray[Any]:
-        """(N, H, W, 3) or (N, 3, H, W), a row for each frame. Raises ValueError without ``size``."""
+        """(N, H, W, 3) or (N, 3, H, W), a row for each frame. Raises ValueError without ``size``, and on a
+        GPU."""
+        array = self._filled()
+        if not isinstance(array, np.ndarray):
+            raise ValueError(
+                f"this batch is in the memory of {array.device}: take it with your library's from_dlpack(), "
+                'or a copy with np.from_dlpack(batch, device="cpu")'
+            )
+        return array
+
+    @property
+    def device(self) -> str:
+        """Where the array is: "cpu", or "cuda:0". Raises ValueError without ``size``."""
+        array = self._filled()
+        return "cpu" if isinstance(array, np.ndarray) else array.device
+
+    def _filled(self) -> NDArray[Any] | DeviceArray:
         if self._array is None:
             raise ValueError("there is an array if batches() is given size=(width, height)")
         return self._array
@@ -82,12 +101,14 @@ class Batch(Sequence[Frame]):
         return self.placements[row].to_frame(points)
 
     def __dlpack__(self, **options: Any) -> Any:
-        """The array for another library's ``from_dlpack()``."""
-        return self.array.__dlpack__(**options)
+        """The array for another library's ``from_dlpack()``. On a GPU it is whole, whatever the library's
+        stream; memory is used again when the stream that the library named has done what it was asked for.
+        Raises BufferError, GpuError."""
+        return self._filled().__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """Where the array is: (1, 0), the CPU."""
-        device: tuple[int, int] = self.array.__dlpack_device__()
+        """Where the array is: (1, 0), the CPU; (2, 1), the second GPU."""
+        device: tuple[int, int] = self._filled().__dlpack_device__()
         return device
 
     @property

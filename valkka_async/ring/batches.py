@@ -9,16 +9,16 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from valkka_async.errors import ConcurrencyError, LeaseLimitError
 from valkka_async.ring._shm import Frame
 from valkka_async.ring.arrivals import Arrivals, Plan
 from valkka_async.ring.batch import Batch, BatchStats
+from valkka_async.ring.fitting import Placement
 from valkka_async.ring.sets import Candidate, Sets, clock_of, timed
 from valkka_async.ring.sources import Sources
 from valkka_async.ring.subscription import Link
-from valkka_async.ring.tensor import Tensor
 
 _AGES = 1e10  # s; nothing is as old
 
@@ -49,6 +49,14 @@ class Limits:
             raise ValueError(f"tolerance is 0 seconds or more, not {self.tolerance}")
 
 
+class Filler(Protocol):
+    """What makes arrays of batches: a Tensor, or a GpuTensor; see there."""
+
+    def takes(self, frame: Frame) -> bool: ...
+    def begin(self, frames: list[Frame]) -> tuple[Any, list[Placement], asyncio.Future[Any]]: ...
+    def close(self) -> None: ...
+
+
 class Batches:
     """Made by :meth:`Merge.batches`: an asynchronous iterator of Batches.
 
@@ -56,7 +64,7 @@ class Batches:
     does.
     """
 
-    def __init__(self, owner: object, sources: Sources, limits: Limits, tensor: Tensor | None) -> None:
+    def __init__(self, owner: object, sources: Sources, limits: Limits, tensor: Filler | None) -> None:
         self._owner = owner
         self._sources = sources
         self._ready = sources.ready
@@ -75,7 +83,7 @@ class Batches:
         self._too_old: Counter[str] = Counter()
         self._unusable: Counter[str] = Counter()
         self._tensor = tensor
-        self._filling: tuple[Batch, asyncio.Future[list[None]]] | None = None  # the array of a batch
+        self._filling: tuple[Batch, asyncio.Future[Any]] | None = None  # the array of a batch
         self._busy = False  # a task waits for that
 
     def __aiter__(self) -> Batches:
@@ -91,7 +99,7 @@ class Batches:
         take = self._take if self._sets is None else self._take_set
         return self._ready.receive(loop, take, self._until, iterating=True)
 
-    async def _receive_filled(self, tensor: Tensor) -> Batch:
+    async def _receive_filled(self, tensor: Filler) -> Batch:
         if self._busy:
             raise ConcurrencyError("another task is receiving from these batches")
         self._busy = True

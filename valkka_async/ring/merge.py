@@ -14,12 +14,22 @@ from numpy.typing import ArrayLike
 
 from valkka_async.ring import fork
 from valkka_async.ring._shm import Frame
-from valkka_async.ring.batches import Batches, Limits
+from valkka_async.ring.batches import Batches, Filler, Limits
 from valkka_async.ring.client import Client
 from valkka_async.ring.connection import ReaderStats
+from valkka_async.ring.fitting import Shape
 from valkka_async.ring.policy import Policy
 from valkka_async.ring.sources import Sources
-from valkka_async.ring.tensor import Shape, Tensor
+from valkka_async.ring.tensor import Tensor
+
+
+def _on_gpu(shape: Shape, threads: int | None, keep: bool, device: str) -> Filler:
+    """Raises ValueError, GpuError, ImportError."""
+    from valkka_async.ring.gpu.open import tensor_on
+
+    if threads is not None:
+        raise ValueError("threads fill rows on the CPU; leave it out with device=")
+    return tensor_on(device, shape, keep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +146,7 @@ class Merge:
         pad: int = 114,
         keep: bool = False,
         threads: int | None = None,
+        device: str = "cpu",
     ) -> Batches:
         """Frames for one model: an iterator of Batches, with at most one frame of each source.
 
@@ -186,17 +197,27 @@ class Merge:
             Keep the frames, to cut from them at full size; else each is released when its row is filled.
         threads
             How many fill rows, without the GIL. None: up to four, by the number of cores.
+        device
+            "cpu"; "cuda" or "cuda:1": the array is in the memory of that GPU, made there by one kernel, with
+            the same bytes. Frames are copied from their slots without another copy on the host, and given
+            back when that is done. Has not run on a GPU yet: it was tested without one, and may change.
+            Needs NVIDIA's driver, and NVRTC, which PyTorch and CuPy bring. The first batch takes up to a
+            second longer.
 
         Without ``align`` the frames are claimed all at once when the batch goes, so with the policy "latest"
         each is the newest of its source. Cancelling loses no frame. Ends and raises as recv() does;
         LeaseLimitError of one source comes after the batch of the others, which is not lost. ValueError for
-        limits that cannot be.
+        limits that cannot be. With a GPU also GpuError; ImportError says what to install.
         """
         limits = Limits(max_frames, min_frames, window, max_age, align, tolerance)
-        tensor = None
+        tensor: Filler | None = None
         if size is not None:
             shape = Shape(size, letterbox, layout, dtype, normalize, format, resize, pad)
-            tensor = Tensor(shape, threads, keep)
+            tensor = (
+                Tensor(shape, threads, keep) if device == "cpu" else _on_gpu(shape, threads, keep, device)
+            )
+        elif device != "cpu":
+            raise ValueError("device is for arrays: give size=(width, height) as well")
         return Batches(self, self._sources, limits, tensor)
 
     # -------------------------------------------------------------------------------------- end

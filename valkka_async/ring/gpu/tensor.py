@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: MIT
+"""Frames into a model's array on a GPU: copied from their slots, and made rows there by one kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+
+import numpy as np
+from numpy.typing import NDArray
+
+from valkka_async.errors import GpuError, InheritedError
+from valkka_async.ring._shm import Frame, slot_of
+from valkka_async.ring.fitting import Fits, Placement, Shape
+from valkka_async.ring.gpu.device import Device, Target
+from valkka_async.ring.gpu.kernel import ROW, Row
+from valkka_async.ring.gpu.memory import Block, Blocks, DeviceArray
+from valkka_async.ring.gpu.pinned import Pinned
+
+log = logging.getLogger("valkka_async")
+
+_ALIGNED = 256  # bytes; where frames begin in the device's memory
+_TABLES = 256  # formats and sizes whose weights are on the device
+_SECONDS = 30.0  # that a GPU may take for a batch
+_PAUSE = 50e-6, 1e-3  # s between looks whether a copy is done, at first and at most
+
+
+class GpuTensor:
+    """As Tensor, with arrays on a GPU. Used by one loop; a thread does all that the device is asked for."""
+
+    def __init__(self, shape: Shape, keep: bool, open_device: Callable[[], Device]) -> None:
+        self._shape = shape
+        self._keep = keep
+        self._open = open_device
+        self._fits = Fits(shape, Row)
+        self._pid = os.getpid()
+        self._jobs: _Jobs | None = None  # of the thread; None: there is none
+
+    def takes(self, frame: Frame) -> bool:
+        """Is it an image that can be a row? What is not is logged, once for each format and shape."""
+        return self._fits.of(frame) is not None
+
+    def begin(self, frames: list[Frame]) -> tuple[DeviceArray, list[Placement], asyncio.Future[None]]:
+        """An array that is being filled with frames that it takes, and their places. It is whole when the
+        future is done. Each frame is released as soon as it is copied, unless they are kept. The future
+        raises GpuError, ImportError. Raises InheritedError in a forked child."""
+        if self._pid != os.getpid():
+            raise InheritedError(
+                "these batches belong to the parent process, and CUDA does not survive a fork: make others "
+                'in a process that multiprocessing\'s "spawn" has started'
+            )
+        fits = [fit for frame in frames if (fit := self._fits.of(frame)) is not None]
+        width, height = self._shape.size
+        one = (height, width, 3) if self._shape.layout == "NHWC" else (3, height, width)
+        array = DeviceArray((len(frames), *one), np.dtype(self._shape.dtype))
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        if self._jobs is None:
+            jobs: _Jobs = SimpleQueue()
+            work = _Work(self._shape, self._keep, self._open)
+            threading.Thread(target=_run, args=(jobs, work), name="valkka-gpu", daemon=True).start()
+            weakref.finalize(self, jobs.put, None).atexit = False
+            self._jobs = jobs
+        self._jobs.put((list(zip(frames, (row for row, _ in fits), strict=True)), array, loop, done))
+        return array, [place for _, place in fits], done
+
+    def close(self) -> None:
+        """End the thread, once it has done what it was asked for, and give up what it has of the device. Does
+        not wait."""
+        jobs, self._jobs = self._jobs, None
+        if jobs is not None:
+            jobs.put(None)
+
+
+_Job = tuple[list[tuple[Frame, Row]], DeviceArray, asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+_Jobs = SimpleQueue["_Job | None"]  # whose put() may be called in the midst of anything
+
+
+def _run(jobs: _Jobs, work: _Work) -> None:
+    """The thread."""
+    while (job := jobs.get()) is not None:
+        rows, array, loop, done = job
+        error: BaseException | None = None
+        try:
+            work.fill(rows, array)
+        except BaseException as e:
+            error = e
+        try:
+            loop.call_soon_threadsafe(_tell, done, error)
+        except RuntimeError:
+            pass  # the loop is closed, and nobody waits
+        del job, rows, array, done, error  # what was handed out is the reader's alone
+    work.close()
+
+
+def _tell(done: asyncio.Future[None], error: BaseException | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
+
+
+class _Work:
+    """What the thread has: the device, and memory there. One batch at a time."""
+
+    def __init__(self, shape: Shape, keep: bool, open_device: Callable[[], Device]) -> None:
+        self._shape = shape
+        self._keep = keep
+        self._open = open_device
+        self._on: _OnDevice | None = None
+
+    def fill(self, rows: list[tuple[Frame, Row]], array: DeviceArray) -> None:
+        """Fill an array. Raises GpuError, ImportError; the frames are released then as well."""
+        copies: deque[_Copy] = deque()
+        try:
+            if self._on is None:
+                self._on = _OnDevice(self._open(), self._shape)
+            whole = self._on.start(rows, array, copies)
+            self._await(self._on, copies)
+            self._on.wait(whole)
+        except BaseException:
+            self._abandon(copies)
+            for frame, _ in rows:
+                frame.release()
+            raise
+
+    def _await(self, on: _OnDevice, copies: deque[_Copy]) -> None:
+        while copies:
+            if copies[0].event is not None:
+                on.wait(copies[0].event)
+            self._give_back(copies.popleft())
+
+    def _give_back(self, copy: _Copy) -> None:
+        copy.view.release()
+        if not self._keep:
+            copy.frame.release()
+
+    def _abandon(self, copies: deque[_Copy]) -> None:
+        """Let the copies that were started end, if the device still does anything."""
+        try:
+            if self._on is not None:
+                self._await(self._on, copies)
+        except GpuError:
+            pass
+        while copies:  # nobody will see what becomes of them
+            self._give_back(copies.popleft())
+
+    def close(self) -> None:
+        """Give up what it has of the device."""
+        if self._on is not None:
+            self._on.close()
+
+
+class _Copy:
+    """A frame that is copied, from before it is until the event is done."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self.view = frame.data  # keeps the slot as it is, whoever releases the frame
+        self.event: int | None = None
+
+
+class _OnDevice:
+    """The stream of one batches(), and its memory."""
+
+    def __init__(self, device: Device, shape: Shape) -> None:
+        self._device = device
+        self._shape = shape
+        self._blocks = Blocks(device)
+        self._pinned = Pinned(device)
+        self._frames = Block(0, 0)  # where frames lie before they are rows, behind their descriptions
+        self._weights: dict[Row, int] = {}
+        self._until = 0.0
+        self._hangs = False
+        self._table = self._put(np.frombuffer(shape.table().tobytes(), np.uint8))
+
+    def start(self, rows: list[tuple[Frame, Row]], array: DeviceArray, copies: deque[_Copy]) -> int:
+        """Ask the device for all of a batch. The copies are noted as they are begun; the event is that of the
+        end.
+        Raises GpuError."""
+        device = self._device
+        self._until = time.monotonic() + _SECONDS
+        self._pinned.forget_idle()
+        if len(self._weights) + len(rows) > _TABLES:
+            for address in self._weights.values():
+                device.free(address)
+            self._weights.clear()
+        begin = at = _up(ROW.itemsize * len(rows))
+        size = begin + sum(_up(frame.nbytes) for frame, _ in rows)
+        if size > self._frames.nbytes:
+            old, self._frames = self._frames, Block(0, 0)
+            if old.nbytes:
+                device.free(old.address)
+            self._frames = Block(device.allocate(size), size)
+        descriptions = np.zeros(len(rows), ROW)
+        for number, (frame, row) in enumerate(rows):
+            if row not in self._weights:
+                self._weights[row] = self._put(row.tables)
+            copy = _Copy(frame)
+            copies.append(copy)
+            map, address, room = slot_of(frame)
+            self._pinned.want(frame.source, map, address, room)
+            to = self._frames.address + at
+            device.copy_in(to, address, frame.nbytes)
+            copy.event = device.record()
+            descriptions[number] = row.at(to, self._weights[row])
+            at += _up(frame.nbytes)
+        device.copy_in(self._frames.address, descriptions.ctypes.data, descriptions.nbytes)
+        block = self._blocks.take(array.nbytes)
+        array.put(device, block, self._blocks)
+        for stream in block.users:
+            device.wait_for(stream)
+        block.users.clear()
+        itemsize, planes = array.dtype.itemsize, self._shape.layout == "NCHW"
+        target = Target(block.address, self._table, self._shape.size, planes, itemsize, self._shape.pad)
+        device.launch(self._frames.address, len(rows), target)
+        return device.record()
+
+    def wait(self, event: int) -> None:
+        """Until the event is done, for as long as a batch may take. Raises GpuError."""
+        pause, most = _PAUSE
+        while not self._device.done(event):
+            if time.monotonic() >= self._until:
+                self._hangs = True
+                raise GpuError(f"{self._device.name} did not finish a batch within {_SECONDS:.0f} s")
+            time.sleep(pause)
+            pause = min(pause * 1.5, most)
+        self._device.forget(event)
+
+    def close(self) -> None:
+        """Give all up. Where the device hangs, all stays as it is until the process ends: freeing would wait,
+        and copies may still read."""
+        if self._hangs:
+            abandoned.append(self)
+            return
+        try:
+            self._pinned.close()
+            self._blocks.close()
+            for address in [
+                self._table,
+                *self._weights.values(),
+                *([self._frames.address] * bool(self._frames.nbytes)),
+            ]:
+                self._device.free(address)
+            self._device.close()
+        except (GpuError, InheritedError) as e:
+            log.debug("batches: %s", str(e))
+
+    def _put(self, data: NDArray[np.uint8]) -> int:
+        """Memory of the device with this in it."""
+        address = self._device.allocate(data.nbytes)
+        self._device.copy_in(address, data.ctypes.data, data.nbytes)
+        return address
+
+
+abandoned: list[_OnDevice] = []  # as the device hung
+
+
+def _up(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNED) * _ALIGNED
