@@ -140,7 +140,8 @@ def test_yesterdays_gap_is_found_and_played_over_with_keys_alone(browser: Browse
         assert page.value(f"{part('speed')}.value") == "16"
         page.press(" ")
         says(page, "told", "Nothing is recorded after this.")
-        page.until(f"{NUMBER} >= 0 && {NUMBER} % {GOP} === 0")
+        if NAME != "webkit":  # which decodes all of them
+            page.until(f"{NUMBER} >= 0 && {NUMBER} % {GOP} === 0")
         for _ in range(4):
             page.press("<")
         # Back over the gap, which lies between.

@@ -28,6 +28,8 @@ const JITTER = 0.5; // s
 const FAILURES = 3; // within CALM, until it is given up
 const CALM = 20_000; // ms
 
+let stretches = true; // a key frame lasts in this browser's buffer as long as it says
+
 export class Film {
   #video;
   #recordings;
@@ -83,10 +85,14 @@ export class Film {
 
   // 1/4 to 16.
   set rate(rate) {
-    const other = rate > FAST !== this.#rate > FAST;
+    const before = this.#fast;
     this.#rate = rate;
-    if (other && this.#session) this.#open(this.time); // with other frames
+    if (this.#fast !== before && this.#session) this.#open(this.time); // with other frames
     this.#video.playbackRate = this.#video.defaultPlaybackRate = rate; // the latter for the next MediaSource
+  }
+
+  get #fast() {
+    return this.#rate > FAST && stretches;
   }
 
   get sound() {
@@ -251,7 +257,7 @@ export class Film {
       return part.from <= from && part.to >= to ? to : this.#take(session, { span, ...part }, signal);
     }
     const begin = Number(answer.headers.get("X-From-Ns")) / 1e6;
-    const splitter = new Splitter(this.#sound, this.#rate > FAST);
+    const splitter = new Splitter(this.#sound, this.#fast);
     const reader = answer.body.getReader();
     let offset = NaN; // of its times, which begin with its sound
     try {
@@ -272,6 +278,12 @@ export class Film {
         const times = frames.map((frame) => frame.at + offset);
         this.#frames = [...this.#frames, ...times].sort((a, b) => a - b);
         this.#keys.push(...frames.filter((frame) => frame.key).map((frame) => frame.at + offset));
+        if (this.#fast && this.#keys.length > 4 && ranges(session.buffer).length > this.#keys.length / 2) {
+          // WebKitGTK knows better how long they last, and would jump from one to the next: all frames, then.
+          stretches = false;
+          this.#open(this.time);
+          signal.throwIfAborted();
+        }
         if (done) break;
       }
     } finally {
