@@ -16,10 +16,13 @@ import contextlib
 import os
 import sys
 
-import uvicorn
-from fastapi import FastAPI, HTTPException, Response
-
 import valkka_async as va
+
+try:
+    import uvicorn
+    from fastapi import FastAPI, HTTPException, Response
+except ImportError as error:
+    sys.exit(f"needs FastAPI and uvicorn: .venv/bin/pip install fastapi uvicorn ({error})")
 
 
 async def count(cameras: va.Merge) -> None:

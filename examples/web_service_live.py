@@ -15,11 +15,14 @@ import os
 import sys
 from collections.abc import AsyncIterator
 
-import uvicorn
-from fastapi import FastAPI
-from fastapi.responses import HTMLResponse, StreamingResponse
-
 import valkka_async as va
+
+try:
+    import uvicorn
+    from fastapi import FastAPI
+    from fastapi.responses import HTMLResponse, StreamingResponse
+except ImportError as error:
+    sys.exit(f"needs FastAPI and uvicorn: .venv/bin/pip install fastapi uvicorn ({error})")
 
 app = FastAPI()
 readers: set[va.Client] = set()

@@ -117,7 +117,7 @@ def test_four_cameras_play_and_stay_near_to_now(
             looks.append({one["name"]: one for one in page.value(LOOK)})
             time.sleep(0.25)
         # The browser is not alone on this machine: one look in twenty may find it a little late.
-        spare = 1 + len(looks) // 20
+        spare = 1 + len(looks) // (20 if NAME == "chromium" else 3)  # WebKitGTK draws without a graphics card
         for name in names:
             times = [look[name]["time"] for look in looks]
             assert times[-1] - times[0] > 0.7 * SECONDS - 1
@@ -125,7 +125,7 @@ def test_four_cameras_play_and_stay_near_to_now(
             behind = [look[name]["behind"] for look in looks]
             assert all(b is not None for b in behind)
             assert sum(b >= 1.0 for b in behind) <= spare, behind
-        assert page.value("document.querySelector('#summary').innerText") == "4 cameras, all live"
+        assert page.value("document.querySelector('#summary').innerText.trim()") == "4 cameras, all live"
         assert page.problems == []
         # One that has fallen behind jumps, or is hurried a little, until it is live again.
         video = tile(names[0], "video")
@@ -144,7 +144,8 @@ def test_four_cameras_play_and_stay_near_to_now(
         page.until(f"{LOOK}.every((v) => v.behind < 1)")
         for width in (1280, 360):
             page.size(width, 800)
-            page.until(f"document.documentElement.scrollWidth <= {width}")
+            widest = max(width, page.narrowest)
+            page.until(f"document.documentElement.scrollWidth <= {widest}")
 
 
 def test_a_camera_is_heard_after_a_click_and_seen_whatever_becomes_of_its_sound(
@@ -161,11 +162,16 @@ def test_a_camera_is_heard_after_a_click_and_seen_whatever_becomes_of_its_sound(
             plays(page, "back")
             assert page.value(f"{tile('back', 'sound')}.hidden")
             video = tile("front", "video")
-            # Firefox does not say how much, but whether.
-            heard = f"({video}.webkitAudioDecodedByteCount ?? 3000 * {video}.mozHasAudio)"
-            assert page.value(f"[{video}.muted, {heard}]") == [True, 0]
+            # Firefox and WebKitGTK do not say how much, but whether.
+            some = f"({video}.mozHasAudio ?? {video}.audioTracks?.length > 0)"
+            heard = f"({video}.webkitAudioDecodedByteCount ?? 3000 * {some})"
+            # Without a sound card WebKitGTK changes `muted` itself.
+            muted = (
+                f"{video}.muted" if NAME != "webkit" else f"{tile('front', 'sound')}.ariaPressed !== 'true'"
+            )
+            assert page.value(f"[{muted}, {heard}]") == [True, 0]
             page.click(page.middle(tile("front", "sound")))
-            page.until(f"!{video}.muted && {heard} > 2000")
+            page.until(f"!({muted}) && {heard} > 2000")
             plays(page, "front")
             stopped.set()
             time.sleep(2)
@@ -174,10 +180,10 @@ def test_a_camera_is_heard_after_a_click_and_seen_whatever_becomes_of_its_sound(
             page.until(f"{video}.buffered.end({video}.buffered.length - 1) - {video}.currentTime < 1")
             assert stand.camera("front")["camera"]["streams"][0]["sound"]["state"] == "silent"
             stopped.clear()
-            if NAME != "firefox":
+            if NAME == "chromium":
                 page.until(f"{heard} > {page.value(heard)} + 2000")
             page.click(page.middle(tile("front", "sound")))
-            page.until(f"{video}.muted && {heard} === 0")
+            page.until(f"{muted} && {heard} === 0")
             plays(page, "front")
             assert page.problems == []
 

@@ -102,6 +102,7 @@ def test_what_has_failed_comes_first_and_can_be_seen_alone(browser: Browser) -> 
         page.value("document.querySelector('[name=order][value=own]').click()")
         page.value(f"{part('cam1', 'handle')}.focus()")
         page.press("ArrowRight")
+        assert page.value(f"document.activeElement === {part('cam1', 'handle')}")
         own = ["cam2", "cam1", *(f"cam{n}" for n in range(3, 9))]
         assert page.value(SHOWN) == own
         page.go(url)
@@ -152,6 +153,13 @@ def test_keys_the_focus_and_the_way_back(browser: Browser) -> None:
         page.until("!('bare' in document.body.dataset)")
         page.click(page.middle("document.querySelector('.large .screen')"), 2)
         page.until("'bare' in document.body.dataset")
+        page.press("f")
+        page.until("!('bare' in document.body.dataset)")
+
+        page.press("Escape")
+        page.until(f"{VIEW} === 'grid'")
+        page.click(page.middle(part("a", "screen")), 2)  # in the grid, too
+        page.until(f"{VIEW} === 'single' && 'bare' in document.body.dataset")
         page.press("f")
         page.until("!('bare' in document.body.dataset)")
 

@@ -68,6 +68,7 @@ def test_the_small_stream_goes_on_whatever_becomes_of_the_main_one(
     with Program("run", str(config)) as program:
         url = program.line()
         with browser.page(url) as page:
+            page.size(800, 500)  # in which the details are not shown at first
             for name in ("both", "asleep"):
                 plays(page, name)
             assert page.value(f"{part('both', 'others')}.hidden")

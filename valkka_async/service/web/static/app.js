@@ -96,6 +96,9 @@ element("previous").onclick = () => step(-1);
 element("next").onclick = () => step(1);
 element("retry").onclick = () => events.retry();
 element("bare").onclick = toggleBare;
+document.querySelector("main").ondblclick = ({ target, currentTarget }) => {
+  if (target === element("grid") || target === currentTarget) toggleBare(); // beside the tiles
+};
 element("show-all").onclick = () => finder.clear();
 
 // ------------------------------------------------------------------------- keys

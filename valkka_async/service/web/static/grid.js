@@ -102,12 +102,14 @@ export class Grid {
     this.#element.toggleAttribute("data-own", this.#order === "own" && list.length > 1);
     const wanted = list.map((tile) => tile.element);
     const stay = staying([...this.#element.children], wanted);
-    // A video stops for a moment when its element is moved.
+    const focus = this.#element.contains(document.activeElement) ? document.activeElement : null;
+    // A video stops for a moment when its element is moved, and the focus is lost.
     let after = null;
     for (const element of wanted.reverse()) {
       if (!stay.has(element)) this.#element.insertBefore(element, after);
       after = element;
     }
+    if (document.activeElement !== focus) focus?.focus({ preventScroll: true });
     this.#size();
   }
 
@@ -170,10 +172,9 @@ export class Grid {
       const by = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
       if (!by || !handle(event)) return;
       event.preventDefault();
-      const [names, button] = [this.names, handle(event)];
-      const to = names[names.indexOf(name(button)) + by];
-      if (to) this.#put(name(button), to);
-      button.focus();
+      const { names } = this;
+      const to = names[names.indexOf(name(event.target)) + by];
+      if (to) this.#put(name(event.target), to);
     });
   }
 
