@@ -81,7 +81,7 @@ def test_a_stream_opens_soon_and_over_one_connection(
     head = b"HTTP/1.0 200 OK\r\nContent-Type: video/x-any\r\n\r\n" if scheme == "http" else b""
     pieces = muxed(format, codec, sound=sound)
     with ByteServer(pieces, FPS, head=head, http=scheme == "http", gate=Gate(SOON)) as server:
-        with va.Camera("cam", server.url(scheme)) as camera, va.attach("cam") as reader:
+        with va.Camera("cam", server.url(scheme), read_timeout=600) as camera, va.attach("cam") as reader:
             reader.recv(timeout=30).release()
             assert camera.status().width == 320
         assert server.connections == 1
@@ -91,7 +91,7 @@ def test_a_stream_opens_soon_and_over_one_connection(
 @pytest.mark.parametrize("path", ["/live/cam", "/live"])
 def test_rtmp_opens_soon(sound: bool, path: str) -> None:
     with RtmpServer(muxed("flv", sound=sound), FPS, Gate(SOON)) as server:
-        with va.Camera("cam", server.url(path=path)), va.attach("cam") as reader:
+        with va.Camera("cam", server.url(path=path), read_timeout=600), va.attach("cam") as reader:
             reader.recv(timeout=30).release()
 
 

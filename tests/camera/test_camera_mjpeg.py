@@ -120,7 +120,7 @@ def test_images_of_every_kind(kind: str) -> None:
 @pytest.mark.parametrize("format", [None, "mjpeg", "mpjpeg"])
 def test_images_over_tcp_are_there_from_the_first_on(format: str | None) -> None:
     with ByteServer(IMAGES, 10, gate=Gate(1)) as server:
-        with va.Camera("cam", server.url("tcp"), input_format=format) as camera:
+        with va.Camera("cam", server.url("tcp"), input_format=format, read_timeout=600) as camera:
             with va.attach("cam") as reader:
                 reader.recv(timeout=30).release()
             assert camera.status().codec == "mjpeg"

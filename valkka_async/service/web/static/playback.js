@@ -104,6 +104,7 @@ export class Playback {
     this.#clips.close();
     for (const part of [this.#section, this.#parts.past, this.#parts.over]) part.remove();
     this.#tile = tile;
+    this.#all = null; // what is asked for of the camera before is no news any more
     if (!tile) return;
     const { name } = tile;
     this.#all = new Recordings(name);
@@ -126,7 +127,7 @@ export class Playback {
 
   async #refresh() {
     this.#refreshed = performance.now();
-    if (!this.#tile.report.stored) return; // the service says when there is something
+    if (!this.#tile?.report.stored) return; // the service says when there is something
     const all = this.#all;
     try {
       if (!all.asked) await all.ensure(this.#strip.from, this.#strip.to);
@@ -144,7 +145,7 @@ export class Playback {
 
   // Other times are in view.
   async #look() {
-    if (!this.#tile.report.stored) return;
+    if (!this.#tile?.report.stored) return;
     const all = this.#all;
     const { from, to } = this.#strip;
     try {
