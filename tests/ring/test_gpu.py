@@ -24,6 +24,7 @@ from valkka_async.ring.gpu import pinned, tensor
 def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """What device="cuda" opens."""
     fake = FakeGpu()
+    monkeypatch.setattr(pinned, "_users", {})
     monkeypatch.setattr("valkka_async.ring.gpu.open.check_installed", lambda: None)
     monkeypatch.setattr("valkka_async.ring.gpu.open.Cuda", lambda index: fake)
     return fake
@@ -222,6 +223,7 @@ async def test_a_device_that_fails_at_once(
             await following(batches)
         caught.append(error)
         assert cameras.leases == 0
+    await until(lambda: not workers(), 30)  # which give up what they had
     gpu.restart()
     cameras.publish(7)
     assert is_of(await following(batches), 7)
