@@ -20,7 +20,7 @@ import valkka_async as va
 from support.netns import in_netns
 from support.rtmp import RtmpServer
 from support.rtsp_camera import access_units, h264
-from support.stream import ByteServer, Gate
+from support.stream import ByteServer, Gate, patient
 from support.until import wait_for
 
 FPS = 5
@@ -80,8 +80,10 @@ def test_a_stream_opens_soon_and_over_one_connection(
 ) -> None:
     head = b"HTTP/1.0 200 OK\r\nContent-Type: video/x-any\r\n\r\n" if scheme == "http" else b""
     pieces = muxed(format, codec, sound=sound)
-    with ByteServer(pieces, FPS, head=head, http=scheme == "http", gate=Gate(SOON)) as server:
-        with va.Camera("cam", server.url(scheme), read_timeout=600) as camera, va.attach("cam") as reader:
+    gate = Gate(0)
+    with ByteServer(pieces, FPS, head=head, http=scheme == "http", gate=gate) as server:
+        with patient(server.url(scheme)) as camera, va.attach("cam") as reader:
+            gate.let(SOON)
             reader.recv(timeout=30).release()
             assert camera.status().width == 320
         assert server.connections == 1
@@ -90,8 +92,10 @@ def test_a_stream_opens_soon_and_over_one_connection(
 @pytest.mark.parametrize("sound", [False, True])
 @pytest.mark.parametrize("path", ["/live/cam", "/live"])
 def test_rtmp_opens_soon(sound: bool, path: str) -> None:
-    with RtmpServer(muxed("flv", sound=sound), FPS, Gate(SOON)) as server:
-        with va.Camera("cam", server.url(path=path), read_timeout=600), va.attach("cam") as reader:
+    gate = Gate(0)
+    with RtmpServer(muxed("flv", sound=sound), FPS, gate) as server:
+        with patient(server.url(path=path)), va.attach("cam") as reader:
+            gate.let(SOON)
             reader.recv(timeout=30).release()
 
 

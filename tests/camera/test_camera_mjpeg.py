@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import valkka_async as va
-from support.stream import ByteServer, Gate
+from support.stream import ByteServer, Gate, patient
 from support.until import wait_for
 from valkka_async.camera.source.images import Images, NoImageError
 
@@ -96,14 +96,14 @@ def test_images_are_read_whatever_is_between_them(name: str) -> None:
 
 def test_an_image_is_here_with_its_last_byte() -> None:
     head = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace;boundary=b\r\n\r\n"
-    gate = Gate(1)
+    gate = Gate(0)
     with ByteServer([part()(data) for data in IMAGES], 50, head=head, http=True, gate=gate) as server:
-        with va.Camera("cam", server.url()), va.attach("cam", policy="ordered") as reader:
+        with patient(server.url()), va.attach("cam", policy="ordered") as reader:
             for number in range(4):
+                gate.let(1)
                 with reader.recv(timeout=30) as frame:  # before the next one is sent
                     assert round(float(frame.array[1:7].mean()) / 10) - 1 == number
                     assert frame.pts is not None and frame.time_base is not None
-                gate.let(1)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -119,9 +119,11 @@ def test_images_of_every_kind(kind: str) -> None:
 
 @pytest.mark.parametrize("format", [None, "mjpeg", "mpjpeg"])
 def test_images_over_tcp_are_there_from_the_first_on(format: str | None) -> None:
-    with ByteServer(IMAGES, 10, gate=Gate(1)) as server:
-        with va.Camera("cam", server.url("tcp"), input_format=format, read_timeout=600) as camera:
+    gate = Gate(0)
+    with ByteServer(IMAGES, 10, gate=gate) as server:
+        with patient(server.url("tcp"), input_format=format) as camera:
             with va.attach("cam") as reader:
+                gate.let(1)
                 reader.recv(timeout=30).release()
             assert camera.status().codec == "mjpeg"
         assert server.connections == 1

@@ -10,6 +10,13 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
+import valkka_async as va
+
+
+def patient(url: str, **options: Any) -> va.Camera:
+    """A camera that connects once, however long it waits for what a gate holds back."""
+    return va.Camera("cam", url, open_timeout=600, read_timeout=600, **options)
+
 
 class Gate:
     """Lets so many pieces of each connection through, and more when told."""
