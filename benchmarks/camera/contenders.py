@@ -318,10 +318,10 @@ class Stages:
     def install(self) -> None:
         from valkka_async.camera import decode, outputs
         from valkka_async.camera.pixels import convert
-        from valkka_async.camera.source import source
+        from valkka_async.camera.source.calls import Calls
         from valkka_async.ring.server import Server
 
-        self.wrap(source.Source, "_call", "receive")
+        self.wrap(Calls, "make", "receive")
         self.wrap(decode.Decoder, "decode", "decode")
         self.wrap(convert.Converter, "write", "convert")
         self.wrap(outputs.PixelRing, "offer", "publish")  # with the conversion, which is subtracted

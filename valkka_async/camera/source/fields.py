@@ -155,12 +155,10 @@ class Pairs:
 def joined(stream: VideoStream, parts: Sequence[VideoPacket], first: VideoPacket) -> VideoPacket:
     """Packets in one, with what is known of `first`."""
     # Not made of bytes: decoders read some bytes beyond a packet's end.
-    whole = cast("VideoPacket", Packet(sum(part.size for part in parts)))
+    data = b"".join(cast(Any, parts))
+    whole = cast("VideoPacket", Packet(len(data)))
     with memoryview(cast(Any, whole)) as view:
-        at = 0
-        for part in parts:
-            view[at : at + part.size] = memoryview(cast(Any, part))
-            at += part.size
+        view[:] = data
     whole.stream = stream
     if first.time_base is not None:
         whole.time_base = first.time_base

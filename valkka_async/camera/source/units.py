@@ -17,7 +17,7 @@ import bisect
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from av.video.stream import VideoStream
 
@@ -53,6 +53,8 @@ class _Kind(NamedTuple):
 
     def going_on(self) -> _Kind:
         """That of a part which goes on with one of this kind."""
+        if self.piece and len(self.fields) < 2:
+            return self  # it does so itself
         return self._replace(piece=True, begins=False, fields=self.fields[-1:])
 
 
@@ -143,12 +145,13 @@ class Units:
 
     def next(self) -> VideoPacket | None:
         """The next access unit; a packet without data, and then None, at the end."""
+        read: Any
         while not self._ready:
-            any_packet, marked, raw = self._wire.read(self._step)
-            if any_packet is not None and any_packet.stream_index != self._index:
-                self._aside(cast("SoundPacket", any_packet))
+            read, marked, raw = self._wire.read(self._step)
+            if read is not None and read.stream_index != self._index:
+                self._aside(cast("SoundPacket", read))
                 continue
-            packet = cast("VideoPacket | None", any_packet)
+            packet: VideoPacket | None = read
             if packet is not None and packet.size:
                 pts = packet.pts if self._times is None else self._times.of(packet.pts, raw)
                 self._take(packet, pts, bool(marked))
@@ -166,7 +169,33 @@ class Units:
         return pts == other or (pts is not None and other is not None and abs(pts - other) < self._same)
 
     def _take(self, packet: VideoPacket, pts: int | None, marked: bool) -> None:
-        kind = self._look(bytes(packet))
+        data, parts = bytes(packet), self._parts
+        # Most are one of many pieces, and what is around such a one has been looked at.
+        if (
+            data.startswith(_START)
+            or pts != self._pts
+            or self._marked
+            or not 0 < len(parts) == self._body <= _MOST_PARTS
+        ):
+            kind = self._look(data)
+            if not self._belongs(kind, pts):
+                return
+        else:
+            kind = parts[-1].kind.going_on()
+        self._pts = pts
+        self._parts.append(_Part(packet, time.time_ns(), kind, pts))
+        if kind.slices or kind.after:
+            self._body = len(self._parts)
+            self._pictures = self._pictures or kind.begins
+        for field in kind.fields:
+            self._pairing.take(field)
+        self._marked = marked and self._body > 0
+        if self._marked and self._markers.trusted and self._pairing.half is None:
+            self._ended = pts
+            self._close(early=True)
+
+    def _belongs(self, kind: _Kind, pts: int | None) -> bool:
+        """Hand out what this is the end of. Does it belong to a unit that can be put together?"""
         other = not self._is(pts, self._pts)
         if self._marked:
             self._judge(other, kind)
@@ -180,20 +209,10 @@ class Units:
             # Of a unit that was thought to be complete, or whose beginning was lost.
             gone = self._is(pts, self._ended) and kind.slices and not kind.begins
             if gone or kind.after or (kind.piece and (other or not self._parts)):
-                return
+                return False
             if other:
                 self._parts = [part for part in self._parts if not part.kind.piece][-_MOST_PARTS:]
-        self._pts = pts
-        self._parts.append(_Part(packet, time.time_ns(), kind, pts))
-        if kind.slices or kind.after:
-            self._body = len(self._parts)
-            self._pictures = self._pictures or kind.begins
-        for field in kind.fields:
-            self._pairing.take(field)
-        self._marked = marked and self._body > 0
-        if self._marked and self._markers.trusted and self._pairing.half is None:
-            self._ended = pts
-            self._close(early=True)
+        return True
 
     def _goes_on(self, kind: _Kind) -> bool:
         """Is the unit that is here the first of two fields, and this of the second, or before it?"""

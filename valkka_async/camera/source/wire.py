@@ -17,9 +17,10 @@ from __future__ import annotations
 import re
 import select
 import socket
+import struct
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TypeAlias
 
 from valkka_async.camera.mp4 import nal
 from valkka_async.camera.source.deadline import Deadline
@@ -27,6 +28,7 @@ from valkka_async.camera.source.packet import AnyPacket
 
 _WINDOW = 1 << 16
 _RTP, _INTERLEAVED = 12, 4  # bytes of a header
+_HEAD = struct.Struct(">BBHI")  # how it begins: flags, marker and kind, sequence number, time
 _RTCP = range(192, 224)  # in the second byte of a packet (RFC 5761)
 _A_MOMENT = 1  # ms; and so often it is given to cameras whose headers come by themselves
 _WAITS = 3
@@ -43,21 +45,11 @@ _CONTENT_LENGTH = re.compile(rb"^content-length[ \t]*:[ \t]*([0-9]{1,6})", re.IG
 _NUDGE = 450  # 5 ms, by which a report of the sender (RTCP) may move times; frames are further apart
 
 
-class _Seen(NamedTuple):
-    """An RTP packet that FFmpeg has not handed out yet."""
-
-    sequence: int
-    time: int
-    marked: bool
-    size: int  # of what FFmpeg makes of it; _ANY: not known
-
-
-class Read(NamedTuple):
-    """What FFmpeg gave, and what is known of it."""
-
-    packet: AnyPacket | None
-    marked: bool | None = None  # as the end of a frame; None: not known
-    time: int | None = None  # RTP's own; None: not known
+# An RTP packet that FFmpeg has not handed out yet: sequence number, time, whether it is marked, and the size
+# of what FFmpeg makes of it (_ANY: not known). There is one for each kilobyte, so it is a plain tuple.
+_Seen = tuple[int, int, bool, int]
+# What FFmpeg gave, whether that was marked as the end of a frame, and RTP's time of it (None: not known).
+Read: TypeAlias = "tuple[AnyPacket | None, bool | None, int | None]"
 
 
 class _Flow:
@@ -72,27 +64,43 @@ class _Flow:
 
     def note(self, seen: _Seen) -> None:
         """This one comes next, or where its number says."""
-        place = len(self._seen)
-        while place and (self._seen[place - 1].sequence - seen.sequence) & 0xFFFF < _HALF:
+        there = self._seen
+        place = len(there)
+        while place and (there[place - 1][0] - seen[0]) & 0xFFFF < _HALF:
             place -= 1
-        if place < len(self._seen) and self._seen[place].sequence == seen.sequence:
+        if place == len(there):
+            there.append(seen)
+        elif there[place][0] == seen[0]:
             return  # twice
-        self._seen.insert(place, seen)
-        if len(self._seen) > _MOST:
+        else:
+            there.insert(place, seen)
+        if len(there) > _MOST:
             self._seen.popleft()  # of a flow that FFmpeg hands out no packets of
 
     def forget(self) -> None:
         self._seen.clear()
+
+    def next(self, packet: AnyPacket) -> _Seen | None:
+        """The one that was seen next, if it is this by its size and its time: as a rule it is. (match() says
+        the same of it.)"""
+        if not self._seen:
+            return None
+        _, time, _, size = self._seen[0]
+        pts = packet.pts
+        if pts is None or size != packet.size or (time - pts) & _MASK != self._base:
+            return None
+        return self._seen.popleft()
 
     def match(self, packet: AnyPacket, *, ordered: bool) -> tuple[_Seen, bool] | None:
         """Which one this is, and whether its time says so, too. `ordered`: none was lost or missed."""
         if packet.pts is None or not packet.size:
             return None
         for place, seen in enumerate(self._seen):
-            base = (seen.time - packet.pts) & _MASK
+            _, time, _, size = seen
+            base = (time - packet.pts) & _MASK
             moved = 0 if self._base is None else (base - self._base + _NUDGE) & _MASK
             right = self._base is not None and (moved == _NUDGE or (not place and moved <= 2 * _NUDGE))
-            if seen.size not in (packet.size, _ANY) or (not right and seen.size == _ANY):
+            if size not in (packet.size, _ANY) or (not right and size == _ANY):
                 continue
             if not right and place:
                 continue
@@ -106,7 +114,7 @@ class _Flow:
         else:
             # One that was not seen. Those that FFmpeg has thrown away are older.
             now = packet.pts + self._base
-            while self._seen and 0 < (now - self._seen[0].time) & _MASK < 1 << 31:
+            while self._seen and 0 < (now - self._seen[0][1]) & _MASK < 1 << 31:
                 self._seen.popleft()
         return None
 
@@ -128,6 +136,9 @@ class Wire:
     ) -> None:
         self._deadline = deadline
         self._codec = codec
+        # The kinds of a packet that has a piece of a unit, or several units.
+        self._pieces = (28, 29) if codec is nal.H264 else (49,)
+        self._several = range(24, 28) if codec is nal.H264 else (48,)
         self._video = video
         self._goes_on = goes_on
         self._stream: socket.socket | None = None  # the connection, if packets come over it
@@ -136,9 +147,9 @@ class Wire:
         self._poll = select.poll()
         self._others = select.poll()  # over UDP, what is not the picture's
         self._buffer = bytearray(_WINDOW)
-        self._view = memoryview(self._buffer)
         self._flows: dict[int, _Flow] = {}  # by channel or descriptor: those that may be the picture's
         self._flow: int | None = None  # which of them it is
+        self._picture: _Flow | None = None  # it itself
         self._waits = _WAITS
         if deadline is not None:
             deadline.find(counted=counted)
@@ -156,8 +167,9 @@ class Wire:
         until there is one of the picture: taking one, FFmpeg might go on waiting where we could not look."""
         if not self._held and self._deadline is not None:
             self._adopt(self._deadline.found())
+        picture = self._picture
         if self._stream is not None:
-            if not self._seen:
+            if not (self._seen if picture is None else picture):
                 self._look(self._stream)
         elif self._rtp:
             self._look_at_datagrams()
@@ -166,7 +178,9 @@ class Wire:
             if self._flow is None:
                 for flow in self._flows.values():  # one of them had it; what is left will be seen again
                     flow.forget()
-            return Read(packet)
+            return packet, None, None
+        if picture is not None and (seen := picture.next(packet)) is not None:
+            return packet, seen[2], seen[1]
         return self._match(packet)
 
     @property
@@ -181,20 +195,19 @@ class Wire:
             found = flow.match(packet, ordered=self._stream is not None)
             if found is None:
                 continue
-            seen, right = found
+            (_, time, marked, _), right = found
             if right and self._flow is None:
                 self._settle(key)
             if right:
-                return Read(packet, seen.marked, seen.time)
+                return packet, marked, time
             # A connection keeps their order: it is this one, although its time was moved.
-            return Read(
-                packet, None, seen.time if self._flow is not None and self._stream is not None else None
-            )
-        return Read(packet)
+            return packet, None, time if self._flow is not None and self._stream is not None else None
+        return packet, None, None
 
     def _settle(self, key: int) -> None:
         """This one is the picture's."""
         self._flow, self._flows = key, {key: self._flows[key]}
+        self._picture = self._flows[key]
         for one in self._rtp:
             if one.fileno() != key:
                 self._poll.unregister(one)
@@ -249,7 +262,7 @@ class Wire:
     def _walk(self, size: int) -> bool | None:
         """Note the packets among the first bytes of what is there. True: a header has only begun. None: there
         is what nobody knows."""
-        data, at = self._view, 0
+        data, at = self._buffer, 0
         while at < size:
             if data[at] != 0x24:  # "$": answers of RTSP come between the packets, to what keeps it alive
                 length = _message(bytes(data[at : min(at + _LONGEST_MESSAGE, size)]))
@@ -285,45 +298,41 @@ class Wire:
 
     def _note(self, key: int, at: int, end: int, size: int) -> None:
         """Note the packet at `at`, of `size` bytes, of which those before `end` are here."""
-        data = self._view
-        if self._flow not in (None, key):
+        if self._flow not in (None, key) or size < _RTP or end - at < _RTP:
             return
-        if size < _RTP or end - at < _RTP or data[at] >> 6 != 2 or data[at + 1] in _RTCP:
+        flags, kind, sequence, stamp = _HEAD.unpack_from(self._buffer, at)
+        if flags >> 6 != 2 or kind in _RTCP:
             return
-        head = _RTP + 4 * (data[at] & 15)
-        if data[at] & 0x10:  # an extension
+        head = _RTP + 4 * (flags & 15)
+        if flags & 0x10:  # an extension
             if at + head + 4 > end:
                 return
-            head += 4 + 4 * (data[at + head + 2] << 8 | data[at + head + 3])
-        padded, payload = data[at] & 0x20, at + head
+            head += 4 + 4 * (self._buffer[at + head + 2] << 8 | self._buffer[at + head + 3])
+        payload = at + head
         if payload + self._codec.header + 1 > end:
             return
-        made = _ANY if padded else self._made(payload, size - head, end)
-        seen = _Seen(
-            data[at + 2] << 8 | data[at + 3],
-            int.from_bytes(data[at + 4 : at + 8], "big"),
-            data[at + 1] > 127,
-            made,
-        )
-        self._flows.setdefault(key, _Flow()).note(seen)
+        made = _ANY if flags & 0x20 else self._made(payload, size - head, end)  # padded
+        flow = self._flows.get(key)
+        if flow is None:
+            flow = self._flows[key] = _Flow()
+        flow.note((sequence, stamp, kind > 127, made))
 
     def _made(self, at: int, size: int, end: int) -> int:
         """The size of what FFmpeg makes of the payload at `at`, which is here as far as `end`."""
-        data = self._view
-        header = self._codec.header
-        kind = data[at] >> self._codec.shift & self._codec.mask
-        if kind in (range(24, 28) if self._codec is nal.H264 else (48,)):  # several units
+        codec, header = self._codec, self._codec.header
+        kind = self._buffer[at] >> codec.shift & codec.mask
+        if kind in self._pieces:
+            first = self._buffer[at + header] & 0x80
+            return size - 1 + _START if first else size - header - 1
+        if kind in self._several:
             return self._together(at + header, at + size) if at + size <= end else _ANY
-        if kind not in ((28, 29) if self._codec is nal.H264 else (49,)):  # one
-            return size + _START
-        first = data[at + header] & 0x80
-        return size - 1 + _START if first else size - header - 1
+        return size + _START
 
     def _together(self, at: int, end: int) -> int:
         """The same for several units, each behind its length."""
         made = 0
         while at + 2 < end:
-            length = self._view[at] << 8 | self._view[at + 1]
+            length = self._buffer[at] << 8 | self._buffer[at + 1]
             at += 2 + length
             if at > end:
                 return _ANY
