@@ -166,7 +166,7 @@ bench-cameras:
 bench-latency:
 	@$(MAKE) --no-print-directory setup VENV=.venv-bench
 	@.venv-bench/bin/python -m pip --disable-pip-version-check -q install -r benchmarks/requirements.txt
-	@tests/system-packages
+	@tests/system-packages latency
 	@.venv-bench/bin/python benchmarks/latency.py $(BENCH)
 
 bench-start:

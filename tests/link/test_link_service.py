@@ -7,16 +7,18 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import av
 import pytest
 from link_tools import Host, camera, certificates, free_port, pair
 
 import valkka_async as va
 from support.chromium import chromium
+from support.footage import encode
 from support.program import Child, run
 from support.until import wait_for
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
 from valkka_async.cli.doctor.link import links
-from valkka_async.link.status import ExportStatus, ImportStatus
+from valkka_async.link.status import ExportStatus, ImportStatus, Level
 from valkka_async.ring.connection import report
 
 pytestmark = pytest.mark.timeout(300)  # several programs have to start
@@ -54,6 +56,28 @@ def test_a_limit_lets_key_frames_through_and_says_so(short: Path) -> None:
         seen = attic.eventually(lambda: (one := attic.camera("garage/cam1")) and one.limited and one)
         assert isinstance(seen, ImportStatus) and seen.lost == 0
         attic.eventually(lambda: garage.sees("attic").exports[0].limited)
+
+
+def test_a_limit_below_key_frames_gives_the_smaller_stream_and_says_so(tmp_path: Path) -> None:
+    """All of whose frames fit: under the camera's name, and nothing is lost by that."""
+    large = encode(tmp_path / "large.h264", size=(640, 360), gop=5)
+    tiny = encode(tmp_path / "tiny.h264", size=(64, 48))
+    with av.open(str(tiny)) as source:
+        units = {bytes(packet) for packet in source.demux(video=0) if packet.size}
+    with pair(max_rate=large.stat().st_size // 8) as (garage, attic), garage.here():
+        outputs = [va.Output(f"cam1.{stream}", "packets", stream=stream) for stream in ("main", "sub")]
+        with va.Camera("cam1", streams={"main": large, "sub": tiny}, outputs=outputs), attic.here():
+            with attic.reads("garage/cam1/packets") as reader:
+                small = 0  # one after the other
+                for _ in range(3000):
+                    with reader.recv(60) as frame:
+                        small = small + 1 if bytes(frame.data) in units else 0
+                    if small == 8:
+                        break
+                assert small == 8
+                assert garage.sees("attic").level == Level.SMALLER
+        seen = attic.camera("garage/cam1")
+        assert seen is not None and seen.lost == 0
 
 
 def test_metadata_go_where_the_config_says_so_and_are_bounded(short: Path) -> None:
