@@ -53,15 +53,13 @@ class _Kind(NamedTuple):
 
     def going_on(self) -> _Kind:
         """That of a part which goes on with one of this kind."""
-        if self.piece and len(self.fields) < 2:
-            return self  # it does so itself
         return self._replace(piece=True, begins=False, fields=self.fields[-1:])
 
 
 class _Part(NamedTuple):
-    """What FFmpeg gave at once."""
+    """What FFmpeg gave at once, and the pieces of the same unit (NAL) that came behind it."""
 
-    packet: VideoPacket
+    packets: list[VideoPacket]
     arrival_ns: int
     kind: _Kind
     pts: int | None
@@ -136,6 +134,7 @@ class Units:
         self._pairing = Pairing()  # of the unit that is put together
         self._parts: list[_Part] = []
         self._body = 0  # so many of them are of this unit; the others may be the next one's
+        self._count = 0  # of the packets in them
         self._pictures = False  # the first slice of a picture is among them
         self._pts: int | None = None  # of the newest part
         self._ended: int | None = None  # the time of the unit that was handed out last, if by its marker
@@ -175,20 +174,22 @@ class Units:
             data.startswith(_START)
             or pts != self._pts
             or self._marked
-            or not 0 < len(parts) == self._body <= _MOST_PARTS
+            or not 0 < len(parts) == self._body
+            or self._count > _MOST_PARTS
         ):
             kind = self._look(data)
             if not self._belongs(kind, pts):
                 return
+            self._pts = pts
+            self._parts.append(_Part([packet], time.time_ns(), kind, pts))
+            if kind.slices or kind.after:
+                self._body = len(self._parts)
+                self._pictures = self._pictures or kind.begins
+            for field in kind.fields:
+                self._pairing.take(field)
         else:
-            kind = parts[-1].kind.going_on()
-        self._pts = pts
-        self._parts.append(_Part(packet, time.time_ns(), kind, pts))
-        if kind.slices or kind.after:
-            self._body = len(self._parts)
-            self._pictures = self._pictures or kind.begins
-        for field in kind.fields:
-            self._pairing.take(field)
+            parts[-1].packets.append(packet)
+        self._count += 1
         self._marked = marked and self._body > 0
         if self._marked and self._markers.trusted and self._pairing.half is None:
             self._ended = pts
@@ -200,9 +201,9 @@ class Units:
         if self._marked:
             self._judge(other, kind)
         over = other or (kind.begins and self._pictures)
-        if self._body and ((over and not self._goes_on(kind)) or len(self._parts) > _MOST_PARTS):
+        if self._body and ((over and not self._goes_on(kind)) or self._count > _MOST_PARTS):
             if kind.fields and kind.fields[0] is not None and kind.fields[0].mistaken(self._pairing.half):
-                self._parts = self._parts[self._body :]  # a field whose other one was lost
+                self._keep(self._parts[self._body :])  # a field whose other one was lost
                 self._body = 0
             self._close(early=False)
         if not self._body:
@@ -211,8 +212,12 @@ class Units:
             if gone or kind.after or (kind.piece and (other or not self._parts)):
                 return False
             if other:
-                self._parts = [part for part in self._parts if not part.kind.piece][-_MOST_PARTS:]
+                self._keep([part for part in self._parts if not part.kind.piece][-_MOST_PARTS:])
         return True
+
+    def _keep(self, parts: list[_Part]) -> None:
+        """These alone."""
+        self._parts, self._count = parts, sum(len(part.packets) for part in parts)
 
     def _goes_on(self, kind: _Kind) -> bool:
         """Is the unit that is here the first of two fields, and this of the second, or before it?"""
@@ -256,15 +261,17 @@ class Units:
 
     def _close(self, *, early: bool) -> None:
         """Hand out the unit that is here, if there is one."""
-        parts, self._parts = self._parts[: self._body], self._parts[self._body :]
+        parts = self._parts[: self._body]
+        self._keep(self._parts[self._body :])
         self._body, self._pictures, self._pairing = 0, False, Pairing()
         if not parts:
             return
         pts = next((part.pts for part in parts if part.kind.slices), None)
         first = next((part for part in parts if self._is(part.pts, pts)), parts[0])
-        packet = first.packet
-        if len(parts) > 1:
-            packet = joined(self._stream, [part.packet for part in parts], first.packet)
+        packet = first.packets[0]
+        packets = [packet for part in parts for packet in part.packets]
+        if len(packets) > 1:
+            packet = joined(self._stream, packets, packet)
         packet.is_keyframe = any(part.kind.key for part in parts)
         packet.pts = pts
         packet.dts, packet.duration = self._order.place(packet)
