@@ -43,7 +43,7 @@ class CommandError(Exception):
 
 
 def output(enter: Sequence[str | Path], command: tuple[str, ...], env: dict[str, str], check: bool) -> str:
-    """What a program wrote that was run by way of ``enter``. Raises CommandError if it failed, if ``check``."""
+    """What a program wrote, run by way of ``enter``. Raises CommandError if it failed and ``check``."""
     done = subprocess.run(
         [*enter, *command],
         env=env,
