@@ -24,37 +24,24 @@ FLAGS += [f"-Werror={name}" for name in ERRORS]
 ABI3 = os.environ.get("VALKKA_ABI3") == "1"
 LIMITED = [("Py_LIMITED_API", "0x030B0000")] if ABI3 else []
 
-shm = Extension(
-    "valkka_async.ring._shm",
-    ["_shm/_shm.pyx"],
-    include_dirs=["_shm", numpy.get_include()],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *LIMITED],
-    depends=[*glob("_shm/*.pxi"), *glob("_shm/*.h"), "_shm/ring.pxd"],
-    extra_compile_args=FLAGS,
-    py_limited_api=ABI3,
-)
 
-rows = Extension(
-    "valkka_async.ring._rows",
-    ["_rows/_rows.pyx"],
-    include_dirs=["_rows", "_shm"],
-    define_macros=LIMITED,
-    depends=["_rows/rows.h", "_shm/limited.h", "_shm/wide.h"],
-    extra_compile_args=FLAGS,
-    py_limited_api=ABI3,
-)
+def compiled(room: str, name: str) -> Extension:
+    """A module of a room, from the folder of its name."""
+    parts = [part for kind in ("pxi", "pxd", "h") for part in glob(f"{name}/*.{kind}")]
+    return Extension(
+        f"valkka_async.{room}.{name}",
+        [f"{name}/{name}.pyx"],
+        include_dirs=[name, "_shm", numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), *LIMITED],
+        depends=[*parts, "_shm/limited.h", "_shm/wide.h"],
+        extra_compile_args=FLAGS,
+        py_limited_api=ABI3,
+    )
 
-pixels = Extension(
-    "valkka_async.camera.pixels._pixels",
-    ["_pixels/_pixels.pyx"],
-    include_dirs=["_pixels", "_shm"],
-    define_macros=LIMITED,
-    depends=["_pixels/pixels.h", "_shm/limited.h", "_shm/wide.h"],
-    extra_compile_args=FLAGS,
-    py_limited_api=ABI3,
-)
+
+MODULES = [compiled("ring", "_shm"), compiled("ring", "_rows"), compiled("camera.pixels", "_pixels")]
 
 setup(
-    ext_modules=cythonize([shm, rows, pixels], include_path=["_shm"], build_dir="build"),
+    ext_modules=cythonize(MODULES, include_path=["_shm"], build_dir="build"),
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {},
 )

@@ -75,17 +75,20 @@ cdef class Kind:
             self.info.nbytes *= <uint64_t>shape[d]
         _name_format(&self.info, code)
 
-    cdef bint fits(self, Py_buffer *b) noexcept:
+    cdef bint fits(self, image) noexcept:
+        """Is it an array of this dtype and shape? (A Py_buffer would say so of more than arrays, but numpy takes longer
+        to fill that in than the ring to publish a small frame.)"""
+        cdef ndarray array
         cdef int d
-        if b.ndim != <int>self.info.ndim or b.itemsize != <Py_ssize_t>va_itemsize(self.info.dtype):
+        if type(image) is not ndarray:
             return False
-        if b.format == NULL:
-            if self.info.dtype != VA_UINT8:
-                return False
-        elif b.format[0] != KNOWN_DTYPES[self.info.dtype].letter[0]:
+        array = <ndarray>image
+        if PyArray_NDIM(array) != <int>self.info.ndim:
             return False
-        for d in range(b.ndim):
-            if b.shape[d] != self.dims[d]:
+        if PyArray_TYPE(array) != KNOWN_DTYPES[self.info.dtype].number or not PyArray_ISNOTSWAPPED(array):
+            return False
+        for d in range(PyArray_NDIM(array)):
+            if PyArray_DIMS(array)[d] != self.dims[d]:
                 return False
         return True
 
@@ -291,60 +294,49 @@ cdef class Writer:
         return slot
 
     def publish(self, image, what, timestamp_ns, pts, dts, duration, time_base, bint key, bytes meta):
-        """Copy one frame in: any buffer, strided or not, of the given Kind; or of the given format, if it is like
-        the frame before: then a stream is checked once and not for each frame.
+        """Copy one frame in: an array, strided or not, of the given Kind; or of the given format, if it is like the
+        frame before: then a stream is checked once and not for each frame.
 
-        False: no slot was free. None: it is not like the frame before, so its Kind is needed. Raises
+        False: no slot was free. None: it is no array like the frame before, so its Kind is needed. Raises
         RingTooSmall, RingMemoryError, ConnectionClosedOK, and FrameError if it is not of the Kind.
         """
-        cdef Py_buffer b
         cdef Slot slot
         cdef Kind kind
         cdef char *to
         cdef char *src
         cdef uint64_t n
+        cdef bint packed
         cdef va_info info
-        cdef bint given = type(what) is Kind
-        if given:
+        if type(what) is Kind:
             kind = what
+            if not kind.fits(image):
+                raise FrameError("the image was changed by another thread while it was published")
         else:
             kind = self.known
             if kind is None or not (what is kind.format or (isinstance(what, str) and what == kind.format)):
                 return None
-        if not PyObject_CheckBuffer(image):
-            return None
-        try:
-            PyObject_GetBuffer(image, &b, PyBUF_STRIDES | PyBUF_FORMAT)
-        except Exception:  # a dtype that has no buffer: the caller will say so in words
-            if given:
-                raise
-            return None
-        try:
-            if not kind.fits(&b):
-                if given:
-                    raise FrameError("the image was changed by another thread while it was published")
+            if not kind.fits(image):
                 return None
-            self.known = kind
-            info = kind.info
-            _set_times(&info, timestamp_ns, pts, dts, duration, time_base, key)  # what is refused costs no slot
-            slot = self.begin(b.len)
-            if slot is None:
-                return False
-            slot.describe(&info, meta)
-            self.newest = kind
-            if not PyBuffer_IsContiguous(&b, b"C"):
-                np.copyto(slot.array, image)
+        src = <char *>PyArray_DATA(<ndarray>image)
+        packed = PyArray_IS_C_CONTIGUOUS(<ndarray>image)
+        self.known = kind
+        info = kind.info
+        _set_times(&info, timestamp_ns, pts, dts, duration, time_base, key)  # what is refused costs no slot
+        slot = self.begin(info.nbytes)
+        if slot is None:
+            return False
+        slot.describe(&info, meta)
+        self.newest = kind
+        if not packed:
+            np.copyto(slot.array, image)
+        else:
+            to = slot.data_ptr
+            n = info.nbytes
+            if n < NOGIL_BYTES:
+                memcpy(to, src, n)
             else:
-                to = slot.data_ptr
-                src = <char *>b.buf
-                n = b.len
-                if n < NOGIL_BYTES:
+                with nogil:
                     memcpy(to, src, n)
-                else:
-                    with nogil:
-                        memcpy(to, src, n)
-        finally:
-            PyBuffer_Release(&b)
         return slot.commit()
 
     def loan(self, Kind kind not None, timestamp_ns, pts, dts, duration, time_base, bint key, bytes meta):

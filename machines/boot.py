@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from chroot import CommandError
+from chroot import CommandError, output
 
 BOOT_SECONDS = 120
 END_SECONDS = 60
@@ -26,18 +26,8 @@ class Machine:
 
     def run(self, *command: str, check: bool = True) -> str:
         """What the program wrote. Raises CommandError if it failed and ``check``."""
-        done = subprocess.run(
-            ["nsenter", f"--target={self.pid}", *NAMESPACES, *command],
-            env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8", "HOME": "/root"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        if done.returncode and check:
-            raise CommandError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}")
-        return done.stdout
+        env = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8", "HOME": "/root"}
+        return output(("nsenter", f"--target={self.pid}", *NAMESPACES), command, env, check)
 
     def until(self, what: Callable[[], bool], seconds: float, words: str) -> float:
         """Wait, and return for how long. Raises CommandError."""

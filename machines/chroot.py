@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,22 @@ class CommandError(Exception):
     """A program failed in a chroot. Its text is what the program wrote."""
 
 
+def output(enter: Sequence[str | Path], command: tuple[str, ...], env: dict[str, str], check: bool) -> str:
+    """What a program wrote, run by way of ``enter``. Raises CommandError if it failed and ``check``."""
+    done = subprocess.run(
+        [*enter, *command],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode and check:
+        raise CommandError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
 @dataclass(frozen=True)
 class Chroot:
     folder: Path
@@ -55,19 +72,9 @@ class Chroot:
             "HOME": "/root",
             "LANG": "C.UTF-8",
         }
-        there = ("sh", "-c", 'cd "$1"; shift; exec "$@"', "sh", cwd, *command)
-        done = subprocess.run(
-            [*NAMESPACES, "sh", "-c", ENTER, "sh", self.folder, *there],
-            env=environment | (env or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        if done.returncode and check:
-            raise CommandError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}")
-        return done.stdout
+        there = ("sh", "-c", 'cd "$1"; shift; exec "$@"', "sh", cwd)
+        enter = (*NAMESPACES, "sh", "-c", ENTER, "sh", self.folder, *there)
+        return output(enter, command, environment | (env or {}), check)
 
 
 def debian(folder: Path, suite: str, packages: tuple[str, ...], arch: str = "") -> Chroot:

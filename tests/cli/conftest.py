@@ -13,6 +13,7 @@ import pytest
 import valkka_async as va
 from support import program
 from support.commands import Commands
+from support.footage import encode
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,3 +34,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(va.__file__).parents[1]), *sys.path]))
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of 320x192, in GOPs of 0.4 s."""
+    return encode(tmp_path_factory.mktemp("clip") / "clip.h264", (320, 192), 50, gop=10)

@@ -40,11 +40,6 @@ from valkka_async.service.config.file import load
 SECRET = "p@ss/w:rd#1"  # every character that a URL gives a meaning
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encode(tmp_path_factory.mktemp("probe") / "clip.h264", (320, 192), 50, gop=10)
-
-
 def probed(*args: str) -> dict[str, Any]:
     """What `probe --json` found; the exit status has to fit."""
     done = run("probe", "--json", *args)

@@ -13,7 +13,6 @@ import av
 import pytest
 
 import valkka_async as va
-from support.footage import encode
 from support.program import SECONDS, Program, one_line, run
 from support.rtsp import RtspServer
 from support.terminal import Terminal
@@ -21,11 +20,6 @@ from support.until import wait_for
 from valkka_async.units import clock, in_bytes, parse_bytes, parse_seconds
 
 pytestmark = pytest.mark.usefixtures("here")
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encode(tmp_path_factory.mktemp("rec") / "clip.h264", (320, 192), 50, gop=10)
 
 
 def frames(file: Path) -> int:

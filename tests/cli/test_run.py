@@ -22,20 +22,15 @@ import pytest
 
 import valkka_async as va
 import valkka_async.cli.run as service
-from support.footage import encode
 from support.program import SECONDS, Program, one_line, processes, run
 from support.rtsp import RtspServer
+from support.stream import free_port
 from support.until import wait_for
 from valkka_async.ring.rendezvous import servers
 from valkka_async.service.config.config import Config
 from valkka_async.service.control import ask, services
 from valkka_async.service.service import Changes, Service
 from valkka_async.service.web import live
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encode(tmp_path_factory.mktemp("run") / "clip.h264", (320, 192), 50, gop=10)
 
 
 def write(path: Path, text: str) -> Path:
@@ -328,12 +323,6 @@ async def status_of(url: str) -> dict[str, Any] | None:
         return dict(await asyncio.to_thread(get, url + "api/status"))
     except OSError:
         return None
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 async def asked(name: str = "service") -> str:

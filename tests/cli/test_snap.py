@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 import valkka_async as va
-from support.footage import PATCHES, draw, encode, read_index, read_patches
+from support.footage import PATCHES, draw, read_index, read_patches
 from support.program import SECONDS, Program, one_line, run
 from support.until import wait_for
 from valkka_async.camera import spec
@@ -32,11 +32,6 @@ Image = NDArray[np.uint8]
 
 
 pytestmark = pytest.mark.usefixtures("here")
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encode(tmp_path_factory.mktemp("snap") / "clip.h264", SIZE, 50, gop=10)
 
 
 def in_format(format: str, image: Image) -> Image:

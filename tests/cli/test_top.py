@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 
 import valkka_async as va
-from support.footage import encode
 from support.program import SECONDS, Child, Program, one_line, run
 from support.require import missing
 from support.rtsp import RtspServer, rtsp_available
@@ -53,11 +52,6 @@ with va.serve(sys.argv[1]) as server:
     say("ready")
     sys.stdin.readline()
 """
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encode(tmp_path_factory.mktemp("top") / "clip.h264", (320, 192), 50, gop=10)
 
 
 @pytest.fixture

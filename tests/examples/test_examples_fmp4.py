@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from support.chromium import chromium
 from support.playback import ffmpeg_finds_no_fault
 from support.program import Example
 from support.rtsp import RtspServer
+from support.stream import free_port
 
 
 def pictures(media: bytes | Path) -> list[tuple[int, int]]:
@@ -27,11 +27,6 @@ def pictures(media: bytes | Path) -> list[tuple[int, int]]:
         frames = list(container.decode(video=0))
     assert not any(frame.is_corrupt for frame in frames)
     return [(frame.width, frame.height) for frame in frames]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import pytest
 import valkka_async as va
 from support.program import Child, Process, processes
 from support.require import missing
+from support.stream import free_port
 from support.until import wait_for
 from valkka_async import typed
 from valkka_async.errors import ValkkaError
@@ -29,13 +29,6 @@ from valkka_async.link.status import ImportStatus, LinkStatus, PeerState, PeerSt
 from valkka_async.service.control import ask
 
 T = TypeVar("T")
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 class Host:

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from link_tools import Host, cameras, certificates, free_port, fresh
+from link_tools import Host, cameras, certificates, fresh
 from networks import SlowLine, Star, star
 
 import valkka_async as va
+from support.stream import free_port
 from valkka_async.link.status import PeerState
 
 pytestmark = pytest.mark.timeout(300)  # several programs have to start

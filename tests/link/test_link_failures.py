@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from link_tools import Host, camera, cameras, free_port, fresh, pair
+from link_tools import Host, camera, cameras, fresh, pair
 
 import valkka_async as va
 from support.program import Child
+from support.stream import free_port
 from valkka_async.link.status import PeerCause, PeerState
 
 pytestmark = pytest.mark.timeout(300)  # several programs have to start

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from link_tools import Host, camera, certificates, free_port
+from link_tools import Host, camera, certificates
 
 import valkka_async as va
 from support.program import Child
+from support.stream import free_port
 from valkka_async.link.status import PeerCause, PeerState
 
 pytestmark = pytest.mark.timeout(300)  # several programs have to start

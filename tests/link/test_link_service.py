@@ -9,12 +9,13 @@ from pathlib import Path
 
 import av
 import pytest
-from link_tools import Host, camera, certificates, free_port, pair
+from link_tools import Host, camera, certificates, pair
 
 import valkka_async as va
 from support.chromium import chromium
 from support.footage import encode
 from support.program import Child, run
+from support.stream import free_port
 from support.until import wait_for
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
 from valkka_async.cli.doctor.link import links

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from link_tools import Host, certificates, free_port, pair, rings
+from link_tools import Host, certificates, pair, rings
 from networks import star
 
 from support.footage import encode
 from support.program import Child
+from support.stream import free_port
 from valkka_async.link.status import PeerState
 
 SECONDS = float(os.environ.get("VALKKA_SOAK_SECONDS", "600"))

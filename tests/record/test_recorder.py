@@ -11,7 +11,6 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
@@ -23,8 +22,7 @@ import valkka_async as va
 from support import footage
 from support.playback import ffmpeg_finds_no_fault, packets, play, whole_fragments
 from support.program import Child
-from support.require import missing
-from support.rtsp import RtspServer, rtsp_available
+from support.rtsp import RtspServer
 from support.until import until, wait_for
 from valkka_async.camera.mp4.fragments import Fragment, Muxer, Timeline
 from valkka_async.camera.source.secrets import parse
@@ -642,14 +640,6 @@ class CameraThread:
             for f in muxer.mux(packet, arrival):
                 self.server.set_header(muxer.init_segment)
                 put(self.server, f)
-
-
-@pytest.fixture
-def rtsp() -> Iterator[RtspServer]:
-    if (why := rtsp_available()) is not None:
-        missing(why)
-    with RtspServer(deadline=120) as server:
-        yield server
 
 
 async def test_a_camera_that_is_restarted_and_changes_its_resolution(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whatever the page answers in a test, GET /api/openapi.json says so."""
+"""Fixtures of the tests of services."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import pytest
 from aiohttp import web
 from described import fault
 
+from support import browser as browsers
 from valkka_async.service.web import app
 from valkka_async.service.web.headers import on_prepare
 
 
 @pytest.fixture(autouse=True)
 def answers_are_as_described(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever the page answers in a test, GET /api/openapi.json says so."""
     faults = []
 
     async def look(request: web.Request, response: web.StreamResponse) -> None:
@@ -25,3 +27,9 @@ def answers_are_as_described(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(app, "on_prepare", look)
     yield
     assert faults == []
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browsers.Browser]:
+    with browsers.browser(tmp_path_factory.mktemp("browser")) as running:
+        yield running

@@ -16,7 +16,6 @@ from pydantic import SecretStr
 from web_tools import Settings, Stand, camera, recording
 
 from support.browser import NAME, Browser
-from support.browser import browser as started
 from valkka_async.camera.status import CameraState, Cause
 from valkka_async.record.cause import RecordingCause
 from valkka_async.service.status import RecordingError, RecordingState
@@ -28,12 +27,6 @@ TOKEN = "a-made-up-token-for-tests"
 SHOWN = "[...document.querySelectorAll('.tile')].filter((t) => t.offsetParent).map((t) => t.dataset.camera)"
 FOCUS = "document.activeElement.closest('[data-camera]')?.dataset.camera"
 VIEW = "document.body.dataset.view"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with started(tmp_path_factory.mktemp("browser")) as it:
-        yield it
 
 
 @contextmanager

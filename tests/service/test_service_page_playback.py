@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from support.browser import NAME, Browser
-from support.browser import browser as make_browser
 from support.footage import encode
 from support.page import Page
 from support.playback import play
@@ -26,12 +25,6 @@ from support.until import wait_for
 pytestmark = pytest.mark.timeout(150)
 
 S = 10**9
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with make_browser(tmp_path_factory.mktemp("browser")) as running:
-        yield running
 
 
 @contextmanager

@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from contextlib import closing
 from pathlib import Path
 
-from .chromium import chromium
-from .firefox import firefox
+from .chromium import Chromium
+from .firefox import Firefox
 from .page import Browser
-from .webkit import webkit
+from .webkit import WebKit
 
 NAME = os.environ.get("VALKKA_BROWSER", "chromium")
 
 
-def browser(folder: Path) -> AbstractContextManager[Browser]:
+def browser(folder: Path) -> closing[Browser]:
     """The browser, with a profile of its own in `folder`."""
-    make = {"chromium": chromium, "firefox": firefox, "webkit": webkit}[NAME]
-    return make(folder)
+    make = {"chromium": Chromium, "firefox": Firefox, "webkit": WebKit}[NAME]
+    return closing(make(folder))

@@ -6,20 +6,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from .page import Page as Page
-from .page import Place, Runner
+from .page import Place, Runner, begin, end
 from .require import missing
 
 # Nothing that leaves this machine, whatever the browser would like to look up.
@@ -137,14 +134,8 @@ class Chromium:
         if program is None:
             missing("no browser (apt-get install --no-install-recommends chromium)")
         self._run = Runner()
-        self._process = subprocess.Popen(
-            [program, *_FLAGS, _ONLY_HERE, f"--user-data-dir={folder}", "about:blank"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=os.environ | {"HOME": str(folder)},
-        )
+        command = [program, *_FLAGS, _ONLY_HERE, f"--user-data-dir={folder}", "about:blank"]
+        self._process = begin(command, {"HOME": str(folder)})
         try:
             port = self._port(folder / "DevToolsActivePort")
         except BaseException:
@@ -187,16 +178,10 @@ class Chromium:
             return json.loads(text) if text.startswith(("{", "[")) else text
 
     def close(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)  # with its own helpers, which are in its session
-        self._process.wait()
+        end(self._process)
         self._run.close()
 
 
-@contextmanager
-def chromium(folder: Path) -> Iterator[Chromium]:
+def chromium(folder: Path) -> closing[Chromium]:
     """The browser, as long as it is wanted."""
-    browser = Chromium(folder)
-    try:
-        yield browser
-    finally:
-        browser.close()
+    return closing(Chromium(folder))

@@ -6,10 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +15,9 @@ from typing import Any
 
 import aiohttp
 
-from .page import Page, Place, Runner, keys, pointer
+from .page import Page, Place, Runner, begin, end
 from .require import missing
+from .webdriver import WebDriverPage, pointer
 
 _STARTING = 90.0  # s
 _ANSWER = 30.0
@@ -42,7 +40,7 @@ user_pref("ui.prefersReducedMotion", 0);
 """
 
 
-class Tab(Page):
+class Tab(WebDriverPage):
     """Of Firefox."""
 
     def __init__(self, run: Runner, bidi: Bidi, context: str) -> None:
@@ -78,25 +76,16 @@ class Tab(Page):
             raise RuntimeError(answer["exceptionDetails"]["text"])
         return _plain(answer["result"])
 
-    def press(self, key: str) -> None:
-        self._act(keys(key))
-
-    def type(self, text: str) -> None:
-        self._act(keys(*text))
-
-    def click(self, place: Place, count: int = 1) -> None:
-        self._act([pointer("mouse", "mouse", [place], count)])
-
     def touch(self, *steps: list[Place]) -> None:
         fingers = range(len(steps[0]))
-        self._act([pointer(f"finger{n}", "touch", [step[n] for step in steps]) for n in fingers])
+        self.act([pointer(f"finger{n}", "touch", [step[n] for step in steps]) for n in fingers])
 
     def wheel(self, place: Place, by: float) -> None:
         at = {"x": round(place[0]), "y": round(place[1])}
         action = {"type": "scroll", **at, "deltaX": 0, "deltaY": round(by)}
-        self._act([{"type": "wheel", "id": "wheel", "actions": [action]}])
+        self.act([{"type": "wheel", "id": "wheel", "actions": [action]}])
 
-    def _act(self, actions: list[dict[str, Any]]) -> None:
+    def act(self, actions: list[dict[str, Any]]) -> None:
         self._ask("input.performActions", context=self._context, actions=actions)
 
     def size(self, width: int, height: int, *, touch: bool = False) -> None:
@@ -159,14 +148,14 @@ class Firefox:
         (folder / "user.js").write_text(_PREFERENCES)
         self._run = Runner()
         self._session: aiohttp.ClientSession | None = None
-        self._process = subprocess.Popen(
-            [program, "--headless", "--profile", str(folder), "--remote-debugging-port=0", "about:blank"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=os.environ | {"HOME": str(folder), "MOZ_DISABLE_CONTENT_SANDBOX": "1"},
-        )
+        options = [
+            "--headless",
+            "--profile",
+            str(folder),
+            "--remote-debugging-port=0",
+            "about:blank",
+        ]
+        self._process = begin([program, *options], {"HOME": str(folder), "MOZ_DISABLE_CONTENT_SANDBOX": "1"})
         try:
             self._bidi = self._run(self._connect(self._address(folder / "WebDriverBiDiServer.json")))
         except BaseException:
@@ -204,16 +193,5 @@ class Firefox:
     def close(self) -> None:
         if self._session is not None:
             self._run(self._session.close())
-        os.killpg(self._process.pid, signal.SIGKILL)  # with its own helpers, which are in its session
-        self._process.wait()
+        end(self._process)
         self._run.close()
-
-
-@contextmanager
-def firefox(folder: Path) -> Iterator[Firefox]:
-    """The browser, as long as it is wanted."""
-    browser = Firefox(folder)
-    try:
-        yield browser
-    finally:
-        browser.close()

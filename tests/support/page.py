@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
@@ -126,24 +129,16 @@ class Browser(Protocol):
     def page(self, url: str = "about:blank") -> AbstractContextManager[Page]:
         """A new tab, and what it complains of from the start."""
 
-
-# WebDriver's codes of keys, by their names in scripts.
-CODES = {
-    **{"Enter": "\ue007", "Escape": "\ue00c", "Tab": "\ue004", "Home": "\ue011", "End": "\ue010"},
-    **{"ArrowLeft": "\ue012", "ArrowUp": "\ue013", "ArrowRight": "\ue014", "ArrowDown": "\ue015"},
-}
+    def close(self) -> None: ...
 
 
-def keys(*pressed: str) -> list[dict[str, Any]]:
-    """WebDriver's actions for them, one after the other."""
-    codes = [CODES.get(key, key) for key in pressed]
-    actions = [{"type": kind, "value": code} for code in codes for kind in ("keyDown", "keyUp")]
-    return [{"type": "key", "id": "keys", "actions": actions}]
+def begin(command: list[str], env: dict[str, str], **more: Any) -> subprocess.Popen[bytes]:
+    """A program of a browser, in a session of its own. What it says is not read."""
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env=os.environ | env, start_new_session=True, **quiet, **more)
 
 
-def pointer(id: str, kind: str, places: list[Place], count: int = 1) -> dict[str, Any]:
-    """WebDriver's actions of one pointer: down at the first place, to the others, and up; `count` times."""
-    moves = [{"type": "pointerMove", "x": round(x), "y": round(y)} for x, y in places]
-    down, up = ({"type": f"pointer{way}", "button": 0} for way in ("Down", "Up"))
-    actions = [moves[0], down, *moves[1:], up] * count
-    return {"type": "pointer", "id": id, "parameters": {"pointerType": kind}, "actions": actions}
+def end(process: subprocess.Popen[bytes]) -> None:
+    """With its own helpers, which are in its session."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -7,9 +7,7 @@ import base64
 import json
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,15 +16,16 @@ from typing import Any
 
 import aiohttp
 
-from .page import Page, Place, Runner, keys, pointer
+from .page import Page, Runner, begin, end
 from .require import missing
+from .webdriver import WebDriverPage
 
 _STARTING = 60.0  # s
 _ANSWER = 60.0
 _SCREEN = "2600x1600x24"
 
 
-class Tab(Page):
+class Tab(WebDriverPage):
     """Of WebKit: a window and a WebDriver session of its own. Its console is not told."""
 
     narrowest = 450  # its tool bar
@@ -46,16 +45,7 @@ class Tab(Page):
     def value(self, expression: str) -> Any:
         return self._ask("POST", "/execute/sync", script=f"return ({expression})", args=[])
 
-    def press(self, key: str) -> None:
-        self._act(keys(key))
-
-    def type(self, text: str) -> None:
-        self._act(keys(*text))
-
-    def click(self, place: Place, count: int = 1) -> None:
-        self._act([pointer("mouse", "mouse", [place], count)])
-
-    def _act(self, actions: list[dict[str, Any]]) -> None:
+    def act(self, actions: list[dict[str, Any]]) -> None:
         self._ask("POST", "/actions", actions=actions)
 
     def size(self, width: int, height: int, *, touch: bool = False) -> None:
@@ -131,17 +121,7 @@ class WebKit:
                 time.sleep(0.1)
 
     def _child(self, command: list[str], env: dict[str, str], **more: Any) -> None:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=os.environ | env,
-            **more,
-        )
-        self._stack.callback(process.wait)
-        self._stack.callback(os.killpg, process.pid, signal.SIGKILL)  # with its own helpers
+        self._stack.callback(end, begin(command, env, **more))
 
     @contextmanager
     def page(self, url: str = "about:blank") -> Iterator[Page]:
@@ -163,13 +143,3 @@ class WebKit:
 def _minibrowser() -> str | None:
     found = sorted(Path("/usr/lib").glob("*/webkit2gtk-4.*/MiniBrowser"))
     return str(found[-1]) if found else None
-
-
-@contextmanager
-def webkit(folder: Path) -> Iterator[WebKit]:
-    """The browser, as long as it is wanted."""
-    browser = WebKit(folder)
-    try:
-        yield browser
-    finally:
-        browser.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from valkka_async.camera.status import (
     CameraState,
@@ -101,10 +102,10 @@ class RingFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamFigures:
-    """One of a camera's streams, each a connection of its own."""
+class SourceFigures:
+    """What is said of a camera as of each of its streams."""
 
-    name: str  # "": the camera has but one
+    name: str
     url: str  # without credentials
     state: str
     cause: Cause | None
@@ -123,36 +124,24 @@ class StreamFigures:
     errors: int
     packets: int
     decoded: int
-    cpu: float | None  # of one core, by the stream's thread
+    cpu: float | None  # of one core, by its threads; 0.5 is half
+
+
+S = TypeVar("S", bound=SourceFigures)
 
 
 @dataclass(frozen=True, slots=True)
-class CameraFigures:
+class StreamFigures(SourceFigures):
+    """One of a camera's streams, each a connection of its own. Its name is "" if the camera has but one."""
+
+
+@dataclass(frozen=True, slots=True)
+class CameraFigures(SourceFigures):
     """A camera, from its rings, its service, or both. What is of one stream is of the main one, counts and
     `cpu` are of all."""
 
-    name: str
     service: str | None
-    url: str  # without credentials
-    state: str
-    cause: Cause | None
-    reason: str
-    retry_in: float | None
-    since_ns: int
-    codec: str
-    width: int
-    height: int
-    fps: float | None  # received
-    age: float | None  # of the newest packet
-    bit_rate: float | None  # known while the stream has readers
-    key_interval: float | None
     sound: str  # its codec; "": none comes
-    attempts: int
-    reconnects: int
-    errors: int
-    packets: int
-    decoded: int
-    cpu: float | None  # of one core, by the camera's thread; 0.5 is half
     pid: int | None
     restarts: int | None  # of its worker, if a service runs it
     last_end: WorkerEnd | None  # how the worker before ended
@@ -479,16 +468,11 @@ class Collector:
             gone = silent[0].state == GONE
             reason = f"its process ({camera.pid}) has died" if gone else silent[0].reason
             lost.append(
-                replace(
+                _without_news(
                     camera,
-                    state=silent[0].state,
-                    cause=None,
-                    reason=reason,
-                    retry_in=None,
-                    fps=None,
-                    cpu=None,
-                    bit_rate=None,
-                    streams=tuple(_lost_stream(stream, silent[0].state) for stream in camera.streams),
+                    silent[0].state,
+                    reason,
+                    streams=tuple(_without_news(one, silent[0].state, "") for one in camera.streams),
                     rings=tuple(silent),
                 )
             )
@@ -511,9 +495,17 @@ class Collector:
         ]
 
 
-def _lost_stream(stream: StreamFigures, state: str) -> StreamFigures:
+def _without_news(source: S, state: str, reason: str, **more: Any) -> S:
     return replace(
-        stream, state=state, cause=None, reason="", retry_in=None, fps=None, cpu=None, bit_rate=None
+        source,
+        state=state,
+        reason=reason,
+        cause=None,
+        retry_in=None,
+        fps=None,
+        cpu=None,
+        bit_rate=None,
+        **more,
     )
 
 

@@ -24,6 +24,7 @@ from valkka_async.cli.figures import (
     ReaderFigures,
     RingFigures,
     ServiceFigures,
+    SourceFigures,
     StreamFigures,
 )
 from valkka_async.cli.shape import describe, seconds
@@ -544,9 +545,9 @@ def _rounded(value: object) -> object:
 # ------------------------------------------------------------------------------------------ words
 
 
-def _stream(camera: CameraFigures | StreamFigures) -> str:
-    size = f"{camera.width}x{camera.height}" if camera.width and camera.height else ""
-    return f"{_plain(camera.codec)} {size}".strip()
+def _stream(source: SourceFigures) -> str:
+    size = f"{source.width}x{source.height}" if source.width and source.height else ""
+    return f"{_plain(source.codec)} {size}".strip()
 
 
 def _process(reader: ReaderFigures) -> str:

@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
-import warnings
-from collections.abc import Generator
 from dataclasses import dataclass
-from types import TracebackType
 
 from valkka_async.errors import DataError
-from valkka_async.ring import fork
 from valkka_async.ring._shm import MAX_LEASES, Frame
 from valkka_async.ring.connection import ReaderStats
 from valkka_async.ring.pairs import Pair, Pairs
 from valkka_async.ring.policy import Policy
 from valkka_async.ring.results import Result
+from valkka_async.ring.sourced import Sourced
 from valkka_async.ring.sources import Member, Sources
 from valkka_async.ring.subscription import Subscription
 
@@ -92,7 +88,7 @@ def join(
     )
 
 
-class Join:
+class Join(Sourced):
     """Made by :func:`join`. An async context manager and iterator of (Frame, Result or None); one task
     receives at a time. Belongs to the loop in which it is used first."""
 
@@ -118,12 +114,11 @@ class Join:
         # One more: it pushes out the oldest.
         self._frames = Subscription(frames, policy, max_leases + depth + 1)
         self._results = Subscription(results, "ordered", _LEASES)
+        self._pairs = Pairs(depth, wait)
+        self._invalid = 0
         self._sources = Sources(policy, max_leases, reconnect)
         self._sources.add(self._frames)
         self._sources.add(self._results)
-        self._pairs = Pairs(depth, wait)
-        self._invalid = 0
-        self._reconnect = reconnect
 
     # -------------------------------------------------------------------------------- receiving
 
@@ -205,49 +200,13 @@ class Join:
             self._results.stats(),
         )
 
-    @property
-    def closed(self) -> bool:
-        """True after close()."""
-        return self._sources.closed
-
     def close(self) -> None:
         """Leave both servers. Idempotent; a task that waits gets ConnectionClosedOK. Frames that were given
         stay valid until they are released; those that wait are released."""
-        self._sources.close()
+        super().close()
         self._frames.close()
         self._results.close()
         self._pairs.clear()
-
-    async def aclose(self) -> None:
-        """close(), and wait until the tasks that were connecting are gone."""
-        tasks = self._sources.tasks()
-        self.close()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def __await__(self) -> Generator[object, None, Join]:
-        return self.__aenter__().__await__()
-
-    async def __aenter__(self) -> Join:
-        self._sources.run()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    @fork.quiet_at_end
-    def __del__(self) -> None:
-        sources = getattr(self, "_sources", None)
-        if sources is None or sources.closed or not hasattr(self, "_pairs"):
-            return
-        if not sources.running:
-            self.close()
-            return
-        try:
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
-        finally:  # the warning may be an error
-            fork.collected(self.close)
 
     def __repr__(self) -> str:
         closed = " [closed]" if self.closed else ""

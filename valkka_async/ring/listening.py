@@ -6,17 +6,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import warnings
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from types import TracebackType
+from typing import Self
 
 from valkka_async.errors import DataError
-from valkka_async.ring import fork
 from valkka_async.ring._shm import Frame
 from valkka_async.ring.events import EVENT_SLOTS, Event, decode
 from valkka_async.ring.names import EVENTS, check_pattern
+from valkka_async.ring.sourced import Sourced
 from valkka_async.ring.sources import Sources
 
 log = logging.getLogger("valkka_async")
@@ -63,7 +62,7 @@ def events(*cameras: str, codes: Iterable[str] = ()) -> Events:
     return Events(cameras or ("*",), codes)
 
 
-class Events:
+class Events(Sourced):
     """Made by :func:`events`. An async context manager and iterator; one task receives at a time. Belongs to
     the loop in which it is used first."""
 
@@ -172,49 +171,13 @@ class Events:
         rings = (name.removesuffix(EVENTS) for name, m in self._sources.members.items() if m.link is not None)
         return EventsStats(self._received, self._missed, self._invalid, tuple(sorted(rings)))
 
-    @property
-    def closed(self) -> bool:
-        """True after close()."""
-        return self._sources.closed
-
-    def close(self) -> None:
-        """Leave. Idempotent; a task that waits gets ConnectionClosedOK."""
-        self._sources.close()
-
-    async def aclose(self) -> None:
-        """close(), and wait until the tasks that were connecting are gone."""
-        tasks = self._sources.tasks()
-        self.close()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def __await__(self) -> Generator[object, None, Events]:
-        return self.__aenter__().__await__()
-
-    async def __aenter__(self) -> Events:
+    async def __aenter__(self) -> Self:
         try:
             await self._begin()
         except BaseException:
             self.close()
             raise
         return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    @fork.quiet_at_end
-    def __del__(self) -> None:
-        sources = getattr(self, "_sources", None)
-        if sources is None or sources.closed:
-            return
-        if not sources.running:
-            sources.close()
-            return
-        try:
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
-        finally:  # the warning may be an error
-            fork.collected(sources.close)
 
     def __repr__(self) -> str:
         return f"<Events of {', '.join(self._cameras)}{' [closed]' if self.closed else ''}>"

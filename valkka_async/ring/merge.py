@@ -3,22 +3,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import warnings
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal
 
 from numpy.typing import ArrayLike
 
-from valkka_async.ring import fork
 from valkka_async.ring._shm import Frame
 from valkka_async.ring.batches import Batches, Filler, Limits
 from valkka_async.ring.client import Client
 from valkka_async.ring.connection import ReaderStats
 from valkka_async.ring.fitting import Shape
 from valkka_async.ring.policy import Policy
+from valkka_async.ring.sourced import Sourced
 from valkka_async.ring.sources import Sources
 from valkka_async.ring.tensor import Tensor
 
@@ -70,7 +67,7 @@ def merge(
     return Merge(*sources, policy=policy, max_leases=max_leases, reconnect=reconnect)
 
 
-class Merge:
+class Merge(Sourced):
     """Made by :func:`merge`. An async context manager and iterator; one task receives at a time."""
 
     def __init__(self, *sources: str | Client, policy: Policy, max_leases: int, reconnect: bool) -> None:
@@ -232,47 +229,6 @@ class Merge:
             connected = member.link is not None and not member.subscription.closed
             sources[name] = stats if connected else None
         return MergeStats(total.received, total.dropped, total.leases, total.last_received_ns, sources)
-
-    @property
-    def closed(self) -> bool:
-        """True after close()."""
-        return self._sources.closed
-
-    def close(self) -> None:
-        """Leave all servers. Idempotent; a task that waits in recv() gets ConnectionClosedOK. Frames
-        that are still held stay valid until they are released."""
-        self._sources.close()
-
-    async def aclose(self) -> None:
-        """close(), and wait until the tasks that were connecting are gone."""
-        tasks = self._sources.tasks()
-        self._sources.close()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def __await__(self) -> Generator[object, None, Merge]:
-        return self.__aenter__().__await__()
-
-    async def __aenter__(self) -> Merge:
-        self._sources.run()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    @fork.quiet_at_end
-    def __del__(self) -> None:
-        sources = getattr(self, "_sources", None)
-        if sources is None or sources.closed:
-            return
-        if not sources.running:
-            sources.close()  # its clients are free for another merge
-        else:
-            try:
-                warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
-            finally:  # the warning may be an error
-                fork.collected(sources.close)
 
     def __repr__(self) -> str:
         names = ", ".join([*self._sources.members, *sorted(self._sources.patterns)])

@@ -299,11 +299,10 @@ class Server:
         """
         data = None if meta is None else as_meta(meta)
         base = None if time_base is None else as_time_base(time_base)
-        publish = self._writer.publish
         what: FrameFormat | Kind | None = format
         while True:
             try:
-                done = publish(image, what, timestamp_ns, pts, dts, duration, base, key, data)
+                done = self._writer.publish(image, what, timestamp_ns, pts, dts, duration, base, key, data)
             except RingTooSmall as e:
                 needed: int = e.args[0]
             except OverflowError:
