@@ -58,8 +58,8 @@ class Handler:
             _hear(heard, tail)
         if status:
             how = f"status {status}" if status > 0 else f"signal {-status}"
-            words = tail.decode(errors="replace").strip()
-            raise Undelivered(f"it ended with {how}" + (f": {words}" if words else ""), again=False)
+            words = " ".join(tail.decode(errors="replace").split())
+            raise Undelivered(f"it ended with {how}", said=words, again=False)
 
     async def aclose(self) -> None:
         pass
