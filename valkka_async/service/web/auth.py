@@ -133,7 +133,7 @@ class Guard:
         elif (session := self._session(request)) is not None:
             self._attend(request, session)
             return None
-        elif request.method == hdrs.METH_GET and "text/html" in request.headers.get(hdrs.ACCEPT, ""):
+        elif request.path == "/" and "text/html" in request.headers.get(hdrs.ACCEPT, ""):
             return web.Response(status=303, headers={hdrs.LOCATION: "/login"})
         advice = "sign in, or send the header Authorization: Bearer TOKEN"
         return problem(Code.TOKEN, advice, WWW_Authenticate="Bearer")
