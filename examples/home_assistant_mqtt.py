@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 
 import aiomqtt
 
@@ -21,10 +22,11 @@ import valkka_async as va
 from valkka_async.service.control import ask_status, services
 
 HERE = "valkka/online"  # the broker says "offline" when this program ends
+LOOK = 30.0  # s: a service that is killed tells nothing
 
 
 async def tell(client: aiomqtt.Client, camera: str, state: str) -> None:
-    node = camera.replace(".", "_").replace("/", "_")
+    node = "".join(c if c.isalnum() else f"_{ord(c):x}_" for c in camera)  # no two cameras have the same
     config = {
         "name": "Connected",
         "unique_id": f"valkka_{node}_connected",
@@ -33,9 +35,46 @@ async def tell(client: aiomqtt.Client, camera: str, state: str) -> None:
         "availability_topic": HERE,
         "device": {"identifiers": [f"valkka_{node}"], "name": camera, "manufacturer": "valkka-async"},
     }
+    is_there = state != "removed"  # an empty message takes away the one that is retained
     topic = f"homeassistant/binary_sensor/valkka_{node}/connected/config"
-    await client.publish(topic, json.dumps(config) if state != "removed" else "", qos=1, retain=True)
-    await client.publish(config["state_topic"], "ON" if state == "live" else "OFF", qos=1, retain=True)
+    await client.publish(topic, json.dumps(config) if is_there else "", qos=1, retain=True)
+    connected = ("ON" if state == "live" else "OFF") if is_there else ""
+    await client.publish(config["state_topic"], connected, qos=1, retain=True)
+
+
+async def look(client: aiomqtt.Client, known: set[str]) -> None:
+    """Tell how all cameras are now. `known`: those of which there was news."""
+    gone = set(known)
+    for name in services():
+        with contextlib.suppress(TimeoutError, va.ValkkaError):  # it does not answer now
+            if (status := await asyncio.to_thread(ask_status, name, 5.0)) is not None:
+                for camera in status.cameras:
+                    await tell(client, camera.name, camera.state)
+                    known.add(camera.name)
+                    gone.discard(camera.name)
+    for camera in gone:  # its service has ended
+        await tell(client, camera, "stopped")
+        known.discard(camera)
+
+
+async def follow(client: aiomqtt.Client, happening: va.Events) -> None:
+    known: set[str] = set()
+    due = time.monotonic()
+    while True:
+        if time.monotonic() >= due:
+            await look(client, known)
+            due = time.monotonic() + LOOK
+        try:
+            async with asyncio.timeout(due - time.monotonic()):
+                event = await happening.recv()
+        except TimeoutError:
+            continue
+        if event.code.startswith("camera."):
+            await tell(client, event.camera, event.code.removeprefix("camera."))
+            (known.discard if event.code == va.EventCode.CAMERA_REMOVED else known.add)(event.camera)
+        await client.publish(f"valkka/{event.camera}/event", json.dumps(event.to_json()), qos=1)
+        if event.missed or event.code == va.EventCode.SERVICE_STOPPING:
+            due = min(due, time.monotonic() + 3)
 
 
 async def main(host: str = "127.0.0.1", port: str = "1883") -> None:
@@ -48,15 +87,8 @@ async def main(host: str = "127.0.0.1", port: str = "1883") -> None:
                 va.events() as happening,
             ):
                 await client.publish(HERE, "online", qos=1, retain=True)
-                for name in services():  # how they are now; what changes comes after
-                    if (status := await asyncio.to_thread(ask_status, name, 5.0)) is not None:
-                        for camera in status.cameras:
-                            await tell(client, camera.name, camera.state)
                 print("connected", flush=True)
-                async for event in happening:
-                    if event.code.startswith("camera."):
-                        await tell(client, event.camera, event.code.removeprefix("camera."))
-                    await client.publish(f"valkka/{event.camera}/event", json.dumps(event.to_json()), qos=1)
+                await follow(client, happening)
         await asyncio.sleep(3)  # the broker is away
 
 

@@ -8,6 +8,7 @@ import json
 import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiomqtt
@@ -56,32 +57,38 @@ async def test_home_assistant_finds_the_cameras_and_what_happens_to_them(broker:
     async def status() -> ServiceStatus:
         return service.status()
 
-    async with asyncio.timeout(SECONDS), service, Control("service", {"status": status}):
+    async with asyncio.timeout(SECONDS), AsyncExitStack() as running:
+        await running.enter_async_context(service)
+        await running.enter_async_context(Control("service", {"status": status}))
         with Example("home_assistant_mqtt.py", "127.0.0.1", broker, folder=tmp_path) as example:
             await asyncio.to_thread(example.match, "^connected$")
             async with aiomqtt.Client("127.0.0.1", broker) as client:
                 await client.subscribe("#")
                 seen: dict[str, str] = {}
-                async for message in client.messages:  # those that are retained come first
-                    seen[str(message.topic)] = bytes(message.payload).decode()
-                    there = {"valkka/online": "online", "valkka/front/connected": "ON"}
-                    if there.items() <= seen.items() and "valkka/gone/connected" in seen:
-                        break
+
+                async def until_there(**there: str) -> None:
+                    """Those that are retained come first."""
+                    wanted = {f"valkka/{topic.replace('_', '/')}": text for topic, text in there.items()}
+                    while not wanted.items() <= seen.items():
+                        message = await anext(client.messages)
+                        seen[str(message.topic)] = bytes(message.payload).decode()
+
+                await until_there(online="online", front_connected="ON", gone_connected="OFF")
                 sensor = json.loads(seen["homeassistant/binary_sensor/valkka_front/connected/config"])
                 assert (
                     sensor["state_topic"] == "valkka/front/connected" and sensor["device"]["name"] == "front"
                 )
-                assert seen["valkka/gone/connected"] == "OFF"
                 with va.serve("people") as analyser:
                     analyser.emit("person", camera="front", score=0.9)
-                    async for message in client.messages:
-                        if str(message.topic) == "valkka/front/event":
-                            event = json.loads(bytes(message.payload))
-                            if event["code"] == "person":
-                                break
-                    assert event["fields"] == {"score": 0.9}
+                    while "person" not in seen.get("valkka/front/event", ""):
+                        message = await anext(client.messages)
+                        seen[str(message.topic)] = bytes(message.payload).decode()
+                assert json.loads(seen["valkka/front/event"])["fields"] == {"score": 0.9}
+                left = {"web": False, "cameras": {"front": cameras["front"]}}
+                await service.apply(Config.model_validate(left))
+                await until_there(gone_connected="")  # nothing of it is retained
+                assert seen["homeassistant/binary_sensor/valkka_gone/connected/config"] == ""
+                await running.aclose()
+                await until_there(front_connected="OFF")  # though no camera said so
                 example.kill()
-                async for message in client.messages:
-                    if str(message.topic) == "valkka/online":
-                        assert bytes(message.payload) == b"offline"  # the broker says so
-                        break
+                await until_there(online="offline")  # the broker says so

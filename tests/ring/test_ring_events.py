@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from support.program import Child
 
 SECONDS = 30.0
 IMAGE = np.zeros((16, 16), np.uint8)
+DEEP: Any = functools.reduce(lambda inner, _: [inner], range(33), 1)
 
 
 async def soon(happening: va.Events) -> va.Event:
@@ -226,6 +228,7 @@ async def test_without_events_there_is_no_ring_of_them() -> None:
         ("x", {"n": float("nan")}, va.FrameError),
         ("x", {"n": object()}, va.FrameError),
         ("x", {"n": "\ud800"}, va.FrameError),
+        ("x", {"n": DEEP}, va.FrameError),
         ("x", {"n": "x" * 20_000}, va.FrameError),
         ("x", {"camera": "no name"}, va.InvalidNameError),
     ],
@@ -278,3 +281,38 @@ def test_a_forked_child_tells_nothing() -> None:
     with Child(child) as process:
         assert process.line() == "7 True"
         assert process.finish() == (0, "")
+
+
+async def test_what_was_missed_before_others_events_is_told_too() -> None:
+    with va.serve("cam1") as server, va.serve("cam2") as other:
+        server.emit("first")
+        other.emit("first")
+        async with va.events("cam1", codes="person") as happening:
+            for n in range(1000):
+                server.emit("cat", number=n)
+            server.emit("person")
+            event = await soon(happening)
+            assert event.missed == happening.stats().missed > 0
+            server.emit("cat")
+            server.emit("person")
+            other.emit("person", camera="cam1")
+            assert [event.missed for event in await some(happening, 2)] == [0, 0]
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"-Infinity", b"1e999", b"[" * 40 + b"]" * 40, b"[" * 9000])
+async def test_what_cannot_be_passed_on_is_no_event(value: bytes) -> None:
+    with va.serve("cam1") as server:
+        async with va.events() as happening:
+            server.emit("first")
+            assert (await soon(happening)).code == "first"
+            ring = server._ring_of_events()
+            ring.publish(b'{"code":"x","camera":"cam1","fields":{"n":%s}}' % value)
+            server.emit("last", deep=[[[[{"a": [{}] * 100}]]]])
+            assert (await soon(happening)).code == "last"
+            assert happening.stats().invalid == 1
+
+
+def test_codes_that_none_can_have_are_refused() -> None:
+    for codes in ("a b", ("person", "a/b"), ("x" * 65,), (5,), ("",)):
+        with pytest.raises(va.InvalidNameError):
+            va.events(codes=codes)  # type: ignore[arg-type]

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
 import hashlib
 import hmac
 import json
 import socket
 import stat
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,9 @@ import pytest
 
 import valkka_async as va
 from support.http import HttpServer, Request
-from support.until import until
+from support.until import SECONDS, until
 from valkka_async import typed
-from valkka_async.service import handler
+from valkka_async.service import handler, webhook
 from valkka_async.service import hooks as module
 from valkka_async.service.config.hooks import Hook
 from valkka_async.service.hooks import Hooks
@@ -201,7 +203,7 @@ async def test_no_secret_is_told(hooks: Hooks, cam1: va.Server, caplog: pytest.L
     cam1.emit("one")
     status = await told(hooks, lambda status: status.failed == 1)
     text = caplog.text + typed.dumps(status) + repr(hook)
-    for secret in ("passw0rd", "T0KEN", SECRET):
+    for secret in ("passw0rd", "T0KEN", SECRET, "127.0.0.1", str(port)):
         assert secret not in text
     assert "cannot be reached" in caplog.text
 
@@ -231,3 +233,142 @@ async def test_what_happens_last_is_delivered_before_the_end(hooks: Hooks, cam1:
         cam1.emit("service.stopping")
         await hooks.aclose()
         assert [json.loads(request.body)["code"] for request in server.requests] == ["service.stopping"]
+
+
+async def test_what_did_not_get_through_is_told_by_what_does(hooks: Hooks, cam1: va.Server) -> None:
+    """Lost in the ring before events that this hook does not want, and in its own queue."""
+    gate = threading.Event()
+
+    def answer(request: Request) -> tuple[int, dict[str, str], bytes]:
+        gate.wait(SECONDS)
+        return 200, {}, b""
+
+    with HttpServer(answer) as server:
+        await hooks.follow((Hook(url=server.url(), events="n"),))
+        cam1.emit("n", number=0)
+        await until(lambda: server.requests)
+        for n in range(1, 1001):
+            cam1.emit("n" if n % 4 == 0 else "cat", number=n)
+        await told(hooks, lambda status: status.dropped > 0)  # the ring
+        for n in range(1001, 1601):
+            cam1.emit("n", number=n)
+            if n % 100 == 0:
+                await asyncio.sleep(0.01)  # not more at once than the ring has room for
+        gate.set()
+        await until(lambda: b'"number":1600' in server.requests[-1].body)
+        status = await told(hooks, lambda status: status.delivered == len(server.requests))
+        events = [json.loads(request.body) for request in server.requests]
+    assert events[-1]["fields"]["number"] == 1600
+    assert sum(event["missed"] for event in events) == status.dropped
+    numbers = [event["fields"]["number"] for event in events]
+    for before, after, event in zip(numbers, numbers[1:], events[1:], strict=False):
+        between = range(before + 1, after)
+        assert event["missed"] >= sum(n > 1000 or n % 4 == 0 for n in between)
+
+
+async def test_whatever_a_ring_has_the_hooks_go_on(hooks: Hooks, cam1: va.Server) -> None:
+    with HttpServer(lambda request: (200, {}, b"")) as server, va.serve("odd.events") as odd:
+        odd.emit("first")
+        await hooks.follow((Hook(url=server.url(), events="*"),))
+        head = b'{"code":"x","camera":"odd","text":"\\ud800","fields":{"n":%s}}'
+        for value in (
+            b"NaN",
+            b"1e999",
+            b"[" * 900 + b"]" * 900,
+            b'{"a":' * 40 + b"1" + b"}" * 40,
+            b"9" * 5000,
+        ):
+            odd.publish(head % value)
+        odd.publish(head % b"1")
+        cam1.emit("last")
+        await told(hooks, lambda status: status.delivered == 2)
+        bodies = [json.loads(request.body) for request in server.requests]
+    assert sorted(body["code"] for body in bodies) == ["last", "x"]
+
+
+async def test_nobody_is_a_guest(hooks: Hooks, cam1: va.Server) -> None:
+    """What a server gives us to remember is not kept, and its address is sent as it was given."""
+    with HttpServer(lambda request: (200, {"Set-Cookie": "a=b; Path=/"}, b"")) as server:
+        await hooks.follow((Hook(url=server.url("/a%2Fb?sig=x%2Fy%3D+z")),))
+        cam1.emit("one")
+        cam1.emit("two")
+        await told(hooks, lambda status: status.delivered == 2)
+    assert server.asked("Cookie") == []
+    assert {request.path for request in server.requests} == {"/a%2Fb?sig=x%2Fy%3D+z"}
+
+
+async def test_a_server_says_when_to_try_again(
+    hooks: Hooks, cam1: va.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon = email.utils.formatdate(time.time() + 3600, usegmt=True)  # more than it may ask for
+    monkeypatch.setattr(module, "_LONGEST", 0.5)
+    answers = iter([(503, {"Retry-After": "9999"}, b""), (429, {"Retry-After": soon}, b""), (200, {}, b"")])
+    with HttpServer(lambda request: next(answers)) as server:
+        await hooks.follow((Hook(url=server.url()),))
+        cam1.emit("one")
+        await told(hooks, lambda status: status.delivered == 1)
+        times = [request.time for request in server.requests]
+    assert all(later - earlier >= 0.5 for earlier, later in zip(times, times[1:], strict=False))
+
+
+def test_how_long_a_server_asks_us_to_wait() -> None:
+    for said in (
+        "",
+        "soon",
+        "-1",
+        "1.5",
+        "²",
+        "Mon, 99 Jan 2026 00:00:00 GMT",
+        "Thu, 01 Jan 1970 00:00:00 GMT",
+    ):
+        assert webhook._seconds(said) == 0.0, said
+    assert webhook._seconds("120") == 120.0
+    assert webhook._seconds("9" * 400) > 1e6
+    assert 3500 < webhook._seconds(email.utils.formatdate(time.time() + 3600, usegmt=True)) <= 3600
+
+
+async def test_a_time_out_may_be_as_long_as_the_config_says() -> None:
+    receiver = webhook.Webhook("http://h/", None)
+    assert receiver._open().timeout.total is None and receiver._open().timeout.sock_connect is None
+    await receiver.aclose()
+
+
+async def test_names_that_nobody_answers_for_cost_the_service_nothing(
+    hooks: Hooks, cam1: va.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """getaddrinfo() cannot be ended. It may take one thread of each hook, and none of the event loop's."""
+    answered, asked = threading.Event(), []
+    real = socket.getaddrinfo
+
+    def look_up(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host == "silent.example":
+            asked.append(host)
+            answered.wait(SECONDS)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return real(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    try:
+        silent = [Hook(url=f"http://silent.example/{n}", timeout=0.05, retries=9) for n in range(40)]
+        await hooks.follow(tuple(silent))
+        cam1.emit("one")
+        for n in range(len(silent)):
+            await told(hooks, lambda status: status.failed == 1, n)
+        assert len(asked) == len(silent)
+        async with asyncio.timeout(SECONDS):
+            await asyncio.to_thread(str)
+            await hooks.aclose()
+    finally:
+        answered.set()
+
+
+async def test_what_a_program_says_is_told_once_and_on_one_line(
+    hooks: Hooks, cam1: va.Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = script(tmp_path, 'cat >&2; echo; echo "WARNING front: faked" >&2; exit 1')
+    await hooks.follow((Hook(run=(program,)),))
+    for n in range(5):
+        cam1.emit("person", number=n)
+    await told(hooks, lambda status: status.failed == 5)
+    (record,) = [record for record in caplog.records if "status 1" in record.getMessage()]
+    assert "\n" not in record.getMessage() and "WARNING front: faked" in record.getMessage()

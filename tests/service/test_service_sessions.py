@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -22,8 +23,8 @@ from support.program import SECONDS, Program
 from valkka_async.service import state as state_files
 from valkka_async.service.control import ask
 from valkka_async.service.state import State, directory
-from valkka_async.service.web.sessions import SESSION_SECONDS, Sessions
-from valkka_async.service.web.sockets import SIGNED_OUT
+from valkka_async.service.web.sessions import Sessions
+from valkka_async.service.web.visits import SIGNED_OUT
 
 TOKEN = "a-made-up-token-for-tests"
 KEY = bytes(range(32))
@@ -110,8 +111,8 @@ async def test_who_signs_out_is_out_in_all_windows_and_with_all_copies(tmp_path:
     async with served(Stand(), locked(), State(tmp_path, "stand")) as client:
         mine, other = await sign_in(client), await sign_in(client)
         async with (
-            client.ws_connect("/api/events", headers={"Cookie": mine}) as window,
-            client.ws_connect("/api/events", headers={"Cookie": other}) as elsewhere,
+            client.ws_connect("/api/status/live", headers={"Cookie": mine}) as window,
+            client.ws_connect("/api/status/live", headers={"Cookie": other}) as elsewhere,
         ):
             await window.receive_str(timeout=10)
             evil = {"Cookie": mine, "Origin": "http://evil.example"}
@@ -193,10 +194,14 @@ def test_how_long_a_session_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: begun)
     session = sessions.find(cookie)
     assert session is not None
-    assert sessions.end(session) == [(session.id, session.until)] and sessions.find(cookie) is None
-    monkeypatch.setattr(time, "time", lambda: begun + 2 * SESSION_SECONDS)
-    later = sessions.find(sessions.begin(secure=False))
-    assert later is not None and [id for id, _ in sessions.end(later)] == [later.id]  # the first is forgotten
+    sessions.end(session)
+    # A clock that is ahead for a moment, while somebody else signs out.
+    monkeypatch.setattr(time, "time", lambda: begun + 1000 * day)
+    other = sessions.find(sessions.begin(secure=False))
+    assert other is not None
+    sessions.end(other)
+    monkeypatch.setattr(time, "time", lambda: begun)
+    assert sessions.find(cookie) is None
 
 
 @once
@@ -207,7 +212,7 @@ async def test_a_session_that_is_used_gets_a_new_cookie_over_a_websocket_too(
         cookie = await sign_in(client)
         now = time.time()
         monkeypatch.setattr(time, "time", lambda: now + 4 * 24 * 3600)
-        async with client.ws_connect("/api/events", headers={"Cookie": cookie}) as socket:
+        async with client.ws_connect("/api/status/live", headers={"Cookie": cookie}) as socket:
             renewed = socket._response.headers["Set-Cookie"].partition(";")[0]
         client.cookie_jar.clear()
         monkeypatch.setattr(time, "time", lambda: now + 8 * 24 * 3600)
@@ -297,8 +302,10 @@ def test_where_nothing_can_be_written_all_works_until_the_restart(
         folder = None
     state = State(folder, "front")
     assert len(state.key()) == 32 and "sign in again after a restart" in caplog.text
-    state.sign_out([("0" * 32, 1)])
-    assert state.signed_out() == []
+    state.sign_out("0" * 32)
+    # For a page that a reload opens again.
+    assert state.key() == state.key() and state.signed_out() == ["0" * 32]
+    assert State(folder, "front").signed_out() == []
     with contextlib.suppress(NotADirectoryError):
         assert folder is None or list(folder.iterdir()) == []
 
@@ -317,16 +324,34 @@ def test_a_crash_while_the_key_is_written_leaves_no_half_of_it(
 def test_sessions_that_have_signed_out_are_remembered_in_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(state_files, "_SIGNED_OUT", 3)
+    monkeypatch.setattr(state_files, "SIGNED_OUT", 3)
     state = State(tmp_path, "front")
     assert state.signed_out() == []
-    state.sign_out([(f"{n:032x}", 1000 + n) for n in range(10)])
-    assert state.signed_out() == [(f"{n:032x}", 1000 + n) for n in (7, 8, 9)]
+    for n in range(10):
+        state.sign_out(f"{n:032x}")
+    three = [f"{n:032x}" for n in (7, 8, 9)]
+    assert state.signed_out() == State(tmp_path, "front").signed_out() == three
     path = tmp_path / "front.signed-out"
     path.write_text("nonsense\n" + path.read_text() + "0")
-    assert len(state.signed_out()) == 3 and not caplog.records
+    assert State(tmp_path, "front").signed_out() == three and not caplog.records
     path.chmod(0o666)
-    assert state.signed_out() == [] and "has mode 0666" in caplog.text
+    assert State(tmp_path, "front").signed_out() == [] and "has mode 0666" in caplog.text
+
+
+def test_who_sign_out_together_are_all_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes first to the file; and one that cannot be read later is not taken for empty."""
+    state = State(tmp_path, "front")
+    some = [f"{n:032x}" for n in range(16)]
+    workers = [threading.Thread(target=state.sign_out, args=(id,)) for id in some]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert set(State(tmp_path, "front").signed_out()) == set(some)
+    with monkeypatch.context() as later:
+        later.setattr(state_files, "_read", lambda path: os.stat("/nowhere"))
+        state.sign_out("f" * 32)
+    assert set(State(tmp_path, "front").signed_out()) == {*some, "f" * 32}
 
 
 # ------------------------------------------------------------------------------------------------- guessing

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import shutil
 import signal
@@ -38,7 +39,9 @@ TOKEN = "a-made-up-token-for-tests"
 
 @pytest.fixture
 def pem(tmp_path: Path) -> Path:
-    return Path(shutil.copy(OLD, tmp_path / "page.pem"))
+    path = Path(shutil.copy(OLD, tmp_path / "page.pem"))
+    path.chmod(0o600)
+    return path
 
 
 def any_certificate() -> ssl.SSLContext:
@@ -83,7 +86,7 @@ async def shown(url: str) -> bytes:
 
 
 async def test_a_new_certificate_is_for_new_connections_and_viewers_stay(pem: Path) -> None:
-    async with secure(pem) as (page, client), client.ws_connect("/api/events") as viewer:
+    async with secure(pem) as (page, client), client.ws_connect("/api/status/live") as viewer:
         assert page.url.startswith("https://127.0.0.1:") and await shown(page.url) == der(OLD)
         assert not await page.renew()
         shutil.copy(NEW, pem)
@@ -114,10 +117,10 @@ async def test_who_comes_over_tls_gets_a_cookie_for_tls_alone_and_is_our_origin(
                 assert answer.status == status, origin
         assert "; Secure" in answer.headers["Set-Cookie"]
         assert "Strict-Transport-Security" not in answer.headers  # it would hold for other ports too
-        async with client.ws_connect("/api/events", origin=own) as socket:
+        async with client.ws_connect("/api/status/live", origin=own) as socket:
             await socket.receive_str(timeout=10)
         with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
-            await client.ws_connect("/api/events", origin=plain)
+            await client.ws_connect("/api/status/live", origin=plain)
 
 
 async def test_who_speaks_something_else_is_told_so_and_leaves_nothing(
@@ -212,12 +215,16 @@ def test_what_is_wrong_with_a_certificate_is_said(pem: Path, tmp_path: Path) -> 
     key = tmp_path / "key.pem"
     key.write_text(NEW.read_text().partition("-----BEGIN CERT")[0])
     nothing = tmp_path / "nothing"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
     for cert, its_key, of_key, says in (
         (nothing, pem, False, "cannot be read: .*No such file"),
         (tmp_path, pem, False, "cannot be read: .*directory"),
         (pem, nothing, True, "the key cannot be read"),
         (pem, key, True, "is not that of the certificate"),
         (key, key, False, "there is no certificate in"),
+        (pipe, pem, False, "is no file"),
+        (pem, pipe, True, "is no file"),
     ):
         with pytest.raises(CertificateError, match=says) as caught:
             load(str(cert), str(its_key))
@@ -251,8 +258,15 @@ def test_a_certificate_that_is_over_or_about_to_be_is_told(
         (found.end, "expired on"),
     ):
         monkeypatch.setattr(time, "time", lambda now=now: float(now))
-        doubt = found.doubt()
-        assert doubt is None if says is None else doubt is not None and says in doubt
+        doubts = found.doubts()
+        assert doubts == [] if says is None else says in doubts[0]
+
+
+@pytest.mark.parametrize(("mode", "told"), [(0o600, False), (0o640, False), (0o644, True), (0o604, True)])
+def test_a_key_that_everybody_may_read_is_told(pem: Path, mode: int, told: bool) -> None:
+    pem.chmod(mode)
+    doubts = load(str(OLD), str(pem)).doubts()
+    assert [str(pem) in doubt and "chmod o=" in doubt for doubt in doubts] == [True] * told
 
 
 def test_its_dates_are_those_that_openssl_tells(pem: Path) -> None:

@@ -23,7 +23,7 @@ from support.until import until
 from valkka_async import typed
 from valkka_async.camera.status import CameraState, Cause
 from valkka_async.service.status import CameraReport, PageStatus, ServiceStatus
-from valkka_async.service.web import api, assets, events, listen
+from valkka_async.service.web import api, assets, listen, statuses
 from valkka_async.service.web.app import serve
 
 BUTTON = {"X-Requested-With": "valkka-async"}
@@ -95,7 +95,7 @@ async def test_every_answer_has_the_security_headers(monkeypatch: pytest.MonkeyP
             ("GET", "/nothing", 404),
             ("GET", "/api/nothing", 404),
             ("DELETE", "/api/status", 405),
-            ("GET", "/api/events", 426),
+            ("GET", "/api/status/live", 426),
             ("GET", "/api/cameras/front/live", 426),
             ("GET", "/api/cameras/front/live?format=gif", 400),
             ("GET", "/api/cameras/nobody/snapshot.jpg", 404),
@@ -247,15 +247,15 @@ async def test_recordings_are_begun_and_ended_by_buttons() -> None:
 
 
 async def test_changes_are_told_at_once_and_figures_regularly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_EVERY", 600.0)  # longer than a test may take
-    monkeypatch.setattr(events, "_LOOK", 0.05)
+    monkeypatch.setattr(statuses, "_EVERY", 600.0)  # longer than a test may take
+    monkeypatch.setattr(statuses, "_LOOK", 0.05)
     stand = Stand()
 
     async def told(socket: aiohttp.ClientWebSocketResponse) -> tuple[CameraReport, ...]:
         return typed.loads(ServiceStatus, await socket.receive_str(timeout=30)).cameras
 
     async with served(stand) as client:
-        async with client.ws_connect("/api/events") as socket:
+        async with client.ws_connect("/api/status/live") as socket:
             assert [one.state for one in await told(socket)] == ["live"]
             stand.change("front", state=CameraState.STALLED)
             assert [one.state for one in await told(socket)] == ["stalled"]
@@ -267,8 +267,8 @@ async def test_changes_are_told_at_once_and_figures_regularly(monkeypatch: pytes
             stand.change("yard", state=CameraState.STALLED)
             front, yard = await told(socket)
             assert (front.camera.packets, yard.state) == (1001, "stalled")
-        monkeypatch.setattr(events, "_EVERY", 0.3)
-        async with client.ws_connect("/api/events") as socket:
+        monkeypatch.setattr(statuses, "_EVERY", 0.3)
+        async with client.ws_connect("/api/status/live") as socket:
             await told(socket)
             stand.change("front", packets=1002)
             while (await told(socket))[0].camera.packets != 1002:

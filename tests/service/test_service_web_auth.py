@@ -39,7 +39,7 @@ async def test_without_the_token_there_is_nothing_but_signs_of_life() -> None:
     async with served(Stand(), locked()) as client:
         for path in ("/healthz", "/readyz", "/login", "/login.css"):
             assert await status(client, path) == 200
-        for path in ("/", "/api/status", "/metrics", "/static/app.js", "/nothing", "/api/events"):
+        for path in ("/", "/api/status", "/metrics", "/static/app.js", "/nothing", "/api/status/live"):
             assert await status(client, path) == 401
         assert await status(client, "/api/cameras/front/snapshot.jpg") == 401
         assert await status(client, "/api/cameras/front/live") == 401
@@ -47,7 +47,7 @@ async def test_without_the_token_there_is_nothing_but_signs_of_life() -> None:
             assert answer.status == 401
             assert answer.headers["WWW-Authenticate"] == "Bearer"
         with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
-            await client.ws_connect("/api/events")
+            await client.ws_connect("/api/status/live")
         async with client.get("/", headers=HTML, allow_redirects=False) as answer:
             assert (answer.status, answer.headers["Location"]) == (303, "/login")
 
@@ -58,7 +58,7 @@ async def test_a_program_gives_the_token_with_each_request(quick: None) -> None:
         bearer = {"Authorization": f"Bearer {TOKEN}"}
         assert await status(client, "/api/status", **bearer) == 200
         assert await status(client, "/metrics", Authorization=f"bearer  {TOKEN} ") == 200
-        async with client.ws_connect("/api/events", headers=bearer) as socket:
+        async with client.ws_connect("/api/status/live", headers=bearer) as socket:
             await socket.receive_str(timeout=5)
         for wrong in (f"Bearer {TOKEN}x", "Bearer", "Bearer ü", f"Basic {TOKEN}", TOKEN):
             assert await status(client, "/api/status", Authorization=wrong) == 401, wrong
@@ -98,7 +98,7 @@ async def test_a_browser_signs_in_once(caplog: pytest.LogCaptureFixture, quick: 
             assert TOKEN not in cookie and "Secure" not in cookie
         assert await status(client, "/api/status") == 200
         assert await status(client, "/login") == 303
-        async with client.ws_connect("/api/events", origin=own) as socket:
+        async with client.ws_connect("/api/status/live", origin=own) as socket:
             await socket.receive_str(timeout=5)
         async with client.post("/api/cameras/front/recording", data='{"on": true}') as answer:
             assert answer.status == 403  # the cookie alone does not press a button
@@ -193,7 +193,7 @@ async def test_without_a_token_other_names_of_this_machine_are_refused() -> None
 async def test_websockets_are_for_our_own_page_and_for_programs() -> None:
     async with served(Stand()) as client:
         own = str(client._base_url).rstrip("/")
-        for path in ("/api/events", "/api/cameras/front/live", "/api/cameras/front/live?format=jpeg"):
+        for path in ("/api/status/live", "/api/cameras/front/live", "/api/cameras/front/live?format=jpeg"):
             for origin in ("http://evil.example", "null", "http://localhost:1", own.replace("http", "file")):
                 with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
                     await client.ws_connect(path, origin=origin)

@@ -69,7 +69,7 @@ async def test_idle_connections_cut_nobody_off(said: bytes) -> None:
 @once
 async def test_a_connection_that_is_used_does_not_make_room() -> None:
     async with serve(Stand(), Settings(max_connections=4)) as page:
-        async with aiohttp.ClientSession(page.url) as client, client.ws_connect("/api/events") as socket:
+        async with aiohttp.ClientSession(page.url) as client, client.ws_connect("/api/status/live") as socket:
             await socket.receive_str(timeout=10)
             async with idle(page.url, 2 * LIMIT, b"", "127.0.0.1"):
                 assert await answered(page.url, "127.0.0.1") == 200
@@ -100,7 +100,7 @@ async def test_a_client_with_its_share_of_streams_leaves_room_for_others() -> No
             """How many are closed at once, and why; None: it stays."""
             found = []
             for _ in range(count):
-                sockets.append(await clients[source].ws_connect("/api/events"))
+                sockets.append(await clients[source].ws_connect("/api/status/live"))
                 message = await sockets[-1].receive(timeout=10)
                 found.append(None if message.type is aiohttp.WSMsgType.TEXT else sockets[-1].close_code)
             return found
@@ -178,7 +178,7 @@ def test_which_addresses_are_one_client() -> None:
         "POST /api/cameras/front/recording HTTP/1.1\r\n{host}{key}Content-Encoding: gzip\r\n"
         "Content-Length: 2\r\n\r\nab",
         "GET / HTTP/1.1\r\n{host}Authorization: Bearer x\r\n\r\n",
-        "GET /api/events HTTP/1.1\r\n{host}{key}Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        "GET /api/status/live HTTP/1.1\r\n{host}{key}Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
         "GET / HTTP/1.1\r\n{host}X: \x00\r\n\r\n",
     ],
 )

@@ -292,11 +292,11 @@ async def test_a_ring_with_something_else_is_told_and_looked_at_again(folder: Pa
 
 async def test_connections_beyond_the_limit_are_told_so(impatient: None) -> None:
     async with served(Stand(), Settings(max_connections=2)) as client:
-        async with client.ws_connect("/api/events") as events, looking(client) as browser:
+        async with client.ws_connect("/api/status/live") as events, looking(client) as browser:
             await events.receive_str()
             async with looking(client) as third:
                 assert await third.closed() == 4429
-            async with client.ws_connect("/api/events") as third:
+            async with client.ws_connect("/api/status/live") as third:
                 assert (await third.receive(timeout=10)).data == 4429
             await browser.socket.close()
             async with client.get("/healthz") as answer:
@@ -322,7 +322,7 @@ async def test_a_browser_that_is_gone_before_it_is_answered_is_no_error(
 
     monkeypatch.setattr(aiohttp.web.WebSocketResponse, "prepare", gone)
     async with served(Stand()) as client:
-        async with client.ws_connect("/api/events") as socket:  # which tries again by itself
+        async with client.ws_connect("/api/status/live") as socket:  # which tries again by itself
             status = typed.loads(ServiceStatus, await socket.receive_str())
             assert calls == 2 and status.page == PageStatus(0, 1, 256, token=False)  # no place is taken up
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

@@ -142,7 +142,7 @@ async def test_what_browsers_do_is_counted() -> None:
         async with (
             looking(client),
             looking(client, format="jpeg"),
-            client.ws_connect("/api/events") as events,
+            client.ws_connect("/api/status/live") as events,
         ):
             await events.receive_str(timeout=5)
             got = await scrape(client)

@@ -58,6 +58,9 @@ async def test_every_error_is_a_problem_with_a_code(monkeypatch: pytest.MonkeyPa
             ("GET", "/api/cameras/front/live?format=gif", {}, 400, "request"),
             ("GET", "/api/hosts/a/b/snapshot.jpg", {}, 404, "camera"),
             ("GET", "/api/recordings/front?from=x", {}, 400, "time"),
+            ("POST", "/api/cameras/front/event", BUTTON | {"Expect": "more"}, 400, "request"),
+            ("GET", "/nothing", {"Expect": "more"}, 400, "request"),
+            ("GET", "/", {"Expect": "100-continue, more"}, 400, "request"),
         ):
             async with client.request(method, path, headers=headers) as answer:
                 assert await told(answer) == (status, code), (method, path)
@@ -72,6 +75,9 @@ async def test_every_error_is_a_problem_with_a_code(monkeypatch: pytest.MonkeyPa
     async with served(Stand(), Settings(token=SecretStr("t" * 20))) as client:
         for path in ("/api/status", "/api/nothing", "/nothing"):
             async with client.get(path) as answer:
+                assert await told(answer) == (401, "token")
+        for path in ("/api/status", "/api/events", "/api/status/live"):  # a person who looks at the API
+            async with client.get(path, headers=HTML) as answer:
                 assert await told(answer) == (401, "token")
         async with client.post("/login", data=big, headers=HTML) as answer:
             assert (answer.status, answer.content_type) == (413, "text/html")

@@ -56,7 +56,7 @@ def check(path: Path) -> None:
     config = read(path, lacks)
     cameras = len(config.specs())
     if config.web is not None and (files := config.web.tls) is not None:
-        if (doubt := tls.load(files.cert, files.key).doubt()) is not None:
+        for doubt in tls.load(files.cert, files.key).doubts():
             print(f"{path}: web.tls.cert: {doubt}", file=sys.stderr)
     print(f"{path}: good, {cameras} {'camera' if cameras == 1 else 'cameras'}")
 

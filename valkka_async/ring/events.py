@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import math
 import re
 import threading
 import time
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from valkka_async.errors import DataError, FrameError
+from valkka_async.errors import DataError, FrameError, InvalidNameError
 from valkka_async.ring import fork
 from valkka_async.ring._shm import Frame
 from valkka_async.ring.names import EVENTS, check_source, is_source, matches
@@ -25,12 +26,14 @@ from valkka_async.ring.names import EVENTS, check_source, is_source, matches
 EVENT_BYTES = 16 << 10  # of a payload
 EVENT_SLOTS = 256  # events that a reader may be behind before it misses any
 _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_CODES = re.compile(r"[A-Za-z0-9._*?\[\]!-]{1,64}")
 _TEXT = 1000  # characters
 # Readers find a new ring within some hundredths of a second, and get what was in it by then.
 _OPENING_SECONDS = 2.0
 _OPENING_EVENTS = 200
 _FIRST_SECONDS = 1.0  # for which a thread waits for the one that publishes the first
 _MOMENT = 0.0005
+_DEPTH = 32  # of fields in fields: whoever passes them on has a stack, too
 
 
 class EventCode(StrEnum):
@@ -153,6 +156,15 @@ def is_code(code: object) -> bool:
     return isinstance(code, str) and _CODE.fullmatch(code) is not None
 
 
+def check_codes(pattern: str) -> str:
+    """A code, or a pattern of codes, if it is one. Raises InvalidNameError."""
+    if not isinstance(pattern, str) or not _CODES.fullmatch(pattern):
+        raise InvalidNameError(
+            f"{pattern!r} is neither a code nor a pattern of codes, such as camera.failed or recording.*"
+        )
+    return pattern
+
+
 def encode(code: str, camera: str, text: str, fields: Mapping[str, Any]) -> bytes:
     """The payload. Raises FrameError, InvalidNameError."""
     if not is_code(code):
@@ -167,6 +179,8 @@ def encode(code: str, camera: str, text: str, fields: Mapping[str, Any]) -> byte
         raise FrameError(f"an event has a text, and fields as JSON has them: {e}") from None
     if len(payload) > EVENT_BYTES:
         raise FrameError(f"an event of {len(payload)} bytes is too large; the limit is {EVENT_BYTES}")
+    if _too_deep(payload, content):
+        raise FrameError(f"the fields of an event are nested {_DEPTH} deep at most")
     return payload
 
 
@@ -175,12 +189,13 @@ def decode(frame: Frame, missed: int | None = None) -> Event:
     try:
         if frame.format != "bytes" or frame.nbytes > EVENT_BYTES:
             raise ValueError
-        content = json.loads(bytes(frame.data))
+        payload = bytes(frame.data)
+        content = _DECODER.decode(payload.decode())
         code, camera = content["code"], content["camera"]
         text, fields = content.get("text", ""), content.get("fields", {})
         if not (is_code(code) and isinstance(camera, str) and is_source(camera)):
             raise ValueError
-        if not (isinstance(text, str) and isinstance(fields, dict)):
+        if not (isinstance(text, str) and isinstance(fields, dict)) or _too_deep(payload, content):
             raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise DataError(
@@ -198,3 +213,30 @@ def decode(frame: Frame, missed: int | None = None) -> Event:
         frame.seq,
         frame.dropped if missed is None else missed,
     )
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number that JSON cannot tell others")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
+
+
+def _too_deep(payload: bytes, content: object) -> bool:
+    """Are lists and objects nested deeper than those who pass an event on can be asked to follow?"""
+    if payload.count(b"[") + payload.count(b"{") <= _DEPTH:
+        return False
+    level: list[Any] = [content]
+    for _ in range(_DEPTH + 2):  # the event itself is one, and its fields are another
+        level = [
+            inner
+            for one in level
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, (dict, list, tuple))
+        ]
+        if not level:
+            return False
+    return True

@@ -13,7 +13,7 @@ from typing import Self
 
 from valkka_async.errors import DataError
 from valkka_async.ring._shm import Frame
-from valkka_async.ring.events import EVENT_SLOTS, Event, decode
+from valkka_async.ring.events import EVENT_SLOTS, Event, check_codes, decode
 from valkka_async.ring.names import EVENTS, check_pattern
 from valkka_async.ring.sourced import Sourced
 from valkka_async.ring.sources import Sources
@@ -23,6 +23,7 @@ log = logging.getLogger("valkka_async")
 _SETTLE_SECONDS = 2.0  # for servers that are there to answer
 _LOOK_SECONDS = 0.005
 _LEASES = 2  # each is decoded and released at once
+_REMEMBERED = 1000  # rings
 _AT_ONCE = 64  # events that nobody asked for, before other tasks have a turn
 
 
@@ -71,6 +72,8 @@ class Events(Sourced):
         self._codes = (codes,) if isinstance(codes, str) else tuple(codes)
         for pattern in self._cameras:
             check_pattern(pattern)
+        for pattern in self._codes:
+            check_codes(pattern)
         self._sources = Sources("ordered", _LEASES, reconnect=True)
         # A service tells of all its cameras in one ring, so the names of rings say nothing.
         for hosts in {pattern.rpartition("/")[0] for pattern in self._cameras}:
@@ -79,6 +82,7 @@ class Events(Sourced):
         self._first: frozenset[str] | None = None  # rings that were there then
         self._early: deque[Event] = deque()  # that came while it began
         self._last: dict[str, int] = {}  # by ring: the number of its newest event
+        self._untold: dict[str, int] = {}  # by ring: what was missed before events that were not given
         self._received = self._missed = self._invalid = 0
         self._soon = False
 
@@ -131,7 +135,7 @@ class Events(Sourced):
             else:
                 with frame:
                     event = self._event(frame)
-            if event is not None and event.is_one_of(self._codes, self._cameras):
+            if event is not None:
                 return event
         self._soon = True
         return None
@@ -140,11 +144,20 @@ class Events(Sourced):
         return 0.0 if self._soon else None
 
     def _event(self, frame: Frame) -> Event | None:
-        """None: it is none, or happened before this was asked for."""
+        """None: it is none, not one of those that are wanted, or happened before this was asked for."""
         missed = self._missed_before(frame) + _lost_on_the_way(frame)
         if frame.published_ns < self._begun_ns:
             return None
         self._missed += missed
+        missed += self._untold.pop(frame.source, 0)
+        event = self._decode(frame, missed)
+        if event is None or not event.is_one_of(self._codes, self._cameras):
+            if missed:  # the next one that is given tells it
+                self._untold[frame.source] = missed
+            return None
+        return event
+
+    def _decode(self, frame: Frame, missed: int) -> Event | None:
         try:
             event = decode(frame, missed)
         except DataError as e:
@@ -157,12 +170,21 @@ class Events(Sourced):
 
     def _missed_before(self, frame: Frame) -> int:
         name, last = frame.source, self._last.get(frame.source)
+        if last is None and len(self._last) >= _REMEMBERED:
+            self._forget()
         self._last[name] = frame.seq
         if last is not None and frame.seq == last + 1 + frame.dropped:
             return frame.dropped
         if last is None and (self._first is None or name in self._first):
             return frame.dropped  # there is no knowing what was before
         return frame.seq - 1  # a ring that is new, or that of another process by now: all of it is ours
+
+    def _forget(self) -> None:
+        """Rings that are gone: a program may give its own another name with each of its lives."""
+        there = self._sources.members.keys() | (self._first or ())
+        for known in (self._last, self._untold):
+            for name in known.keys() - there:
+                del known[name]
 
     # -------------------------------------------------------------------------------------- end
 

@@ -7,11 +7,15 @@ from typing import Protocol
 
 
 class Undelivered(Exception):
-    """It was not taken. The text has neither addresses nor secrets. `again`: it may be, another time."""
+    """It was not taken. `text` says why; str() has what the other side `said`, too. Neither has addresses or
+    secrets of ours. `again`: it may be taken another time, so many seconds `after` this one at the
+    earliest."""
 
-    def __init__(self, text: str, *, again: bool) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, *, again: bool, said: str = "", after: float = 0.0) -> None:
+        super().__init__(f"{text}: {said}" if said else text)
+        self.text = text
         self.again = again
+        self.after = after
 
 
 class Receiver(Protocol):

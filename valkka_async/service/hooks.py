@@ -11,23 +11,21 @@ import asyncio
 import json
 import logging
 import time
-from collections import deque
 
 from valkka_async.backoff import Backoff
 from valkka_async.ring.events import Event
-from valkka_async.ring.listening import events
 from valkka_async.service.config.hooks import Hook
 from valkka_async.service.delivery import Receiver, Undelivered
 from valkka_async.service.handler import Handler
+from valkka_async.service.hearing import Hearing
 from valkka_async.service.status import HookError, HookStatus
+from valkka_async.service.waiting import WAITING, Waiting
 from valkka_async.service.webhook import Webhook
 
-_QUEUE = 256  # events that wait; the oldest go
 _RETRIES = 5
 _PAUSES = (1.0, 60.0)  # s between attempts, growing
-_AGAIN = 5.0  # s
+_LONGEST = 300.0  # s that the other side may ask us to wait
 _CLOSE_SECONDS = 1.0  # for what waits when the service ends
-_EVERYTHING = ("*", "*/*")
 
 log = logging.getLogger("valkka_async.service")
 
@@ -38,8 +36,7 @@ class Hooks:
     def __init__(self, service: str) -> None:
         self._service = service
         self._hooks: list[_Running] = []
-        self._reader: asyncio.Task[None] | None = None
-        self._listens = asyncio.Event()
+        self._hearing = Hearing("hooks")
 
     def status(self) -> tuple[HookStatus, ...]:
         """How each is, in the order of the config."""
@@ -56,31 +53,14 @@ class Hooks:
                 same.name = hook.name or str(number)
             self._hooks.append(same or _Running(hook, hook.name or str(number), self._service))
         await _end(before, 0.0)
-        if self._hooks and self._reader is None:
-            self._reader = asyncio.create_task(self._read(), name="hooks")
-            await self._listens.wait()
-        elif not self._hooks:
-            await self._stop_reading()
+        if self._hooks:
+            await self._hearing.join(self._hear)
+        else:
+            await self._hearing.aclose()
 
-    async def _read(self) -> None:
-        while True:
-            try:
-                async with events(*_EVERYTHING) as happening:
-                    self._listens.set()
-                    async for event in happening:
-                        for hook in self._hooks:
-                            hook.put(event)
-            except Exception:  # nobody knows of any; without this task all hooks are deaf
-                log.exception("events cannot be read; trying again")
-            self._listens.set()
-            await asyncio.sleep(_AGAIN)
-
-    async def _stop_reading(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.cancel()
-            await asyncio.wait([reader])
-            self._listens.clear()
+    def _hear(self, event: Event) -> None:
+        for hook in self._hooks:
+            hook.put(event)
 
     async def aclose(self) -> None:
         """Deliver what waits, for a second, and end what is not done then. Idempotent. Cancelling ends it at
@@ -89,7 +69,7 @@ class Hooks:
         try:
             await asyncio.sleep(0.05 if hooks else 0)  # for the newest events to come through their ring
         finally:
-            await self._stop_reading()
+            await self._hearing.aclose()
             await _end(hooks, _CLOSE_SECONDS)
             self._hooks = []
 
@@ -101,11 +81,11 @@ class _Running:
         self.hook = hook
         self.name = name
         self._service = service
-        self._queue: deque[Event] = deque()
+        self._queue = Waiting(hook.events, hook.cameras)
         self._there = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
-        self._delivered = self._failed = self._dropped = 0
+        self._delivered = self._failed = 0
         self._error: HookError | None = None
         self._said = ""
         self._full = False
@@ -128,22 +108,18 @@ class _Running:
             waiting=len(self._queue),
             delivered=self._delivered,
             failed=self._failed,
-            dropped=self._dropped,
+            dropped=self._queue.dropped,
             error=self._error,
         )
 
     def put(self, event: Event) -> None:
         """Take it, if it is for this one. Never waits: the oldest one goes when there are too many."""
-        self._dropped += event.missed  # which of them were for this one nobody knows
-        if not event.is_one_of(self.hook.events, self.hook.cameras):
+        was_full = self._queue.full
+        if not self._queue.put(event):
             return
-        if len(self._queue) >= _QUEUE:
-            self._queue.popleft()
-            self._dropped += 1
-            if not self._full:
-                self._full = True
-                log.warning("hook %s: %d events wait for it, and the oldest are dropped", self.name, _QUEUE)
-        self._queue.append(event)
+        if was_full and not self._full:
+            self._full = True
+            log.warning("hook %s: %d events wait for it, and the oldest are dropped", self.name, WAITING)
         self.idle.clear()
         self._there.set()
 
@@ -153,7 +129,7 @@ class _Running:
                 await self._there.wait()
                 self._there.clear()
                 while self._queue:
-                    await self._deliver(self._queue.popleft())
+                    await self._deliver(self._queue.take())
                 self._full = False
                 self.idle.set()
         finally:
@@ -180,18 +156,18 @@ class _Running:
                     self._error, self._said = None, ""
                     log.info("hook %s: works again", self.name)
                 return
-            self._fail(str(error))
+            self._fail(error)
             if not (left and error.again):
                 break
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep(max(backoff.next(), min(error.after, _LONGEST)))
         self._failed += 1
 
-    def _fail(self, text: str) -> None:
+    def _fail(self, error: Undelivered) -> None:
         since_ns = time.time_ns() if self._error is None else self._error.since_ns
-        self._error = HookError(text, since_ns)
-        if text != self._said:
-            self._said = text
-            log.warning("hook %s: %s", self.name, text)
+        self._error = HookError(str(error), since_ns)
+        if error.text != self._said:  # what the program says may be different each time
+            self._said = error.text
+            log.warning("hook %s: %s", self.name, error)
 
 
 async def _end(hooks: list[_Running], patience: float) -> None:

@@ -15,12 +15,11 @@ import re
 import secrets
 import stat
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 
 _KEY_BYTES = 32
 _LARGEST = 1 << 20
-_SIGNED_OUT = 10_000  # at most; each was somebody who had the token
+SIGNED_OUT = 10_000  # that are remembered, whatever the clock says; each was somebody who had the token
 
 log = logging.getLogger("valkka_async.service")
 
@@ -48,20 +47,27 @@ class State:
         self._folder = folder
         self._name = name
         self._lock = threading.Lock()
+        self._held: bytes | None = None  # the key
+        self._over: dict[str, None] | None = None  # sessions that have signed out, in that order
 
     def key(self) -> bytes:
         """The service's key: the same in its next process. It is made when there is none, or none that is
-        fit."""
+        fit. One that cannot be written is kept as long as this process."""
         with self._lock:
-            why = "there is no directory for its key"
-            if self._folder is not None:
-                path = self._folder / f"{self._name}.key"
-                try:
-                    return self._key(self._folder, path)
-                except OSError as e:
-                    why = f"{path}: {e.strerror or e}"
-            log.warning("browsers will have to sign in again after a restart: %s", why)
-            return secrets.token_bytes(_KEY_BYTES)
+            if self._held is None:
+                self._held = self._found_or_made()
+            return self._held
+
+    def _found_or_made(self) -> bytes:
+        why = "there is no directory for its key"
+        if self._folder is not None:
+            path = self._folder / f"{self._name}.key"
+            try:
+                return self._key(self._folder, path)
+            except OSError as e:
+                why = f"{path}: {e.strerror or e}"
+        log.warning("browsers will have to sign in again after a restart: %s", why)
+        return secrets.token_bytes(_KEY_BYTES)
 
     def _key(self, folder: Path, path: Path) -> bytes:
         """Raises OSError."""
@@ -75,31 +81,41 @@ class State:
         _write(folder, path, key.hex() + "\n")
         return key
 
-    def signed_out(self) -> list[tuple[str, int]]:
-        """Numbers of sessions, and until when they are to be remembered (Unix seconds)."""
+    def signed_out(self) -> list[str]:
+        """Numbers of sessions, in the order in which they signed out."""
+        with self._lock:
+            return list(self._known())
+
+    def _known(self) -> dict[str, None]:
+        if self._over is None:  # once: a file that cannot be read later is written again as it was
+            self._over = dict.fromkeys(self._load())
+        return self._over
+
+    def _load(self) -> list[str]:
         if self._folder is None:
             return []
         path = self._folder / f"{self._name}.signed-out"
-        with self._lock:
-            try:
-                text = _read(path)
-            except FileNotFoundError:
-                return []
-            except (_Unfit, OSError) as e:
-                log.warning("%s %s: sessions that have signed out may hold", path, e)
-                return []
-        found = re.findall(r"^([0-9a-f]{32}) ([0-9]{1,12})$", text, re.ASCII | re.MULTILINE)
-        return [(id, int(until)) for id, until in found]
+        try:
+            text = _read(path)
+        except FileNotFoundError:
+            return []
+        except (_Unfit, OSError) as e:
+            log.warning("%s %s: sessions that have signed out may hold", path, e)
+            return []
+        return re.findall(r"^[0-9a-f]{32}$", text, re.ASCII | re.MULTILINE)
 
-    def sign_out(self, sessions: Iterable[tuple[str, int]]) -> None:
-        """Remember these, and no others."""
-        if self._folder is None:
-            return
-        newest = sorted(sessions, key=lambda one: one[1])[-_SIGNED_OUT:]
-        path = self._folder / f"{self._name}.signed-out"
+    def sign_out(self, session: str) -> None:
+        """Remember this one, too."""
         with self._lock:
+            over = self._known()
+            over[session] = None
+            while len(over) > SIGNED_OUT:
+                del over[next(iter(over))]
+            if self._folder is None:
+                return
+            path = self._folder / f"{self._name}.signed-out"
             try:
-                _write(self._folder, path, "".join(f"{id} {until}\n" for id, until in newest))
+                _write(self._folder, path, "".join(f"{id}\n" for id in over))
             except OSError as e:
                 log.warning("%s: %s: who has signed out is forgotten with a restart", path, e.strerror or e)
 

@@ -117,8 +117,8 @@ class PageStatus:
     """The page's load."""
 
     viewers: int  # of live video
-    connections: int  # WebSockets
-    limit: int  # WebSockets that may be open
+    connections: int  # streams that are open
+    limit: int  # streams that may be open
     token: bool  # browsers sign in with one
 
 

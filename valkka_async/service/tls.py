@@ -7,7 +7,9 @@ import binascii
 import calendar
 import os
 import re
+import shlex
 import ssl
+import stat
 import time
 from dataclasses import dataclass
 
@@ -35,9 +37,17 @@ class Loaded:
     der: bytes
     begin: int | None
     end: int | None
+    open_key: str | None  # its file, if everybody may read that
 
-    def doubt(self) -> str | None:
-        """Why browsers will not like it, although it can be used; for people."""
+    def doubts(self) -> list[str]:
+        """Why it should be another one, although it can be used; for people."""
+        found = [] if (doubt := self._dates()) is None else [doubt]
+        if self.open_key is not None:
+            path = shlex.quote(self.open_key)
+            found.append(f"everybody on this machine may read its key: chmod o= {path}")
+        return found
+
+    def _dates(self) -> str | None:
         now = time.time()
         if self.end is not None and now >= self.end:
             return f"the certificate expired on {_day(self.end)}: browsers will refuse it"
@@ -51,8 +61,9 @@ class Loaded:
 def load(cert: str, key: str) -> Loaded:
     """The certificate (PEM, with those between it and its authority) and key of these files, which may be
     one. Blocks while it reads them. Raises CertificateError, which says what to do."""
-    der = _der(_text(cert, "the certificate", of_key=False), cert)
-    _text(key, "the key", of_key=True)
+    text, _ = _text(cert, "the certificate", of_key=False)
+    der = _der(text, cert)
+    _, mode = _text(key, "the key", of_key=True)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
@@ -67,7 +78,7 @@ def load(cert: str, key: str) -> Loaded:
     except (ssl.SSLError, ValueError, OSError) as e:
         raise _why(e, cert, key, encrypted=bool(asked)) from None
     begin, end = _validity(der)
-    return Loaded(context, der, begin, end)
+    return Loaded(context, der, begin, end, key if mode & stat.S_IROTH else None)
 
 
 def _why(error: Exception, cert: str, key: str, *, encrypted: bool) -> CertificateError:
@@ -84,18 +95,21 @@ def _why(error: Exception, cert: str, key: str, *, encrypted: bool) -> Certifica
     return CertificateError(f"{cert} or {key} cannot be read: {error}")
 
 
-def _text(path: str, what: str, *, of_key: bool) -> str:
-    """Raises CertificateError."""
+def _text(path: str, what: str, *, of_key: bool) -> tuple[str, int]:
+    """What is in a file, and its mode. Raises CertificateError."""
     try:
         # A pipe would have no end.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            return os.read(fd, _LARGEST).decode("ascii", "replace")
+            mode = os.fstat(fd).st_mode
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # which says by itself that it is none
+                return os.read(fd, _LARGEST).decode("ascii", "replace"), mode
         finally:
             os.close(fd)
     except OSError as e:
         why = e.strerror or type(e).__name__
         raise CertificateError(f"{what} cannot be read: {path}: {why}", of_key=of_key) from None
+    raise CertificateError(f"{what} cannot be read: {path} is no file", of_key=of_key)
 
 
 def _der(text: str, path: str) -> bytes:

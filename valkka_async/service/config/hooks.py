@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, WithJsonSchema, field_validator
+from yarl import URL
 
-from valkka_async.ring.events import EventCode
+from valkka_async.ring.events import EventCode, check_codes
 from valkka_async.ring.names import check_pattern
 from valkka_async.service.config.fields import Section
 
 HOOKS = 64
 SECRET_MIN = 16
 _TIMEOUT_MAX = 3600  # s
-_CODE = re.compile(r"[A-Za-z0-9._*?\[\]!-]{1,64}")
 _OURS = tuple(sorted({code.partition(".")[0] + "." for code in EventCode}))
 _RUN = "a program and its arguments, as a list: [/usr/local/bin/notify, --loud]; no shell takes a text apart"
 
@@ -76,8 +76,12 @@ class Hook(Section):
     @classmethod
     def _check_events(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
         for code in codes:
-            if not _CODE.fullmatch(code):
-                raise ValueError("codes of events or patterns, such as camera.failed or recording.*")
+            try:
+                check_codes(code)
+            except ValueError:
+                raise ValueError(
+                    "codes of events or patterns, such as camera.failed or recording.*"
+                ) from None
             plain = not set(code) & set("*?[")
             if plain and code.startswith(_OURS) and code not in set(EventCode):
                 kind = code.partition(".")[0]
@@ -137,6 +141,7 @@ def check_url(url: str) -> None:
     try:
         parts = urllib.parse.urlsplit(url)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        URL(url, encoded=url.isascii())  # as it will be used
     except ValueError:
         good = False
     if not good or re.search(r"[\s\0-\x1f\x7f]", url):

@@ -18,8 +18,8 @@ from valkka_async.service.web.contract import Find, Service
 from valkka_async.service.web.hub import NO_CAMERA
 from valkka_async.service.web.live import Hubs
 from valkka_async.service.web.problems import Code, problem
-from valkka_async.service.web.sockets import STOPS
 from valkka_async.service.web.viewer import Ending, unpack
+from valkka_async.service.web.visits import STOPS
 
 _SNAPSHOT_SECONDS = 5.0
 _SNAPSHOTS = 32  # requests that may wait for one at once

@@ -22,7 +22,7 @@ from valkka_async.service.web.auth import Guard, Handler, is_loopback
 from valkka_async.service.web.boxes import Boxes
 from valkka_async.service.web.contract import Lens, Service, Settings
 from valkka_async.service.web.entrance import Entrance
-from valkka_async.service.web.events import Events
+from valkka_async.service.web.happening import Happening
 from valkka_async.service.web.headers import on_prepare
 from valkka_async.service.web.listen import Door, listen, url
 from valkka_async.service.web.live import Hubs, Live
@@ -32,6 +32,8 @@ from valkka_async.service.web.recorded import Recorded
 from valkka_async.service.web.routes import Handlers, table
 from valkka_async.service.web.sessions import Sessions
 from valkka_async.service.web.sockets import Sockets
+from valkka_async.service.web.statuses import Statuses
+from valkka_async.service.web.visits import Visits
 
 _BODY_BYTES = 16 << 10  # of a request: a token, or {"on": true}
 _STOP_SECONDS = 0.5  # for requests that are being answered when the service stops
@@ -89,7 +91,7 @@ async def serve(service: Service, settings: Settings, state: State | None = None
         door = Door(runner.server, 2 * settings.max_connections + 64)
         stack.push_async_callback(door.aclose)
         # Before aiohttp's own clean-up, which reads nothing more from browsers.
-        stack.push_async_callback(app[_SOCKETS].aclose)
+        stack.push_async_callback(app[_VISITS].aclose)
         loop = asyncio.get_running_loop()
         for sock in listening:
             if certificate is None:
@@ -129,8 +131,9 @@ def make_app(
     _check(settings)
     if sessions is None:
         sessions = open_sessions(service, settings, state)
-    sockets = Sockets(settings.max_connections)
-    guard = Guard(settings.token, _identity(service, settings), sessions, state, sockets)
+    visits = Visits(settings.max_connections)
+    sockets = Sockets(visits)
+    guard = Guard(settings.token, _identity(service, settings), sessions, state, visits)
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -141,24 +144,24 @@ def make_app(
     boxes = Boxes(lens.camera, sockets)
 
     def status() -> ServiceStatus:
-        page = PageStatus(
-            sum(hubs.viewers().values()), len(sockets), sockets.limit, settings.token is not None
-        )
+        page = PageStatus(sum(hubs.viewers().values()), len(visits), visits.limit, settings.token is not None)
         return replace(service.status(), page=page)
 
-    events = Events(status, sockets)
+    statuses = Statuses(status, sockets)
+    happening = Happening(visits)
     app = web.Application(middlewares=[guarded], client_max_size=_BODY_BYTES)
-    app[_SOCKETS] = sockets
+    app[_VISITS] = visits
     app.on_response_prepare.append(on_prepare)
     handlers = Handlers(
         api=Api(service, status, lens.camera, hubs),
         boxes=boxes,
-        events=events,
         guard=guard,
+        happening=happening,
         live=Live(hubs, sockets),
-        metrics=Metrics(service, hubs, events, sockets, certificate),
+        metrics=Metrics(service, hubs, statuses, happening, visits, certificate),
         others=Others(),
         recorded=Recorded(service.archive, lens.camera),
+        statuses=statuses,
     )
     for route in table(handlers, token=settings.token is not None):
         route.add(app)
@@ -166,8 +169,9 @@ def make_app(
         app.router.add_get("/" if file.name == "index.html" else f"/static/{file.name}", file.handle)
 
     async def stop(app: web.Application) -> None:
-        await sockets.aclose()
-        await events.aclose()
+        await visits.aclose()
+        await statuses.aclose()
+        await happening.aclose()
         await hubs.aclose()
         await boxes.aclose()
 
@@ -176,11 +180,11 @@ def make_app(
 
 
 def _tell(certificate: Certificate) -> None:
-    if (doubt := certificate.newest.doubt()) is not None:
+    for doubt in certificate.newest.doubts():
         log.warning("%s", doubt)
 
 
-_SOCKETS = web.AppKey("sockets", Sockets)
+_VISITS = web.AppKey("visits", Visits)
 
 
 def _check(settings: Settings) -> None:

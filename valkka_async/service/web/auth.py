@@ -44,7 +44,7 @@ from valkka_async.service.web.headers import set_cookie
 from valkka_async.service.web.listen import Connection
 from valkka_async.service.web.problems import Code, explained, problem
 from valkka_async.service.web.sessions import SESSION_SECONDS, Session, Sessions
-from valkka_async.service.web.sockets import SESSION, Sockets
+from valkka_async.service.web.visits import SESSION, Visits
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -72,14 +72,14 @@ class Guard:
         name: str,
         sessions: Sessions | None,
         state: State | None,
-        sockets: Sockets,
+        visits: Visits,
     ) -> None:
         self._key = secrets.token_bytes(32)
         self._token = self._digest(token.get_secret_value().encode()) if token is not None else None
         self._cookie = f"valkka-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
         self._sessions = sessions
         self._state = state
-        self._sockets = sockets
+        self._visits = visits
         self._wrong: Counter[str] = Counter()  # wrong tokens that have not been answered yet, by client
         self._warn = Seldom(_WRONG_TOLD)
         self._untold = 0  # wrong tokens of which the log has nothing
@@ -133,7 +133,7 @@ class Guard:
         elif (session := self._session(request)) is not None:
             self._attend(request, session)
             return None
-        elif request.method == hdrs.METH_GET and "text/html" in request.headers.get(hdrs.ACCEPT, ""):
+        elif request.path == "/" and "text/html" in request.headers.get(hdrs.ACCEPT, ""):
             return web.Response(status=303, headers={hdrs.LOCATION: "/login"})
         advice = "sign in, or send the header Authorization: Bearer TOKEN"
         return problem(Code.TOKEN, advice, WWW_Authenticate="Bearer")
@@ -222,10 +222,10 @@ class Guard:
         cookie."""
         session = self._session(request)
         if self._sessions is not None and session is not None:
-            over = self._sessions.end(session)
-            self._sockets.sign_out(session.id)
+            self._sessions.end(session)
+            self._visits.sign_out(session.id)
             if self._state is not None:
-                await asyncio.shield(asyncio.to_thread(self._state.sign_out, over))
+                await asyncio.shield(asyncio.to_thread(self._state.sign_out, session.id))
         secure = request.secure or request.headers.get(hdrs.ORIGIN, "").startswith("https://")
         set_cookie(request, self._cookie, "", 0, secure=secure)
         return web.Response(status=303, headers={hdrs.LOCATION: "/login"})

@@ -25,8 +25,9 @@ from valkka_async.ring.names import check_name
 from valkka_async.ring.results import Result
 from valkka_async.service.web.contract import Find
 from valkka_async.service.web.hub import NO_CAMERA
-from valkka_async.service.web.sockets import STOPS, Sockets
+from valkka_async.service.web.sockets import Sockets
 from valkka_async.service.web.viewer import Ending
+from valkka_async.service.web.visits import STOPS
 
 _LOOK = 1.0  # s between looks whether there is still such a camera, and a ring
 _QUEUE = 32  # results that wait for a browser; the oldest go, as it would draw the newest

@@ -21,7 +21,7 @@ from valkka_async.errors import ValkkaError
 from valkka_async.service.web import login
 from valkka_async.service.web.clients import Seldom, client_of, share
 from valkka_async.service.web.headers import secure
-from valkka_async.service.web.problems import Code, problem
+from valkka_async.service.web.problems import Code, explained, problem
 
 _IDLE_SECONDS = 20.0  # without a whole request; also for the first one
 _LINGER_SECONDS = 2.0  # for the rest of a refused request's body
@@ -211,6 +211,15 @@ class Connection(web.RequestHandler):
         secure(response)
         response.force_close()
         return response
+
+    async def finish_response(
+        self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send it. What aiohttp refuses by itself before any of ours is asked, such as an Expect that it does
+        not know, is a problem as others are."""
+        if isinstance(resp, web.HTTPException):
+            resp = login.for_people(request, explained(resp))
+        return await super().finish_response(request, resp, start_time)
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
         """For what aiohttp notices by itself, such as the rest of a body that is not what its headers say."""

@@ -14,8 +14,9 @@ from aiohttp import web
 from valkka_async.service.web.contract import Find
 from valkka_async.service.web.hub import FORMATS, Hub
 from valkka_async.service.web.problems import Code, problem
-from valkka_async.service.web.sockets import STOPS, Sockets
+from valkka_async.service.web.sockets import Sockets
 from valkka_async.service.web.viewer import Ending, Viewer
+from valkka_async.service.web.visits import STOPS
 
 _LINGER = 5.0  # s for which a hub reads on without viewers: pages are reloaded, connections made again
 _INTERNAL = 1011

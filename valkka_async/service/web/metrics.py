@@ -29,9 +29,10 @@ from valkka_async.service.status import (
 )
 from valkka_async.service.tls import Certificate
 from valkka_async.service.web.contract import Service
-from valkka_async.service.web.events import Events
+from valkka_async.service.web.happening import Happening
 from valkka_async.service.web.live import Hubs
-from valkka_async.service.web.sockets import Sockets
+from valkka_async.service.web.statuses import Statuses
+from valkka_async.service.web.visits import Visits
 
 _SCRAPES = 4  # at once
 
@@ -154,15 +155,17 @@ class Metrics:
         self,
         service: Service,
         hubs: Hubs,
-        events: Events,
-        sockets: Sockets,
+        statuses: Statuses,
+        happening: Happening,
+        visits: Visits,
         certificate: Certificate | None,
     ) -> None:
         self._service = service
         self._certificate = certificate
         self._hubs = hubs
-        self._events = events
-        self._sockets = sockets
+        self._statuses = statuses
+        self._happening = happening
+        self._visits = visits
         self._scrapes = asyncio.Semaphore(_SCRAPES)
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -188,13 +191,21 @@ class Metrics:
         for format, count in self._hubs.viewers().items():
             viewers.add_metric([format], count)
         yield viewers
-        yield GaugeMetricFamily("valkka_page_listeners", "Browsers that receive events.", len(self._events))
-        yield GaugeMetricFamily("valkka_page_connections", "WebSockets that are open.", len(self._sockets))
         yield GaugeMetricFamily(
-            "valkka_page_connections_limit", "WebSockets that may be open.", self._sockets.limit
+            "valkka_page_listeners", "Browsers that follow the status.", len(self._statuses)
+        )
+        yield GaugeMetricFamily(
+            "valkka_page_event_clients", "Clients that are sent events.", len(self._happening)
         )
         yield CounterMetricFamily(
-            "valkka_page_refused_connections", "WebSockets beyond the limit.", self._sockets.refused
+            "valkka_page_dropped_events", "Events that clients were too slow for.", self._happening.dropped
+        )
+        yield GaugeMetricFamily("valkka_page_connections", "Streams that are open.", len(self._visits))
+        yield GaugeMetricFamily(
+            "valkka_page_connections_limit", "Streams that may be open.", self._visits.limit
+        )
+        yield CounterMetricFamily(
+            "valkka_page_refused_connections", "Streams beyond the limit.", self._visits.refused
         )
         yield CounterMetricFamily(
             "valkka_page_skipped_frames",

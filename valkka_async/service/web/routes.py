@@ -14,7 +14,7 @@ from valkka_async.service.web import login
 from valkka_async.service.web.api import Alive, Api, NotReady, Ready, RecordedEvent, Recording
 from valkka_async.service.web.auth import Guard
 from valkka_async.service.web.boxes import Boxes
-from valkka_async.service.web.events import Events
+from valkka_async.service.web.happening import Happening
 from valkka_async.service.web.hub import FORMATS
 from valkka_async.service.web.live import Live
 from valkka_async.service.web.metrics import Metrics
@@ -22,6 +22,7 @@ from valkka_async.service.web.openapi import PATH, Route, document
 from valkka_async.service.web.others import Hosts, Others
 from valkka_async.service.web.problems import Code
 from valkka_async.service.web.recorded import Listing, Recorded
+from valkka_async.service.web.statuses import Statuses
 
 _NAME = r"{camera:[A-Za-z0-9._-]{1,64}}"
 _HOST = r"{host:[A-Za-z0-9._-]{1,64}}"
@@ -34,6 +35,13 @@ _ON = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": 
 _SPAN = {"type": "object", "properties": {"before": _SECONDS, "after": _SECONDS}}
 _TOKEN = {"type": "object", "properties": {"token": {"type": "string"}}, "required": ["token"]}
 _WIDTH = {"type": "integer", "minimum": 16, "maximum": 1920, "default": 320, "description": "pixels"}
+_PATTERNS = {
+    "type": "array",
+    "items": {"type": "string"},
+    "maxItems": 32,
+    "default": ["*"],
+    "description": "names or patterns, such as front* or camera.*",
+}
 _WHEN = "RFC 3339 or Unix seconds"
 
 
@@ -43,12 +51,13 @@ class Handlers:
 
     api: Api
     boxes: Boxes
-    events: Events
     guard: Guard
+    happening: Happening
     live: Live
     metrics: Metrics
     others: Others
     recorded: Recorded
+    statuses: Statuses
 
 
 def table(its: Handlers, *, token: bool) -> list[Route]:
@@ -57,11 +66,22 @@ def table(its: Handlers, *, token: bool) -> list[Route]:
         Route("GET", "/api/status", its.api.status, "How all is.", {200: ServiceStatus}),
         Route(
             "GET",
-            "/api/events",
-            its.events.handle,
+            "/api/status/live",
+            its.statuses.handle,
             "A WebSocket with a ServiceStatus each second, and when something has changed.",
             {101: None},
             (Code.UPGRADE,),
+            head=False,
+        ),
+        Route(
+            "GET",
+            "/api/events",
+            its.happening.handle,
+            "What happens from now on, as server-sent events without an end: `data` is an event as JSON. "
+            "Whoever is too slow misses the oldest of 256; `missed` counts them.",
+            {200: "text/event-stream"},
+            (Code.BUSY, Code.STOPS),
+            {"camera": _PATTERNS, "code": _PATTERNS},
             head=False,
         ),
         Route(

@@ -4,7 +4,7 @@
 A cookie is not the token, and nothing of it can be found out from it: it is when the session began, until
 when it holds, and a number of its own, with a signature (HMAC-SHA-256) under a key which is made of the
 service's key, its name and the token. Another token is therefore the end of all sessions. There is no table
-of them; those that have signed out are remembered until their cookies would have run out anyway.
+of them; those that have signed out are remembered (the last ten thousand).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+
+from valkka_async.service.state import SIGNED_OUT
 
 SESSION_SECONDS = 7 * 24 * 3600  # without a request
 _LONGEST = 90 * 24 * 3600  # in all; then the token is asked for again
@@ -35,12 +37,12 @@ class Session:
 
 
 class Sessions:
-    """Makes and checks cookies. `over` has the numbers of those that have signed out, and until when."""
+    """Makes and checks cookies. `over` has the numbers of those that have signed out."""
 
-    def __init__(self, key: bytes, name: str, token: str, over: Iterable[tuple[str, int]] = ()) -> None:
+    def __init__(self, key: bytes, name: str, token: str, over: Iterable[str] = ()) -> None:
         purpose = b"\0".join((b"valkka-async session", name.encode(), token.encode()))
         self._key = hmac.digest(key, purpose, "sha256")
-        self._over = dict(over)
+        self._over = dict.fromkeys(over)  # in their order
 
     def begin(self, *, secure: bool) -> str:
         """A cookie for somebody who has given the token."""
@@ -67,14 +69,12 @@ class Sessions:
             return None
         return self._cookie(replace(session, until=until))
 
-    def end(self, session: Session) -> list[tuple[str, int]]:
-        """Sign out: its cookies are worth nothing from now on, whoever has a copy. Returns all that have, for
-        the next process."""
-        now = int(time.time())
-        # One that was renewed a moment ago holds until then.
-        self._over[session.id] = max(session.until, now + SESSION_SECONDS)
-        self._over = {id: until for id, until in self._over.items() if until > now}
-        return list(self._over.items())
+    def end(self, session: Session) -> None:
+        """Sign out: its cookies are worth nothing from now on, whoever has a copy."""
+        self._over[session.id] = None
+        # Not those that would have run out: a clock that was ahead for a moment makes them good again.
+        while len(self._over) > SIGNED_OUT:
+            del self._over[next(iter(self._over))]
 
     def _cookie(self, session: Session) -> str:
         text = f"{session.begun}.{session.until}.{session.id}.{'s' if session.secure else 'p'}"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What the service says about its cameras, each second and sooner when something changes: /api/events.
+// What the service says about its cameras, each second and sooner when something changes: /api/status/live.
 
 import { Backoff } from "./backoff.js";
 import { socketUrl } from "./api.js";
@@ -74,7 +74,7 @@ export class Events {
   #connect() {
     clearTimeout(this.#timer);
     this.#drop();
-    const socket = new WebSocket(socketUrl("/api/events"));
+    const socket = new WebSocket(socketUrl("/api/status/live"));
     this.#socket = socket;
     this.#heard = performance.now(); // a connection that does not come about is silent as well
     this.#clock.forget();

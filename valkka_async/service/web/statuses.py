@@ -36,9 +36,9 @@ class _Newest:
         return self._text
 
 
-class Events:
-    """GET /api/events. The status is looked up and encoded once for all listeners, and only while there are
-    any."""
+class Statuses:
+    """GET /api/status/live. The status is looked up and encoded once for all listeners, and only while there
+    are any."""
 
     def __init__(self, status: Callable[[], ServiceStatus], sockets: Sockets) -> None:
         self._status = status
@@ -57,7 +57,7 @@ class Events:
         newest.put(typed.dumps(self._status()))
         self._listeners.add(newest)
         if self._task is None:
-            self._task = asyncio.create_task(self._watch(), name="events")
+            self._task = asyncio.create_task(self._watch(), name="statuses")
         try:
             while True:
                 await ws.send_str(await newest.take())
