@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whatever the page answers in a test, GET /api/openapi.json says so."""
+"""Whatever the page answers in a test, GET /api/openapi.json says so. And the browser that looks at it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from aiohttp import web
 from described import fault
 
+from support.browser import Browser
+from support.browser import browser as started
 from valkka_async.service.web import app
 from valkka_async.service.web.headers import on_prepare
 
@@ -25,3 +27,9 @@ def answers_are_as_described(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(app, "on_prepare", look)
     yield
     assert faults == []
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with started(tmp_path_factory.mktemp("browser")) as it:
+        yield it

@@ -21,7 +21,6 @@ import av
 import pytest
 
 from support.browser import NAME, Browser
-from support.browser import browser as started
 from support.footage import encode
 from support.page import Page
 from support.program import Program, run
@@ -44,12 +43,6 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "large": encode(folder / "large.h264", (480, 288), 50, gop=10),
         "stills": encode(folder / "stills.mjpeg", (320, 192), 50, codec="mjpeg"),
     }
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with started(tmp_path_factory.mktemp("browser")) as it:
-        yield it
 
 
 class Stand:

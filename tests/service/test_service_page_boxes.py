@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import valkka_async as va
 from support.browser import Browser
-from support.browser import browser as started
 from support.footage import encode
 from support.program import Program
 from support.rtsp import RtspServer
@@ -31,12 +29,6 @@ DRAWN = f"""(() => {{
     const [red, green, blue, alpha] = at(40, 100);
     return {CANVAS}.width === 320 && alpha > 200 && red > 200 && blue < 100 && at(60, 100)[3] === 0;
 }})()"""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with started(tmp_path_factory.mktemp("chromium")) as running:
-        yield running
 
 
 def analyse(boxes: va.Server, stop: threading.Event) -> None:

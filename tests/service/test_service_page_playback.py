@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import valkka_async as va
 from support.browser import NAME, Browser
-from support.browser import browser as make_browser
 from support.footage import encode
 from support.page import Page
 from support.playback import play
@@ -26,17 +26,13 @@ from support.until import wait_for
 pytestmark = pytest.mark.timeout(150)
 
 S = 10**9
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with make_browser(tmp_path_factory.mktemp("browser")) as running:
-        yield running
+TOKEN = "a-made-up-token-for-tests"
+PEM = Path(__file__).parents[1] / "support" / "tls-address.pem"  # with its key
 
 
 @contextmanager
-def service(folder: Path, cameras: str, **recorded: list[Writer]) -> Iterator[str]:
-    """A service whose cameras have these recordings already. Its page's address."""
+def service(folder: Path, cameras: str, web: str = "", **recorded: list[Writer]) -> Iterator[str]:
+    """A service whose cameras have these recordings already. Its page's address. `web`: more settings."""
     for name, writers in recorded.items():
         for writer in writers:
             writer.complete()
@@ -45,7 +41,7 @@ def service(folder: Path, cameras: str, **recorded: list[Writer]) -> Iterator[st
         port = free.getsockname()[1]
     config = folder / "cameras.yaml"
     pattern = "recordings: 'recordings/{name}/{n}.mp4'"
-    config.write_text(f"web: {{port: {port}}}\n{pattern}\ncameras:\n{cameras}")
+    config.write_text(f"web: {{port: {port}{web}}}\n{pattern}\ncameras:\n{cameras}")
     with Program("run", str(config)) as program:
         try:
             yield program.line()
@@ -277,18 +273,45 @@ def test_the_strip_is_pointed_at_zoomed_and_clicked(browser: Browser, tmp_path: 
         assert twice[0] != twice[1] and all(one.startswith("02:30:00 ") for one in twice)
 
 
-def test_what_happens_is_saved_and_found_again(rtsp: RtspServer, browser: Browser, tmp_path: Path) -> None:
+# What the list of events says.
+LISTED = "[...document.querySelectorAll('#happened[open] li bdi')].map((one) => one.textContent)"
+
+
+def test_over_tls_one_signs_in_sees_what_is_live_and_finds_what_happened(
+    rtsp: RtspServer, browser: Browser, tmp_path: Path
+) -> None:
     rtsp.mount("/door", encode(tmp_path / "door.h264", (320, 192), 50, gop=10))
     cameras = f"  door: {{url: '{rtsp.url('/door')}', record: {{on: event, before: 2s, after: 1s}}}}\n"
-    with service(tmp_path, cameras) as url, browser.page(url + "#camera=door") as page:
+    web = f", token: {TOKEN}, tls: {{cert: {PEM}, key: {PEM}}}"
+    with service(tmp_path, cameras, web) as url, browser.page(url) as page:
+        assert url.startswith("https:")
+        page.until("document.activeElement?.id === 'token'")
+        page.type(TOKEN)
+        page.press("Enter")
+        video = "document.querySelector('[data-camera=door] video')"
+        page.until(f"{video}?.videoWidth === 320 && {video}.currentTime > 0", 40)
+        if NAME == "chromium":
+            cookies = page.ask("Network.getCookies")["cookies"]
+            assert [(one["secure"], one["httpOnly"]) for one in cookies] == [(True, True)]
+        page.press("ArrowRight")
+        page.press("Enter")
         says(page, "none", "when something happens")
         record = "document.querySelector('.large [data-part=record]')"
         page.until(f"{record}?.title === 'Record an event: the last 2 s and the next 1 s (R)'", 40)
         page.press("r")
         page.until(f"!{part('eventPair')}.hidden && {part('strip')}.offsetWidth", 40)
         wait_for(lambda: list((tmp_path / "recordings" / "door").glob("*.mp4")))
+        with va.serve("door.people") as analyser:
+            analyser.emit("person", "<i>at</i> the door")
+            page.until("fetch('/api/recordings/door').then((r) => r.json()).then((r) => r.events.length > 1)")
         time.sleep(1.5)
-        page.value(f"{part('eventBefore')}.click()")
-        says(page, "told", "Event at ")
+        page.press("v")
+        page.until(f"{LISTED}.length")
+        assert page.value(LISTED) == ["Event recorded", "person: <i>at</i> the door"]
+        page.press("Enter")
+        says(page, "told", "Event recorded")
         page.until(f"{part('film')}.videoWidth === 320 && {part('film')}.currentTime > 0", 40)
+        assert page.value(f"document.activeElement === {part('strip')}")
+        page.press("e")
+        says(page, "told", "person: <i>at</i> the door")
         assert page.problems == []

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support.browser import Browser
-from support.browser import browser as started
 from support.footage import encode
 from support.page import Page
 from support.program import Program
@@ -28,12 +26,6 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         name: encode(folder / f"{name}.h264", size, 50, gop=10)
         for name, size in (("main", LARGE), ("sub", SMALL))
     }
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with started(tmp_path_factory.mktemp("chromium")) as running:
-        yield running
 
 
 def part(name: str, part: str = "") -> str:

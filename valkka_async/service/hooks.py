@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 
 from valkka_async.backoff import Backoff
 from valkka_async.ring.events import Event
@@ -33,10 +34,12 @@ log = logging.getLogger("valkka_async.service")
 
 
 class Hooks:
-    """All hooks of a service of this name. Belongs to an event loop; follow() begins it."""
+    """All hooks of a service of this name. Belongs to an event loop; follow() begins it. `heard` is called
+    with each event, whatever the hooks are."""
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, heard: Callable[[Event], None] | None = None) -> None:
         self._service = service
+        self._heard = heard
         self._hooks: list[_Running] = []
         self._reader: asyncio.Task[None] | None = None
         self._listens = asyncio.Event()
@@ -56,10 +59,11 @@ class Hooks:
                 same.name = hook.name or str(number)
             self._hooks.append(same or _Running(hook, hook.name or str(number), self._service))
         await _end(before, 0.0)
-        if self._hooks and self._reader is None:
+        wanted = bool(self._hooks or self._heard)
+        if wanted and self._reader is None:
             self._reader = asyncio.create_task(self._read(), name="hooks")
             await self._listens.wait()
-        elif not self._hooks:
+        elif not wanted:
             await self._stop_reading()
 
     async def _read(self) -> None:
@@ -68,6 +72,8 @@ class Hooks:
                 async with events(*_EVERYTHING) as happening:
                     self._listens.set()
                     async for event in happening:
+                        if self._heard is not None:
+                            self._heard(event)
                         for hook in self._hooks:
                             hook.put(event)
             except Exception:  # nobody knows of any; without this task all hooks are deaf

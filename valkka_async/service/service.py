@@ -24,6 +24,7 @@ from valkka_async.record.cause import RecordingCause
 from valkka_async.record.pattern import Pattern
 from valkka_async.record.retention import Keep
 from valkka_async.ring.events import EventCode
+from valkka_async.service.chronicle import Chronicle
 from valkka_async.service.config.config import Config
 from valkka_async.service.config.config import Keep as KeepConfig
 from valkka_async.service.herald import Herald
@@ -90,7 +91,8 @@ class Service:
         self._archive = Archive(index_of(config.recordings, config.name))
         self._herald = Herald(config.name)
         self._recordings = Recordings(self._herald.journal(self._archive.journal))
-        self._hooks = Hooks(config.name)
+        chronicle = Chronicle(self._archive.happened, lambda: self._specs)
+        self._hooks = Hooks(config.name, chronicle.put)
         self._rates = CounterRates(_RATES)
         self._sampled: dict[str, CameraStatus] = {}
         self._states: dict[str, CameraState] = {}

@@ -16,10 +16,13 @@ const PATIENCE = 800; // ms without a connection before the page says so
 const element = (id) => document.getElementById(id);
 
 const clock = new Clock();
-const finder = new Finder(() => {
-  grid.arrange();
-  show();
-});
+const finder = new Finder(
+  () => {
+    grid.arrange();
+    show();
+  },
+  () => grid.step(0, 0), // the first of them has the focus
+);
 const told = { opened: (name) => go(name), swiped: (by) => step(by) };
 const playback = new Playback(clock, element("below")); // whose keys come before the others
 const grid = new Grid(element("grid"), clock, told, (tile) => finder.shows(tile));
