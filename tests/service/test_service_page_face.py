@@ -161,9 +161,11 @@ def test_keys_the_focus_and_the_way_back(browser: Browser) -> None:
         page.until(f"{VIEW} === 'single'")
         page.press("r")
         page.until(f"{said}.includes('c\\u2069: recorded') && {part('c', 'record')}.ariaPressed === 'false'")
-        assert "/api/recordings/c/clip.mp4?" in page.value(
-            "document.querySelector('#toasts a:not([hidden])').href"
-        )
+        saved = "HTMLAnchorElement.prototype.click = function () { window.saved = this.href; }"
+        page.run(saved)
+        page.press("d")
+        assert "/api/recordings/c/clip.mp4?" in page.value("window.saved")
+        page.run("document.querySelectorAll('.toast button').forEach((one) => one.click())")
 
         page.press("f")
         page.until("'bare' in document.body.dataset")

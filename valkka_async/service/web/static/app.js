@@ -11,6 +11,7 @@ import { Menu } from "./menu.js";
 import { hearInstead } from "./sound.js";
 import { Playback } from "./playback.js";
 import { Clock, Events } from "./status.js";
+import { saveNewest } from "./toasts.js";
 
 const PATIENCE = 800; // ms without a connection before the page says so
 const element = (id) => document.getElementById(id);
@@ -138,6 +139,7 @@ key(["f"], "Full screen", toggleBare);
 key(["m"], "Sound", of((tile) => tile.sound.toggle()));
 key(["s"], "Snapshot", of((tile) => void tile.snap()));
 key(["r"], "Record", of((tile) => tile.record()));
+key(["d"], "Save what was just recorded", saveNewest);
 key(["b"], "Boxes around what programs found", of((tile) => tile.toggleBoxes()));
 key(["p"], "Picture-in-picture", of((tile) => void tile.float()));
 key(["+", "-", "0"], "Zoom in, zoom out, whole picture (large view)", (event) => {

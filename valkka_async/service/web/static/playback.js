@@ -27,6 +27,7 @@ const TYPING = 700; // ms after the last digit of a time
 const STAYS = 15_000; // ms that what is said can be read
 const SLOW = 600; // ms of waiting, after which it is said
 const FRAME = 40; // ms, where it is not known better
+const SEEN = 40; // px: a gap that is narrower on the strip is looked at more closely
 const CHATTER = 10_000; // ms between times that are read out while it plays
 const PICTURES = 150; // of a strip, to point at: as many as there may be kept
 
@@ -99,10 +100,8 @@ export class Playback {
     there.hidden = !some;
     none.hidden = some;
     if (!some) none.textContent = nothing(recording);
-    const { events } = this.#all;
-    eventPair.hidden = !events.length && !recording?.events;
-    // Of what is recorded now and then, gaps say nothing.
-    gapPair.hidden = Boolean(recording?.events) || events.some(({ code }) => code === "recording.event");
+    eventPair.hidden = !this.#all.events.length && !recording?.events;
+    gapPair.hidden = Boolean(recording?.events); // of what is recorded now and then, gaps say nothing
     if (performance.now() - this.#refreshed > REFRESH) this.#refresh();
   }
 
@@ -382,6 +381,9 @@ export class Playback {
       const { from: begin = 0 } = this.#playing.before(gap.from + 1) ?? {};
       const said = `Nothing was recorded from ${both(gap.from)} to ${sameDay(gap.from, gap.to) ? moments.time(gap.to) : both(gap.to)}.`;
       this.#go(Math.max(begin, gap.from - LEAD), { play: false, said });
+      const length = gap.to - gap.from;
+      const around = 2 * Math.max(length, moments.MINUTE);
+      if (length / this.#strip.grain < SEEN) this.#strip.view(gap.from - around, gap.to + around);
     });
   }
 
