@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Fixtures of the tests of services."""
+"""Whatever the page answers in a test, GET /api/openapi.json says so. And the browser that looks at it."""
 
 from __future__ import annotations
 

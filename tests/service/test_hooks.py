@@ -26,6 +26,7 @@ from valkka_async import typed
 from valkka_async.service import handler, webhook
 from valkka_async.service import hooks as module
 from valkka_async.service.config.hooks import Hook
+from valkka_async.service.hearing import Hearing
 from valkka_async.service.hooks import Hooks
 from valkka_async.service.status import HookStatus
 
@@ -36,9 +37,11 @@ pytestmark = pytest.mark.one_loop
 @pytest.fixture
 async def hooks(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hooks]:
     monkeypatch.setattr(module, "_PAUSES", (0.01, 0.02))
-    hooks = Hooks("service")
+    hearing = Hearing("events")
+    hooks = Hooks("service", hearing)
     yield hooks
     await hooks.aclose()
+    await hearing.aclose()
 
 
 @pytest.fixture

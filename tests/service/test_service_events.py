@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import pytest
 import valkka_async as va
 from support.footage import encode
 from support.until import until
+from valkka_async.record.timeline import Event
 from valkka_async.service.config.config import Config
 from valkka_async.service.herald import Herald
 from valkka_async.service.service import Service
@@ -108,6 +110,36 @@ async def test_a_service_tells_what_happens(clip: Path, tmp_path: Path) -> None:
         await listener.hears("service.stopping", "service")
         task.cancel()
         await asyncio.wait([task])
+
+
+async def test_what_happens_is_told_with_the_recordings(clip: Path, tmp_path: Path) -> None:
+    cameras = {"front": {"url": str(clip), "record": True, "live": False}}
+    begin_ns = time.time_ns()
+    async with Service(config(tmp_path, cameras)) as service:
+
+        async def told() -> tuple[Event, ...]:
+            return (await service.archive.timeline("front", begin_ns, begin_ns + 600 * 10**9)).events
+
+        async def tells(code: str) -> None:
+            while code not in [event.code for event in await told()]:
+                await asyncio.sleep(0.02)
+
+        await until(lambda: service.archive.stored("front"))
+        async with asyncio.timeout(30):
+            with va.serve("front.people") as analyser:
+                for _ in range(3):
+                    analyser.emit("person", "at the door")
+                analyser.emit("dog", camera="elsewhere")
+                await tells("person")
+            report = service.status().camera("front")
+            assert report is not None and report.worker.pid is not None
+            os.kill(report.worker.pid, signal.SIGKILL)
+            for code in ("worker.ended", "camera.live"):
+                await tells(code)
+        # Of one code, one in a second; and not what readers and recordings do, or of other cameras.
+        events = await told()
+        assert [(e.text, e.count) for e in events if e.code == "person"] == [("at the door", 1)]
+        assert {event.code.partition(".")[0] for event in events} == {"person", "worker", "camera"}
 
 
 async def test_hooks_of_the_config_are_told_and_follow_a_reload(clip: Path, tmp_path: Path) -> None:

@@ -5,19 +5,27 @@ any hand."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from web_tools import Settings, Stand, camera, recording
 
+from support.axe import violations
 from support.browser import NAME, Browser
+from support.page import Page
+from support.recordings import Writer
 from valkka_async.camera.status import CameraState, Cause
+from valkka_async.record.archive import Archive, Kept
 from valkka_async.record.cause import RecordingCause
+from valkka_async.record.pattern import Pattern
+from valkka_async.record.retention import Keep
 from valkka_async.service.status import RecordingError, RecordingState
 from valkka_async.service.web.app import serve
 
@@ -30,13 +38,17 @@ VIEW = "document.body.dataset.view"
 
 
 @contextmanager
-def served(stand: Stand, settings: Settings | None = None) -> Iterator[str]:
-    """The page's address, while a thread of its own serves it."""
+def served(stand: Stand, settings: Settings | None = None, recorded: Path | None = None) -> Iterator[str]:
+    """The page's address, while a thread of its own serves it. `recorded`: where recordings are."""
     found: list[str] = []
     there = threading.Event()
 
     async def run() -> None:
-        async with serve(stand, settings or Settings()) as page:
+        async with contextlib.AsyncExitStack() as stack:
+            if recorded is not None:
+                stand.archive = await stack.enter_async_context(Archive(recorded / ".index"))
+                await know(stand, recorded)
+            page = await stack.enter_async_context(serve(stand, settings or Settings()))
             found.append(page.url)
             there.set()
             while there.is_set():
@@ -50,6 +62,18 @@ def served(stand: Stand, settings: Settings | None = None) -> Iterator[str]:
     finally:
         there.clear()
         thread.join()
+
+
+async def know(stand: Stand, recorded: Path) -> None:
+    """The recordings, and what happened as they began."""
+    archive = stand.archive
+    patterns = {name: Pattern(f"{recorded}/{name}/{{n}}.mp4", name) for name in stand.cameras}
+    archive.follow({name: Kept(one, Keep()) for name, one in patterns.items()}, Keep(), patterns.__getitem__)
+    await archive.settled()
+    for name in stand.cameras:
+        stand.change(name, stored=(stored := archive.stored(name)))
+        for code in ("camera.live", "camera.waiting", "person") if stored is not None else ():
+            archive.happened(name, stored.oldest_ns, code, "why")
 
 
 def stand(*names: str, **differing: Any) -> Stand:
@@ -83,6 +107,8 @@ def test_what_has_failed_comes_first_and_can_be_seen_alone(browser: Browser) -> 
         page.press("/")
         page.type("aer")
         assert page.value(SHOWN) == ["cam2"]
+        page.press("Enter")
+        assert page.value(FOCUS) == "cam2"
         page.press("Escape")
         page.value("document.activeElement.blur()")
         page.run("group.value = 'Outside'; group.dispatchEvent(new Event('change'))")
@@ -135,9 +161,11 @@ def test_keys_the_focus_and_the_way_back(browser: Browser) -> None:
         page.until(f"{VIEW} === 'single'")
         page.press("r")
         page.until(f"{said}.includes('c\\u2069: recorded') && {part('c', 'record')}.ariaPressed === 'false'")
-        assert "/api/recordings/c/clip.mp4?" in page.value(
-            "document.querySelector('#toasts a:not([hidden])').href"
-        )
+        saved = "HTMLAnchorElement.prototype.click = function () { window.saved = this.href; }"
+        page.run(saved)
+        page.press("d")
+        assert "/api/recordings/c/clip.mp4?" in page.value("window.saved")
+        page.run("document.querySelectorAll('.toast button').forEach((one) => one.click())")
 
         page.press("f")
         page.until("'bare' in document.body.dataset")
@@ -292,3 +320,63 @@ def test_what_is_not_seen_is_said(browser: Browser) -> None:
         # Words of another script do not turn those around them.
         assert page.value("document.querySelector('[data-camera=a] h2').firstElementChild.tagName") == "BDI"
         assert page.problems == []
+
+
+def test_axe_finds_nothing_to_mend(browser: Browser, tmp_path: Path) -> None:
+    if NAME != "chromium":
+        pytest.skip("what it looks at is the same in all browsers")
+    begin = int(time.time()) - 24 * 3600
+    for number in range(2):
+        path = tmp_path / "a" / f"{number}.mp4"
+        Writer(path, (begin + 40 * number) * 10**9).frames(500).complete()
+    its = stand("a", "b", "c", "d", "e", "f", "g")
+    its.change("a", group="Inside", recording=recording())
+    its.change("b", title="A door", group="Outside")
+    its.change("c", state=CameraState.WAITING, reason="it does not answer", retry_in=3.0)
+    fail(its, "d")
+    error = RecordingError(RecordingCause.DISK_FULL, "no space left on device", time.time_ns())
+    its.change("e", recording=recording(state=RecordingState.FAILED, error=error))
+    found: list[str] = []
+
+    def look(page: Page, what: str, within: str = "html") -> None:
+        """In both themes, and as large as a screen and as a phone."""
+        for width, height, touch in ((1280, 800, False), (360, 740, True)):
+            page.size(width, height, touch=touch)
+            page.until(f"innerWidth === {width}")  # wider, if something does not fit
+            for theme in ("light", "dark"):
+                page.prefer(prefers_color_scheme=theme, prefers_reduced_motion="reduce")
+                found.extend(f"{what}, {width} px, {theme}: {one}" for one in violations(page, within))
+
+    settings = Settings(token=SecretStr(TOKEN))
+    with served(its, settings, recorded=tmp_path) as url, browser.page(url) as page:
+        page.until("document.querySelector('#token') !== null")
+        look(page, "signing in")
+        page.run("document.querySelector('#token').value = 'wrong'; document.forms[0].submit()")
+        page.until("document.querySelector('[role=alert]') !== null")
+        look(page, "not signed in")
+        page.run(f"document.querySelector('#token').value = '{TOKEN}'; document.forms[0].submit()")
+        page.until(f"{SHOWN}.length === 7")
+        page.press("s")
+        look(page, "the grid")
+        page.value("document.querySelector('#menu').open = true")
+        look(page, "the menu", "#menu")
+        page.value("document.querySelector('#menu').open = false")
+        page.press("?")
+        look(page, "the keys", "#keys")
+        page.value("document.querySelector('#keys').close()")
+        page.value("location.hash = '#camera=e'")
+        page.until("document.body.innerText.includes('Nothing is written')")
+        look(page, "a camera that is not recorded")
+        page.value("location.hash = '#camera=a'")
+        below = "document.querySelector('#below [data-part={}]')".format
+        page.until(f"{below('strip')}?.offsetWidth")
+        page.value(f"{below('back')}.click()")
+        page.until("!document.querySelector('.large .past').hidden")
+        page.press("c")
+        page.run(f"{below('clipTo')}.value = {below('clipFrom')}.value; {below('clipTo')}.onchange()")
+        look(page, "recordings and a clip")
+        page.value(f"{below('strip')}.focus()")
+        page.press("v")
+        page.until("document.querySelectorAll('#happened[open] li').length === 3")
+        look(page, "the list of events", "#happened")
+    assert found == []

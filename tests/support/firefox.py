@@ -176,7 +176,7 @@ class Firefox:
     async def _connect(self, address: str) -> Bidi:
         self._session = aiohttp.ClientSession()
         bidi = Bidi(await self._session.ws_connect(address, max_msg_size=0))
-        await bidi.ask("session.new", capabilities={})
+        await bidi.ask("session.new", capabilities={"alwaysMatch": {"acceptInsecureCerts": True}})
         await bidi.ask("session.subscribe", events=["log.entryAdded"])
         return bidi
 

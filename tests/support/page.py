@@ -59,6 +59,7 @@ class Page(ABC):
         """Wait until it is true in some way, and return what it is. While the page is being loaded it may
         throw. Raises TimeoutError with what it was last."""
         deadline = time.monotonic() + seconds
+        pause = 0.01
         while True:
             try:
                 value = self.value(expression)
@@ -72,7 +73,8 @@ class Page(ABC):
                 raise TimeoutError(
                     f"waited {seconds:g} s for {expression}: {said}; problems: {self.problems}"
                 )
-            time.sleep(0.1)
+            time.sleep(pause)
+            pause = min(0.1, 1.5 * pause)
 
     @abstractmethod
     def press(self, key: str) -> None:

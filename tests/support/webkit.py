@@ -126,7 +126,11 @@ class WebKit:
     @contextmanager
     def page(self, url: str = "about:blank") -> Iterator[Page]:
         options = {"binary": self._minibrowser, "args": ["--automation", "--autoplay-policy=allow"]}
-        wanted = {"pageLoadStrategy": "none", "webkitgtk:browserOptions": options}
+        wanted = {
+            "pageLoadStrategy": "none",
+            "acceptInsecureCerts": True,
+            "webkitgtk:browserOptions": options,
+        }
         new = self._driver.ask("POST", "/session", capabilities={"alwaysMatch": wanted})
         page = Tab(self._run, self._driver, self._run(new)["sessionId"])
         try:

@@ -29,6 +29,7 @@ from valkka_async.foreign import start
 from valkka_async.record import contents as files
 from valkka_async.record.clip import Clip, plan
 from valkka_async.record.contents import Contents
+from valkka_async.record.diary import Diary
 from valkka_async.record.disk import is_written, make_folder
 from valkka_async.record.index import Entry, Index, Stored, entry, is_damage
 from valkka_async.record.pattern import Found, Pattern
@@ -41,6 +42,7 @@ _WALK = 3600.0  # s from one look through the folders to the next
 _CLOSE_SECONDS = 10.0
 _STEP_NS = 3600 * 10**9  # by which a clock that is set forward tells nothing of how old files are
 _DOUBT_NS = 24 * _STEP_NS  # for so long: time to set it right again
+_WAITING = 1000  # jobs, with which events are no longer noted: the disk does not keep up
 _AT_ONCE = 100  # files that are read before somebody else has a turn
 
 log = logging.getLogger("valkka_async.service")
@@ -92,6 +94,7 @@ class Archive:
         self._ticker: asyncio.Task[None] | None = None
         # The thread's own:
         self._index: Index | None = None
+        self._diary = Diary(place.with_name(place.name.replace(".index", ".events")))
         self._open: dict[Path, tuple[str, Contents]] = {}  # being written
         self._behind = False  # the index lacks something
         self._walking = False
@@ -215,6 +218,11 @@ class Archive:
     def _submit(self, work: Callable[[], object]) -> None:
         self._jobs.put(lambda: self._try(work))
 
+    def happened(self, camera: str, at_ns: int, code: str, text: str) -> None:
+        """Note what no recording says, for timeline(). Nothing is noted before there are recordings."""
+        if self._jobs.qsize() < _WAITING:
+            self._jobs.put(lambda: self._diary.note(camera, at_ns, code, text))
+
     def begun(self, camera: str, path: Path, contents: Contents) -> None:
         """As of a Journal."""
         self._submit(lambda: self._begun(camera, path, contents))
@@ -233,6 +241,7 @@ class Archive:
                 job()
         finally:
             self._close()
+            self._diary.close()
             with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits any more
                 loop.call_soon_threadsafe(self._ended_event.set)
 
@@ -525,7 +534,8 @@ class Archive:
         stored = self._stored.get(camera)
         oldest = None if stored is None else stored.oldest_ns
         newest = None if stored is None else stored.newest_ns
-        happened = events_of(entries, from_ns, to_ns)
+        events = [*events_of(entries, from_ns, to_ns), *self._diary.between(camera, from_ns, to_ns)]
+        happened = tuple(sorted(events, key=lambda event: event.at_ns))
         return Timeline(camera, from_ns, to_ns, oldest, newest, *spans(entries, from_ns, to_ns), happened)
 
     def _sources(self, camera: str, from_ns: int, to_ns: int) -> list[tuple[Path, Contents]]:

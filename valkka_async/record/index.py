@@ -115,10 +115,8 @@ class Index:
     def _open(self) -> sqlite3.Connection:
         if self.path is None:
             return self._made(sqlite3.connect(":memory:", check_same_thread=False))
-        with contextlib.suppress(FileExistsError):  # SQLite would let everybody read it
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
         try:
-            db = _connect(self.path)
+            db = connect(self.path)
             try:
                 (version,) = db.execute("PRAGMA user_version").fetchone()
                 if version == _VERSION and db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
@@ -131,8 +129,7 @@ class Index:
             if not is_damage(e):
                 raise
         self._discard()
-        os.close(os.open(self.path, os.O_CREAT | os.O_CLOEXEC, _MODE))
-        return self._made(_connect(self.path))
+        return self._made(connect(self.path))
 
     def _made(self, db: sqlite3.Connection) -> sqlite3.Connection:
         try:
@@ -233,7 +230,10 @@ def _entry(
     return Entry(camera, Path(path), begin, end, size, bool(whole), init, codec, width, height, gaps, events)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
+    """A database with a write-ahead log, made if it is not there. Raises OSError, sqlite3.Error."""
+    with contextlib.suppress(FileExistsError):  # SQLite would let everybody read it
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
     db = sqlite3.connect(path, timeout=5.0, check_same_thread=False)
     try:
         db.execute("PRAGMA journal_mode = WAL")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from valkka_async.record.contents import GAP_NS
 from valkka_async.record.index import Entry
+from valkka_async.ring.events import EventCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,13 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """For which something was recorded."""
+    """Something that happened. `code`: an EventCode, or an analyser's own. RECORDING_EVENT: something was
+    recorded for it."""
 
-    at_ns: int
+    at_ns: int  # if there were several: the first
+    code: str = EventCode.RECORDING_EVENT.value
+    text: str = ""  # for people
+    count: int = 1  # a long time has those of one code within a thousandth of it counted together
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +73,9 @@ def spans(entries: Iterable[Entry], from_ns: int, to_ns: int) -> tuple[tuple[Spa
     return tuple(cut), tuple(Gap(a.to_ns, b.from_ns) for a, b in holes if b.from_ns > a.to_ns)
 
 
-def events_of(entries: Iterable[Entry], from_ns: int, to_ns: int) -> tuple[Event, ...]:
-    """Those of files, from a time to another, in their order."""
-    return tuple(
-        Event(at) for at in sorted({at for one in entries for at in one.events if from_ns <= at < to_ns})
-    )
+def events_of(entries: Iterable[Entry], from_ns: int, to_ns: int) -> list[Event]:
+    """Those for which files were recorded, from a time to another, in their order."""
+    return [Event(at) for at in sorted({at for one in entries for at in one.events if from_ns <= at < to_ns})]
 
 
 def _add(found: list[tuple[str, Span]], one: Entry, begin: int, end: int) -> None:

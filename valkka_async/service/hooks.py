@@ -31,12 +31,12 @@ log = logging.getLogger("valkka_async.service")
 
 
 class Hooks:
-    """All hooks of a service of this name. Belongs to an event loop; follow() begins it."""
+    """All hooks of a service of this name, for what is heard. Belongs to an event loop; follow() begins."""
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, hearing: Hearing) -> None:
         self._service = service
         self._hooks: list[_Running] = []
-        self._hearing = Hearing("hooks")
+        self._hearing = hearing
 
     def status(self) -> tuple[HookStatus, ...]:
         """How each is, in the order of the config."""
@@ -56,7 +56,7 @@ class Hooks:
         if self._hooks:
             await self._hearing.join(self._hear)
         else:
-            await self._hearing.aclose()
+            self._hearing.leave(self._hear)
 
     def _hear(self, event: Event) -> None:
         for hook in self._hooks:
@@ -69,7 +69,7 @@ class Hooks:
         try:
             await asyncio.sleep(0.05 if hooks else 0)  # for the newest events to come through their ring
         finally:
-            await self._hearing.aclose()
+            self._hearing.leave(self._hear)
             await _end(hooks, _CLOSE_SECONDS)
             self._hooks = []
 

@@ -24,8 +24,10 @@ from valkka_async.record.cause import RecordingCause
 from valkka_async.record.pattern import Pattern
 from valkka_async.record.retention import Keep
 from valkka_async.ring.events import EventCode
+from valkka_async.service.chronicle import Chronicle
 from valkka_async.service.config.config import Config
 from valkka_async.service.config.config import Keep as KeepConfig
+from valkka_async.service.hearing import Hearing
 from valkka_async.service.herald import Herald
 from valkka_async.service.hooks import Hooks
 from valkka_async.service.outages import Outages
@@ -90,7 +92,9 @@ class Service:
         self._archive = Archive(index_of(config.recordings, config.name))
         self._herald = Herald(config.name)
         self._recordings = Recordings(self._herald.journal(self._archive.journal))
-        self._hooks = Hooks(config.name)
+        self._hearing = Hearing("events")
+        self._chronicle = Chronicle(self._archive.happened, lambda: self._specs)
+        self._hooks = Hooks(config.name, self._hearing)
         self._rates = CounterRates(_RATES)
         self._sampled: dict[str, CameraStatus] = {}
         self._states: dict[str, CameraState] = {}
@@ -382,6 +386,7 @@ class Service:
         )
         self._since_ns = time.time_ns()
         try:
+            await self._hearing.join(self._chronicle.put)
             await self._hooks.follow(self._config.on)
             for spec in self._specs.values():
                 self._add(spec)
@@ -414,6 +419,7 @@ class Service:
                 await self._hooks.aclose()
             finally:
                 self._herald.close()
+                await self._hearing.aclose()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

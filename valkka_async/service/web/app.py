@@ -85,11 +85,11 @@ async def serve(service: Service, settings: Settings, state: State | None = None
         app = make_app(service, settings, files, sessions, state, certificate)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=_STOP_SECONDS)
         await runner.setup()
-        stack.push_async_callback(runner.cleanup)
         assert runner.server is not None
         # A page takes a WebSocket for each camera and one more, and some requests beside them.
         door = Door(runner.server, 2 * settings.max_connections + 64)
-        stack.push_async_callback(door.aclose)
+        stack.push_async_callback(door.aclose)  # at last, when all have been told to leave
+        stack.push_async_callback(runner.cleanup)
         # Before aiohttp's own clean-up, which reads nothing more from browsers.
         stack.push_async_callback(app[_VISITS].aclose)
         loop = asyncio.get_running_loop()

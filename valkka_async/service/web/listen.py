@@ -12,7 +12,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
@@ -24,6 +24,7 @@ from valkka_async.service.web.headers import secure
 from valkka_async.service.web.problems import Code, explained, problem
 
 _IDLE_SECONDS = 20.0  # without a whole request; also for the first one
+_GOODBYE_SECONDS = 0.5  # for what is closed to be gone
 _LINGER_SECONDS = 2.0  # for the rest of a refused request's body
 _BACKLOG = 128
 _LOOK = 5.0
@@ -134,11 +135,13 @@ class Connection(web.RequestHandler):
         self._busy = 0  # requests that are being answered
         self._door = door
         self._before = before
+        self._line: asyncio.Transport | None = None  # aiohttp forgets it when it is told to close
         self._waiting = 0  # unsent bytes, and since when none of them has left
         self._since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._line = cast(asyncio.Transport, transport)  # uvloop's for TLS is none by its type
         peer = transport.get_extra_info("peername")
         self.client = client_of(peer[0] if isinstance(peer, tuple) else None)
         self.idle_since = asyncio.get_running_loop().time()
@@ -148,6 +151,7 @@ class Connection(web.RequestHandler):
         self._door.enter(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._line = None
         self._door.leave(self)
         super().connection_lost(exc)
 
@@ -172,8 +176,8 @@ class Connection(web.RequestHandler):
 
     def abort(self) -> None:
         """Whatever is still to be sent."""
-        if self.transport is not None:
-            self.transport.abort()
+        if self._line is not None:
+            self._line.abort()
 
     def look(self, now: float) -> None:
         """End it if nothing of what is to be sent leaves, as a client that does not read would keep it."""
@@ -289,10 +293,21 @@ class Door:
                 connection.look(now)
 
     async def aclose(self) -> None:
-        """Stop looking after them."""
+        """Wait for those to leave who were told to, and end the rest: over TLS a client has to answer."""
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait([self._task])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await self._emptied()
+        for connection in list(self._inside):
+            connection.abort()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await self._emptied()
+
+    async def _emptied(self) -> None:
+        while self._inside:  # noqa: ASYNC110 - a few looks, at the end
+            await asyncio.sleep(_GOODBYE_SECONDS / 50)
 
 
 def _longest_idle(connections: Iterable[Guest]) -> Guest | None:

@@ -50,7 +50,7 @@ STYLE = asset(
   --edge: #8886; --accent: #2563eb; --bad: #b42318; --card: #fff; --back: #f3f4f6;
 }
 @media (prefers-color-scheme: dark) {
-  :root { --accent: #3b78f0; --bad: #ff8a80; --card: #1b1f27; --back: #101319; }
+  :root { --accent: #6ea0ff; --bad: #ff8a80; --card: #1b1f27; --back: #101319; }
 }
 * { box-sizing: border-box; }
 body {
@@ -63,7 +63,7 @@ h1 { margin: 0 0 1rem; font-size: 1.25rem; }
 label { display: block; margin-bottom: .25rem; }
 input, button { width: 100%; padding: .6rem .75rem; border-radius: .5rem; font: inherit; }
 input { border: 1px solid var(--edge); background: transparent; color: inherit; }
-button { margin-top: .75rem; border: 0; background: var(--accent); color: #fff; cursor: pointer; }
+button { margin-top: .75rem; border: 0; background: #2563eb; color: #fff; cursor: pointer; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 .problem { margin: .75rem 0 0; color: var(--bad); }
 .hint { margin: 1rem 0 0; font-size: .85rem; opacity: .75; }

@@ -11,15 +11,19 @@ import { Menu } from "./menu.js";
 import { hearInstead } from "./sound.js";
 import { Playback } from "./playback.js";
 import { Clock, Events } from "./status.js";
+import { saveNewest } from "./toasts.js";
 
 const PATIENCE = 800; // ms without a connection before the page says so
 const element = (id) => document.getElementById(id);
 
 const clock = new Clock();
-const finder = new Finder(() => {
-  grid.arrange();
-  show();
-});
+const finder = new Finder(
+  () => {
+    grid.arrange();
+    show();
+  },
+  () => grid.step(0, 0), // the first of them has the focus
+);
 const told = { opened: (name) => go(name), swiped: (by) => step(by) };
 const playback = new Playback(clock, element("below")); // whose keys come before the others
 const grid = new Grid(element("grid"), clock, told, (tile) => finder.shows(tile));
@@ -135,6 +139,7 @@ key(["f"], "Full screen", toggleBare);
 key(["m"], "Sound", of((tile) => tile.sound.toggle()));
 key(["s"], "Snapshot", of((tile) => void tile.snap()));
 key(["r"], "Record", of((tile) => tile.record()));
+key(["d"], "Save what was just recorded", saveNewest);
 key(["b"], "Boxes around what programs found", of((tile) => tile.toggleBoxes()));
 key(["p"], "Picture-in-picture", of((tile) => void tile.float()));
 key(["+", "-", "0"], "Zoom in, zoom out, whole picture (large view)", (event) => {

@@ -65,7 +65,7 @@ export class Clips {
     this.#parts.clip.hidden = true;
     this.#parts.openClip.ariaExpanded = "false";
     this.#events.marked(null);
-    if (inside) this.#parts.openClip.focus();
+    if (inside) this.#parts.strip.focus(); // for which the keys are, and not the button, which Space would press
   }
 
   set(from, to) {

@@ -17,13 +17,14 @@ export class Finder {
   #text = "";
   #chips = new Map(); // kind: button
 
-  // `changed()` when other cameras are to be shown.
-  constructor(changed) {
+  // `changed()` when other cameras are to be shown; `found()` when those that are searched for were typed.
+  constructor(changed, found) {
     this.#changed = changed;
     element("search").oninput = ({ target }) => this.#search(target.value);
     element("search").onkeydown = (event) => {
       if (event.key === "Escape" && this.#text) this.#search("");
-      else if (event.key === "Escape" || event.key === "Enter") event.target.blur();
+      else if (event.key === "Escape") event.target.blur();
+      else if (event.key === "Enter") found();
       else return;
       event.preventDefault();
       event.stopPropagation();

@@ -5,6 +5,7 @@
 import { describe, onPress, put, say } from "./buttons.js";
 import { Clips } from "./clips.js";
 import { Film } from "./film.js";
+import { Happenings, inWords } from "./happenings.js";
 import { key } from "./keys.js";
 import * as moments from "./moments.js";
 import { canPlay } from "./player.js";
@@ -26,6 +27,7 @@ const TYPING = 700; // ms after the last digit of a time
 const STAYS = 15_000; // ms that what is said can be read
 const SLOW = 600; // ms of waiting, after which it is said
 const FRAME = 40; // ms, where it is not known better
+const SEEN = 40; // px: a gap that is narrower on the strip is looked at more closely
 const CHATTER = 10_000; // ms between times that are read out while it plays
 const PICTURES = 150; // of a strip, to point at: as many as there may be kept
 
@@ -37,6 +39,7 @@ export class Playback {
   #strip;
   #preview;
   #clips;
+  #happenings;
   #tile = null;
   #all = null; // Recordings that the strip shows
   #playing = null; // those that are played: of other times, perhaps
@@ -48,6 +51,7 @@ export class Playback {
   #followed = false; // what is shown was in view
   #typed = 0; // the timer of a time that is being typed
   #waiting = 0; // performance.now() since when there is nothing to show
+  #reached = null; // {at, shown}: the event that was gone to last, and what was shown for it
   #spoken = -Infinity; // performance.now() of the time that was read out last
 
   // `below`: where the strip is to be.
@@ -69,6 +73,10 @@ export class Playback {
       marked: (from, to) => this.#clips.set(from, to),
     });
     this.#preview = new Preview(parts.preview);
+    this.#happenings = new Happenings((one) => {
+      parts.strip.focus();
+      this.#goEvent(one);
+    });
     this.#clips = new Clips(parts, {
       here: () => this.#here,
       marked: (range) => {
@@ -93,7 +101,7 @@ export class Playback {
     none.hidden = some;
     if (!some) none.textContent = nothing(recording);
     eventPair.hidden = !this.#all.events.length && !recording?.events;
-    gapPair.hidden = !eventPair.hidden; // of what is recorded now and then, gaps say nothing
+    gapPair.hidden = Boolean(recording?.events); // of what is recorded now and then, gaps say nothing
     if (performance.now() - this.#refreshed > REFRESH) this.#refresh();
   }
 
@@ -169,6 +177,7 @@ export class Playback {
   // on from there, or don't; by default as before.
   async #go(at, { way = 1, play = null, said = "" } = {}) {
     this.#serial += 1;
+    this.#reached = null;
     const serial = this.#serial;
     const all = this.#playing;
     const now = this.#clock.now();
@@ -334,11 +343,35 @@ export class Playback {
 
   async #event(way) {
     const from = this.#origin(way);
-    const beyond = way > 0 ? from + LEAD + 500 : from + LEAD - 1500;
-    await this.#search((all) => all.events, (at) => at, beyond, way, "event", (at) => {
-      const { from: begin = 0 } = this.#playing.at(at) ?? {};
-      this.#go(Math.max(begin, at - LEAD), { said: `Event at ${moments.time(at)}.` });
-    });
+    // Where nothing was recorded then, what is shown for it is far away.
+    const reached = this.#reached && from - this.#reached.shown < LEAD ? this.#reached.at : null;
+    const beyond = way > 0 ? (reached ?? from + LEAD + 500) : Math.min(from + LEAD - 1500, reached ?? Infinity);
+    await this.#search((all) => all.events, ({ at }) => at, beyond, way, "event", (one) => this.#goEvent(one));
+  }
+
+  async #goEvent(one) {
+    const { at } = one;
+    await this.#playing.ensure(at - moments.HOUR, at + moments.HOUR).catch(() => {}); // #go() says so
+    const { from: begin = 0 } = this.#playing.at(at) ?? {};
+    const gone = this.#go(Math.max(begin, at - LEAD), { said: `${moments.time(at)} ${inWords(one)}` });
+    const serial = this.#serial;
+    await gone;
+    if (serial === this.#serial) this.#reached = { at, shown: this.#here };
+  }
+
+  // Those of the day in view.
+  async #list() {
+    const all = this.#all;
+    const { from, to } = moments.day((this.#strip.from + this.#strip.to) / 2);
+    try {
+      await all.ensure(from, to);
+      await all.refresh(); // there may be more by now
+    } catch (error) {
+      this.#tell(words.sentence(`${error.message}.`));
+      return;
+    }
+    if (all !== this.#all) return;
+    this.#happenings.show(`Events of ${moments.date(from)}`, all.events.filter(({ at }) => from <= at && at < to));
   }
 
   async #gap(way) {
@@ -348,6 +381,9 @@ export class Playback {
       const { from: begin = 0 } = this.#playing.before(gap.from + 1) ?? {};
       const said = `Nothing was recorded from ${both(gap.from)} to ${sameDay(gap.from, gap.to) ? moments.time(gap.to) : both(gap.to)}.`;
       this.#go(Math.max(begin, gap.from - LEAD), { play: false, said });
+      const length = gap.to - gap.from;
+      const around = 2 * Math.max(length, moments.MINUTE);
+      if (length / this.#strip.grain < SEEN) this.#strip.view(gap.from - around, gap.to + around);
     });
   }
 
@@ -389,7 +425,7 @@ export class Playback {
     if (from !== strip.from || all !== this.#all) return;
     const spans = all.spans.filter((span) => span.to > from && span.from < end);
     const gaps = all.gaps.filter((gap) => gap.to > from && gap.from < end && (gap.from > from || gap.to < end));
-    const count = all.events.filter((one) => from <= one && one < end).length;
+    const count = all.events.filter(({ at }) => from <= at && at < end).length;
     const texts = [count ? words.plural(count, "event", "events") : "", words.plural(gaps.length, "gap", "gaps")];
     this.#tell(`${moments.date(from)}: ${spans.length ? texts.filter(Boolean).join(", ") : "nothing was recorded"}.`);
   }
@@ -398,7 +434,11 @@ export class Playback {
     const span = this.#all.at(at);
     const text = this.#strip.to - this.#strip.from > 12 * moments.HOUR ? moments.time(at, false) : moments.time(at);
     const step = Math.max(1000, (this.#strip.to - this.#strip.from) / PICTURES);
-    if (span) this.#preview.show(x, text, Math.max(span.from, Math.floor(at / step) * step));
+    const event = this.#strip.event(at);
+    if (event) {
+      const has = this.#all.at(event.at);
+      this.#preview.show(x, `${moments.time(event.at)} ${inWords(event)}`, has ? event.at : NaN);
+    } else if (span) this.#preview.show(x, text, Math.max(span.from, Math.floor(at / step) * step));
     else this.#preview.show(x, `${text}: ${at > this.#strip.now ? "not yet" : "nothing recorded"}`, NaN);
   }
 
@@ -493,6 +533,7 @@ export class Playback {
       dayAfter: () => this.#day(1),
       eventBefore: () => this.#event(-1),
       eventAfter: () => this.#event(1),
+      openEvents: () => this.#list(),
       gapBefore: () => this.#gap(-1),
       gapAfter: () => this.#gap(1),
       farther: () => this.#strip.zoom(1 / 2),
@@ -568,6 +609,7 @@ export class Playback {
     own([",", "."], "a frame back or on", (event) => this.#step(is(".")(event)), shown);
     own(["<", ">"], "slower, faster", (event) => this.#faster(is(">")(event)), shown);
     own(["e"], "the next event, with Shift the one before", (event) => this.#event(way(event)));
+    own(["v"], "the list of events", () => void this.#list());
     own(["g"], "the next gap, with Shift the one before", (event) => this.#gap(way(event)));
     own(["c"], "save a clip", () => this.#parts.openClip.click());
     own(["[", "]"], "the clip begins here, ends here", (event) => this.#mark(event.key === "[" ? "begin" : "end"));

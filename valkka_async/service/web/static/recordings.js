@@ -14,7 +14,7 @@ export class Recordings {
   from = 0; // what follows is known from here to there
   to = 0;
   spans = []; // {from, to, codec, width, height}
-  events = []; // moments
+  events = []; // {at, code, text, count}
   oldest = null; // of all that there is; null: nothing
   newest = null;
   asked = false; // it is known at all
@@ -90,7 +90,7 @@ export class Recordings {
       this.from = from;
       this.to = to;
       this.spans = said.spans.map(({ from_ns: begin, to_ns: end, ...rest }) => ({ from: begin / 1e6, to: end / 1e6, ...rest }));
-      this.events = said.events.map((event) => event.at_ns / 1e6);
+      this.events = said.events.map(({ at_ns: at, ...rest }) => ({ at: at / 1e6, ...rest }));
       this.oldest = said.oldest_ns === null ? null : said.oldest_ns / 1e6;
       this.newest = said.newest_ns === null ? null : said.newest_ns / 1e6;
       this.asked = true;

@@ -2,6 +2,7 @@
 // The strip of time under a camera's picture: what was recorded, gaps, events, and where one is. It is looked at,
 // panned, zoomed and pointed at here; keys and words for screen readers are playback.js's. Moments are Unix ms.
 
+import { kind } from "./happenings.js";
 import * as moments from "./moments.js";
 
 const LEAST = moments.MINUTE; // in view
@@ -14,6 +15,13 @@ const NOTCHES = 60; // such gaps, and not more: of a camera that is recorded now
 const GRIP = 9; // px around an end of what is marked
 const CLICK = 4; // px that a pointer may move in a click
 const WHEEL = 0.0025; // of zoom, for each px of a wheel
+// px from where an event is.
+const SHAPES = {
+  "": [[0, -4], [4, 0], [0, 4], [-4, 0]],
+  bad: [[-4, -4], [4, -4], [0, 4]],
+  good: [[-4, 4], [4, 4], [0, -4]],
+};
+const NEAR = 5; // px at which one is pointed at
 
 export class Strip {
   #element;
@@ -83,6 +91,13 @@ export class Strip {
     const length = Math.max(LEAST, Math.min(MOST, (this.to - this.from) / by));
     const share = (around - this.from) / (this.to - this.from);
     this.view(around - share * length, around + (1 - share) * length);
+  }
+
+  // The event that is pointed at there; undefined: none is.
+  event(at) {
+    const far = (one) => Math.abs(one.at - at);
+    const near = (this.#recordings?.events ?? []).filter((one) => far(one) < NEAR * this.grain);
+    return near.sort((a, b) => far(a) - far(b))[0];
   }
 
   pan(by) {
@@ -265,16 +280,17 @@ export class Strip {
     }
   }
 
+  // Diamonds; what is bad points down, and what is good again, up.
   #paintEvents(pen, colour) {
-    pen.fillStyle = colour("event");
-    for (const at of this.#recordings?.events ?? []) {
-      const x = this.#x(at);
-      const middle = RULER + LANE / 2 - 0.5;
+    const middle = RULER + LANE / 2 - 0.5;
+    const inks = { "": colour("event"), bad: colour("event-bad"), good: colour("event-good") };
+    for (const event of this.#recordings?.events ?? []) {
+      const x = this.#x(event.at);
+      if (x < -4 || x > this.#element.clientWidth + 4) continue;
+      const how = kind(event);
+      pen.fillStyle = inks[how];
       pen.beginPath();
-      pen.moveTo(x, middle - 4);
-      pen.lineTo(x + 4, middle);
-      pen.lineTo(x, middle + 4);
-      pen.lineTo(x - 4, middle);
+      for (const [by, down] of SHAPES[how]) pen.lineTo(x + by, middle + down);
       pen.fill();
     }
   }

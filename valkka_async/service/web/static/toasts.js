@@ -15,7 +15,7 @@ export function toast(text, kind = "note", { link = null, title = "" } = {}) {
   item.querySelector(".text").title = title;
   const save = item.querySelector("a");
   save.hidden = !link;
-  if (link) [save.textContent, save.href] = [link.text, link.url];
+  if (link) [save.textContent, save.href, save.title] = [link.text, link.url, "Save (D)"];
   const stay = link ? WITH_LINK : STAY[kind];
   let timer = setTimeout(() => item.remove(), stay);
   item.querySelector("button").onclick = () => item.remove();
@@ -29,4 +29,11 @@ export function toast(text, kind = "note", { link = null, title = "" } = {}) {
   }
   list.append(item);
   while (list.children.length > MOST) list.firstElementChild.remove();
+}
+
+// Save the file that the newest message has. Returns false if none has any.
+export function saveNewest() {
+  const link = [...document.querySelectorAll("#toasts a:not([hidden])")].at(-1);
+  if (!link) return false;
+  link.click();
 }
