@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -196,8 +197,11 @@ def _next(blocks: Iterator[bytes]) -> bytes | None:
 def _part(request: web.Request, clip: Clip) -> tuple[int, int, bool] | None:
     """From which byte to which, and is it a part? None: there are no such bytes."""
     condition = request.headers.get(hdrs.IF_RANGE)
-    if hdrs.RANGE not in request.headers or (condition is not None and condition != f'"{clip.tag}"'):
+    asked = request.headers.get(hdrs.RANGE) if request.method == hdrs.METH_GET else None
+    if asked is None or (condition is not None and condition != f'"{clip.tag}"'):
         return 0, clip.size, False
+    if re.fullmatch("bytes=-0+", asked):  # the last none of them, which is not all
+        return None
     try:
         wanted = request.http_range
     except ValueError:  # not bytes, or several: all of it is an answer too
