@@ -103,6 +103,33 @@ async def test_the_timeline_has_spans_and_gaps(tmp_path: Path) -> None:
         assert (nothing.spans, nothing.oldest_ns) == ((), None)
 
 
+async def test_a_time_of_many_files_is_looked_at_some_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growing: list[Writer] = []
+    async with archive(tmp_path) as it:
+        for number in range(20):
+            begin = BEGIN + (number // 3 * 10 + number % 3 * 2) * S  # three, and a gap
+            writer = Writer(name(tmp_path, "a", number), begin, journal=it.journal("a")).frames(50)
+            writer.contents.happened(begin)
+            if number in (10, 19):
+                growing.append(writer)
+            else:
+                writer.complete()
+        same = Writer(name(tmp_path, "a", 50), BEGIN, journal=it.journal("a")).frames(25)
+        same.complete()
+        await it.settled()
+        whole, clip = await it.timeline("a", 0, BEGIN + DAY), await it.clip("a", 0, BEGIN + DAY)
+        assert (len(whole.spans), len(whole.events)) == (7, 20)
+        for some in (1, 2, 3, 7, 19, 20, 21):
+            monkeypatch.setattr(archives, "_SOME", some)
+            monkeypatch.setattr(archives, "_AT_ONCE", some)
+            assert await it.timeline("a", 0, BEGIN + DAY) == whole
+            assert (await it.clip("a", 0, BEGIN + DAY)).tag == clip.tag
+        for writer in growing:
+            writer.complete()
+
+
 async def test_a_file_that_is_being_written_is_there(tmp_path: Path) -> None:
     async with archive(tmp_path) as it:
         writer = Writer(name(tmp_path, "a", 0), BEGIN, journal=it.journal("a")).frames(75)
@@ -385,6 +412,21 @@ async def test_a_clock_that_is_set_forward_does_not_make_recordings_old(
         Writer(name(tmp_path, "a", 30), now[0] - 1000 * S, journal=it.journal("a")).frames(25).complete()
         await it.settled()  # it is right again, and counts
         assert not name(tmp_path, "a", 30).exists()
+
+
+async def test_a_clock_that_is_set_back_does_not_make_recordings_be_of_the_future(tmp_path: Path) -> None:
+    now = [BEGIN + 3 * DAY]
+    async with Archive(tmp_path / ".index.sqlite", clock_ns=lambda: now[0]) as it:
+        kept = {"a": Kept(pattern(tmp_path, "a"), Keep())}
+        it.follow(kept, Keep(), lambda camera: pattern(tmp_path, camera))
+        paths = record(it, tmp_path, "a", range(3))
+        newest = name(tmp_path, "a", 30)
+        Writer(newest, now[0], journal=it.journal("a")).frames(50).complete()
+        await it.settled()
+        now[0] -= 2 * DAY
+        it.follow(kept, Keep(size=paths[0].stat().st_size + 1000), lambda camera: pattern(tmp_path, camera))
+        await it.settled()
+        assert newest.exists() and not any(path.exists() for path in paths)
 
 
 def too_late(data: bytearray, contents: Contents) -> bytes:

@@ -42,7 +42,7 @@ def test_what_is_left_is_within_the_bounds_and_nothing_goes_in_vain(
         for begin in (now + 10**6 * S if n < ahead else now + (n - len(rows)) * S,)
     ]
     sizes = {camera: sum(one.size for one in held if one.camera == camera) for camera in "abc"}
-    gone = list(victims(held, sizes, now, each, total, {1: room, 2: 1000}))
+    gone = list(victims(held, sizes, now, now + 3600 * S, each, total, {1: room, 2: 1000}))
     left = [one for one in held if one not in gone]
     assert not any(one.busy for one in gone)
     assert gone == [one for one in held if one in gone]
@@ -76,6 +76,8 @@ def test_no_more_files_are_looked_at_than_it_takes() -> None:
             looked.append(n)
             yield Held("a", Path(str(n)), n * S, (n + 1) * S, 10, busy=False, device=None)
 
-    gone = list(victims(held(), {"a": 10_000}, 1000 * S, {"a": Keep(age=990)}, Keep(size=9_980), {}))
+    gone = list(
+        victims(held(), {"a": 10_000}, 1000 * S, 2000 * S, {"a": Keep(age=990)}, Keep(size=9_980), {})
+    )
     assert [one.path.name for one in gone] == [str(n) for n in range(9)]
     assert len(looked) < 15

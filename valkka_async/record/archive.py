@@ -17,33 +17,38 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Self, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 from valkka_async.errors import RecorderError
 from valkka_async.foreign import start
 from valkka_async.record import contents as files
-from valkka_async.record.clip import Clip, plan
+from valkka_async.record.clip import MOST_MARKS, Clip, plan
 from valkka_async.record.contents import Contents
 from valkka_async.record.disk import is_written, make_folder
 from valkka_async.record.index import Entry, Index, Stored, broken, entry, is_damage
 from valkka_async.record.pattern import Found, Pattern
-from valkka_async.record.retention import AHEAD_NS, Held, Keep, victims
-from valkka_async.record.timeline import Timeline, events_of, spans
+from valkka_async.record.retention import Held, Keep, victims
+from valkka_async.record.timeline import Line, Timeline
 
 T = TypeVar("T")
+_Source: TypeAlias = "tuple[Entry, Contents | None]"  # what there is of one that is being written
 _EVERY = 5.0  # s from one look at what is kept to the next, at most
 _WALK = 3600.0  # s from one look through the folders to the next
 _MEMORY = 60.0  # the same, while the index is in memory
 _CLOSE_SECONDS = 10.0
-_STEP_NS = 3600 * 10**9  # by which a clock that is set forward tells nothing of how old files are
+_STEP_NS = 3600 * 10**9  # by which a clock that is set tells nothing of how old files are
 _DOUBT_NS = 24 * _STEP_NS  # for so long: time to set it right again
+_AHEAD_NS = 24 * _STEP_NS  # by which a file ends later than now, if it is of a clock that was wrong
+_ALWAYS_NS = (1 << 63) - 1
 _AT_ONCE = 100  # files that are read before somebody else has a turn
+_SOME = 500  # the same, of those that the index knows
+_LONG_NS = 24 * 3600 * 10**9  # of a clip
 
 log = logging.getLogger("valkka_async.service")
 
@@ -91,6 +96,7 @@ class Archive:
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._ended_event = asyncio.Event()
         self._over = False
+        self._long = asyncio.Lock()
         self._ticker: asyncio.Task[None] | None = None
         # The thread's own:
         self._index: Index | None = None
@@ -171,12 +177,34 @@ class Archive:
     async def timeline(self, camera: str, from_ns: int, to_ns: int) -> Timeline:
         """When a camera was recorded. Raises RecorderError where the index cannot be read. May be
         cancelled."""
-        return await self._ask(lambda: self._timeline(camera, from_ns, to_ns))
+        line = Line(from_ns, to_ns)
+
+        def add(files: list[_Source]) -> bool:
+            line.add(one for one, _ in files)
+            return False
+
+        await self._each(camera, from_ns, to_ns, add)
+        stored = self._stored.get(camera)
+        oldest = None if stored is None else stored.oldest_ns
+        newest = None if stored is None else stored.newest_ns
+        found = line.spans(), line.gaps(), line.events()
+        return Timeline(camera, from_ns, to_ns, oldest, newest, *found)
 
     async def clip(self, camera: str, from_ns: int, to_ns: int) -> Clip:
         """A range of a camera's recordings. Raises ClipError, OSError (RecorderError is one). May be
         cancelled."""
-        return await self._ask(lambda: plan(self._sources(camera, from_ns, to_ns), from_ns, to_ns))
+        sources: list[tuple[Path, Contents]] = []
+
+        def collect(found: list[_Source]) -> bool:
+            sources.extend(self._with_contents(found))
+            return sum(len(contents.marks) for _, contents in sources) > MOST_MARKS
+
+        # Long ones take memory while they are made, so there is one at a time; and others do not wait for it.
+        async with self._long if to_ns - from_ns > _LONG_NS else contextlib.nullcontext():
+            await self._each(camera, from_ns, to_ns, collect)
+            if len(sources) < _AT_ONCE:
+                return await self._ask(lambda: plan(sources, from_ns, to_ns))
+            return await asyncio.to_thread(plan, sources, from_ns, to_ns)
 
     async def settled(self) -> None:
         """Wait until what was told is done. May be cancelled."""
@@ -184,6 +212,19 @@ class Archive:
         while self._walking:  # noqa: ASYNC110 - the thread's, in turns
             await asyncio.sleep(0.01)
         await self._ask(lambda: None)  # a look at what is kept
+
+    async def _each(
+        self, camera: str, from_ns: int, to_ns: int, work: Callable[[list[_Source]], bool]
+    ) -> None:
+        """Do something with the files of that time, in their order, some at a time; until it is True."""
+        after: Entry | None = None
+
+        def some() -> Entry | None:
+            found, last = self._entries(camera, from_ns, to_ns, after)
+            return None if work(found) else last
+
+        while (after := await self._ask(some)) is not None:
+            pass
 
     async def _ask(self, work: Callable[[], T]) -> T:
         if self._over or self._ticker is None:
@@ -406,9 +447,10 @@ class Archive:
         for one in self._left.values():
             sizes[one.camera] -= one.size
         now_ns = self._clock_ns()
-        wrong = any(one.newest_ns > now_ns + AHEAD_NS for one in stored.values())
-        with contextlib.closing(self._held(index, now_ns + AHEAD_NS, wrong, growing, devices)) as held:
-            found = victims(held, sizes, now_ns, each, total, free)
+        latest_ns = now_ns + _AHEAD_NS if self._doubted_ns is None else _ALWAYS_NS
+        wrong = any(one.newest_ns > latest_ns for one in stored.values())
+        with contextlib.closing(self._held(index, latest_ns, wrong, growing, devices)) as held:
+            found = victims(held, sizes, now_ns, latest_ns, each, total, free)
             gone = [one.path for one in found if self._delete(one)]
         if gone:
             index.forget(gone)
@@ -438,15 +480,18 @@ class Archive:
         return {camera: replace(keep, age=None) for camera, keep in each.items()}, replace(total, age=None)
 
     def _is_clock_good(self) -> bool:
-        """A clock that is set forward by a year makes everything old. So it deletes nothing for a day."""
+        """A clock that is set forward by a year makes everything old, and one that is set back makes it be of
+        the future. So it is not believed for a day."""
         steady_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         ahead_ns = self._clock_ns() - steady_ns
         step_ns = 0 if self._ahead_ns is None else ahead_ns - self._ahead_ns
-        if step_ns > _STEP_NS and self._doubted_ns is None:
+        if abs(step_ns) > _STEP_NS and self._doubted_ns is None:
             self._doubted_ns = steady_ns
-            text = "the clock was set forward by %d h: no recording is deleted for its age in the next 24 h"
-            log.warning(text, step_ns // _STEP_NS)
-        if step_ns <= _STEP_NS or (self._doubted_ns is not None and steady_ns - self._doubted_ns > _DOUBT_NS):
+            text = "the clock was set by %+.0f h: no recording is deleted for its age in the next 24 h"
+            log.warning(text, step_ns / _STEP_NS)
+        if abs(step_ns) <= _STEP_NS or (
+            self._doubted_ns is not None and steady_ns - self._doubted_ns > _DOUBT_NS
+        ):
             self._ahead_ns, self._doubted_ns = ahead_ns, None
         return self._doubted_ns is None
 
@@ -530,39 +575,36 @@ class Archive:
 
     # ------------------------------------------------------------------------------ what is asked
 
-    def _entries(self, camera: str, from_ns: int, to_ns: int) -> list[tuple[Entry, Contents | None]]:
-        """Files of that time, those that are being written among them, in their order."""
+    def _entries(
+        self, camera: str, from_ns: int, to_ns: int, after: Entry | None
+    ) -> tuple[list[_Source], Entry | None]:
+        """The first files of that time `after` one, those that are being written among them, in their order;
+        and the last one, unless these are all."""
         index = self._known()
-        known = [] if index is None else index.between(camera, from_ns, to_ns)
-        found: list[tuple[Entry, Contents | None]] = [
-            (one, None) for one in known if one.whole and one.path not in self._open
-        ]
+        known = [] if index is None else index.between(camera, from_ns, to_ns, after, _SOME)
+        last = known[-1] if len(known) == _SOME else None
+        found: list[_Source] = [(one, None) for one in known if one.whole and one.path not in self._open]
+        least = -1 if after is None else after.begin_ns
+        most = to_ns if last is None else last.begin_ns
         for path, (name, growing) in self._open.items():
             if name == camera and growing.begin_ns < to_ns and growing.end_ns > from_ns:
                 marks, gaps, events = [*growing.marks], [*growing.gaps], [*growing.events]
                 now = replace(growing, marks=marks, gaps=gaps, events=events)
-                found.append((entry(camera, path, now, now.size, whole=False), now))
-        return sorted(found, key=lambda one: one[0].begin_ns)
+                if least < now.begin_ns <= most:
+                    found.append((entry(camera, path, now, now.size, whole=False), now))
+        return sorted(found, key=lambda one: one[0].begin_ns), last
 
-    def _timeline(self, camera: str, from_ns: int, to_ns: int) -> Timeline:
-        entries = [one for one, _ in self._entries(camera, from_ns, to_ns)]
-        stored = self._stored.get(camera)
-        oldest = None if stored is None else stored.oldest_ns
-        newest = None if stored is None else stored.newest_ns
-        happened = events_of(entries, from_ns, to_ns)
-        return Timeline(camera, from_ns, to_ns, oldest, newest, *spans(entries, from_ns, to_ns), happened)
-
-    def _sources(self, camera: str, from_ns: int, to_ns: int) -> Iterator[tuple[Path, Contents]]:
-        """One after the other: all that there are may be more than there is memory."""
-        index = self._known()
-        for one, contents in self._entries(camera, from_ns, to_ns):
+    def _with_contents(self, found: list[_Source]) -> list[tuple[Path, Contents]]:
+        index, known = self._known(), []
+        for one, contents in found:
             if contents is None and index is not None:
                 contents = index.contents(one.path)
             if contents is None:
                 with contextlib.suppress(OSError, ValueError):
                     contents = files.read(one.path)
             if contents is not None:
-                yield one.path, contents
+                known.append((one.path, contents))
+        return known
 
 
 def _found(camera: str, path: Path, contents: Contents | None = None) -> tuple[Entry, Contents | None] | None:

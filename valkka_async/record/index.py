@@ -211,11 +211,16 @@ class Index:
         rows = self._rows(f"SELECT {_FIELDS} FROM files", (), *_TYPES)  # the types of all are looked at
         return {one.path: (one.camera, one.size, one.whole) for one in map(_entry, rows)}
 
-    def between(self, camera: str, from_ns: int, to_ns: int) -> list[Entry]:
-        """Files with something of that time, in their order."""
+    def between(
+        self, camera: str, from_ns: int, to_ns: int, after: Entry | None = None, most: int = -1
+    ) -> list[Entry]:
+        """Files with something of that time, in their order: those after another, and so many at most (-1:
+        all)."""
         gaps: dict[int, list[tuple[int, int]]] = {}
-        where = "camera = ? AND begin_ns < ? AND end_ns > ? AND init != ''"
-        values = (camera, to_ns, from_ns)
+        where = "camera = ? AND begin_ns < ? AND end_ns > ? AND init != '' AND (begin_ns, path) > (?, ?)"
+        where += " ORDER BY begin_ns, path LIMIT ?"
+        begin = (-1 << 63, "") if after is None else (after.begin_ns, str(after.path))
+        values = (camera, to_ns, from_ns, *begin, most)
         of_these = f"file IN (SELECT id FROM files WHERE {where})"
         inside = f"SELECT file, begin_ns, end_ns FROM gaps WHERE {of_these}"
         for number, begin, end in self._rows(inside, values, int, int, int):
@@ -223,7 +228,7 @@ class Index:
         events: dict[int, list[int]] = {}
         for number, at in self._rows(f"SELECT file, at_ns FROM events WHERE {of_these}", values, int, int):
             events.setdefault(number, []).append(at)
-        text = f"SELECT id, {_FIELDS} FROM files WHERE {where} ORDER BY begin_ns"
+        text = f"SELECT id, {_FIELDS} FROM files WHERE {where}"
         rows = self._rows(text, values, int, *_TYPES)
         return [_entry(row[1:], tuple(gaps.get(row[0], ())), tuple(events.get(row[0], ()))) for row in rows]
 

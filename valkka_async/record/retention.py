@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-AHEAD_NS = 3600 * 10**9  # by which a file may be of the future, and still be of a right clock
-
 
 @dataclass(frozen=True, slots=True)
 class Keep:
@@ -40,13 +38,14 @@ def victims(
     held: Iterable[Held],
     sizes: Mapping[str, int],
     now_ns: int,
+    latest_ns: int,
     each: Mapping[str, Keep],
     total: Keep,
     free: Mapping[int, int],
 ) -> Iterator[Held]:
     """The files to delete, of those that are `held`, of which no more are looked at than it takes. `held`: by
-    when they begin, but before all others those that end later than AHEAD_NS from now: a clock was wrong, and
-    they are older than they say. No age is known of these. `sizes`: bytes of each camera's files. `each`:
+    when they begin, but before all others those that end later than `latest_ns`: a clock was wrong, and they
+    are older than they say. No age is known of these. `sizes`: bytes of each camera's files. `each`:
     the bounds of cameras that have their own, `total`: those of all together; `free`: bytes that file systems
     have free, by device. A file that is being written counts, and stays."""
     of_camera, left, nothing = Counter(sizes), dict(free), Keep()
@@ -63,7 +62,7 @@ def victims(
         )
 
     for one in held:
-        ahead = one.end_ns > now_ns + AHEAD_NS
+        ahead = one.end_ns > latest_ns
         if not ahead and one.begin_ns >= old_ns and not is_beyond():
             return
         if one.busy:

@@ -98,6 +98,17 @@ class Recorded:
             return problem(Code.TIME, str(e))
         if from_ns >= to_ns:
             return problem(Code.TIME, "`from` is before `to`")
+        if self._clips >= _CLIPS:
+            return problem(Code.BUSY, "too many clips are being sent; try again", Retry_After="2")
+        self._clips += 1
+        try:
+            return await self._answer(request, camera, from_ns, to_ns)
+        finally:
+            self._clips -= 1
+
+    async def _answer(
+        self, request: web.Request, camera: str, from_ns: int, to_ns: int
+    ) -> web.StreamResponse:
         try:
             clip = await self._archive.clip(camera, from_ns, to_ns)
         except ClipError as e:
@@ -109,13 +120,7 @@ class Recorded:
             answer = problem(Code.RANGE, f"the clip has {clip.size} bytes")
             answer.headers[hdrs.CONTENT_RANGE] = f"bytes */{clip.size}"
             return answer
-        if self._clips >= _CLIPS:
-            return problem(Code.BUSY, "too many clips are being sent; try again", Retry_After="2")
-        self._clips += 1
-        try:
-            return await _send(request, camera, clip, part)
-        finally:
-            self._clips -= 1
+        return await _send(request, camera, clip, part)
 
     async def still(self, request: web.Request) -> web.Response:
         """GET /api/recordings/CAMERA/still.jpg: the key frame at or before a time."""
