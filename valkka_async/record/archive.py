@@ -47,7 +47,7 @@ _DOUBT_NS = 24 * _STEP_NS  # for so long: time to set it right again
 _AHEAD_NS = 24 * _STEP_NS  # by which a file ends later than now, if it is of a clock that was wrong
 _ALWAYS_NS = (1 << 63) - 1
 _AT_ONCE = 100  # files that are read before somebody else has a turn
-_SOME = 500  # the same, of those that the index knows
+_SOME = 200  # the same, of those that the index knows
 _LONG_NS = 24 * 3600 * 10**9  # of a clip
 
 log = logging.getLogger("valkka_async.service")
