@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import subprocess
@@ -20,6 +21,7 @@ from support.until import until
 from valkka_async.camera.mp4 import boxes
 from valkka_async.camera.mp4.fragments import TIME_BASE
 from valkka_async.record.archive import Archive, Kept
+from valkka_async.record.index import readable
 from valkka_async.record.pattern import Pattern
 from valkka_async.record.retention import Keep
 
@@ -166,3 +168,20 @@ async def test_a_full_disk_with_files_that_the_index_lacks_is_made_room_on(disk:
         assert there == set(range(min(there), 200)) and min(there) > 0
         stored = archive.stored("a")
         assert stored is not None and stored.files == len(there)
+
+
+def test_an_index_that_a_service_has_left_can_be_read_where_nothing_can_be_written(disk: Path) -> None:
+    pattern = Pattern(f"{disk}/a/{{n}}.mp4", "a")
+    path = disk / "a" / "1.mp4"
+    Writer(path, time.time_ns()).frames(50).complete()
+
+    async def service() -> None:
+        async with Archive(disk / ".index") as archive:
+            archive.follow({"a": Kept(pattern, Keep())}, Keep(), lambda _: pattern)
+            await archive.settled()
+
+    asyncio.run(service())
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=30)
+    index = readable(disk / ".index")
+    assert [one.path for one in index.between("a", 0, 1 << 62)] == [path]
+    index.close()

@@ -55,6 +55,8 @@ def clip(
 ) -> None:
     """Write it, and print where it is. A camera that changes its codec or size in between makes several
     files. Raises NoClipError, ConnectError, OSError."""
+    if any("\ud800" <= sign <= "\udfff" for sign in camera):
+        raise NoClipError("the camera's name is no text")
     if not begin < end:
         raise NoClipError("a clip ends after it begins: --to is later than --from")
     if file is not None and not force and Path(file).is_file():
@@ -77,6 +79,8 @@ def clip(
             others = "" if camera in known else f"; there are recordings of {', '.join(known) or 'no camera'}"
             raise NoClipError(f"{camera}: {e}{others}") from None
         clips = list(_each(sources, e.parts))
+        if not clips:
+            raise NoClipError(f"{camera}: the files of this time are damaged") from None
     for number, one in enumerate(clips, 1):
         path = _path(camera, file, one, number)
         try:

@@ -303,7 +303,17 @@ def readable(path: Path) -> Index:
 class _Foreign(Index):
     def _open(self) -> sqlite3.Connection:
         assert self.path is not None
-        db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+        try:
+            return self._opened("mode=ro")
+        except sqlite3.Error as e:
+            # Nobody has it open, and who may not write into the folder cannot make what SQLite shares there.
+            if e.sqlite_errorcode != sqlite3.SQLITE_CANTOPEN or os.path.exists(f"{self.path}-wal"):
+                raise
+            return self._opened("immutable=1")
+
+    def _opened(self, how: str) -> sqlite3.Connection:
+        assert self.path is not None
+        db = sqlite3.connect(f"{self.path.absolute().as_uri()}?{how}", uri=True, timeout=5.0)
         try:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version != _VERSION:
