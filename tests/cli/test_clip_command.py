@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -74,6 +75,16 @@ def test_where_the_picture_changes_there_are_several_files(config: Path, tmp_pat
     assert sizes == [{(160, 96)}, {(320, 96)}]
 
 
+def test_of_several_files_those_are_saved_that_are_not_damaged(config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "recordings" / "front"
+    os.truncate(folder / "1.mp4", 300)
+    clip("front", BEGIN, BEGIN + 99, "a.mp4", config=config, force=False)
+    assert {one.size for one in play(tmp_path / "a.mp4")} == {(320, 96)}
+    os.truncate(folder / "2.mp4", 300)
+    with pytest.raises(NoClipError, match="front: .*damaged"):
+        clip("front", BEGIN, BEGIN + 99, "b.mp4", config=config, force=False)
+
+
 def test_what_cannot_be_had_is_said(config: Path) -> None:
     def refused(camera: str, begin: float, end: float) -> str:
         with pytest.raises(NoClipError) as error:
@@ -83,6 +94,7 @@ def test_what_cannot_be_had_is_said(config: Path) -> None:
     assert "nothing was recorded in this time" in refused("front", 12, 15)
     assert "there are recordings of front" in refused("back", 2, 4)
     assert "--to is later than --from" in refused("front", 4, 2)
+    assert refused(os.fsdecode(b"fr\xf6nt"), 2, 4)
     done = run("clip", "front", "--from", "-10m", "--to", "later", "--config", str(config))
     assert done.returncode == 2 and "not a time" in done.stderr
     assert not list(Path().glob("*.mp4")) and not list(Path().glob(".*.part"))

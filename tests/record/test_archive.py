@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import os
 import sqlite3
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,9 +19,13 @@ import pytest
 from support.program import Child
 from support.recordings import Writer
 from support.until import until
+from valkka_async.camera.mp4 import boxes
+from valkka_async.record import archive as archives
 from valkka_async.record.archive import Archive, Kept, index_of
+from valkka_async.record.clip import ClipError
 from valkka_async.record.contents import Contents
 from valkka_async.record.disk import Disk
+from valkka_async.record.index import Index
 from valkka_async.record.pattern import Pattern
 from valkka_async.record.retention import Keep
 from valkka_async.record.timeline import Gap, Span
@@ -94,6 +101,33 @@ async def test_the_timeline_has_spans_and_gaps(tmp_path: Path) -> None:
         assert part.gaps == (Gap(BEGIN + 10 * S, BEGIN + 20 * S),)
         nothing = await it.timeline("b", BEGIN, BEGIN + DAY)
         assert (nothing.spans, nothing.oldest_ns) == ((), None)
+
+
+async def test_a_time_of_many_files_is_looked_at_some_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growing: list[Writer] = []
+    async with archive(tmp_path) as it:
+        for number in range(20):
+            begin = BEGIN + (number // 3 * 10 + number % 3 * 2) * S  # three, and a gap
+            writer = Writer(name(tmp_path, "a", number), begin, journal=it.journal("a")).frames(50)
+            writer.contents.happened(begin)
+            if number in (10, 19):
+                growing.append(writer)
+            else:
+                writer.complete()
+        same = Writer(name(tmp_path, "a", 50), BEGIN, journal=it.journal("a")).frames(25)
+        same.complete()
+        await it.settled()
+        whole, clip = await it.timeline("a", 0, BEGIN + DAY), await it.clip("a", 0, BEGIN + DAY)
+        assert (len(whole.spans), len(whole.events)) == (7, 20)
+        for some in (1, 2, 3, 7, 19, 20, 21):
+            monkeypatch.setattr(archives, "_SOME", some)
+            monkeypatch.setattr(archives, "_AT_ONCE", some)
+            assert await it.timeline("a", 0, BEGIN + DAY) == whole
+            assert (await it.clip("a", 0, BEGIN + DAY)).tag == clip.tag
+        for writer in growing:
+            writer.complete()
 
 
 async def test_a_file_that_is_being_written_is_there(tmp_path: Path) -> None:
@@ -184,6 +218,43 @@ async def test_the_index_of_a_service_is_above_the_folders_of_its_cameras() -> N
     at = index_of("/srv/100%%/{name}/%Y-%m-%d/{n}.mp4", "service")
     assert at == Path("/srv/100%/.index-service.sqlite")
     assert index_of("/srv/%Y/{name}.mp4", "b") == Path("/srv/.index-b.sqlite")
+
+
+async def test_a_camera_of_another_name_has_the_recordings_of_its_path(tmp_path: Path) -> None:
+    async with archive(tmp_path) as it:
+        record(it, tmp_path, "a", range(3))
+    async with Archive(tmp_path / ".index.sqlite", clock_ns=lambda: BEGIN + DAY) as it:
+        it.follow({"b": Kept(pattern(tmp_path, "a"), Keep())}, Keep(), lambda name: pattern(tmp_path, name))
+        await it.settled()
+        assert (await spans(it, "a"), await spans(it, "b")) == ([], [(0, 6)])
+        it.follow(
+            {"b": Kept(pattern(tmp_path, "a"), Keep(age=1))}, Keep(), lambda name: pattern(tmp_path, name)
+        )
+        await it.settled()
+        assert it.status().files == 0 and list((tmp_path / "a").iterdir()) == []
+
+
+async def test_while_the_index_is_locked_no_file_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, attempts = Index.put, []
+    monkeypatch.setattr(Index, "put", lambda self, entries: (attempts.append(1), put(self, entries)))
+    async with archive(tmp_path) as it:
+        record(it, tmp_path, "a", range(2))
+        await it.settled()
+        with sqlite3.connect(it.status().index or "", isolation_level=None) as db:
+            db.execute("BEGIN EXCLUSIVE")
+            record(it, tmp_path, "a", range(2, 3))
+            await until(lambda: "locked" in it.status().problem)
+            attempts.clear()
+            record(it, tmp_path, "a", range(3, 12))
+            assert await spans(it) == [(0, 4)]
+            assert len(attempts) <= 2  # of a walk
+            db.execute("COMMIT")
+        db.close()
+        await until(lambda: it.status().problem == "")
+        await it.settled()
+        assert await spans(it) == [(0, 24)]
 
 
 async def test_a_folder_may_be_moved(tmp_path: Path) -> None:
@@ -343,6 +414,21 @@ async def test_a_clock_that_is_set_forward_does_not_make_recordings_old(
         assert not name(tmp_path, "a", 30).exists()
 
 
+async def test_a_clock_that_is_set_back_does_not_make_recordings_be_of_the_future(tmp_path: Path) -> None:
+    now = [BEGIN + 3 * DAY]
+    async with Archive(tmp_path / ".index.sqlite", clock_ns=lambda: now[0]) as it:
+        kept = {"a": Kept(pattern(tmp_path, "a"), Keep())}
+        it.follow(kept, Keep(), lambda camera: pattern(tmp_path, camera))
+        paths = record(it, tmp_path, "a", range(3))
+        newest = name(tmp_path, "a", 30)
+        Writer(newest, now[0], journal=it.journal("a")).frames(50).complete()
+        await it.settled()
+        now[0] -= 2 * DAY
+        it.follow(kept, Keep(size=paths[0].stat().st_size + 1000), lambda camera: pattern(tmp_path, camera))
+        await it.settled()
+        assert newest.exists() and not any(path.exists() for path in paths)
+
+
 def too_late(data: bytearray, contents: Contents) -> bytes:
     at = data.rfind(b"tfdt", 0, contents.size)
     data[at + 8 : at + 12] = b"\x7f\xff\xff\xff"
@@ -370,6 +456,186 @@ async def test_a_damaged_file_does_not_keep_others_from_being_found(
     async with archive(tmp_path) as it:
         assert it.status().ready
         assert (await it.clip("a", BEGIN + 2 * S, BEGIN + 4 * S)).size > 1000
+
+
+def half_a_moov(data: bytes, contents: Contents) -> bytes:
+    return data[: contents.init_bytes // 2]
+
+
+def half_a_frame(data: bytes, contents: Contents) -> bytes:
+    return data[: contents.init_bytes + 200]
+
+
+def no_fragments_are_left(data: bytes, contents: Contents) -> bytes:
+    return data[: contents.init_bytes] + bytes(len(data) - contents.init_bytes)
+
+
+@pytest.mark.parametrize("damage", [half_a_moov, half_a_frame, no_fragments_are_left])
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_recording_of_which_nothing_can_be_read_counts_and_goes(
+    tmp_path: Path, damage: Callable[[bytes, Contents], bytes], told: bool
+) -> None:
+    path = name(tmp_path, "a", 0)
+    contents = Writer(path, BEGIN).frames(50).complete()
+    path.write_bytes(damage(path.read_bytes(), contents))
+    os.utime(path, (BEGIN / S, BEGIN / S))
+    async with archive(tmp_path) as it:
+        (other,) = record(it, tmp_path, "a", range(1, 2))
+        if told:
+            it.journal("a").ended(path, None)
+        await it.settled()
+        assert it.status().bytes == path.stat().st_size + other.stat().st_size
+        assert await spans(it) == [(2, 4)]
+    async with archive(tmp_path, total=Keep(size=other.stat().st_size)) as it:
+        await it.settled()
+        assert not path.exists() and other.exists() and it.status().files == 1
+
+
+@pytest.mark.parametrize("brand", [b"isom", b"iso5"])
+async def test_films_of_others_that_are_called_like_a_recording_are_theirs(
+    tmp_path: Path, brand: bytes
+) -> None:
+    path = name(tmp_path, "a", 0)
+    path.parent.mkdir(parents=True)
+    film = boxes.box(b"ftyp", brand, bytes(4)) + boxes.box(b"moov", boxes.box(b"trak")) + boxes.box(b"mdat")
+    path.write_bytes(film)
+    cut = name(tmp_path, "a", 1)
+    cut.write_bytes(boxes.box(b"ftyp", b"isom", bytes(4)) + b"\0\0\x10\0moov")
+    async with archive(tmp_path, total=Keep(age=1, size=1)) as it:
+        await it.settled()
+        assert it.status().files == 0
+    assert path.read_bytes() == film and cut.exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        *(("files", column, value) for column in ("path", "init", "codec") for value in ("x'61'", "x'ff00'")),
+        *(
+            ("files", column, value)
+            for column in ("begin_ns", "end_ns", "size")
+            for value in ("'a'", "1e300")
+        ),
+        *(("files", column, "'a'") for column in ("whole", "width", "height")),
+        *(("gaps", "end_ns", "1.5"), ("events", "at_ns", "'soon'"), ("contents", "text", "x'00'")),
+    ],
+)
+async def test_an_index_with_a_value_of_a_wrong_type_is_made_again(
+    tmp_path: Path, table: str, column: str, value: str
+) -> None:
+    async with archive(tmp_path) as it:
+        for number in range(3):
+            path = name(tmp_path, "a", 10 * number)
+            writer = Writer(path, BEGIN + number * 20 * S, journal=it.journal("a")).frames(50)
+            writer.contents.happened(BEGIN + number * 20 * S)
+            writer.pause(5).frames(25).complete()
+        index = Path(it.status().index or "")
+        before = await spans(it)
+    with sqlite3.connect(index) as db:
+        db.execute(f"UPDATE {table} SET {column} = {value} WHERE rowid = 2")
+    db.close()
+    async with archive(tmp_path) as it:
+        await spans(it)
+        with contextlib.suppress(ClipError):  # there is nothing yet
+            await it.clip("a", BEGIN, BEGIN + DAY)
+        await it.settled()
+        assert await spans(it) == before
+        assert (await it.clip("a", BEGIN, BEGIN + DAY)).size > 1000
+        assert (it.status().files, it.status().problem, it.status().ready) == (3, "", True)
+    async with archive(tmp_path, total=Keep(age=1)) as it:
+        await it.settled()
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+@pytest.mark.parametrize("now", ["a link", "a folder"])
+async def test_what_is_no_file_any_more_does_not_count(tmp_path: Path, now: str) -> None:
+    async with archive(tmp_path) as it:
+        path, other = record(it, tmp_path, "a", range(2))
+    path.rename(tmp_path / "safe")
+    if now == "a link":
+        path.symlink_to(tmp_path / "safe")
+    else:
+        path.mkdir()
+    async with archive(tmp_path) as it:
+        assert (it.status().files, it.status().bytes) == (1, other.stat().st_size)
+
+
+async def test_recordings_of_a_clock_that_was_ahead_go_before_those_of_now(tmp_path: Path) -> None:
+    year = 365 * DAY
+    ahead = [name(tmp_path, "a", number) for number in range(2)]
+    for number, path in enumerate(ahead):
+        Writer(path, BEGIN + year + number * 2 * S).frames(50).complete()
+    async with archive(tmp_path, total=Keep(age=DAY / S)) as it:
+        paths = record(it, tmp_path, "a", range(10, 13))
+        size = paths[0].stat().st_size
+        await it.settled()
+        assert all(path.exists() for path in (*ahead, *paths))  # their age is not known
+    for count in (4, 3, 2):
+        async with archive(tmp_path, total=Keep(size=count * size + size // 2)) as it:
+            await it.settled()
+        there = [path for path in (*ahead, *paths) if path.exists()]
+        assert there == [*ahead, *paths][5 - count :]
+
+
+async def test_what_is_to_stay_free_and_never_can_be_deletes_nothing(tmp_path: Path) -> None:
+    status = os.statvfs(tmp_path)
+    more = status.f_blocks * status.f_frsize + 1
+    async with archive(tmp_path, total=Keep(free=more)) as it:
+        paths = record(it, tmp_path, "a", range(3))
+        await it.settled()
+        assert all(path.exists() for path in paths) and "keep.free" in it.status().problem
+        kept = {"a": Kept(pattern(tmp_path, "a"), Keep())}
+        it.follow(kept, Keep(size=1), lambda camera: pattern(tmp_path, camera))
+        await it.settled()
+        assert it.status().problem == "" and not any(path.exists() for path in paths)
+
+
+async def test_an_index_in_whose_place_is_another_is_left(tmp_path: Path) -> None:
+    async with archive(tmp_path / "x") as it:
+        record(it, tmp_path / "x", "a", range(3))
+    async with archive(tmp_path / "y") as it:
+        record(it, tmp_path / "y", "a", range(5))
+        await it.settled()
+        os.replace(tmp_path / "x" / ".index.sqlite", it.status().index or "")
+        await spans(it)
+        await it.settled()
+        assert await spans(it) == [(0, 10)]
+
+
+async def test_an_index_in_memory_goes_to_its_file_when_that_can_be(tmp_path: Path) -> None:
+    index = tmp_path / ".index.sqlite"
+    index.mkdir()
+    async with archive(tmp_path) as it:
+        record(it, tmp_path, "a", range(2))
+        await it.settled()
+        assert it.status().index is None
+        index.rmdir()
+        it.follow({"a": Kept(pattern(tmp_path, "a"), Keep())}, Keep(), lambda name: pattern(tmp_path, name))
+        await it.settled()
+        assert it.status().index == str(index) and it.status().problem == ""
+        assert await spans(it) == [(0, 4)]
+
+
+async def test_a_name_that_is_no_text_is_passed_over(tmp_path: Path) -> None:
+    mine = Pattern(f"{tmp_path}/%f/{{n}}-%f.mp4", "a")
+    for folder, file in (("x", b"1-\xff.mp4"), ("\udcff", b"2-y.mp4"), ("x", b"3-y.mp4")):
+        path = tmp_path / folder / os.fsdecode(file)
+        Writer(path, BEGIN).frames(25).complete()
+    async with Archive(tmp_path / ".index.sqlite") as it:
+        it.follow({"a": Kept(mine, Keep())}, Keep(), lambda _: mine)
+        await it.settled()
+        assert it.status().ready and it.status().files == 1
+
+
+async def test_looks_at_what_is_kept_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while another program has the index locked."""
+    monkeypatch.setattr(archives, "_EVERY", 0.001)
+    async with archive(tmp_path) as it:
+        held = threading.Event()
+        it._submit(held.wait)
+        await asyncio.sleep(0.1)
+        assert it._jobs.qsize() <= 1
+        held.set()
 
 
 @pytest.mark.parametrize("column", ["path", "camera", "codec"])
@@ -406,6 +672,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from support.recordings import Writer
 from valkka_async.record.archive import Archive, Kept
+from valkka_async.record.index import Index
 from valkka_async.record.pattern import Pattern
 from valkka_async.record.retention import Keep
 folder, S = Path(sys.argv[1]), 10**9

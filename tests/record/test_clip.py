@@ -122,8 +122,17 @@ def test_players_find_no_fault_and_know_how_long_it_is(three: Sources, tmp_path:
             assert found.time is not None and at - 2.1 <= found.time <= at
 
 
-def test_any_of_its_bytes_can_be_had_by_themselves(three: Sources) -> None:
+@pytest.mark.parametrize("few", [False, True])
+def test_any_of_its_bytes_can_be_had_by_themselves(
+    three: Sources, few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clip = plan(three, BEGIN + S, BEGIN + 20 * S)
+    if few:  # as of a clip of days
+        all_ = media(clip)
+        monkeypatch.setattr(clips, "_REFERENCES", 4)
+        monkeypatch.setattr(clips, "_SPARSE", 2)
+        clip = plan(three, BEGIN + S, BEGIN + 20 * S)
+        assert clip.size == len(all_) - 3 * 12 and media(clip)[-10_000:] == all_[-10_000:]
     whole = media(clip)
     rng = random.Random(3)
     for _ in range(60):
@@ -250,6 +259,30 @@ def test_a_long_gap_within_a_file_is_no_harm(tmp_path: Path, pause: int) -> None
     it = plan([(path, contents)], 0, 1 << 62)
     assert len(b"".join(it.read())) == it.size
     assert it.end_ns - it.begin_ns == (pause + 4) * 10**9
+
+
+@pytest.mark.parametrize("how", ["a pause", "the clock was set forward"])
+def test_a_time_within_a_gap_of_a_file_is_empty(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "a.mp4"
+    writer = Writer(path, BEGIN).frames(50)
+    if how == "a pause":
+        writer.pause(600)
+    else:
+        writer.set_clock(600)
+    sources = [(path, writer.frames(100).complete())]
+    for begin, end in ((2, 602), (100, 130), (2, 3), (601, 602)):
+        with pytest.raises(ClipError) as empty:
+            plan(sources, BEGIN + begin * S, BEGIN + end * S)
+        assert empty.value.cause is ClipCause.EMPTY
+    for begin, end, first, count in (
+        (0, 300, 0, 50),
+        (1, 601, 20, 30),
+        (602, 603, 50, 25),
+        (604, 900, 100, 50),
+    ):
+        clip = plan(sources, BEGIN + begin * S, BEGIN + end * S)
+        shown = numbers(play(media(clip)))
+        assert shown == [number % 100 for number in range(first, first + count)]
 
 
 def other(path: Path, size: int) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ns = T0
-        monkeypatch.setattr(recorders, "time", SimpleNamespace(time_ns=lambda: self.ns))
+        both = SimpleNamespace(time_ns=lambda: self.ns, monotonic=time.monotonic)
+        monkeypatch.setattr(recorders, "time", both)
 
 
 def publish(server: va.Server, first: int, end: int) -> None:
@@ -88,6 +90,25 @@ async def test_a_clip_ends_though_the_camera_falls_silent(
             async for path in recorder:
                 assert numbers(path) == list(range(20))
                 break
+
+
+async def test_a_clip_ends_though_the_clock_is_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorders, "_LATE", 0.05)
+    clock = Clock(monkeypatch)
+    with va.serve("cam", slots=128) as server:
+        async with va.Recorder("cam", tmp_path / "{n}.mp4", before=1.0) as recorder:
+            await until(lambda: server.stats().readers)
+            publish(server, 0, 20)
+            await until(lambda: recorder.stats().held_ns == T0 + 19 * STEP_NS)
+            clock.ns = T0 + 3600 * S
+            recorder.clip(after=0.1)
+            await until(lambda: recorder.stats().files == 1)
+            await until(lambda: recorder.stats().path is None)
+            publish(server, 20, 40)  # an hour before it ends, by their clock
+            await until(lambda: recorder.stats().held_ns == T0 + 39 * STEP_NS)
+        assert recorder.stats().files == 1
 
 
 async def test_a_clip_of_a_recorder_that_does_not_wait_is_refused(tmp_path: Path) -> None:

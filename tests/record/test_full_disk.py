@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import subprocess
@@ -14,12 +15,13 @@ from typing import Any
 import pytest
 
 import valkka_async as va
-from support.recordings import GOP, STEP, head
+from support.recordings import GOP, STEP, Writer, head
 from support.require import missing
 from support.until import until
 from valkka_async.camera.mp4 import boxes
 from valkka_async.camera.mp4.fragments import TIME_BASE
 from valkka_async.record.archive import Archive, Kept
+from valkka_async.record.index import readable
 from valkka_async.record.pattern import Pattern
 from valkka_async.record.retention import Keep
 
@@ -51,6 +53,18 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def free(disk: Path) -> int:
     status = os.statvfs(disk)
     return status.f_bavail * status.f_frsize
+
+
+def fill(path: Path) -> None:
+    """The disk that it is on, with this file."""
+    other = os.open(path, os.O_CREAT | os.O_WRONLY)
+    try:
+        os.posix_fallocate(other, 0, free(path.parent) - 300_000)
+        os.lseek(other, 0, os.SEEK_END)
+        while free(path.parent):
+            os.write(other, bytes(min(4096, free(path.parent))))
+    finally:
+        os.close(other)
 
 
 class Source:
@@ -113,14 +127,7 @@ async def test_a_disk_that_others_have_filled_stops_the_recording_and_not_the_in
                     await until(lambda: server.stats().readers)
                     source.gop()
                     await until(lambda: recorder.stats().frames == GOP)
-                    other = os.open(disk / "other", os.O_CREAT | os.O_WRONLY)
-                    try:
-                        os.posix_fallocate(other, 0, free(disk) - 300_000)
-                        os.lseek(other, 0, os.SEEK_END)
-                        while free(disk):
-                            os.write(other, bytes(min(4096, free(disk))))
-                    finally:
-                        os.close(other)
+                    fill(disk / "other")
                     source.gop()
                     await recorder.wait()
         assert full.value.errno == errno.ENOSPC
@@ -137,3 +144,44 @@ async def test_a_disk_that_others_have_filled_stops_the_recording_and_not_the_in
         archive.follow({"a": Kept(mine, Keep())}, Keep(), lambda _: mine)
         await archive.settled()
         assert (await archive.timeline("a", 0, 1 << 62)).spans == timeline.spans
+
+
+async def test_a_full_disk_with_files_that_the_index_lacks_is_made_room_on(disk: Path) -> None:
+    """As after a restart: it cannot be completed before there is room."""
+    pattern = Pattern(f"{disk}/a/{{n}}.mp4", "a")
+    begin = time.time_ns() - 3600 * 10**9
+    for number in range(40):
+        Writer(disk / "a" / f"{number}.mp4", begin + number * 20 * 10**9).frames(500).complete()
+    async with Archive(disk / ".index") as archive:
+        archive.follow({"a": Kept(pattern, Keep())}, Keep(), lambda _: pattern)
+        await archive.settled()
+    for number in range(40, 200):
+        Writer(disk / "a" / f"{number}.mp4", begin + number * 20 * 10**9).frames(50).complete()
+    fill(disk / "other")
+    async with Archive(disk / ".index") as archive:
+        for _ in range(3):
+            archive.follow({"a": Kept(pattern, Keep())}, Keep(free=MB), lambda _: pattern)
+            await archive.settled()
+        assert free(disk) >= MB
+        assert archive.status().problem == "" and archive.status().index is not None
+        there = {int(path.stem) for path in disk.glob("a/*.mp4")}
+        assert there == set(range(min(there), 200)) and min(there) > 0
+        stored = archive.stored("a")
+        assert stored is not None and stored.files == len(there)
+
+
+def test_an_index_that_a_service_has_left_can_be_read_where_nothing_can_be_written(disk: Path) -> None:
+    pattern = Pattern(f"{disk}/a/{{n}}.mp4", "a")
+    path = disk / "a" / "1.mp4"
+    Writer(path, time.time_ns()).frames(50).complete()
+
+    async def service() -> None:
+        async with Archive(disk / ".index") as archive:
+            archive.follow({"a": Kept(pattern, Keep())}, Keep(), lambda _: pattern)
+            await archive.settled()
+
+    asyncio.run(service())
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=30)
+    index = readable(disk / ".index")
+    assert [one.path for one in index.between("a", 0, 1 << 62)] == [path]
+    index.close()

@@ -27,6 +27,7 @@ from support.until import until, wait_for
 from valkka_async.camera.mp4.fragments import Fragment, Muxer, Timeline
 from valkka_async.camera.source.secrets import parse
 from valkka_async.camera.source.source import Source
+from valkka_async.record import contents
 
 GROUP = 10  # frames from key frame to key frame, at 25 per second
 
@@ -59,9 +60,9 @@ class Film:
             put(server, f)
 
 
-def put(server: va.Server, f: Fragment) -> bool:
-    times: Any = {"pts": f.pts, "dts": f.dts, "duration": f.duration, "time_base": f.time_base}
-    return server.publish(f.data, format="fmp4", key=f.key, **times)
+def put(server: va.Server, f: Fragment, **about: Any) -> bool:
+    about |= {"pts": f.pts, "dts": f.dts, "duration": f.duration, "time_base": f.time_base}
+    return server.publish(f.data, format="fmp4", key=f.key, **about)
 
 
 class Clock:
@@ -238,6 +239,27 @@ async def test_a_camera_that_reconnects_leaves_a_gap_in_the_file(folder: Path, t
     (path,) = written(tmp_path)
     shown = play(path)
     assert shown[100].seconds - shown[99].seconds == pytest.approx(7, abs=0.05)
+
+
+async def test_a_clock_that_is_set_back_begins_another_file_and_one_set_forward_leaves_a_gap(
+    folder: Path, tmp_path: Path
+) -> None:
+    film = Film(clip(folder))
+    hour, begin = 3600 * 10**9, 1_700_000_000 * 10**9
+    with va.serve("cam", slots=128) as server:
+        async with va.Recorder("cam", tmp_path / "{n}.mp4", seconds=None) as recorder:
+            await connected(server)
+            server.set_header(film.header)
+            for number, f in enumerate(film.fragments[:90]):
+                step = 0 if number < 35 else hour if number < 75 else -hour  # not at a key frame
+                put(server, f, timestamp_ns=begin + number * 40_000_000 + step)
+            await until(lambda: recorder.stats().frames == 90)
+    found = [contents.read(path) for path in written(tmp_path)]
+    assert [len(numbers(path)) for path in written(tmp_path)] == [80, 10]
+    frame = 40_000_000
+    assert found[0].gaps == [(begin + 35 * frame, begin + 35 * frame + hour)]
+    assert found[0].end_ns == begin + 75 * frame + hour
+    assert (found[1].begin_ns, found[1].end_ns) == (begin + 80 * frame - hour, begin + 90 * frame - hour)
 
 
 async def test_a_server_that_is_started_again_is_followed(folder: Path, tmp_path: Path) -> None:

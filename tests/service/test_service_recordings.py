@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from hypothesis import given
@@ -18,6 +19,10 @@ NOW = 1_700_000_000 * 10**9
 AGES = st.integers(0, 10 * MINUTE)
 
 
+def age(packet: int | None) -> float:
+    return math.inf if packet is None else packet / 1e9
+
+
 @given(
     opened=st.booleans(),
     written=st.none() | AGES,
@@ -25,16 +30,20 @@ AGES = st.integers(0, 10 * MINUTE)
     packet=st.none() | AGES,
     codec=st.sampled_from(["", "h264", "vp8"]),
     pending=st.integers(0, 1 << 30),
+    step=st.integers(-10 * MINUTE, 10 * MINUTE),
 )
 def test_nothing_is_said_to_be_written_while_no_byte_was_for_a_minute_and_the_camera_sends(
-    opened: bool, written: int | None, began: int, packet: int | None, codec: str, pending: int
+    opened: bool, written: int | None, began: int, packet: int | None, codec: str, pending: int, step: int
 ) -> None:
-    written_ns = None if written is None else NOW - min(written, began)
+    quiet = None if written is None else min(written, began)
+    written_ns = None if quiet is None else NOW - quiet
     path = Path("a.mp4") if opened else None
-    stats = RecorderStats(int(opened), 1, 1, 0, path, 0.0, written_ns, pending)
-    last_packet_ns = 0 if packet is None else NOW - packet
-    state, error = judge(stats, NOW - began, NOW, codec, last_packet_ns)
-    idle = NOW - (written_ns or NOW - began)
+    stats = RecorderStats(
+        int(opened), 1, 1, 0, path, 0.0, written_ns, pending, quiet=None if quiet is None else quiet / 1e9
+    )
+    # Whatever has become of the time of day.
+    state, error = judge(stats, NOW - began + step, began / 1e9, codec, age(packet))
+    idle = began if quiet is None else quiet
     assert (error is not None) == (state is RecordingState.FAILED)
     if idle >= MINUTE:
         assert state is not RecordingState.WRITING
@@ -50,9 +59,12 @@ def test_nothing_is_said_to_be_written_while_no_byte_was_for_a_minute_and_the_ca
 def test_a_recording_is_armed_only_while_frames_are_kept_for_it(
     waits: bool, held: int | None, began: int, packet: int | None
 ) -> None:
-    held_ns = None if held is None else NOW - min(held, began)
-    stats = RecorderStats(0, 0, 0, 0, None, 0.0, None, 0, waits, held_ns)
-    state, _ = judge(stats, NOW - began, NOW, "h264", 0 if packet is None else NOW - packet)
+    quiet = None if held is None else min(held, began)
+    held_ns = None if quiet is None else NOW - quiet
+    stats = RecorderStats(
+        0, 0, 0, 0, None, 0.0, None, 0, waits, held_ns, None if quiet is None or not waits else quiet / 1e9
+    )
+    state, _ = judge(stats, NOW - began, began / 1e9, "h264", age(packet))
     assert state is not RecordingState.WRITING
     if state is RecordingState.ARMED:
         assert waits and held_ns is not None and NOW - held_ns < MINUTE
@@ -63,5 +75,5 @@ def test_a_recording_is_armed_only_while_frames_are_kept_for_it(
 def test_a_slow_camera_is_not_a_failure() -> None:
     """Its newest packet is in the file."""
     last = NOW - 5 * MINUTE
-    stats = RecorderStats(1, 1, 1, 0, Path("a.mp4"), 0.0, last, 0)
-    assert judge(stats, last - MINUTE, NOW, "h264", last) == (RecordingState.WAITING, None)
+    stats = RecorderStats(1, 1, 1, 0, Path("a.mp4"), 0.0, last, 0, quiet=300.0)
+    assert judge(stats, last - MINUTE, 360.0, "h264", 300.0) == (RecordingState.WAITING, None)

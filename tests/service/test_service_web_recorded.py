@@ -101,6 +101,20 @@ async def test_a_clip_is_a_file_of_which_any_part_can_be_asked_for(tmp_path: Pat
                 assert part.headers["Content-Range"] == f"bytes {begin}-{end - 1}/{len(whole)}"
         async with client.get(path, params=query(2, 4), headers={"Range": "bytes=9999999-"}) as none:
             assert (none.status, none.headers["Content-Range"]) == (416, f"bytes */{len(whole)}")
+        async with client.get(path, params=query(2, 4), headers={"Range": "bytes=-0"}) as none:
+            assert none.status == 416
+        async with client.head(path, params=query(2, 4), headers={"Range": "bytes=0-9"}) as head:
+            assert (head.status, int(head.headers["Content-Length"])) == (200, len(whole))
+        for asked in (
+            "bytes=0-1,5-6",
+            "bytes=9-2",
+            "bytes=-",
+            "bytes=a-b",
+            "frames=0-9",
+            "bytes=0-" + "9" * 5000,
+        ):
+            async with client.get(path, params=query(2, 4), headers={"Range": asked}) as all_:
+                assert (all_.status in (200, 206), await all_.read()) == (True, whole), asked
         other = {"Range": "bytes=0-9", "If-Range": '"another"'}
         async with client.get(path, params=query(2, 4), headers=other) as all_:
             assert (all_.status, await all_.read()) == (200, whole)

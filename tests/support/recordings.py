@@ -119,6 +119,11 @@ class Writer:
         self._number += -self._number % GOP
         return self
 
+    def set_clock(self, seconds: float) -> Self:
+        """Forward, or back."""
+        self._ns += int(seconds * 1e9)
+        return self
+
     def complete(self) -> Contents:
         self._file.write(self.contents.trailer())
         return self.leave()

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def clip(
 ) -> None:
     """Write it, and print where it is. A camera that changes its codec or size in between makes several
     files. Raises NoClipError, ConnectError, OSError."""
+    if any("\ud800" <= sign <= "\udfff" for sign in camera):
+        raise NoClipError("the camera's name is no text")
     if not begin < end:
         raise NoClipError("a clip ends after it begins: --to is later than --from")
     if file is not None and not force and Path(file).is_file():
@@ -75,7 +78,9 @@ def clip(
         if e.cause is not ClipCause.CHANGED:
             others = "" if camera in known else f"; there are recordings of {', '.join(known) or 'no camera'}"
             raise NoClipError(f"{camera}: {e}{others}") from None
-        clips = [plan(sources, *part) for part in e.parts]
+        clips = list(_each(sources, e.parts))
+        if not clips:
+            raise NoClipError(f"{camera}: the files of this time are damaged") from None
     for number, one in enumerate(clips, 1):
         path = _path(camera, file, one, number)
         try:
@@ -86,18 +91,28 @@ def clip(
         print(f"{path}: {lasts:.1f} s from {_when(one.begin_ns)}, {in_bytes(one.size)}", flush=True)
 
 
+def _each(sources: list[tuple[Path, Contents]], parts: Iterable[tuple[int, int]]) -> Iterator[Clip]:
+    """The clips of parts of which there is something: files may be shorter than they were."""
+    for begin, end in parts:
+        try:
+            yield plan(sources, begin, end)
+        except ClipError as e:
+            if e.cause is not ClipCause.EMPTY:
+                raise
+
+
 def _sources(index: Index, camera: str, from_ns: int, to_ns: int) -> Iterator[tuple[Path, Contents]]:
     """Files with something of that time, in their order."""
-    entries = [one.path for one in index.between(camera, from_ns, to_ns) if one.whole]
-    found = [(path, index.contents(path)) for path in entries]
-    found += [(path, None) for path in index.unfinished(camera)]
-    known: list[tuple[Path, Contents]] = []
-    for path, contents in found:
-        try:
-            known.append((path, files.read(path) if contents is None else contents))
-        except (OSError, ValueError):  # gone, or without a frame
-            continue
-    yield from sorted(known, key=lambda one: one[1].begin_ns)
+    found: list[tuple[int, Path, Contents | None]] = [
+        (one.begin_ns, one.path, None) for one in index.between(camera, from_ns, to_ns) if one.whole
+    ]
+    for path in index.unfinished(camera):
+        with contextlib.suppress(OSError, ValueError):  # gone, or without a frame
+            contents = files.read(path)
+            found.append((contents.begin_ns, path, contents))
+    for _, path, known in sorted(found, key=lambda one: one[0]):
+        with contextlib.suppress(OSError, ValueError):
+            yield path, known or index.contents(path) or files.read(path)
 
 
 def _index(camera: str, config: Path | None) -> Index:

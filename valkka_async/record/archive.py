@@ -17,33 +17,40 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Self, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 from valkka_async.errors import RecorderError
 from valkka_async.foreign import start
 from valkka_async.record import contents as files
-from valkka_async.record.clip import Clip, plan
+from valkka_async.record.clip import MOST_MARKS, Clip, plan
 from valkka_async.record.contents import Contents
 from valkka_async.record.diary import Diary
 from valkka_async.record.disk import is_written, make_folder
-from valkka_async.record.index import Entry, Index, Stored, entry, is_damage
+from valkka_async.record.index import Entry, Index, Stored, broken, entry, is_damage
 from valkka_async.record.pattern import Found, Pattern
 from valkka_async.record.retention import Held, Keep, victims
-from valkka_async.record.timeline import Timeline, events_of, spans
+from valkka_async.record.timeline import Line, Timeline
 
 T = TypeVar("T")
+_Source: TypeAlias = "tuple[Entry, Contents | None]"  # what there is of one that is being written
 _EVERY = 5.0  # s from one look at what is kept to the next, at most
 _WALK = 3600.0  # s from one look through the folders to the next
+_MEMORY = 60.0  # the same, while the index is in memory
 _CLOSE_SECONDS = 10.0
-_STEP_NS = 3600 * 10**9  # by which a clock that is set forward tells nothing of how old files are
+_STEP_NS = 3600 * 10**9  # by which a clock that is set tells nothing of how old files are
 _DOUBT_NS = 24 * _STEP_NS  # for so long: time to set it right again
 _WAITING = 1000  # jobs, with which events are no longer noted: the disk does not keep up
+_AHEAD_NS = 24 * _STEP_NS  # by which a file ends later than now, if it is of a clock that was wrong
+_ALWAYS_NS = (1 << 63) - 1
 _AT_ONCE = 100  # files that are read before somebody else has a turn
+_SOME = 200  # the same, of those that the index knows
+_LONG_NS = 24 * 3600 * 10**9  # of a clip
 
 log = logging.getLogger("valkka_async.service")
 
@@ -91,6 +98,7 @@ class Archive:
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._ended_event = asyncio.Event()
         self._over = False
+        self._long = asyncio.Lock()
         self._ticker: asyncio.Task[None] | None = None
         # The thread's own:
         self._index: Index | None = None
@@ -98,12 +106,11 @@ class Archive:
         self._open: dict[Path, tuple[str, Contents]] = {}  # being written
         self._behind = False  # the index lacks something
         self._walking = False
-        self._stubborn: set[Path] = set()  # what cannot be deleted
-        self._foreign: set[Path] = set()  # what the config's patterns do not name any more
+        self._left: dict[Path, Held] = {}  # what cannot be deleted, or is nobody's that the config names
         self._ahead_ns: int | None = None  # of the clock, against one that nobody sets
         self._doubted_ns: int | None = None  # since when, by that one, it is not trusted
         self._deleted_files = self._deleted_bytes = 0
-        self._trouble = self._undeleted = ""
+        self._trouble = self._memory = self._undeleted = self._small = ""
         # Written by the thread, read by all:
         self._stored: dict[str, Stored] = {}
         self._free: int | None = None
@@ -167,18 +174,41 @@ class Archive:
             free=self._free,
             deleted_files=self._deleted_files,
             deleted_bytes=self._deleted_bytes,
-            problem=self._trouble or self._undeleted,
+            problem=self._trouble or self._memory or self._undeleted or self._small,
         )
 
     async def timeline(self, camera: str, from_ns: int, to_ns: int) -> Timeline:
         """When a camera was recorded. Raises RecorderError where the index cannot be read. May be
         cancelled."""
-        return await self._ask(lambda: self._timeline(camera, from_ns, to_ns))
+        line = Line(from_ns, to_ns)
+
+        def add(files: list[_Source]) -> bool:
+            line.add(one for one, _ in files)
+            return False
+
+        await self._each(camera, from_ns, to_ns, add)
+        stored = self._stored.get(camera)
+        oldest = None if stored is None else stored.oldest_ns
+        newest = None if stored is None else stored.newest_ns
+        noted = await self._ask(lambda: self._diary.between(camera, from_ns, to_ns))
+        events = tuple(sorted([*line.events(), *noted], key=lambda event: event.at_ns))
+        return Timeline(camera, from_ns, to_ns, oldest, newest, line.spans(), line.gaps(), events)
 
     async def clip(self, camera: str, from_ns: int, to_ns: int) -> Clip:
         """A range of a camera's recordings. Raises ClipError, OSError (RecorderError is one). May be
         cancelled."""
-        return await self._ask(lambda: plan(self._sources(camera, from_ns, to_ns), from_ns, to_ns))
+        sources: list[tuple[Path, Contents]] = []
+
+        def collect(found: list[_Source]) -> bool:
+            sources.extend(self._with_contents(found))
+            return sum(len(contents.marks) for _, contents in sources) > MOST_MARKS
+
+        # Long ones take memory while they are made, so there is one at a time; and others do not wait for it.
+        async with self._long if to_ns - from_ns > _LONG_NS else contextlib.nullcontext():
+            await self._each(camera, from_ns, to_ns, collect)
+            if len(sources) < _AT_ONCE:
+                return await self._ask(lambda: plan(sources, from_ns, to_ns))
+            return await asyncio.to_thread(plan, sources, from_ns, to_ns)
 
     async def settled(self) -> None:
         """Wait until what was told is done. May be cancelled."""
@@ -186,6 +216,19 @@ class Archive:
         while self._walking:  # noqa: ASYNC110 - the thread's, in turns
             await asyncio.sleep(0.01)
         await self._ask(lambda: None)  # a look at what is kept
+
+    async def _each(
+        self, camera: str, from_ns: int, to_ns: int, work: Callable[[list[_Source]], bool]
+    ) -> None:
+        """Do something with the files of that time, in their order, some at a time; until it is True."""
+        after: Entry | None = None
+
+        def some() -> Entry | None:
+            found, last = self._entries(camera, from_ns, to_ns, after)
+            return None if work(found) else last
+
+        while (after := await self._ask(some)) is not None:
+            pass
 
     async def _ask(self, work: Callable[[], T]) -> T:
         if self._over or self._ticker is None:
@@ -208,10 +251,12 @@ class Archive:
         walked = time.monotonic()
         while True:
             await asyncio.sleep(_EVERY)
-            self._submit(self._keep)
-            if self._behind or time.monotonic() - walked > _WALK:
+            # One after the other: another program may have the index locked for long.
+            await self._ask(lambda: self._try(self._keep))
+            every = _EVERY if self._behind else _MEMORY if self._memory else _WALK
+            if time.monotonic() - walked > every:
+                await self._ask(lambda: self._try(self._walk))
                 walked = time.monotonic()
-                self._submit(self._walk)
 
     # --------------------------------------------------------------------------------- any thread's
 
@@ -280,38 +325,50 @@ class Archive:
 
     def _known(self, *, make: bool = False, walk: bool = True) -> Index | None:
         """The index; None: there is none yet. `make`: then there is now. Raises OSError, sqlite3.Error."""
+        if self._index is not None and not self._index.is_there():  # somebody has deleted it
+            self._close()
         if self._index is None and (make or self._place.parent.is_dir()):
-            try:
-                make_folder(self._place.parent)
-                self._index = Index(self._place)
-            except (OSError, sqlite3.Error) as e:
-                if isinstance(e, sqlite3.Error) and is_damage(e):
-                    raise
-                self._index = Index(None)
-                self._trouble = f"the index of recordings is in memory; {self._place} cannot be written: {e}"
-                log.warning("%s", self._trouble)
+            self._index = self._with_file() or Index(None)
             if self._index.fresh and walk:
+                self._ready = False
                 self._submit(self._walk)
         return self._index
 
+    def _with_file(self) -> Index | None:
+        """The index with its file; None: that cannot be written. Raises sqlite3.Error where it is damaged."""
+        text = ""
+        try:
+            make_folder(self._place.parent)
+            return Index(self._place)
+        except (OSError, sqlite3.Error) as e:
+            if isinstance(e, sqlite3.Error) and is_damage(e):
+                raise
+            text = f"the index of recordings is in memory; {self._place} cannot be written: {e}"
+            if text != self._memory:
+                log.warning("%s", text)
+            return None
+        finally:
+            self._memory = text
+
     def _begun(self, camera: str, path: Path, contents: Contents) -> None:
         self._open[path] = camera, contents
+        if self._behind:  # the next walk finds it; another attempt would take its time
+            return
         index = self._known(make=True)
         assert index is not None
         index.put([(entry(camera, path, contents, 0, whole=False), None)])
 
     def _ended(self, camera: str, path: Path, contents: Contents | None) -> None:
-        index = self._known(make=True)
-        assert index is not None
         try:
-            if contents is None:
-                contents = files.read(path)
-            size = path.stat().st_size
-            index.put([(entry(camera, path, contents, size, whole=True), contents)])
-        except FileNotFoundError:
-            index.forget([path])
-        except ValueError:  # it is none any more
-            index.forget([path])
+            if self._behind:
+                return
+            index = self._known(make=True)
+            assert index is not None
+            found = _found(camera, path, contents)
+            if found is None:
+                index.forget([path])
+            else:
+                index.put([found])
         finally:
             self._open.pop(path, None)
 
@@ -320,11 +377,10 @@ class Archive:
     def _walk(self) -> None:
         """Compare the index with the folders."""
         self._trouble = self._undeleted = ""
-        self._stubborn.clear()
-        self._foreign.clear()
-        index = self._index
-        if index is not None and (index.path is None or not index.path.exists()):
-            self._close()  # there may be room now; or somebody has deleted it
+        self._left.clear()
+        if self._index is not None and self._index.path is None and (other := self._with_file()) is not None:
+            self._index.close()  # there is room now
+            self._index = other
         index = self._known(walk=False)
         if index is None or self._over:
             self._ready = True
@@ -336,32 +392,38 @@ class Archive:
                 if before is None or (found.exact and not before[1].exact):
                     seen[found.path] = camera, found
         known = index.known()
-        index.forget([path for path in known if path not in seen and not os.path.lexists(path)])
+        index.forget([path for path in known if path not in seen and not _is_file(path)])
         new = [
             (found.mtime_ns, camera, path)
             for path, (camera, found) in seen.items()
-            if path not in self._open and known.get(path) != (found.size, True)
+            if path not in self._open and not self._is_right(known.get(path), camera, path, found.size)
         ]
         self._behind = False
         self._walking = True
         self._read_some([(camera, path) for _, camera, path in sorted(new)])
+
+    def _is_right(self, known: tuple[str, int, bool] | None, camera: str, path: Path, size: int) -> bool:
+        """Is what the index knows of a file of this camera and size all there is to know?"""
+        if known is None or known[1:] != (size, True):
+            return False
+        # The camera may have another name now. Of two whose patterns fit, the one that has written it knows.
+        before = self._cameras.get(known[0])
+        return known[0] == camera or (before is not None and before.pattern.owns(path) is not False)
 
     def _read_some(self, left: list[tuple[str, Path]]) -> None:
         """The newest files first, a few at a time."""
         now, later = left[-_AT_ONCE:], left[:-_AT_ONCE]
         found: list[tuple[Entry, Contents | None]] = []
         gone = []
-        for camera, path in now:
-            if path in self._open:
-                continue
-            try:
-                contents = files.read(path)
-                size = path.stat().st_size
-            except (OSError, ValueError):  # no recording, or none any more
-                gone.append(path)
-                continue
-            found.append((entry(camera, path, contents, size, whole=True), contents))
         try:
+            for camera, path in now:
+                if path in self._open:
+                    continue
+                one = _found(camera, path)
+                if one is None:
+                    gone.append(path)
+                else:
+                    found.append(one)
             index = self._known()
             if index is not None:
                 index.put(found)
@@ -383,24 +445,42 @@ class Archive:
         index = self._known()
         if index is None:
             return
-        totals = index.stored()
-        growing = self._growing()
-        self._count(totals, growing)
+        stored, growing = index.stored(), self._growing()
+        self._count(stored, growing)
         devices, free = self._file_systems()
         each, total = self._bounds()
-        if not self._ready or not self._is_beyond(totals, growing, free, each, total):
+        if not (self._ready or self._behind):  # a full disk keeps the index from being complete
             return
-        held = [
-            Held(one.camera, one.path, one.end_ns, growing.get(one.path, one.size), one.path in self._open,
-                 devices.get(one.camera))
-            for one in index.oldest_first()
-            if (one.whole or one.path in self._open)
-            and one.path not in self._stubborn
-            and one.path not in self._foreign
-        ]  # fmt: skip
-        gone = [one for one in victims(held, self._clock_ns(), each, total, free) if self._delete(one)]
-        index.forget([one.path for one in gone])
-        self._count(index.stored(), growing)
+        sizes = Counter({camera: one.bytes for camera, one in stored.items()})
+        for path, size in growing.items():
+            sizes[self._open[path][0]] += size
+        for one in self._left.values():
+            sizes[one.camera] -= one.size
+        now_ns = self._clock_ns()
+        latest_ns = now_ns + _AHEAD_NS if self._doubted_ns is None else _ALWAYS_NS
+        wrong = any(one.newest_ns > latest_ns for one in stored.values())
+        with contextlib.closing(self._held(index, latest_ns, wrong, growing, devices)) as held:
+            found = victims(held, sizes, now_ns, latest_ns, each, total, free)
+            gone = [one.path for one in found if self._delete(one)]
+        if gone:
+            index.forget(gone)
+            self._count(index.stored(), growing)
+
+    def _held(
+        self,
+        index: Index,
+        latest_ns: int,
+        ahead: bool,
+        growing: Mapping[Path, int],
+        devices: Mapping[str, int],
+    ) -> Generator[Held, None, None]:
+        """Files in the order in which they are to go. `ahead`: some end later than `latest_ns`."""
+        first = index.oldest_first(latest_ns, ahead=True) if ahead else iter(())
+        for one in chain(first, index.oldest_first(latest_ns)):
+            busy = one.path in self._open
+            if (one.whole or busy) and one.path not in self._left:
+                size, device = growing.get(one.path, one.size), devices.get(one.camera)
+                yield Held(one.camera, one.path, one.begin_ns, one.end_ns, size, busy, device)
 
     def _bounds(self) -> tuple[dict[str, Keep], Keep]:
         """Of each camera and of all; without ages, while the clock is not to be trusted."""
@@ -410,15 +490,18 @@ class Archive:
         return {camera: replace(keep, age=None) for camera, keep in each.items()}, replace(total, age=None)
 
     def _is_clock_good(self) -> bool:
-        """A clock that is set forward by a year makes everything old. So it deletes nothing for a day."""
+        """A clock that is set forward by a year makes everything old, and one that is set back makes it be of
+        the future. So it is not believed for a day."""
         steady_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         ahead_ns = self._clock_ns() - steady_ns
         step_ns = 0 if self._ahead_ns is None else ahead_ns - self._ahead_ns
-        if step_ns > _STEP_NS and self._doubted_ns is None:
+        if abs(step_ns) > _STEP_NS and self._doubted_ns is None:
             self._doubted_ns = steady_ns
-            text = "the clock was set forward by %d h: no recording is deleted for its age in the next 24 h"
-            log.warning(text, step_ns // _STEP_NS)
-        if step_ns <= _STEP_NS or (self._doubted_ns is not None and steady_ns - self._doubted_ns > _DOUBT_NS):
+            text = "the clock was set by %+.0f h: no recording is deleted for its age in the next 24 h"
+            log.warning(text, step_ns / _STEP_NS)
+        if abs(step_ns) <= _STEP_NS or (
+            self._doubted_ns is not None and steady_ns - self._doubted_ns > _DOUBT_NS
+        ):
             self._ahead_ns, self._doubted_ns = ahead_ns, None
         return self._doubted_ns is None
 
@@ -429,8 +512,8 @@ class Archive:
                 sizes[path] = path.stat().st_size
         return sizes
 
-    def _count(self, totals: Mapping[str, tuple[Stored, int]], growing: Mapping[Path, int]) -> None:
-        stored = {camera: one for camera, (one, _) in totals.items()}
+    def _count(self, known: Mapping[str, Stored], growing: Mapping[Path, int]) -> None:
+        stored = dict(known)
         for path, (camera, contents) in self._open.items():
             before = stored.get(camera)
             oldest_ns = contents.begin_ns if before is None else min(before.oldest_ns, contents.begin_ns)
@@ -439,8 +522,9 @@ class Archive:
         self._stored = stored
 
     def _file_systems(self) -> tuple[dict[str, int], dict[int, int]]:
-        """On which each camera's recordings are, and what these have free."""
-        devices, free = {}, {}
+        """On which each camera's recordings are, and what these have free, if they can have as much as is to
+        be."""
+        devices, free, unfit, small = {}, {}, set(), ""
         for camera, kept in self._cameras.items():
             with contextlib.suppress(OSError):
                 root = kept.pattern.root
@@ -451,29 +535,15 @@ class Archive:
                 if device not in free:
                     status = os.statvfs(root)
                     free[device] = status.f_bavail * status.f_frsize
+                    if (self._total.free or 0) > status.f_blocks * status.f_frsize:
+                        small = f"keep.free is more than there is where {root} is: nothing is deleted for it"
+                        unfit.add(device)
         self._free = min(free.values(), default=None)
-        return devices, free
-
-    def _is_beyond(
-        self,
-        totals: Mapping[str, tuple[Stored, int]],
-        growing: Mapping[Path, int],
-        free: Mapping[int, int],
-        each: Mapping[str, Keep],
-        total: Keep,
-    ) -> bool:
-        """Is anything to be deleted? Without a look at each file."""
-        now, sizes = self._clock_ns(), Counter({camera: one.bytes for camera, (one, _) in totals.items()})
-        for path, size in growing.items():
-            sizes[self._open[path][0]] += size
-        bounds = [(keep, sizes[camera], camera) for camera, keep in each.items()]
-        for keep, size, camera in [*bounds, (total, sizes.total(), None)]:
-            ends = [end for name, (_, end) in totals.items() if camera in (None, name)]
-            if keep.size is not None and size > keep.size:
-                return True
-            if keep.age is not None and ends and min(ends) < now - keep.age * 1e9:
-                return True
-        return total.free is not None and any(room < total.free for room in free.values())
+        if small != self._small:
+            self._small = small
+            if small:
+                log.error("%s", small)
+        return devices, {device: room for device, room in free.items() if device not in unfit}
 
     def _delete(self, held: Held) -> bool:
         """Whatever the index says: only what recordings may have written. False: it stays."""
@@ -481,13 +551,13 @@ class Archive:
         pattern = kept.pattern if kept is not None else self._other(held.camera) if self._other else None
         try:
             if pattern is None or pattern.owns(held.path) is False or not self._is_known(held, pattern.root):
-                self._foreign.add(held.path)
+                self._left[held.path] = held
                 return False
             os.unlink(held.path)
         except FileNotFoundError:
             return True
         except OSError as e:
-            self._stubborn.add(held.path)
+            self._left[held.path] = held
             self._undeleted = f"{held.path} cannot be deleted: {e.strerror}"
             log.error("%s", self._undeleted, extra={"camera": held.camera})
             return False
@@ -515,41 +585,57 @@ class Archive:
 
     # ------------------------------------------------------------------------------ what is asked
 
-    def _entries(self, camera: str, from_ns: int, to_ns: int) -> list[tuple[Entry, Contents | None]]:
-        """Files of that time, those that are being written among them, in their order."""
+    def _entries(
+        self, camera: str, from_ns: int, to_ns: int, after: Entry | None
+    ) -> tuple[list[_Source], Entry | None]:
+        """The first files of that time `after` one, those that are being written among them, in their order;
+        and the last one, unless these are all."""
         index = self._known()
-        known = [] if index is None else index.between(camera, from_ns, to_ns)
-        found: list[tuple[Entry, Contents | None]] = [
-            (one, None) for one in known if one.whole and one.path not in self._open
-        ]
+        known = [] if index is None else index.between(camera, from_ns, to_ns, after, _SOME)
+        last = known[-1] if len(known) == _SOME else None
+        found: list[_Source] = [(one, None) for one in known if one.whole and one.path not in self._open]
+        least = -1 if after is None else after.begin_ns
+        most = to_ns if last is None else last.begin_ns
         for path, (name, growing) in self._open.items():
             if name == camera and growing.begin_ns < to_ns and growing.end_ns > from_ns:
                 marks, gaps, events = [*growing.marks], [*growing.gaps], [*growing.events]
                 now = replace(growing, marks=marks, gaps=gaps, events=events)
-                found.append((entry(camera, path, now, now.size, whole=False), now))
-        return sorted(found, key=lambda one: one[0].begin_ns)
+                if least < now.begin_ns <= most:
+                    found.append((entry(camera, path, now, now.size, whole=False), now))
+        return sorted(found, key=lambda one: one[0].begin_ns), last
 
-    def _timeline(self, camera: str, from_ns: int, to_ns: int) -> Timeline:
-        entries = [one for one, _ in self._entries(camera, from_ns, to_ns)]
-        stored = self._stored.get(camera)
-        oldest = None if stored is None else stored.oldest_ns
-        newest = None if stored is None else stored.newest_ns
-        events = [*events_of(entries, from_ns, to_ns), *self._diary.between(camera, from_ns, to_ns)]
-        happened = tuple(sorted(events, key=lambda event: event.at_ns))
-        return Timeline(camera, from_ns, to_ns, oldest, newest, *spans(entries, from_ns, to_ns), happened)
-
-    def _sources(self, camera: str, from_ns: int, to_ns: int) -> list[tuple[Path, Contents]]:
-        index = self._known()
-        found = []
-        for one, contents in self._entries(camera, from_ns, to_ns):
+    def _with_contents(self, found: list[_Source]) -> list[tuple[Path, Contents]]:
+        index, known = self._known(), []
+        for one, contents in found:
             if contents is None and index is not None:
                 contents = index.contents(one.path)
             if contents is None:
                 with contextlib.suppress(OSError, ValueError):
                     contents = files.read(one.path)
             if contents is not None:
-                found.append((one.path, contents))
-        return found
+                known.append((one.path, contents))
+        return known
+
+
+def _found(camera: str, path: Path, contents: Contents | None = None) -> tuple[Entry, Contents | None] | None:
+    """What the index is to have of a file that nobody writes; None: it is no recording, or none any more."""
+    try:
+        if contents is None:
+            contents = files.read(path)
+        return entry(camera, path, contents, path.stat().st_size, whole=True), contents
+    except (OSError, ValueError):
+        pass
+    try:
+        return (broken(camera, path, path.stat()), None) if files.is_begun(path) else None
+    except OSError:
+        return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 class _Journal:

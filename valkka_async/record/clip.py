@@ -6,8 +6,8 @@ read, and so is where each byte comes from: fragments keep their sizes, and what
 and number, depends on nothing but the file that it is in. So any range of bytes can be made by itself, and a
 clip of a day takes no more memory than one of a minute.
 
-It begins with the key frame at or before its beginning. Pauses of up to a minute are pauses in it too; longer
-ones are left out.
+It begins with the key frame at or before its beginning. Pauses between files of up to a minute are
+pauses in it too; longer ones are left out.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _HEADS = 64 << 10  # bytes: a moof box is much shorter
 _CHUNK = 1 << 20
 _HEADER = struct.Struct(">I4s")
 _REFERENCES = 0xFFFF  # in a sidx box
+_SPARSE = 16  # of so many places one, where there would be too many
 _LARGEST = 1 << 31  # bytes that one of them stands for
 _LONGEST = 1 << 32  # ticks of one: 13 hours
 _FILE_BITS = 20  # of fragments' numbers are counted in a file
@@ -120,6 +121,8 @@ def plan(sources: Iterable[tuple[Path, Contents]], from_ns: int, to_ns: int) -> 
     for path, contents in bounded(sources):
         if contents.end_ns <= from_ns or contents.begin_ns >= to_ns or not contents.marks:
             continue
+        if any(begin <= from_ns and to_ns <= end for begin, end in contents.gaps):
+            continue
         if parts and contents.init != digest:
             parts.append([max(from_ns, contents.begin_ns), 0])
         elif not parts:
@@ -164,6 +167,8 @@ def plan(sources: Iterable[tuple[Path, Contents]], from_ns: int, to_ns: int) -> 
         )
     if not pieces:
         raise ClipError(ClipCause.EMPTY, "nothing was recorded in this time")
+    if sum(len(piece.marks) for piece in pieces) > _REFERENCES:  # a day and a half
+        pieces = [replace(piece, marks=piece.marks[::_SPARSE]) for piece in pieces]
     return Clip(init, pieces, begin_ns, end_ns)
 
 
@@ -183,7 +188,9 @@ def _piece(
         after = [mark for mark in marks if mark.ns <= to_ns] or [first]
         last = max(after[-1], first)
         end, until, end_ns = last.offset, last.ticks, last.ns
-        for one in files.fragments(fd, last.offset, size):
+        # Up to the next mark, which is of later: times of the film do not know of a clock that was set.
+        limit = next((mark.offset for mark in marks if mark.offset > last.offset), size)
+        for one in files.fragments(fd, last.offset, limit):
             ticks = one.about.decode + contents.later
             ns = last.ns + (ticks - last.ticks) * 1_000_000_000 // contents.timescale
             if ns >= to_ns and one.begin > first.offset:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -194,6 +195,25 @@ def read(path: Path) -> Contents:
         return contents
     finally:
         os.close(fd)
+
+
+def is_begun(path: Path) -> bool:
+    """Has a recorder begun this file, of which read() makes nothing? Then it has the head of fragmented MP4
+    as FFmpeg writes it, or a part of that. Blocks. Raises OSError."""
+    fd = os.open(path, READING)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return False
+        data = os.pread(fd, _INIT_MAX, 0)
+    finally:
+        os.close(fd)
+    if data[4:12] != b"ftypiso5":  # which films that are not in fragments do not have
+        return False
+    (at,) = struct.unpack_from(">I", data)
+    if at < 12 or at + 8 > len(data):  # the rest is missing
+        return bool(at >= 12)
+    size, kind = _HEADER.unpack_from(data, at)
+    return bool(kind == b"moov" and (at + size > len(data) or b"mvex" in data[at : at + size]))
 
 
 def init_segment(fd: int) -> bytes:

@@ -55,6 +55,7 @@ class Disk:
         self.pieces = 0  # written
         self.bytes = 0
         self.written_ns: int | None = None  # when the last piece was written, Unix
+        self.written_at: float | None = None  # the same, monotonic
         self._low = low
         self._changed = changed
         self._given = 0  # bytes; only begin() and write() count here, only the thread in _taken
@@ -138,7 +139,7 @@ class Disk:
             self._check()
             self._write(data)
             self.pieces += 1
-            self.written_ns = time.time_ns()
+            self.written_ns, self.written_at = time.time_ns(), time.monotonic()
             self.bytes += len(data)
             if begins and self._journal is not None and self._contents is not None:
                 assert self.path is not None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from fractions import Fraction
 from typing import NamedTuple
@@ -26,6 +27,7 @@ class Held:
 
     def __init__(self, seconds: float, max_bytes: int) -> None:
         self.newest_ns: int | None = None  # when the newest piece was taken, Unix
+        self.newest_at: float | None = None  # when it was added, monotonic
         self._ns = int(seconds * 1e9)
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -41,7 +43,7 @@ class Held:
             self.clear()
         if not piece.key and not self._pieces:
             return
-        self.newest_ns = piece.timestamp_ns
+        self.newest_ns, self.newest_at = piece.timestamp_ns, time.monotonic()
         self._pieces.append(piece)
         self._bytes += len(piece.data)
         if piece.key:

@@ -9,6 +9,7 @@ to one thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,9 @@ from valkka_async.errors import DataError
 from valkka_async.record import contents as files
 from valkka_async.record.contents import Contents
 
-_VERSION = 2
+_VERSION = 3
+_LATEST_NS = (1 << 63) - 1
+_BUSY_MS = 1000  # while another program writes; some want to read meanwhile
 _MODE = 0o640  # as that of recordings
 _SCHEMA = """
 CREATE TABLE files (
@@ -37,6 +40,7 @@ CREATE TABLE files (
     height INTEGER NOT NULL
 );
 CREATE INDEX by_time ON files (camera, begin_ns);
+CREATE INDEX by_age ON files (begin_ns);
 CREATE TABLE contents (file INTEGER PRIMARY KEY REFERENCES files ON DELETE CASCADE, text TEXT NOT NULL);
 CREATE TABLE gaps (
     file INTEGER NOT NULL REFERENCES files ON DELETE CASCADE,
@@ -49,11 +53,13 @@ CREATE INDEX of_file ON events (file);
 """
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_ERROR}
 _FIELDS = "camera, path, begin_ns, end_ns, size, whole, init, codec, width, height"
+_TYPES = (str, str, int, int, int, int, str, str, int, int)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file. `whole`: it will not change any more; one that is not was begun, and no more is known."""
+    """A file. `whole`: it will not change any more; one that is not was begun, and no more is known. `init`
+    "": nothing can be read of it."""
 
     camera: str
     path: Path
@@ -86,6 +92,18 @@ def entry(camera: str, path: Path, contents: Contents, size: int, *, whole: bool
     return Entry(camera, path, c.begin_ns, c.end_ns, size, whole, *about, tuple(c.gaps), tuple(c.events))
 
 
+class _FalseError(sqlite3.DatabaseError):
+    """A row as nobody has written it: SQLite does not check types."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
+def broken(camera: str, path: Path, status: os.stat_result) -> Entry:
+    """The entry of a file of which nothing can be read: it counts, and is as old as its last change."""
+    ns = min(max(0, status.st_mtime_ns), _LATEST_NS)
+    return Entry(camera, path, ns, ns, status.st_size, True, "", "", 0, 0)
+
+
 def is_damage(error: sqlite3.Error) -> bool:
     """Is the file at fault, and not the disk or another program that has it locked?"""
     code = getattr(error, "sqlite_errorcode", None)
@@ -102,6 +120,10 @@ class Index:
         self.path = path
         self.fresh = False
         self._db = self._open()
+        self._status: os.stat_result | None = None
+        if path is not None:
+            with contextlib.suppress(OSError):
+                self._status = os.stat(path)
 
     def close(self) -> None:
         self._db.close()
@@ -112,6 +134,15 @@ class Index:
         if self.path is not None:
             self._discard()
 
+    def is_there(self) -> bool:
+        """Is what its path names still this one?"""
+        if self.path is None:
+            return True
+        try:
+            return self._status is not None and os.path.samestat(os.stat(self.path), self._status)
+        except OSError as e:  # a disk that does not answer has it still
+            return e.errno not in (errno.ENOENT, errno.ENOTDIR)
+
     def _open(self) -> sqlite3.Connection:
         if self.path is None:
             return self._made(sqlite3.connect(":memory:", check_same_thread=False))
@@ -120,6 +151,7 @@ class Index:
             try:
                 (version,) = db.execute("PRAGMA user_version").fetchone()
                 if version == _VERSION and db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+                    db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
                     return db
             except BaseException:
                 db.close()
@@ -134,6 +166,7 @@ class Index:
     def _made(self, db: sqlite3.Connection) -> sqlite3.Connection:
         try:
             with db:
+                db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
                 db.execute("PRAGMA foreign_keys = ON")
                 db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_VERSION};COMMIT;")
         except BaseException:
@@ -170,57 +203,74 @@ class Index:
         with self._db as db:
             db.executemany("DELETE FROM files WHERE path = ?", ((str(path),) for path in paths))
 
-    def known(self) -> dict[Path, tuple[int, bool]]:
-        """Size of each file, and whether all is known of it."""
-        rows = self._db.execute("SELECT path, size, whole FROM files")
-        return {Path(path): (size, bool(whole)) for path, size, whole in rows}
+    def known(self) -> dict[Path, tuple[str, int, bool]]:
+        """Camera and size of each file, and whether all is known of it."""
+        rows = self._rows(f"SELECT {_FIELDS} FROM files", (), *_TYPES)  # the types of all are looked at
+        return {one.path: (one.camera, one.size, one.whole) for one in map(_entry, rows)}
 
-    def between(self, camera: str, from_ns: int, to_ns: int) -> list[Entry]:
-        """Files with something of that time, in their order."""
+    def between(
+        self, camera: str, from_ns: int, to_ns: int, after: Entry | None = None, most: int = -1
+    ) -> list[Entry]:
+        """Files with something of that time, in their order: those after another, and so many at most (-1:
+        all)."""
         gaps: dict[int, list[tuple[int, int]]] = {}
-        where = "camera = ? AND begin_ns < ? AND end_ns > ?"
-        values = (camera, to_ns, from_ns)
+        where = "camera = ? AND begin_ns < ? AND end_ns > ? AND init != '' AND (begin_ns, path) > (?, ?)"
+        where += " ORDER BY begin_ns, path LIMIT ?"
+        begin = (-1 << 63, "") if after is None else (after.begin_ns, str(after.path))
+        values = (camera, to_ns, from_ns, *begin, most)
         of_these = f"file IN (SELECT id FROM files WHERE {where})"
         inside = f"SELECT file, begin_ns, end_ns FROM gaps WHERE {of_these}"
-        for number, begin, end in self._db.execute(inside, values):
+        for number, begin, end in self._rows(inside, values, int, int, int):
             gaps.setdefault(number, []).append((begin, end))
         events: dict[int, list[int]] = {}
-        for number, at in self._db.execute(f"SELECT file, at_ns FROM events WHERE {of_these}", values):
+        for number, at in self._rows(f"SELECT file, at_ns FROM events WHERE {of_these}", values, int, int):
             events.setdefault(number, []).append(at)
-        rows = self._db.execute(f"SELECT id, {_FIELDS} FROM files WHERE {where} ORDER BY begin_ns", values)
+        text = f"SELECT id, {_FIELDS} FROM files WHERE {where}"
+        rows = self._rows(text, values, int, *_TYPES)
         return [_entry(row[1:], tuple(gaps.get(row[0], ())), tuple(events.get(row[0], ()))) for row in rows]
 
     def unfinished(self, camera: str) -> list[Path]:
         """Files that are being written, or were when their recorder was killed."""
-        rows = self._db.execute("SELECT path FROM files WHERE camera = ? AND NOT whole", (camera,))
+        rows = self._rows("SELECT path FROM files WHERE camera = ? AND NOT whole", (camera,), str)
         return [Path(path) for (path,) in rows]
 
     def cameras(self) -> list[str]:
         """All that there are recordings of."""
-        return [name for (name,) in self._db.execute("SELECT DISTINCT camera FROM files ORDER BY camera")]
+        rows = self._rows("SELECT DISTINCT camera FROM files ORDER BY camera", (), str)
+        return [name for (name,) in rows]
 
     def contents(self, path: Path) -> Contents | None:
         """What is in a file; None: that is not known."""
-        row = self._db.execute(
-            "SELECT text FROM contents JOIN files ON file = id WHERE path = ?", (str(path),)
-        ).fetchone()
+        what = "SELECT text FROM contents JOIN files ON file = id WHERE path = ?"
+        row = next(self._rows(what, (str(path),), str), None)
         try:
             return None if row is None else files.loads(row[0])
         except DataError:
             return None
 
-    def oldest_first(self) -> Iterator[Entry]:
-        """All files."""
-        rows = self._db.execute(f"SELECT {_FIELDS} FROM files ORDER BY begin_ns")
-        return (_entry(row) for row in rows)
+    def oldest_first(self, latest_ns: int, *, ahead: bool = False) -> Iterator[Entry]:
+        """All files that end by then; `ahead`: all others."""
+        where = f"end_ns {'>' if ahead else '<='} ?"
+        what = f"SELECT {_FIELDS} FROM files WHERE {where} ORDER BY begin_ns"
+        return (_entry(row) for row in self._rows(what, (latest_ns,), *_TYPES))
 
-    def stored(self) -> dict[str, tuple[Stored, int]]:
-        """What there is of each camera, of files that are whole; and when the first of these ends."""
-        rows = self._db.execute(
-            "SELECT camera, sum(size), count(*), min(begin_ns), max(end_ns), min(end_ns) FROM files "
-            "WHERE whole GROUP BY camera"
+    def stored(self) -> dict[str, Stored]:
+        """What there is of each camera, of files that are whole."""
+        rows = self._rows(
+            "SELECT camera, sum(size), count(*), min(begin_ns), max(end_ns) FROM files "
+            "WHERE whole GROUP BY camera",
+            (),
+            *(str, int, int, int, int),
         )
-        return {camera: (Stored(*values[:4]), values[4]) for camera, *values in rows}
+        return {camera: Stored(*values) for camera, *values in rows}
+
+    def _rows(self, text: str, values: tuple[object, ...], *types: type) -> Iterator[tuple[Any, ...]]:
+        """Rows of these types. Raises sqlite3.Error, also for one of others."""
+        with contextlib.closing(self._db.execute(text, values)) as rows:
+            for row in rows:
+                if tuple(map(type, row)) != types:
+                    raise _FalseError("a row with a value of a wrong type")
+                yield row
 
 
 def _entry(
@@ -253,7 +303,17 @@ def readable(path: Path) -> Index:
 class _Foreign(Index):
     def _open(self) -> sqlite3.Connection:
         assert self.path is not None
-        db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+        try:
+            return self._opened("mode=ro")
+        except sqlite3.Error as e:
+            # Nobody has it open, and who may not write into the folder cannot make what SQLite shares there.
+            if e.sqlite_errorcode != sqlite3.SQLITE_CANTOPEN or os.path.exists(f"{self.path}-wal"):
+                raise
+            return self._opened("immutable=1")
+
+    def _opened(self, how: str) -> sqlite3.Connection:
+        assert self.path is not None
+        db = sqlite3.connect(f"{self.path.absolute().as_uri()}?{how}", uri=True, timeout=5.0)
         try:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version != _VERSION:

@@ -95,6 +95,7 @@ class Pattern:
             return
         for entry in entries:
             try:
+                entry.name.encode()
                 if not last:
                     mine = entry.name == text if regex is None else regex.fullmatch(entry.name)
                     if mine and entry.is_dir(follow_symlinks=False):
@@ -104,7 +105,7 @@ class Pattern:
                 if exact is not False and entry.is_file(follow_symlinks=False):
                     status = entry.stat(follow_symlinks=False)
                     yield Found(folder / entry.name, exact is True, status.st_size, status.st_mtime_ns)
-            except OSError:
+            except (OSError, UnicodeEncodeError):  # not text: no recording is called so
                 continue
 
 

@@ -22,7 +22,7 @@ from typing import Self
 
 from valkka_async.camera.mp4 import boxes, edits, sound
 from valkka_async.errors import ConnectionClosed, RecorderError
-from valkka_async.record.contents import Contents
+from valkka_async.record.contents import GAP_NS, Contents
 from valkka_async.record.disk import Disk, Journal
 from valkka_async.record.held import Held, Piece
 from valkka_async.record.pattern import Pattern
@@ -46,7 +46,8 @@ class RecorderStats:
     recorded), the ``path`` that is being written (None: none) and its ``duration`` in seconds so far; when
     something was written last (``written_ns``, Unix; None: nothing was) and bytes that the disk has still to
     take (``pending``). ``waits``: it is for clip(), and none is asked for; ``held_ns``: when the newest frame
-    was taken that is kept for it."""
+    was taken that is kept for it. ``quiet``: seconds since a frame was written, or kept while it waits (None:
+    none was), whatever has become of the clock."""
 
     files: int
     frames: int
@@ -58,6 +59,7 @@ class RecorderStats:
     pending: int
     waits: bool = False
     held_ns: int | None = None
+    quiet: float | None = None
 
 
 class _Part:
@@ -70,6 +72,7 @@ class _Part:
         self.later = 0  # by which the picture begins later, as the file's head says
         self.time_base = time_base
         self.newest = begin
+        self.latest_ns = 0  # when a frame was taken, Unix
         self.sequence = 0
         self.gop = 0  # bytes from the last key frame on
         self.largest_gop = 0
@@ -91,8 +94,8 @@ class Recorder:
     a moment after the picture, is cut where it is: a file ends with a moment of picture alone, whose sound
     begins the next file. The next one begins
     when the file is ``seconds`` long or would outgrow ``max_bytes``, when frames were lost, when the server
-    was restarted, or the frames' size or codec changed; a camera that reconnects leaves a gap in the file's
-    times. A server that is not there (yet, or any more) is waited for.
+    was restarted, the frames' size or codec changed, or the clock was set back; a camera that reconnects
+    leaves a gap in the file's times. A server that is not there (yet, or any more) is waited for.
 
     Files are written under their final names from the first byte on, and each frame with one system call: a
     recorder that is killed leaves files that play up to the last frame. (A power cut may cost what the
@@ -236,7 +239,7 @@ class Recorder:
             self._ending.cancel()
         # Also if no frame comes that would tell that it is over.
         left = (self._until_ns - now) / 1e9 + _LATE
-        self._ending = asyncio.get_running_loop().call_later(left, self._finish, self._disk)
+        self._ending = asyncio.get_running_loop().call_later(left, self._over, self._disk)
 
     def stats(self) -> RecorderStats:
         """Counters since the beginning."""
@@ -248,8 +251,11 @@ class Recorder:
         duration = part.seconds(part.newest) if part is not None and path is not None else 0.0
         counts = disk.files, disk.pieces, disk.bytes, dropped
         waits = self._held is not None and time.time_ns() > self._until_ns
-        held_ns = self._held.newest_ns if self._held is not None else None
-        return RecorderStats(*counts, path, duration, disk.written_ns, disk.pending, waits, held_ns)
+        held_ns, at = None, disk.written_at
+        if self._held is not None:
+            held_ns, at = self._held.newest_ns, self._held.newest_at if waits else at
+        quiet = None if at is None else time.monotonic() - at
+        return RecorderStats(*counts, path, duration, disk.written_ns, disk.pending, waits, held_ns, quiet)
 
     @property
     def name(self) -> str:
@@ -394,6 +400,7 @@ class Recorder:
                 part = _Part(init_segment, self._base(data, dts, time_base, piece.dropped), dts, time_base)
             part.sequence += 1
             part.newest = dts
+            part.latest_ns = max(part.latest_ns, piece.timestamp_ns)
             heard = sound.span(data)
             if heard is not None:
                 self._heard = heard[1]
@@ -434,10 +441,17 @@ class Recorder:
             return True
         if not piece.key:
             return False
+        if piece.timestamp_ns < part.latest_ns - GAP_NS:  # the clock was set back
+            return True
         if self._seconds is not None and part.seconds(piece.dts) >= self._seconds - _EARLY:
             return True
         # The GOP that begins here will be about as large as the largest so far.
         return self._max_bytes is not None and part.contents.whole_size + part.largest_gop > self._max_bytes
+
+    def _over(self, disk: Disk) -> None:
+        """The time of a clip is, also by a clock that was set back."""
+        self._until_ns = 0
+        self._finish(disk)
 
     def _finish(self, disk: Disk) -> None:
         self._heard = None

@@ -56,36 +56,53 @@ class Timeline:
     events: tuple[Event, ...]
 
 
-def spans(entries: Iterable[Entry], from_ns: int, to_ns: int) -> tuple[tuple[Span, ...], tuple[Gap, ...]]:
-    """Those of files in their order, from a time to another."""
-    found: list[tuple[str, Span]] = []
-    for one in entries:
-        begin = one.begin_ns
-        for stop, start in (*one.gaps, (one.end_ns, 0)):
-            _add(found, one, begin, stop)
-            begin = start
-    cut = []
-    for _, span in found:
-        begin, end = max(span.from_ns, from_ns), min(span.to_ns, to_ns)
+class Line:
+    """What files have of a time, file by file in their order."""
+
+    def __init__(self, from_ns: int, to_ns: int) -> None:
+        self._from_ns = from_ns
+        self._to_ns = to_ns
+        self._found: list[tuple[str, Span]] = []  # and the init segments that they have
+        self._events: set[int] = set()
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """The next files."""
+        for one in entries:
+            begin = one.begin_ns
+            for stop, start in (*one.gaps, (one.end_ns, 0)):
+                self._add(one, begin, stop)
+                begin = start
+            self._events.update(at for at in one.events if self._from_ns <= at < self._to_ns)
+
+    def _add(self, one: Entry, begin: int, end: int) -> None:
+        found = self._found
+        if found:
+            init, last = found[-1]
+            begin = max(begin, last.to_ns)  # two recordings may share a moment
+            if begin - last.to_ns <= GAP_NS:
+                begin = last.to_ns
+                if init == one.init:
+                    longer = Span(last.from_ns, max(end, begin), last.codec, last.width, last.height)
+                    found[-1] = init, longer
+                    return
         if begin < end:
-            cut.append(Span(begin, end, span.codec, span.width, span.height))
-    holes = zip(cut, cut[1:], strict=False)
-    return tuple(cut), tuple(Gap(a.to_ns, b.from_ns) for a, b in holes if b.from_ns > a.to_ns)
+            found.append((one.init, Span(begin, end, one.codec, one.width, one.height)))
 
+    def spans(self) -> tuple[Span, ...]:
+        """Those that there are, as far as they are of that time."""
+        cut = []
+        for _, span in self._found:
+            begin, end = max(span.from_ns, self._from_ns), min(span.to_ns, self._to_ns)
+            if begin < end:
+                cut.append(Span(begin, end, span.codec, span.width, span.height))
+        return tuple(cut)
 
-def events_of(entries: Iterable[Entry], from_ns: int, to_ns: int) -> list[Event]:
-    """Those for which files were recorded, from a time to another, in their order."""
-    return [Event(at) for at in sorted({at for one in entries for at in one.events if from_ns <= at < to_ns})]
+    def gaps(self) -> tuple[Gap, ...]:
+        """Those between the spans."""
+        spans = self.spans()
+        holes = zip(spans, spans[1:], strict=False)
+        return tuple(Gap(a.to_ns, b.from_ns) for a, b in holes if b.from_ns > a.to_ns)
 
-
-def _add(found: list[tuple[str, Span]], one: Entry, begin: int, end: int) -> None:
-    if found:
-        init, last = found[-1]
-        begin = max(begin, last.to_ns)  # two recordings may share a moment
-        if begin - last.to_ns <= GAP_NS:
-            begin = last.to_ns
-            if init == one.init:
-                found[-1] = init, Span(last.from_ns, max(end, begin), last.codec, last.width, last.height)
-                return
-    if begin < end:
-        found.append((one.init, Span(begin, end, one.codec, one.width, one.height)))
+    def events(self) -> tuple[Event, ...]:
+        """Those of that time, in their order."""
+        return tuple(Event(at) for at in sorted(self._events))

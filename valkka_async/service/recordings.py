@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class _Recording:
         self._journal = journal
         self._recorder = plan.recorder(journal)
         self._since_ns = self._began_ns = time.time_ns()
+        self._began_at = time.monotonic()
         self._retry_at: float | None = None  # monotonic
         self._error: RecordingError | None = None
         self.task = asyncio.create_task(self._run(), name=f"record {camera}")
@@ -75,7 +77,8 @@ class _Recording:
         error = self._error
         state = RecordingState.FAILED
         if error is None:
-            state, error = judge(stats, self._began_ns, time.time_ns(), codec, last_packet_ns)
+            lasts, packet = time.monotonic() - self._began_at, _age(last_packet_ns, time.time_ns())
+            state, error = judge(stats, self._began_ns, lasts, codec, packet)
         left = None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic())
         return RecordingStatus(
             state=state,
@@ -114,7 +117,7 @@ class _Recording:
             self._retry_at = time.monotonic() + pause
             await asyncio.sleep(pause)
             self._recorder, self._retry_at = self.plan.recorder(self._journal), None
-            self._began_ns = time.time_ns()
+            self._began_ns, self._began_at = time.time_ns(), time.monotonic()
             pause = min(2 * pause, _AGAIN[1])
 
     async def _attempt(self) -> None:
@@ -197,29 +200,37 @@ class Recordings:
 
 
 def judge(
-    stats: RecorderStats, began_ns: int, now_ns: int, codec: str, last_packet_ns: int
+    stats: RecorderStats, began_ns: int, lasts: float, codec: str, packet: float
 ) -> tuple[RecordingState, RecordingError | None]:
-    """How a recording is that has not ended by an error, and what is wrong with it.
+    """How a recording is that has not ended by an error, and what is wrong with it. It began at `began_ns`,
+    Unix, `lasts` seconds ago by a clock that nobody sets; the camera sent something `packet` seconds ago
+    (inf: it did not).
 
     A file that is open proves nothing: what has been written lately does. While the camera sends and nothing
-    is written, it has failed, whatever the reason.
+    is written, it has failed, whatever the reason. The time of day proves nothing either: it may be set.
     """
     newest_ns = stats.held_ns if stats.waits else stats.written_ns
     since_ns = began_ns if newest_ns is None else max(began_ns, newest_ns)
     if stats.path is None and (text := unrecordable(codec)):  # for which it would wait for ever
         return RecordingState.FAILED, RecordingError(RecordingCause.FORMAT, text, began_ns)
-    if now_ns - since_ns < _QUIET * 1e9:
+    quiet = lasts if stats.quiet is None else min(lasts, stats.quiet)
+    if quiet < _QUIET:
         if stats.waits:
             return (RecordingState.WAITING if newest_ns is None else RecordingState.ARMED), None
         open_ = stats.path is not None and stats.written_ns is not None
         return (RecordingState.WRITING if open_ else RecordingState.WAITING), None
-    if last_packet_ns - since_ns < _NEWER * 1e9:
+    if quiet - packet < _NEWER:
         return RecordingState.WAITING, None
     if stats.pending:
         text = f"the disk has not taken {stats.pending >> 10} kB that wait for it; check the file system"
     else:
         text = "the camera sends, but no key frame that a recording can begin with"
     return RecordingState.FAILED, RecordingError(RecordingCause.STUCK, text, since_ns)
+
+
+def _age(packet_ns: int, now_ns: int) -> float:
+    """Of a packet, in seconds; inf: there was none, or none since the clock was set back."""
+    return (now_ns - packet_ns) / 1e9 if 0 < packet_ns < now_ns + 1e9 else math.inf
 
 
 def unrecordable(codec: str) -> str:

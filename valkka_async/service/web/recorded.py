@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,6 +98,17 @@ class Recorded:
             return problem(Code.TIME, str(e))
         if from_ns >= to_ns:
             return problem(Code.TIME, "`from` is before `to`")
+        if self._clips >= _CLIPS:
+            return problem(Code.BUSY, "too many clips are being sent; try again", Retry_After="2")
+        self._clips += 1
+        try:
+            return await self._answer(request, camera, from_ns, to_ns)
+        finally:
+            self._clips -= 1
+
+    async def _answer(
+        self, request: web.Request, camera: str, from_ns: int, to_ns: int
+    ) -> web.StreamResponse:
         try:
             clip = await self._archive.clip(camera, from_ns, to_ns)
         except ClipError as e:
@@ -108,13 +120,7 @@ class Recorded:
             answer = problem(Code.RANGE, f"the clip has {clip.size} bytes")
             answer.headers[hdrs.CONTENT_RANGE] = f"bytes */{clip.size}"
             return answer
-        if self._clips >= _CLIPS:
-            return problem(Code.BUSY, "too many clips are being sent; try again", Retry_After="2")
-        self._clips += 1
-        try:
-            return await _send(request, camera, clip, part)
-        finally:
-            self._clips -= 1
+        return await _send(request, camera, clip, part)
 
     async def still(self, request: web.Request) -> web.Response:
         """GET /api/recordings/CAMERA/still.jpg: the key frame at or before a time."""
@@ -196,8 +202,11 @@ def _next(blocks: Iterator[bytes]) -> bytes | None:
 def _part(request: web.Request, clip: Clip) -> tuple[int, int, bool] | None:
     """From which byte to which, and is it a part? None: there are no such bytes."""
     condition = request.headers.get(hdrs.IF_RANGE)
-    if hdrs.RANGE not in request.headers or (condition is not None and condition != f'"{clip.tag}"'):
+    asked = request.headers.get(hdrs.RANGE) if request.method == hdrs.METH_GET else None
+    if asked is None or (condition is not None and condition != f'"{clip.tag}"'):
         return 0, clip.size, False
+    if re.fullmatch("bytes=-0+", asked):  # the last none of them, which is not all
+        return None
     try:
         wanted = request.http_range
     except ValueError:  # not bytes, or several: all of it is an answer too
