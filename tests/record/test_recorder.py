@@ -11,6 +11,7 @@ import random
 import re
 import threading
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +23,8 @@ import valkka_async as va
 from support import footage
 from support.playback import ffmpeg_finds_no_fault, packets, play, whole_fragments
 from support.program import Child
-from support.rtsp import RtspServer
+from support.require import missing
+from support.rtsp import RtspServer, rtsp_available
 from support.until import until, wait_for
 from valkka_async.camera.mp4.fragments import Fragment, Muxer, Timeline
 from valkka_async.camera.source.secrets import parse
@@ -662,6 +664,15 @@ class CameraThread:
             for f in muxer.mux(packet, arrival):
                 self.server.set_header(muxer.init_segment)
                 put(self.server, f)
+
+
+@pytest.fixture
+def rtsp() -> Iterator[RtspServer]:
+    """One that a test may kill."""
+    if (why := rtsp_available()) is not None:
+        missing(why)
+    with RtspServer(deadline=120) as server:
+        yield server
 
 
 async def test_a_camera_that_is_restarted_and_changes_its_resolution(
