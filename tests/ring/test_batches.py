@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import Counter
@@ -13,7 +14,9 @@ import pytest
 
 import valkka_async as va
 from support.until import until
+from valkka_async.ring import arrivals
 from valkka_async.ring.connection import Connection
+from valkka_async.ring.sets import Candidate, Sets
 
 
 @pytest.fixture
@@ -328,6 +331,25 @@ async def test_a_camera_that_stalls_is_waited_for_once_at_most(cameras: Cameras)
         assert len(await anext(batches)) == 3
 
 
+@pytest.mark.parametrize("align", [None, "capture"])
+@pytest.mark.parametrize("before", [1, 3])
+async def test_a_camera_that_stalls_while_it_is_waited_for_does_not_cost_the_window(
+    cameras: Cameras, monkeypatch: pytest.MonkeyPatch, before: int, align: Any
+) -> None:
+    monkeypatch.setattr(arrivals, "_SILENT", 0.2)
+    servers, merged = cameras
+    batches = merged.batches(window=math.inf, align=align, tolerance=math.inf)
+    for _ in range(before):
+        for server in servers:
+            server.publish(b"x")
+        async with asyncio.timeout(30):
+            await anext(batches)
+    for server in servers[:3]:
+        server.publish(b"x")
+    async with asyncio.timeout(30):
+        assert len(await anext(batches)) == 3
+
+
 # ------------------------------------------------------------------------------------------ aligned
 
 MS = 1_000_000
@@ -400,6 +422,30 @@ async def test_a_camera_whose_clock_is_wrong_costs_the_others_nothing(cameras: C
             assert sorted((await anext(batches)).names) == ["cam0", "cam1", "cam2"], turn
         await asyncio.sleep(0.005)
     assert set(batches.stats().unmatched) == {"cam3"}
+
+
+async def test_a_camera_as_fast_as_its_frames_are_read_holds_nobody_up(
+    cameras: Cameras, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its frames are claimed before a set is made, but not for ever."""
+    servers, merged = cameras
+    put, count = Sets.put, 0
+
+    def put_and_publish(sets: Sets, candidate: Candidate) -> None:
+        nonlocal count
+        count += 1
+        assert count < 10_000
+        put(sets, candidate)
+        servers[0].publish(b"another")
+
+    monkeypatch.setattr(Sets, "put", put_and_publish)
+    batches = merged.batches(align="capture", tolerance=math.inf)
+    for turn in range(5):
+        for server in servers:
+            server.publish(b"x")
+        async with asyncio.timeout(30):
+            with await anext(batches) as batch:
+                assert len(batch) == 4, turn
 
 
 async def test_sets_take_turns_where_there_are_more_cameras_than_rows(cameras: Cameras) -> None:

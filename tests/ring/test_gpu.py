@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncIterator
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,19 @@ async def following(batches: va.Batches) -> va.Batch:
         return await anext(batches)
 
 
+async def under_way(cameras: Cameras, gpu: FakeGpu, value: int) -> tuple[va.Batches, asyncio.Task[va.Batch]]:
+    """Batches that have given one, and the wait for the next, all of which the device was asked for and has
+    not begun."""
+    batches = cameras.batches()
+    cameras.publish(0)
+    await following(batches)
+    gpu.runs = False
+    cameras.publish(value)
+    task = asyncio.create_task(following(batches))
+    await until(lambda: gpu.asked == 9)  # copies, events, descriptions, the kernel, its event
+    return batches, task
+
+
 def on_host(batch: va.Batch) -> NDArray[Any]:
     return np.from_dlpack(batch)
 
@@ -120,13 +134,7 @@ async def test_a_slot_is_registered_once_for_each_generation(cameras: Cameras, g
 
 
 async def test_a_lease_goes_back_when_its_copy_is_done_and_not_before(cameras: Cameras, gpu: FakeGpu) -> None:
-    batches = cameras.batches()
-    cameras.publish(0)
-    await following(batches)
-    gpu.runs = False
-    cameras.publish(100)
-    task = asyncio.ensure_future(following(batches))
-    await until(lambda: gpu.asked >= 8)
+    _batches, task = await under_way(cameras, gpu, 100)
     for done in range(4):
         await until(lambda left=3 - done: cameras.leases == left)
         for turn in range(5):  # the slots that are leased are not written
@@ -171,6 +179,33 @@ async def test_memory_is_used_again_behind_those_who_had_it(cameras: Cameras, gp
     del view, batch, batches
 
 
+async def test_batches_that_go_all_at_once_leave_memory_for_the_next(cameras: Cameras, gpu: FakeGpu) -> None:
+    batches = cameras.batches()
+    held = []
+    for turn in range(5):
+        cameras.publish(turn)
+        held.append(await following(batches))
+    blocks = len(gpu.memory)
+    held.clear()
+    cameras.publish(5)
+    held.append(await following(batches))
+    assert len(gpu.memory) == blocks - 2, "one is in use, two are spare"
+
+
+async def test_weights_stay_on_the_device_however_many_rows_have_them(
+    cameras: Cameras, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Freeing waits for all that the device does, also for others."""
+    monkeypatch.setattr(tensor, "_TABLES", 2)
+    batches = cameras.batches()
+    for sizes in (1, 2, 3):
+        for turn in range(3):
+            for number, server in enumerate(cameras.servers):
+                server.publish(np.full((48, 98 - number % sizes, 3), turn, np.uint8))
+            await following(batches)
+        assert (gpu.frees == 0) is (sizes < 3)
+
+
 async def test_what_cannot_be_registered_is_copied_all_the_same_and_said_once(
     cameras: Cameras, gpu: FakeGpu, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,12 +223,8 @@ async def test_what_cannot_be_registered_is_copied_all_the_same_and_said_once(
 async def test_a_device_that_is_lost_is_an_error_and_leases_go_back(
     cameras: Cameras, gpu: FakeGpu, ahead: int
 ) -> None:
-    batches = cameras.batches()
-    cameras.publish(0)
-    await following(batches)
-    gpu.runs, gpu.ahead = False, ahead
-    cameras.publish(1)
-    task = asyncio.ensure_future(following(batches))
+    batches, task = await under_way(cameras, gpu, 1)
+    gpu.ahead = ahead
     await until(lambda: gpu.asked == 9 - ahead)
     gpu.fails = "the GPU is lost"
     with pytest.raises(va.GpuError, match="lost") as error:
@@ -210,7 +241,9 @@ async def test_a_device_that_is_lost_is_an_error_and_leases_go_back(
 async def test_a_device_that_fails_at_once(
     cameras: Cameras, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, opens: bool
 ) -> None:
-    """Whatever it is that fails, no lease is left, also while somebody has the exception."""
+    """Whatever it is that fails, no lease is left, also while somebody has the exception, and nothing of the
+    attempt."""
+    before = queues()
     batches = cameras.batches()
     if opens:
         cameras.publish(0)
@@ -224,11 +257,18 @@ async def test_a_device_that_fails_at_once(
         caught.append(error)
         assert cameras.leases == 0
     await until(lambda: not workers(), 30)  # which give up what they had
+    assert len(caught) == 3
+    del caught, error
+    await until(lambda: queues() <= before)
     gpu.restart()
     cameras.publish(7)
     assert is_of(await following(batches), 7)
-    assert len(caught) == 3
-    del caught, error
+
+
+def queues() -> int:
+    """Of the threads that work for a GPU, or did."""
+    gc.collect()
+    return sum(type(one) is SimpleQueue for one in gc.get_objects())
 
 
 async def test_a_device_that_hangs_is_an_error(
@@ -237,13 +277,9 @@ async def test_a_device_that_hangs_is_an_error(
     monkeypatch.setattr(tensor, "_SECONDS", 0.2)
     slots: dict[int, int] = {}
     monkeypatch.setattr(pinned, "_users", slots)
-    batches = cameras.batches()
-    cameras.publish(0)
-    await following(batches)
-    gpu.runs = False
-    cameras.publish(1)
+    _batches, task = await under_way(cameras, gpu, 1)
     with pytest.raises(va.GpuError, match="did not finish"):
-        await following(batches)
+        await task
     await until(lambda: cameras.leases == 0)
     await until(lambda: not workers())
     assert gpu.registered and gpu.memory, "copies may still read and write them"
@@ -254,11 +290,7 @@ async def test_a_device_that_hangs_is_an_error(
 
 
 async def test_a_batch_that_is_cancelled_comes_next(cameras: Cameras, gpu: FakeGpu) -> None:
-    batches = cameras.batches()
-    gpu.runs = False
-    cameras.publish(1)
-    task = asyncio.ensure_future(anext(batches))
-    await until(lambda: gpu.asked >= 8)
+    batches, task = await under_way(cameras, gpu, 1)
     task.cancel()
     await asyncio.wait([task])
     gpu.runs = True
@@ -269,13 +301,7 @@ async def test_a_batch_that_is_cancelled_comes_next(cameras: Cameras, gpu: FakeG
 
 async def test_closing_in_the_middle_of_copies(cameras: Cameras, gpu: FakeGpu) -> None:
     """Nothing waits for the device, and its slots stay leased until it is done with them."""
-    batches = cameras.batches()
-    cameras.publish(0)
-    await following(batches)
-    gpu.runs = False
-    cameras.publish(1)
-    task = asyncio.ensure_future(anext(batches))
-    await until(lambda: gpu.asked >= 8)
+    batches, task = await under_way(cameras, gpu, 1)
     task.cancel()
     await asyncio.wait([task])
     del batches, task
@@ -291,13 +317,7 @@ async def test_closing_in_the_middle_of_copies(cameras: Cameras, gpu: FakeGpu) -
 async def test_a_camera_that_leaves_with_a_copy_under_way(
     cameras: Cameras, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches = cameras.batches()
-    cameras.publish(0)
-    await following(batches)
-    gpu.runs = False
-    cameras.publish(50)
-    task = asyncio.ensure_future(following(batches))
-    await until(lambda: gpu.asked >= 8)
+    batches, task = await under_way(cameras, gpu, 50)
     cameras.merged.discard("cam1")
     cameras.servers[2].close()
     gc.collect()
@@ -434,8 +454,9 @@ async def test_a_thread_that_cannot_start_is_no_end(
     with monkeypatch.context() as m:
         m.setattr(threading.Thread, "start", refuse)
         cameras.publish(1)
-        with pytest.raises(RuntimeError, match="start"):
+        with pytest.raises(RuntimeError, match="start") as error:
             await following(batches)
+        assert error.value.__traceback__ is not None and cameras.leases == 0
     for turn in range(5):
         cameras.publish(turn)
         assert is_of(await following(batches), turn)

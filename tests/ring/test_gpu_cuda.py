@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
 from collections.abc import Iterator
 from functools import partial
@@ -13,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from test_gpu import workers
 
 import valkka_async as va
 from support.gpu import BEFORE, BEHIND, compiled
 from support.until import until
-from valkka_async.ring.gpu import cuda, kernel, nvrtc, pinned
+from valkka_async.ring.gpu import cuda, kernel, nvrtc, pinned, tensor
 
 DRIVER = r"""
 #include <stdlib.h>
@@ -25,27 +27,43 @@ DRIVER = r"""
 #define OUT(value) (*out = (value), 0)
 typedef unsigned u32; typedef unsigned long long u64; typedef void *ptr;
 int supported = 1, page_tables = 0, devices = 2, start = 0, fails = 0, again = 0;
-int flags = -1, registered = 0, memory = 0, events = 0, streams = 0, waits = 0, launches = 0;
-int synchronized = 0;
+_Atomic int memory = 0; /* of several threads */
+int flags = -1, registered = 0, events = 0, streams = 0, waits = 0, launches = 0;
+int synchronized = 0, contexts = 0;
+int calls = 0, at = 0, code = 0, stays = 0; /* call number `at` fails, and all from there on */
 static int queries = 0;
 static _Thread_local int depth = 0;
-#define IN if (depth != 1) return 201 /* CUDA_ERROR_INVALID_CONTEXT */; if (fails) return fails
-int cuInit(u32 f) { (void)f; return start; }
-int cuDriverGetVersion(int *out) { return OUT(12040); }
-int cuDeviceGetCount(int *out) { return OUT(devices); }
-int cuDeviceGet(int *out, int n) { return OUT(n + 70); }
+static int call(void) {
+    const int n = __atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST);
+    return at && (n == at || (stays && n > at)) ? code : 0;
+}
+#define CALL const int failed = call(); if (failed) return failed
+#define IN CALL; if (depth != 1) return 201 /* CUDA_ERROR_INVALID_CONTEXT */; if (fails) return fails
+int cuInit(u32 f) { CALL; (void)f; return start; }
+int cuDriverGetVersion(int *out) { CALL; return OUT(12040); }
+int cuDeviceGetCount(int *out) { CALL; return OUT(devices); }
+int cuDeviceGet(int *out, int n) { CALL; return OUT(n + 70); }
 int cuDeviceGetAttribute(int *out, int what, int device) {
+    CALL;
     if (device < 70) return 101;
     return OUT(what == 75 ? 9 : what == 76 ? 0 : what == 100 ? page_tables : what == 113 ? supported : -1);
 }
-int cuDevicePrimaryCtxRetain(ptr *out, int device) { (void)device; return OUT((ptr)0x7000000000001234); }
-int cuCtxPushCurrent_v2(ptr c) { return c != (ptr)0x7000000000001234 ? 201 : (depth++, 0); }
-int cuCtxPopCurrent_v2(ptr *out) { depth--; return OUT(NULL); }
+int cuDevicePrimaryCtxRetain(ptr *out, int device) {
+    CALL;
+    if (device < 70) return 101;
+    contexts++;
+    return OUT((ptr)0x7000000000001234);
+}
+int cuDevicePrimaryCtxRelease_v2(int device) { CALL; if (device < 70) return 101; contexts--; return 0; }
+int cuCtxPushCurrent_v2(ptr c) { CALL; return c != (ptr)0x7000000000001234 ? 201 : (depth++, 0); }
+int cuCtxPopCurrent_v2(ptr *out) { depth--; CALL; return OUT(NULL); }
 int cuCtxSynchronize(void) { IN; synchronized++; return 0; }
 int cuModuleLoadData(ptr *out, const char *image) {
+    CALL;
     return strcmp(image, "a binary") ? 200 : OUT((ptr)0x7000000000000001);
 }
 int cuModuleGetFunction(ptr *out, ptr m, const char *name) {
+    CALL;
     if (m != (ptr)0x7000000000000001 || strcmp(name, "va_rows")) return 500;
     return OUT((ptr)0x7000000000000002);
 }
@@ -71,6 +89,7 @@ int cuMemcpyHtoDAsync_v2(u64 to, ptr from, size_t n, ptr s) {
 int cuMemcpyDtoH_v2(ptr to, u64 from, size_t n) { IN; memcpy(to, (ptr)from, n); return 0; }
 int cuStreamCreate(ptr *out, u32 f) { IN; if (f != 1) return 1; streams++; return OUT(&streams); }
 int cuStreamDestroy_v2(ptr s) { IN; if (s != &streams) return 400; streams--; return 0; }
+int cuStreamQuery(ptr s) { IN; return s == &streams ? 0 : 400; }
 int cuStreamWaitEvent(ptr s, ptr e, u32 f) {
     IN;
     if (s != &streams || !e || f) return 400;
@@ -104,6 +123,11 @@ class Driver:
 
     def __getattr__(self, name: str) -> int:
         return ctypes.c_int.in_dll(self.library, name).value
+
+    def left(self) -> tuple[int, ...]:
+        """Registered slots, memory, events and streams that were not given up."""
+        gc.collect()
+        return self.registered, self.memory, self.events, self.streams
 
     def __setattr__(self, name: str, value: int) -> None:
         ctypes.c_int.in_dll(self.library, name).value = value
@@ -194,6 +218,74 @@ async def test_what_fails_is_said(driver: Driver, set_to: dict[str, int], device
         setattr(driver, name, value)
     with pytest.raises(va.GpuError, match=words):
         await some_batches(device)
+
+
+CODES = [1, 2, 3, 4, 100, 101, 201, 304, 400, 600, 700, 702, 709, 712, 719, 801, 999]
+
+
+class Run:
+    """Three batches of one ring, as one who has errors for a while would make them."""
+
+    def __init__(self, server: va.Server, merged: va.Merge, driver: Driver) -> None:
+        self.server, self.merged, self.driver = server, merged, driver
+        self.image = np.arange(96 * 80, dtype=np.uint8).reshape(96, 80)
+        self.data = b""  # of the last batch
+        self.error: va.GpuError | None = None
+        self.calls = 0  # before all was given up
+
+    async def __call__(self) -> None:
+        self.data = b""
+        try:
+            await self._make()
+        except va.GpuError as e:
+            self.error = e
+
+    async def _make(self) -> None:
+        batches = self.merged.batches(size=(24, 24), device="cuda")
+        for stream in (1, 2, 0x1234):
+            self.server.publish(self.image, format="nv12")
+            async with asyncio.timeout(30):
+                batch = await anext(batches)
+            batch.__dlpack__(stream=stream)
+        self.data = on_host(batch).tobytes()
+        self.calls = self.driver.calls
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("stays", [0, 1])
+async def test_whatever_call_fails_nothing_is_left(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, stays: int
+) -> None:
+    """Each call of the driver's in turn, once, or it and all behind it: GpuError or whole batches; no lease,
+    no registered slot and no thread is left; and with a driver that works again all goes on."""
+    async with va.serve("a", slots=4) as server, va.merge("a") as merged:
+        await until(lambda: None not in merged.stats().sources.values())
+        run = Run(server, merged, driver)
+        await run()
+        wanted, last = run.data, run.calls
+        await until(lambda: not workers())
+        driver.stays = stays
+        for number in range(1, max(last, driver.calls) + 1):
+            forget()
+            code = CODES[number % len(CODES)]
+            monkeypatch.setattr(tensor, "_SECONDS", 0.02 if stays and code == 600 else 30.0)
+            driver.contexts = driver.calls = 0
+            driver.code, driver.at = code, number
+            await run()
+            assert merged.stats().leases == 0, (number, code)  # while somebody has the error
+            failed, run.error = run.error is not None, None
+            assert failed or run.data == wanted
+            await asyncio.sleep(0)  # the loop has the error as long as it runs what that woke
+            await until(lambda: not workers())
+            if not stays and (failed or number <= run.calls):
+                assert driver.left() == (0, 0, 0, 0), (number, code)
+                assert driver.contexts == cuda.opened.cache_info().currsize
+            assert tensor.abandoned or not pinned.registered(), (number, code)
+            tensor.abandoned.clear()
+            pinned._users.clear()
+            driver.at = driver.registered = driver.memory = driver.events = driver.streams = 0
+        await run()
+        assert run.data == wanted
 
 
 def test_without_a_driver_or_a_compiler_it_is_said_what_to_install(

@@ -315,6 +315,7 @@ async def test_a_forgotten_join_closes_itself() -> None:
         (("cam1", "x"), {"wait": -1}),
         (("cam1", "x"), {"wait": float("nan")}),
         (("cam1", "x"), {"depth": 0}),
+        (("cam1", "x"), {"depth": 1.5}),
         (("cam1", "x"), {"depth": 60, "max_leases": 8}),
         (("cam1", "x"), {"policy": "newest"}),
     ],
@@ -322,3 +323,34 @@ async def test_a_forgotten_join_closes_itself() -> None:
 def test_arguments_that_make_no_sense(arguments: tuple[str, str], options: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         va.join(*arguments, **options)
+
+
+async def test_results_that_come_as_fast_as_they_are_read_hold_nobody_up(
+    rings: Rings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody: the other tasks of the loop, and frames, which are given without a result in the end."""
+    camera, _, boxes, found = rings
+    note, noted, turns = va.Join._note, 0, 0
+
+    def note_and_publish(join: va.Join, frame: va.Frame) -> None:
+        nonlocal noted
+        noted += 1
+        assert noted < 10_000 or turns
+        note(join, frame)
+        boxes.publish(b"another")
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    monkeypatch.setattr(va.Join, "_note", note_and_publish)
+    boxes.publish(b"the first")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await asyncio.gather(found.recv(), other())
+    for _ in range(9):
+        camera.publish(IMAGE)
+    frame, result = await soon(found)
+    assert (frame.seq, result) == (1, None) and turns

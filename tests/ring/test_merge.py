@@ -73,6 +73,26 @@ async def test_a_pattern_follows_servers_that_come_and_go() -> None:
             await until(lambda: merged.recv_nowait() is None and not merged.sources)
 
 
+@pytest.mark.parametrize("notices", [False, True])
+async def test_a_server_that_is_back_before_its_end_was_noticed_is_dialled_at_once(
+    monkeypatch: pytest.MonkeyPatch, notices: bool
+) -> None:
+    """However often, and whether the directory or the connection was heard of first."""
+    monkeypatch.setattr(sources, "_DEAD_SECONDS", 1e6)
+    server = va.serve("cam1")
+    async with va.merge("cam*") as merged:
+        for life in range(6):
+            server.publish(b"%d" % life)
+            async with asyncio.timeout(20):
+                with await merged.recv() as frame:
+                    assert bytes(frame.data) == b"%d" % life
+            server.close()
+            server = va.serve("cam1")
+            for _ in range(20 * notices):
+                await asyncio.sleep(0)  # nobody receives
+    server.close()
+
+
 async def test_sources_can_be_added_and_discarded_while_receiving() -> None:
     async with va.serve("a") as a, va.serve("b") as b, va.merge("a") as merged:
         a.publish(b"a")

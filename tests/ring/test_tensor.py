@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
+import math
+import threading
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -17,8 +22,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import valkka_async as va
-from support.until import until
-from valkka_async.ring.fitting import Placement, Shape
+from support.until import until, wait_for
+from valkka_async.ring.batches import Limits
+from valkka_async.ring.fitting import Fits, Placement, Shape, fitting
 from valkka_async.ring.tensor import Tensor
 
 Image = NDArray[np.uint8]
@@ -101,6 +107,32 @@ def test_means_in_whole_proportions_are_exact() -> None:
     assert (row == np.floor(means + 0.5)).all()
 
 
+@pytest.mark.parametrize("frame", [(7680, 9), (513, 700), (1, 4000), (1 << 16, 2)])
+def test_a_pixel_of_very_many_is_their_mean(frame: tuple[int, int]) -> None:
+    """Also of more than there are parts of weights: none is left out for another."""
+    across, down = (np.linspace(0, 120, n) for n in frame)
+    image = np.repeat((across + down[:, None]).astype(np.uint8)[..., None], 3, axis=2)
+    row, _ = row_of(image, "rgb24", size=(2, 2), letterbox=False)
+    assert np.abs(row - resized(image, 2, 2, "area")).max() <= 1
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    size=st.tuples(*[st.integers(1, 1 << 14)] * 2),
+    frame=st.tuples(*[st.integers(1, 1 << 16)] * 2),
+    letterbox=st.booleans(),
+)
+def test_a_frame_of_any_proportions_lies_in_its_row_and_comes_back(
+    size: tuple[int, int], frame: tuple[int, int], letterbox: bool
+) -> None:
+    found = fitting(Shape(size, letterbox), "gray8", frame[::-1])
+    corners = [0, 0, *frame]
+    left, top, right, bottom = found.place.to_model(corners)
+    assert 0 <= left < right <= size[0] + 1e-6 and 0 <= top < bottom <= size[1] + 1e-6
+    assert np.allclose(found.place.to_frame([left, top, right, bottom]), corners, rtol=1e-9, atol=1e-6)
+    assert (len(found.columns.first), len(found.rows.first)) == (round(right - left), round(bottom - top))
+
+
 @pytest.mark.parametrize("format", ["rgb24", "bgr24"])
 @pytest.mark.parametrize("source", ["rgb24", "bgr24", "rgba", "bgra", "gray8", "nv12", "yuv420p"])
 def test_formats_become_the_models_colours(source: va.FrameFormat, format: str) -> None:
@@ -178,6 +210,10 @@ def test_coordinates_are_pairs() -> None:
     [
         ({"size": (0, 5)}, "size"),
         ({"size": (640,)}, "size"),
+        ({"size": 640}, "size"),
+        ({"size": (640.0, 640.0)}, "size"),
+        ({"size": "64"}, "size"),
+        ({"size": (1, 1 << 15)}, "size"),
         ({"layout": "HWC"}, "layout"),
         ({"dtype": "float64"}, "dtype"),
         ({"format": "gray8"}, "format"),
@@ -197,6 +233,15 @@ async def test_what_cannot_be_is_refused(arguments: dict[str, Any], wrong: str) 
     async with va.merge() as merged:
         with pytest.raises(ValueError, match=wrong):
             merged.batches(**{"size": (64, 64), **arguments})
+
+
+def test_numbers_may_be_numpy_s_and_a_size_a_list_that_changes_later() -> None:
+    size = list(np.array([64, 48]))
+    shape = Shape(size, pad=np.uint8(3))  # type: ignore[arg-type]
+    size[0] = np.int64(32)
+    assert (shape.size, shape.pad) == ((64, 48), 3)
+    limits = Limits(np.int64(4), np.int64(2), math.inf, math.inf, "capture", math.inf)  # type: ignore[arg-type]
+    assert limits.max_frames == 4
 
 
 # ------------------------------------------------------------------------------------ batches of them
@@ -285,12 +330,118 @@ async def test_what_is_no_image_is_left_out_counted_and_said_once(
     with caplog.at_level(logging.WARNING):
         for turn in range(3):
             level(servers[0], turn)
-            servers[1].publish(b"a JPEG, say", format="jpeg")
+            servers[1].publish(b"a JPEG, say" * (turn + 1), format="jpeg")
             servers[2].publish(np.zeros((48, 96), np.float32))
             async with asyncio.timeout(10):
                 assert (await anext(batches)).names == ["cam0"]
     assert batches.stats().unusable == {"cam1": 3, "cam2": 3} and merged.stats().leases == 0
     assert len(caplog.records) == 2
+
+
+async def test_a_frame_whose_side_is_too_long_is_left_out(cameras: Cameras) -> None:
+    servers, merged = cameras
+    for server, shape in zip(servers, [(1, (1 << 16) + 1), ((1 << 16) + 1, 1), (1, 1 << 16)], strict=True):
+        server.publish(np.full(shape, 9, np.uint8), format="gray8")
+    batches = merged.batches(window=30, size=(64, 64), letterbox=False)
+    async with asyncio.timeout(30):
+        batch = await anext(batches)
+    assert batch.names == ["cam2"] and (batch.array == 9).all()
+    assert batches.stats().unusable == {"cam0": 1, "cam1": 1}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("fails", ["a row", "the memory", "the first thread", "other threads"])
+async def test_what_fails_costs_no_lease_and_all_goes_on(
+    cameras: Cameras, monkeypatch: pytest.MonkeyPatch, fails: str, threads: int
+) -> None:
+    servers, merged = cameras
+    batches = merged.batches(window=30, size=(96, 48), threads=threads)
+    for server in servers:
+        level(server, 1)
+    start, count = threading.Thread.start, itertools.count(1)
+
+    def refuse(*args: Any) -> Any:
+        del args  # no view of a frame in the traceback: the real one has none
+        raise MemoryError
+
+    def start_some(thread: threading.Thread) -> None:
+        if fails == "the first thread" or next(count) > 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as m:
+        if fails == "a row":
+            m.setattr(Fits, "of", lambda self, frame: (SimpleNamespace(fill=refuse), Placement(1, 1, 0, 0)))
+        elif fails == "the memory":
+            m.setattr("valkka_async.ring.tensor.np.empty", refuse)
+        else:
+            m.setattr(threading.Thread, "start", start_some)
+        async with asyncio.timeout(10):
+            if fails == "other threads":
+                assert (await anext(batches)).array.all(), "those that there are fill all"
+            else:
+                with pytest.raises((MemoryError, RuntimeError)) as error:
+                    await anext(batches)
+                assert error.value.__traceback__ is not None and merged.stats().leases == 0
+    for server in servers:
+        level(server, 2)
+    async with asyncio.timeout(10):
+        assert ((await anext(batches)).array == 2).all()
+
+
+async def test_an_array_that_is_being_filled_belongs_to_its_loop(
+    cameras: Cameras, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers, merged = cameras
+    gate = threading.Event()
+    slow = SimpleNamespace(fill=lambda line, data: gate.wait(60) and line.fill(5))
+    monkeypatch.setattr(Fits, "of", lambda self, frame: (slow, Placement(1, 1, 0, 0)))
+    batches = merged.batches(window=0, size=(64, 64))
+    level(servers[0], 1)
+    task = asyncio.create_task(anext(batches))
+    await until(lambda: merged.stats().received)
+    task.cancel()
+    await asyncio.wait([task])
+    for _ in range(2):
+        with pytest.raises(va.ConcurrencyError):
+            await asyncio.to_thread(lambda: asyncio.run(batches.__anext__()))  # type: ignore[arg-type]
+    gate.set()
+    async with asyncio.timeout(10):
+        assert ((await anext(batches)).array == 5).all()
+
+
+def test_a_loop_that_ends_while_an_array_is_filled_is_told_nothing(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = threading.Event()
+    slow = SimpleNamespace(fill=lambda line, data: gate.wait(60))
+    monkeypatch.setattr(Fits, "of", lambda self, frame: (slow, Placement(1, 1, 0, 0)))
+
+    async def begin_and_leave() -> None:
+        async with va.merge("a") as merged:
+            task = asyncio.create_task(anext(merged.batches(size=(8, 8))))
+            await until(lambda: merged.stats().received)
+            task.cancel()
+            await asyncio.wait([task])
+
+    with va.serve("a") as server:
+        level(server, 1)
+        asyncio.run(begin_and_leave())
+
+    gate.set()
+    wait_for(lambda: not any(one.name.startswith("valkka-batch") for one in threading.enumerate()))
+    assert not caplog.records
+
+
+async def test_forgotten_batches_give_their_memory_and_threads_back_at_once(cameras: Cameras) -> None:
+    servers, merged = cameras
+    batches = merged.batches(size=(96, 48))
+    level(servers[0], 1)
+    async with asyncio.timeout(10):
+        await anext(batches)
+    rows = weakref.ref(batches._tensor)
+    del batches
+    assert rows() is None, "and not when the collector comes"
 
 
 async def test_a_batch_that_is_cancelled_while_it_is_filled_comes_next(cameras: Cameras) -> None:

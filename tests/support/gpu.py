@@ -77,7 +77,7 @@ class FakeGpu:
         self.registrations = 0
         self.memory: dict[int, NDArray[np.uint8]] = {}
         self.waited_for: list[int | None] = []
-        self.copied = self.pageable = self.launches = 0
+        self.copied = self.pageable = self.launches = self.frees = 0
         self.closed = False
         self._lock = threading.RLock()
         self._asked: deque[tuple[Callable[[], object], range]] = deque()  # and what of the host it reads
@@ -164,6 +164,7 @@ class FakeGpu:
             if self._asked:
                 self.wrong.append("memory was freed while the device was busy, which would wait for it")
             memory = self.memory.pop(address)
+            self.frees += 1
             memory[:] = 0xEE
             self._freed.append(memory)
 
@@ -234,6 +235,12 @@ class FakeGpu:
             self._check()
             self._run()
             return self._events[event]
+
+    def idle(self) -> bool:
+        with self._lock:
+            self._check()
+            self._run()
+            return not self._asked
 
     def forget(self, event: int) -> None:
         with self._lock:

@@ -93,16 +93,17 @@ class Arrivals:
     def late(self, name: str, deadline: float, now: float) -> float | None:
         """Until when a source that has no frame yet is worth waiting for; None: it is not.
 
-        It is if it gives frames, and, with a window that tunes itself, if the next one is due in time.
+        It is if it gives frames, until it is silent for longer than usual, and, with a window that tunes
+        itself, if the next one is due in time.
         """
         source = self._sources.get(name)
         if source is None or now >= deadline:
             return None
+        if self._window is not None:
+            late = min(deadline, source.last + max(_STALLED * source.interval, _SILENT))
+            return late if now < late else None
         if not source.intervals:
             return deadline
-        if self._window is not None:
-            longest = max(_STALLED * source.interval, _SILENT)
-            return deadline if now - source.last < longest else None
         late = min(deadline, source.expected + source.slack)
         return late if source.expected < deadline and now < late else None
 

@@ -11,16 +11,19 @@ from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from valkka_async.errors import ConcurrencyError, LeaseLimitError
+from valkka_async.errors import ConcurrencyError, ConnectionClosed, LeaseLimitError
 from valkka_async.ring._shm import Frame
 from valkka_async.ring.arrivals import Arrivals, Plan
 from valkka_async.ring.batch import Batch, BatchStats
 from valkka_async.ring.fitting import Placement
+from valkka_async.ring.promise import Promise
 from valkka_async.ring.sets import Candidate, Sets, clock_of, timed
 from valkka_async.ring.sources import Sources
 from valkka_async.ring.subscription import Link
+from valkka_async.ring.whole import whole
 
 _AGES = 1e10  # s; nothing is as old
+_AT_ONCE = 8  # frames of each source that are claimed before a set is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +38,15 @@ class Limits:
     tolerance: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_frames, int) or self.max_frames < 1:
-            raise ValueError(f"max_frames is at least 1, not {self.max_frames}")
-        if not isinstance(self.min_frames, int) or not 1 <= self.min_frames <= self.max_frames:
-            raise ValueError(f"min_frames is 1 to max_frames, not {self.min_frames}")
+        most = whole(self.max_frames, "max_frames", 1)
+        whole(self.min_frames, "min_frames (up to max_frames)", 1, most)
         if self.window is not None and not self.window >= 0:
             raise ValueError(f"window is 0 seconds or more, not {self.window}")
         if self.max_age is not None and not self.max_age > 0:
             raise ValueError(f"max_age is more than 0 seconds, not {self.max_age}")
         if self.align not in (None, "capture", "sender"):
             raise ValueError(f'align is "capture" or "sender", not {self.align!r}')
-        if not 0 <= self.tolerance < 1e6:
+        if not self.tolerance >= 0:
             raise ValueError(f"tolerance is 0 seconds or more, not {self.tolerance}")
 
 
@@ -53,7 +54,7 @@ class Filler(Protocol):
     """What makes arrays of batches: a Tensor, or a GpuTensor; see there."""
 
     def takes(self, frame: Frame) -> bool: ...
-    def begin(self, frames: list[Frame]) -> tuple[Any, list[Placement], asyncio.Future[Any]]: ...
+    def begin(self, frames: list[Frame]) -> tuple[Any, list[Placement], Promise]: ...
     def close(self) -> None: ...
 
 
@@ -83,7 +84,7 @@ class Batches:
         self._too_old: Counter[str] = Counter()
         self._unusable: Counter[str] = Counter()
         self._tensor = tensor
-        self._filling: tuple[Batch, asyncio.Future[Any]] | None = None  # the array of a batch
+        self._filling: tuple[Batch, Promise] | None = None  # the array of a batch
         self._busy = False  # a task waits for that
 
     def __aiter__(self) -> Batches:
@@ -100,26 +101,43 @@ class Batches:
         return self._ready.receive(loop, take, self._until, iterating=True)
 
     async def _receive_filled(self, tensor: Filler) -> Batch:
+        self._sources.run()  # also if it only waits for an array, which belongs to that loop
         if self._busy:
             raise ConcurrencyError("another task is receiving from these batches")
         self._busy = True
         try:
             if self._filling is None:
-                batch = await self._receive()
-                array, placements, done = tensor.begin(batch.frames)
-                batch.fill(array, placements)
-                self._filling = batch, done
-            batch, done = self._filling
-            await asyncio.shield(done)  # a batch that is cancelled meanwhile is the next one
-            self._filling = None
-            return batch
-        except BaseException as e:
-            if not isinstance(e, asyncio.CancelledError):
-                self._filling = None
-                tensor.close()
+                self._filling = self._begun(tensor, await self._receive())
+            return await self._filled(tensor, *self._filling)
+        except (ConnectionClosed, StopAsyncIteration):
+            tensor.close()
             raise
         finally:
             self._busy = False
+
+    def _begun(self, tensor: Filler, batch: Batch) -> tuple[Batch, Promise]:
+        try:
+            array, placements, done = tensor.begin(batch.frames)
+        except BaseException:
+            batch.release()  # at once: somebody may hold the exception, and so the batch
+            tensor.close()
+            raise
+        batch.fill(array, placements)
+        return batch, done
+
+    async def _filled(self, tensor: Filler, batch: Batch, done: Promise) -> Batch:
+        try:
+            await asyncio.shield(done)  # a batch that is cancelled meanwhile is the next one
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            self._filling = None
+            del done  # which has the exception, and that this frame
+            batch.release()
+            tensor.close()
+            raise
+        self._filling = None
+        return batch
 
     def stats(self) -> BatchStats:
         """Counters since ``batches()``."""
@@ -247,9 +265,10 @@ class Batches:
         return self._batch(chosen, now)
 
     def _collect(self, sets: Sets) -> None:
-        """Claim all that there is to claim."""
+        """Claim what there is to claim; not all, where a camera gives frames faster than they are claimed."""
         by_sender = self._limits.align == "sender"
-        while True:
+        self._soon = True
+        for _ in range(_AT_ONCE * (len(self._sources.members) + 1)):
             try:
                 frame = self._ready.claim()
             except LeaseLimitError:
@@ -257,6 +276,7 @@ class Batches:
                     raise
                 continue
             if frame is None:
+                self._soon = False
                 break
             if self._note(frame):
                 sets.put(timed(frame, by_sender))

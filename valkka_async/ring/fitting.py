@@ -17,6 +17,7 @@ from valkka_async.errors import FrameError
 from valkka_async.ring._rows import MAX_TOTAL
 from valkka_async.ring._shm import Frame
 from valkka_async.ring.formats import size_of
+from valkka_async.ring.whole import whole
 
 log = logging.getLogger("valkka_async")
 
@@ -25,7 +26,10 @@ T = TypeVar("T")
 _CHANNELS = {"rgb24": 3, "bgr24": 3, "rgba": 4, "bgra": 4, "gray8": 1}
 _PLANAR: dict[str, Literal["nv12", "yuv420p"]] = {"nv12": "nv12", "yuv420p": "yuv420p"}
 _TOTAL = 256  # of the weights, where sizes are in no whole proportion
+_LONGEST = 1 << 16  # pixels of a side of a frame: with more, tables of weights would be larger than frames
+_LARGEST = 1 << 14  # pixels of a side of a row
 _FITS = 256  # formats and sizes that are remembered
+_SAID = 4096  # sources and formats of which it was said that they are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,12 @@ class Shape:
     pad: int = 114
 
     def __post_init__(self) -> None:
-        if len(self.size) != 2 or not all(isinstance(n, int) and 0 < n <= 1 << 14 for n in self.size):
-            raise ValueError(f"size is (width, height) in pixels, not {self.size}")
+        try:
+            width, height = self.size
+        except (TypeError, ValueError):
+            raise ValueError(f"size is (width, height) in pixels, not {self.size!r}") from None
+        size = tuple(whole(side, "each side of size", 1, _LARGEST) for side in (width, height))
+        object.__setattr__(self, "size", size)  # nobody changes it later
         for name, known in (
             ("layout", ("NHWC", "NCHW")),
             ("dtype", ("uint8", "float32", "float16")),
@@ -83,8 +91,7 @@ class Shape:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is one of {', '.join(known)}; not {getattr(self, name)!r}")
-        if not (isinstance(self.pad, int) and 0 <= self.pad <= 255):
-            raise ValueError(f"pad is a value from 0 to 255, not {self.pad}")
+        object.__setattr__(self, "pad", whole(self.pad, "pad", 0, 255))
         if self.normalize is not None and self.dtype == "uint8":
             raise ValueError("normalize needs a dtype of float32 or float16")
         self.table()
@@ -137,6 +144,8 @@ def fitting(shape: Shape, format: str, frame: tuple[int, ...]) -> Fitting:
     if size is None:
         raise FrameError(f"{format} is no image that can be resized")
     width, height = size
+    if max(size) > _LONGEST:
+        raise FrameError(f"{width}x{height} is too large: up to {_LONGEST} pixels a side can be resized")
     to_width, to_height = shape.size
     if shape.letterbox:
         scale = min(to_width / width, to_height / height)
@@ -163,22 +172,32 @@ class Fits(Generic[T]):
     def __init__(self, shape: Shape, make: Callable[[Fitting], T]) -> None:
         self._shape = shape
         self._make = make
-        self._fits: dict[tuple[str, tuple[int, ...]], tuple[T, Placement] | None] = {}
+        self._fits: dict[tuple[str, tuple[int, ...]], tuple[T, Placement]] = {}
+        self._said: set[tuple[str, str]] = set()
 
     def of(self, frame: Frame) -> tuple[T, Placement] | None:
         """For frames like this one, and where they lie; None if they can be no row, which is logged, once for
-        each format and shape."""
+        each source and format."""
         key = frame.format, frame.shape
-        if key not in self._fits:
-            if len(self._fits) >= _FITS:
-                self._fits.clear()
+        fit = self._fits.get(key)
+        if fit is None:
             try:
                 found = fitting(self._shape, *key)
-                self._fits[key] = self._make(found), found.place
             except FrameError as e:
-                log.warning("batches: frames of %s are left out: %s", frame.source, str(e))
-                self._fits[key] = None
-        return self._fits[key]
+                self._say(frame, e)
+                return None
+            if len(self._fits) >= _FITS:
+                self._fits.clear()
+            fit = self._fits[key] = self._make(found), found.place
+        return fit
+
+    def _say(self, frame: Frame, error: FrameError) -> None:
+        """Not by shape: encoded frames have a new one each time."""
+        if (frame.source, frame.format) not in self._said:
+            if len(self._said) >= _SAID:
+                self._said.clear()
+            self._said.add((frame.source, frame.format))
+            log.warning("batches: frames of %s are left out: %s", frame.source, str(error))
 
 
 def weights(source: int, size: int, resize: Literal["area", "linear"]) -> Weights:
@@ -199,10 +218,10 @@ def weights(source: int, size: int, resize: Literal["area", "linear"]) -> Weight
         taps = min(source, 1 if not (at % 1).any() else 2)
         first = np.minimum(at.astype(np.int32), source - taps)
         share = np.clip(1 - np.abs(first[:, None] + np.arange(taps) - at[:, None]), 0, None)
-    whole = np.floor(share * _TOTAL)
-    left = (_TOTAL - whole.sum(axis=1)).astype(int)  # what rounding took goes to the largest fractions
-    order = np.argsort(np.argsort(whole - share * _TOTAL, axis=1), axis=1)
-    parts = (whole + (order < left[:, None])).astype(np.uint16)
+    # Sums are rounded, not shares: what rounding takes is given back evenly, also where there are more pixels
+    # than parts.
+    ends = np.rint(share.cumsum(axis=1) * _TOTAL)
+    parts = np.diff(ends, axis=1, prepend=0).astype(np.uint16)
     while parts.shape[1] > 1 and not parts[:, -1].any():
         parts = parts[:, :-1]
     return Weights(source, first.astype(np.int32), np.ascontiguousarray(parts))

@@ -12,15 +12,16 @@ from valkka_async.errors import DataError
 from valkka_async.ring._shm import MAX_LEASES, Frame
 from valkka_async.ring.connection import ReaderStats
 from valkka_async.ring.pairs import Pair, Pairs
-from valkka_async.ring.policy import Policy
+from valkka_async.ring.policy import Policy, check_policy
 from valkka_async.ring.results import Result
 from valkka_async.ring.sourced import Sourced
 from valkka_async.ring.sources import Member, Sources
 from valkka_async.ring.subscription import Subscription
+from valkka_async.ring.whole import whole
 
 log = logging.getLogger("valkka_async")
 
-_RESULTS_AT_ONCE = 64  # before frames are looked at
+_AT_ONCE = 64  # results before frames are looked at, and both before the other tasks have their turn
 _LEASES = 2  # of the ring of results: each is decoded and released at once
 
 
@@ -109,13 +110,14 @@ class Join(Sourced):
             )
         if not 0 <= wait < math.inf:
             raise ValueError(f"wait is 0 seconds or more, not {wait}")
-        if not isinstance(depth, int) or not 1 <= depth < MAX_LEASES:
-            raise ValueError(f"depth is a number from 1 to {MAX_LEASES - 1}, not {depth}")
+        check_policy(policy, max_leases)
+        whole(depth, f"depth (beside max_leases={max_leases})", 1, MAX_LEASES - max_leases - 1)
         # One more: it pushes out the oldest.
         self._frames = Subscription(frames, policy, max_leases + depth + 1)
         self._results = Subscription(results, "ordered", _LEASES)
         self._pairs = Pairs(depth, wait)
         self._invalid = 0
+        self._more = False  # there may be more to claim, and the other tasks have their turn before
         self._sources = Sources(policy, max_leases, reconnect)
         self._sources.add(self._frames)
         self._sources.add(self._results)
@@ -153,15 +155,21 @@ class Join(Sourced):
         return pair
 
     def _collect(self) -> None:
-        """Results before frames: then a frame that is given without its result had none in the ring."""
+        """Results before frames: then a frame that is given without its result had none in the ring. Not all,
+        where results come faster than they are claimed."""
         answering = self._member(self._results)
         if answering is not None and answering.link is not None:
-            for _ in range(_RESULTS_AT_ONCE):
+            for _ in range(_AT_ONCE):
                 frame = answering.link.doorbell.claim()
                 if frame is None:
                     break
                 self._note(frame)
-        while not self._pairs.full and (frame := self._sources.ready.claim()) is not None:
+        self._more = True
+        for _ in range(_AT_ONCE):
+            frame = None if self._pairs.full else self._sources.ready.claim()
+            if frame is None:
+                self._more = False
+                break
             self._note(frame)
 
     def _note(self, frame: Frame) -> None:
@@ -182,7 +190,7 @@ class Join(Sourced):
         return self._sources.members.get(subscription.name)
 
     def _until(self) -> float | None:
-        return self._pairs.due
+        return 0.0 if self._more else self._pairs.due
 
     # -------------------------------------------------------------------------------------- end
 

@@ -175,9 +175,10 @@ class Merge(Sourced):
             can be made, one of the most sources is taken. What finds no partners is left out, and counted.
 
         size
-            (width, height) in pixels: each batch has one contiguous ``array``, of which each frame is a row.
-            Frames of rgb24, bgr24, rgba, bgra, gray8, nv12 and yuv420p can be (nv12 and yuv420p as BT.601, as
-            OpenCV reads them); others are left out, counted and logged.
+            (width, height) in pixels, up to 16384 each: a batch has one contiguous ``array``, of which each
+            frame is a row. Frames of rgb24, bgr24, rgba, bgra, gray8, nv12 and yuv420p can be (nv12 and
+            yuv420p as BT.601, as OpenCV reads them), of up to 65536 pixels a side; others are left out,
+            counted, and logged once for each source and format.
         letterbox
             Keep the proportions: what the frame leaves, on both sides, has the value ``pad``. False: stretch
             it.

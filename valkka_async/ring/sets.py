@@ -14,6 +14,7 @@ from valkka_async.ring._shm import Frame
 Clock = Literal["capture", "sender", "mixed"]
 
 _TIMES = 1 << 63  # ns, of what is a time
+_APART = 1e11  # s; no two times are further apart
 _DEPTH = 3  # frames of a source that wait for those of others
 
 
@@ -44,7 +45,7 @@ class Sets:
     """The frames that wait for others, and what was left out of all sets."""
 
     def __init__(self, tolerance: float, most: int) -> None:
-        self._tolerance = round(tolerance * 1e9)
+        self._tolerance = round(min(tolerance, _APART) * 1e9)
         self._most = most
         self._waiting: dict[str, deque[Candidate]] = {}
         self._turns: dict[str, int] = {}  # when a source was in a set last

@@ -36,6 +36,7 @@ class Member:
         self.subscription = subscription
         self.own = own  # made by the merge, so closed by it
         self.pattern = pattern  # came by a pattern, so leaves with its socket
+        self.renewed = False  # its socket came or went while it was connected
         self.link: Link | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -211,11 +212,13 @@ class Sources:
             if self._matches(name):
                 self._join(self._make(name, pattern=True))
         for name, member in list(self.members.items()):
-            if member.pattern and member.link is None:
-                if name not in self._there:
-                    self._leave(member)
-                elif new is None or name in new:
-                    member.subscription.wake()
+            renewed = new is None or name in new
+            if member.pattern and member.link is not None:
+                member.renewed |= renewed  # which it is told when its connection has ended
+            elif member.pattern and name not in self._there:
+                self._leave(member)
+            elif member.pattern and renewed:
+                member.subscription.wake()
 
     # ------------------------------------------------------------------------------- connecting
 
@@ -278,6 +281,9 @@ class Sources:
         elif member.pattern and member.subscription.name not in self._there:
             self._leave(member)
         else:
+            if member.renewed:  # by a server that is there already
+                member.renewed = False
+                member.subscription.wake()
             member.subscription.unlink()
             self._start(member)
 

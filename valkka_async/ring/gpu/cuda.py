@@ -31,6 +31,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuDeviceGet": (POINTER(c_int), c_int),
     "cuDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
     "cuDevicePrimaryCtxRetain": (POINTER(c_void_p), c_int),
+    "cuDevicePrimaryCtxRelease_v2": (c_int,),
     "cuCtxPushCurrent_v2": (c_void_p,),
     "cuCtxPopCurrent_v2": (POINTER(c_void_p),),
     "cuCtxSynchronize": (),
@@ -44,6 +45,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuMemcpyDtoH_v2": (c_void_p, c_uint64, c_size_t),
     "cuStreamCreate": (POINTER(c_void_p), c_uint),
     "cuStreamDestroy_v2": (c_void_p,),
+    "cuStreamQuery": (c_void_p,),
     "cuStreamWaitEvent": (c_void_p, c_void_p, c_uint),
     "cuEventCreate": (POINTER(c_void_p), c_uint),
     "cuEventDestroy_v2": (c_void_p,),
@@ -82,7 +84,7 @@ def driver() -> Any:
 def check_installed() -> None:
     """Is there what a Cuda needs? Starts nothing. Raises GpuError, ImportError."""
     version = c_int()
-    driver().cuDriverGetVersion(ctypes.byref(version))
+    _check(driver().cuDriverGetVersion(ctypes.byref(version)), "say its version")
     nvrtc.library(version.value // 1000)
 
 
@@ -99,10 +101,17 @@ class _Gpu:
             )
         handle, version = c_int(), c_int()
         _check(driver().cuDeviceGet(ctypes.byref(handle), index), "open the GPU")
-        _check(driver().cuDriverGetVersion(ctypes.byref(version)), "ask for its version")
+        _check(driver().cuDriverGetVersion(ctypes.byref(version)), "say its version")
         self._handle = handle.value
         self.context = c_void_p()
         _check(driver().cuDevicePrimaryCtxRetain(ctypes.byref(self.context), handle), "open the GPU")
+        try:
+            self._prepare(version.value // 1000)
+        except BaseException:  # the next attempt retains it again
+            driver().cuDevicePrimaryCtxRelease_v2(handle)
+            raise
+
+    def _prepare(self, major: int) -> None:
         # A map that is read-only needs the flag, unless the GPU uses the pages of the host; not every GPU
         # knows it.
         self.flags = _PORTABLE
@@ -110,8 +119,9 @@ class _Gpu:
             self.flags |= _READ_ONLY
         self.registers = bool(self.flags & _READ_ONLY) or bool(self._attribute(_HOST_PAGE_TABLES))
         capability = self._attribute(_MAJOR) * 10 + self._attribute(_MINOR)
-        binary = nvrtc.compiled(kernel.SOURCE, capability, version.value // 1000)
-        module, self.kernel = c_void_p(), c_void_p()
+        binary = nvrtc.compiled(kernel.SOURCE, capability, major)
+        self.kernel = c_void_p()
+        module = c_void_p()
         with self.current():
             _check(driver().cuModuleLoadData(ctypes.byref(module), binary), "load the kernel")
             name = kernel.NAME.encode()
@@ -148,7 +158,8 @@ class Cuda:
         self.name, self.dlpack, self.pid = f"cuda:{index}", (2, index), os.getpid()
         self._gpu = opened(index, self.pid)
         self._stream = c_void_p()
-        self._events: list[int] = []
+        self._events: list[int] = []  # all
+        self._free: list[int] = []  # those that may be used again
         with self._gpu.current():
             _check(driver().cuStreamCreate(ctypes.byref(self._stream), _NON_BLOCKING), "make a stream")
 
@@ -178,8 +189,9 @@ class Cuda:
 
     def free(self, address: int) -> None:
         with self._current():
-            _check(driver().cuCtxSynchronize(), "wait for its end")
-            _check(driver().cuMemFree_v2(address), "free memory")
+            waited, freed = driver().cuCtxSynchronize(), driver().cuMemFree_v2(address)
+            _check(waited, "wait for its end")
+            _check(freed, "free memory")
 
     def copy_in(self, to: int, source: int, nbytes: int) -> None:
         with self._current():
@@ -219,24 +231,28 @@ class Cuda:
 
     def _recorded(self, stream: c_void_p) -> int:
         """An event of a stream."""
-        event = c_void_p(self._events.pop() if self._events else None)
-        if event.value is None:
-            _check(driver().cuEventCreate(ctypes.byref(event), _NO_TIMING), "make an event")
+        if not self._free:
+            made = c_void_p()
+            _check(driver().cuEventCreate(ctypes.byref(made), _NO_TIMING), "make an event")
+            self._events.append(made.value or 0)
+            self._free.append(made.value or 0)
+        event = self._free.pop()
         result = driver().cuEventRecord(event, stream)
         if result:
-            self._events.append(event.value or 0)
+            self._free.append(event)
             _check(result, "record an event")
-        return event.value or 0
+        return event
 
     def done(self, event: int) -> bool:
         with self._current():
-            result = driver().cuEventQuery(event)
-            if result != _NOT_READY:
-                _check(result, "copy or convert frames")
-            return bool(result != _NOT_READY)
+            return _is_done(driver().cuEventQuery(event))
+
+    def idle(self) -> bool:
+        with self._current():
+            return _is_done(driver().cuStreamQuery(self._stream))
 
     def forget(self, event: int) -> None:
-        self._events.append(event)
+        self._free.append(event)
 
     def wait_for(self, stream: int | None) -> None:
         with self._current():
@@ -248,17 +264,25 @@ class Cuda:
             except GpuError:  # a stream that there is no more
                 _check(driver().cuCtxSynchronize(), "wait for a library")
                 return
-            _check(driver().cuStreamWaitEvent(self._stream, event, 0), "wait for a library")
+            result = driver().cuStreamWaitEvent(self._stream, event, 0)
             self.forget(event)  # what waits for it goes by what was recorded by now
+            _check(result, "wait for a library")
 
     def close(self) -> None:
         check_owner(self)
         with self._current():
+            self._free.clear()
             while self._events:
                 driver().cuEventDestroy_v2(self._events.pop())
             stream, self._stream = self._stream, c_void_p()
             if stream.value:
                 driver().cuStreamDestroy_v2(stream)
+
+
+def _is_done(result: int) -> bool:
+    if result != _NOT_READY:
+        _check(result, "copy or convert frames")
+    return result != _NOT_READY
 
 
 def _check(result: int, what: str) -> None:

@@ -64,6 +64,9 @@ class Device(Protocol):
     def done(self, event: int) -> bool:
         """Is it? Never waits."""
 
+    def idle(self) -> bool:
+        """Is all done that was asked for? Never waits."""
+
     def forget(self, event: int) -> None:
         """The event may be used again."""
 

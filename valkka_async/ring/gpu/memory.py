@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import weakref
 from collections import deque
 from typing import Any
@@ -82,7 +83,7 @@ class DeviceArray:
             return lend(host, host.ctypes.data, _CPU, self.dtype, self.shape, versioned)
         if copy:
             raise BufferError("copy the tensor with its library, as with torch's clone()")
-        block.users.add(stream)
+        block.users.add(None if stream is None else operator.index(stream))
         return lend(self, block.address, device.dlpack, self.dtype, self.shape, versioned)
 
 
@@ -101,11 +102,12 @@ class Blocks:
             self._spare.append(self._back.popleft())
         fitting = [block for block in self._spare if block.nbytes >= nbytes]
         block = min(fitting, key=lambda one: one.nbytes, default=None)
-        if block is not None:
-            self._spare.remove(block)
-        for other in [one for one in self._spare if one.nbytes < nbytes or len(self._spare) > _SPARE]:
+        kept = [block, *[one for one in fitting if one is not block][-_SPARE:]]
+        for other in [one for one in self._spare if one not in kept]:
             self._spare.remove(other)
             self._device.free(other.address)
+        if block is not None:
+            self._spare.remove(block)
         return block or Block(self._device.allocate(nbytes), nbytes)
 
     def come_back(self, block: Block) -> None:

@@ -23,6 +23,11 @@ _ADVICE = (
     "CUDA 12, nvidia-cuda-nvrtc-cu12). PyTorch and CuPy's wheels with CUDA bring it"
 )
 _MAJORS = (13, 12, 11)
+_FUNCTIONS = (  # 11.2 has them all
+    "nvrtcGetErrorString", "nvrtcGetNumSupportedArchs", "nvrtcGetSupportedArchs", "nvrtcCreateProgram",
+    "nvrtcCompileProgram", "nvrtcDestroyProgram", "nvrtcGetProgramLogSize", "nvrtcGetProgramLog",
+    "nvrtcGetCUBINSize", "nvrtcGetCUBIN", "nvrtcGetPTXSize", "nvrtcGetPTX",
+)  # fmt: skip
 
 
 @cache
@@ -31,6 +36,8 @@ def library(major: int) -> Any:
     for path in sorted(candidates(), key=lambda one: _major(one) != major):
         try:
             found = ctypes.CDLL(path)
+            for name in _FUNCTIONS:
+                getattr(found, name)
             found.nvrtcGetErrorString.restype = ctypes.c_char_p
             return found
         except (OSError, AttributeError):

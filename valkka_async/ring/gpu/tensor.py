@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -11,7 +12,9 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,7 @@ from valkka_async.ring.gpu.device import Device, Target
 from valkka_async.ring.gpu.kernel import ROW, Row
 from valkka_async.ring.gpu.memory import Block, Blocks, DeviceArray
 from valkka_async.ring.gpu.pinned import Pinned
+from valkka_async.ring.promise import Promise, fulfil
 
 log = logging.getLogger("valkka_async")
 
@@ -42,15 +46,17 @@ class GpuTensor:
         self._fits = Fits(shape, Row)
         self._pid = os.getpid()
         self._jobs: _Jobs | None = None  # of the thread; None: there is none
+        self._end: weakref.finalize[..., Any] | None = None  # what ends it
 
     def takes(self, frame: Frame) -> bool:
-        """Is it an image that can be a row? What is not is logged, once for each format and shape."""
+        """Is it an image that can be a row? What is not is logged, once for each source and format."""
         return self._fits.of(frame) is not None
 
-    def begin(self, frames: list[Frame]) -> tuple[DeviceArray, list[Placement], asyncio.Future[None]]:
+    def begin(self, frames: list[Frame]) -> tuple[DeviceArray, list[Placement], Promise]:
         """An array that is being filled with frames that it takes, and their places. It is whole when the
         future is done. Each frame is released as soon as it is copied, unless they are kept. The future
-        raises GpuError, ImportError. Raises InheritedError in a forked child."""
+        raises GpuError, ImportError. Raises InheritedError in a forked child, RuntimeError if there can be no
+        thread."""
         if self._pid != os.getpid():
             raise InheritedError(
                 "these batches belong to the parent process, and CUDA does not survive a fork: make others "
@@ -60,53 +66,42 @@ class GpuTensor:
         width, height = self._shape.size
         one = (height, width, 3) if self._shape.layout == "NHWC" else (3, height, width)
         array = DeviceArray((len(frames), *one), np.dtype(self._shape.dtype))
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
+        done: Promise = asyncio.get_running_loop().create_future()
         if self._jobs is None:
             jobs: _Jobs = SimpleQueue()
             work = _Work(self._shape, self._keep, self._open)
             threading.Thread(target=_run, args=(jobs, work), name="valkka-gpu", daemon=True).start()
-            weakref.finalize(self, jobs.put, None).atexit = False
+            self._end = weakref.finalize(self, jobs.put, None)
+            self._end.atexit = False
             self._jobs = jobs
-        self._jobs.put((list(zip(frames, (row for row, _ in fits), strict=True)), array, loop, done))
+        self._jobs.put((list(zip(frames, (row for row, _ in fits), strict=True)), array, done))
         return array, [place for _, place in fits], done
 
     def close(self) -> None:
         """End the thread, once it has done what it was asked for, and give up what it has of the device. Does
         not wait."""
-        jobs, self._jobs = self._jobs, None
-        if jobs is not None:
-            jobs.put(None)
+        self._jobs = None
+        if self._end is not None:
+            self._end()
 
 
-_Job = tuple[list[tuple[Frame, Row]], DeviceArray, asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+_Job = tuple[list[tuple[Frame, Row]], DeviceArray, Promise]
 _Jobs = SimpleQueue["_Job | None"]  # whose put() may be called in the midst of anything
 
 
 def _run(jobs: _Jobs, work: _Work) -> None:
     """The thread."""
     while (job := jobs.get()) is not None:
-        rows, array, loop, done = job
+        rows, array, done = job
         error: BaseException | None = None
         try:
             work.fill(rows, array)
         except BaseException as e:
             error = e
-        try:
-            loop.call_soon_threadsafe(_tell, done, error)
-        except RuntimeError:
-            pass  # the loop is closed, and nobody waits
-        del job, rows, array, done, error  # what was handed out is the reader's alone
+        del job, rows, array  # what is handed out is the reader's alone
+        fulfil(done, error)
+        del done, error
     work.close()
-
-
-def _tell(done: asyncio.Future[None], error: BaseException | None) -> None:
-    if done.done():
-        return
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)
 
 
 class _Work:
@@ -145,10 +140,10 @@ class _Work:
             copy.frame.release()
 
     def _abandon(self, copies: deque[_Copy]) -> None:
-        """Let the copies that were started end, if the device still does anything."""
+        """Let what was started end, if the device still does anything."""
         try:
             if self._on is not None:
-                self._await(self._on, copies)
+                self._on.settle()
         except GpuError:
             pass
         while copies:  # nobody will see what becomes of them
@@ -181,19 +176,23 @@ class _OnDevice:
         self._weights: dict[Row, int] = {}
         self._until = 0.0
         self._hangs = False
-        self._table = self._put(np.frombuffer(shape.table().tobytes(), np.uint8))
+        self._table = 0
 
     def start(self, rows: list[tuple[Frame, Row]], array: DeviceArray, copies: deque[_Copy]) -> int:
         """Ask the device for all of a batch. The copies are noted as they are begun; the event is that of the
-        end.
-        Raises GpuError."""
+        end. Raises GpuError."""
         device = self._device
         self._until = time.monotonic() + _SECONDS
+        if not self._table:
+            self._table = self._put(np.frombuffer(self._shape.table().tobytes(), np.uint8))
         self._pinned.forget_idle()
-        if len(self._weights) + len(rows) > _TABLES:
-            for address in self._weights.values():
-                device.free(address)
-            self._weights.clear()
+        if len(self._weights.keys() | {row for _, row in rows}) > _TABLES:
+            while self._weights:
+                device.free(self._weights.popitem()[1])
+        block = self._blocks.take(
+            array.nbytes
+        )  # what has to be freed is, before there is anything to wait for
+        array.put(device, block, self._blocks)
         begin = at = _up(ROW.itemsize * len(rows))
         size = begin + sum(_up(frame.nbytes) for frame, _ in rows)
         if size > self._frames.nbytes:
@@ -215,8 +214,6 @@ class _OnDevice:
             descriptions[number] = row.at(to, self._weights[row])
             at += _up(frame.nbytes)
         device.copy_in(self._frames.address, descriptions.ctypes.data, descriptions.nbytes)
-        block = self._blocks.take(array.nbytes)
-        array.put(device, block, self._blocks)
         for stream in block.users:
             device.wait_for(stream)
         block.users.clear()
@@ -227,14 +224,21 @@ class _OnDevice:
 
     def wait(self, event: int) -> None:
         """Until the event is done, for as long as a batch may take. Raises GpuError."""
+        self._poll(partial(self._device.done, event))
+        self._device.forget(event)
+
+    def settle(self) -> None:
+        """Until nothing is left of what was asked for, for as long as a batch may take. Raises GpuError."""
+        self._poll(self._device.idle)
+
+    def _poll(self, done: Callable[[], bool]) -> None:
         pause, most = _PAUSE
-        while not self._device.done(event):
+        while not done():
             if time.monotonic() >= self._until:
                 self._hangs = True
                 raise GpuError(f"{self._device.name} did not finish a batch within {_SECONDS:.0f} s")
             time.sleep(pause)
             pause = min(pause * 1.5, most)
-        self._device.forget(event)
 
     def close(self) -> None:
         """Give all up. Where the device hangs, all stays as it is until the process ends: freeing would wait,
@@ -242,23 +246,26 @@ class _OnDevice:
         if self._hangs:
             abandoned.append(self)
             return
-        try:
-            self._pinned.close()
-            self._blocks.close()
-            for address in [
-                self._table,
-                *self._weights.values(),
-                *([self._frames.address] * bool(self._frames.nbytes)),
-            ]:
-                self._device.free(address)
-            self._device.close()
-        except (GpuError, InheritedError) as e:
-            log.debug("batches: %s", str(e))
+        memory = [self._table, self._frames.address, *self._weights.values()]
+        # Freeing waits for the device, so no copy is under way when slots are unregistered.
+        steps: list[Callable[[], None]] = [
+            partial(self._device.free, address) for address in memory if address
+        ]
+        for give_up in [*steps, self._blocks.close, self._pinned.close, self._device.close]:
+            try:
+                give_up()
+            except (GpuError, InheritedError) as e:
+                log.debug("batches: %s", str(e))
 
     def _put(self, data: NDArray[np.uint8]) -> int:
         """Memory of the device with this in it."""
         address = self._device.allocate(data.nbytes)
-        self._device.copy_in(address, data.ctypes.data, data.nbytes)
+        try:
+            self._device.copy_in(address, data.ctypes.data, data.nbytes)
+        except GpuError:
+            with contextlib.suppress(GpuError):
+                self._device.free(address)
+            raise
         return address
 
 
