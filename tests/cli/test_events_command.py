@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import signal
+import time
+
+import pytest
 
 import valkka_async as va
 from support.program import Program, one_line, run
-from support.until import wait_for
+from support.until import SECONDS, wait_for
 
 
 def test_events_are_lines_for_people_and_for_programs() -> None:
@@ -47,3 +52,40 @@ def test_rings_of_events_are_shown_by_top_only_when_they_are_asked_for() -> None
 def test_a_name_that_is_none_is_refused() -> None:
     done = run("events", "a b")
     assert done.returncode == 1 and "neither a name nor a pattern" in one_line(done.stderr)
+
+
+def test_it_can_be_ended_while_nobody_reads_them() -> None:
+    with va.serve("cam1") as server:
+        server.emit("first")
+        with Program("events", "--json") as program:
+            wait_for(lambda: _readers(server) == 1)
+            for n in range(300):
+                server.emit("n", "ü" * 900, number=n)
+                time.sleep(0.001)
+            wait_for(lambda: _filled(program))
+            program.signal(signal.SIGTERM)
+            assert program.process.wait(SECONDS) == 0
+            count = sum(1 + json.loads(program.line())["missed"] for _ in range(5))
+            assert count == 5  # what was printed is whole
+
+
+def _filled(program: Program) -> bool:
+    """Nothing more fits into the pipe of its output."""
+    pipe = os.open(f"/proc/{program.pid}/fd/1", os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        return not select.select([], [pipe], [], 0)[1]
+    finally:
+        os.close(pipe)
+
+
+def test_a_terminal_that_does_not_know_all_letters_gets_them_written_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    with va.serve("cam1") as server:
+        server.emit("first")
+        with Program("events") as program:
+            wait_for(lambda: _readers(server) == 1)
+            server.emit("n", "Tür \u2028")
+            assert program.line().endswith(" cam1 n: T\\xfcr \\u2028")
+            assert program.end(signal.SIGTERM) == (0, "")

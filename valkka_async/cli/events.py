@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterable
 
+from valkka_async.cli import lines
 from valkka_async.ring.events import Event
 from valkka_async.ring.listening import events
 
@@ -15,7 +16,7 @@ async def show(cameras: Iterable[str], codes: Iterable[str], *, as_json: bool) -
     """For ever. Raises InvalidNameError."""
     async with events(*cameras, codes=codes) as happening:
         async for event in happening:
-            print(json.dumps(event.to_json()) if as_json else line(event), flush=True)
+            await lines.put(json.dumps(event.to_json()) if as_json else line(event))
 
 
 def line(event: Event) -> str:

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from valkka_async.cli.figures import Collector, Figures
+from valkka_async.cli.lines import put
 from valkka_async.cli.survey import ANSWER_SECONDS, Survey
 from valkka_async.cli.topview import View, document, lines, widths
 from valkka_async.ring.rendezvous import runtime_dir
@@ -93,7 +94,7 @@ class Top:
         await self.figures()  # from which the first rates are measured
         while True:
             await asyncio.sleep(_INTERVAL)
-            print(json.dumps(document(await self.figures())), flush=True)
+            await put(json.dumps(document(await self.figures())))
 
     async def show_once(self, *, as_json: bool = False) -> None:
         """What happened in an interval: all rows, and names in full however narrow the terminal is."""
@@ -124,4 +125,4 @@ class Top:
         while True:
             await asyncio.sleep(_INTERVAL)
             for line in lines(await self.figures()):
-                print(line, flush=True)
+                await put(line)
