@@ -596,10 +596,17 @@ async def test_an_index_in_whose_place_is_another_is_left(tmp_path: Path) -> Non
     async with archive(tmp_path / "y") as it:
         record(it, tmp_path / "y", "a", range(5))
         await it.settled()
+        with sqlite3.connect(it.status().index or "") as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        db.close()
         os.replace(tmp_path / "x" / ".index.sqlite", it.status().index or "")
         await spans(it)
         await it.settled()
         assert await spans(it) == [(0, 10)]
+        with sqlite3.connect(it.status().index or "") as db:  # as others read it
+            mine = db.execute("SELECT count(*) FROM files WHERE path LIKE '%/y/a/%'").fetchone()
+            assert mine == (5,)
+        db.close()
 
 
 async def test_an_index_in_memory_goes_to_its_file_when_that_can_be(tmp_path: Path) -> None:

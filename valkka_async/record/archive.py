@@ -325,11 +325,12 @@ class Archive:
 
     def _known(self, *, make: bool = False, walk: bool = True) -> Index | None:
         """The index; None: there is none yet. `make`: then there is now. Raises OSError, sqlite3.Error."""
-        if self._index is not None and not self._index.is_there():  # somebody has deleted it
+        lost = self._index is not None and not self._index.is_there()
+        if lost:  # somebody has deleted it, or put another in its place
             self._close()
         if self._index is None and (make or self._place.parent.is_dir()):
             self._index = self._with_file() or Index(None)
-            if self._index.fresh and walk:
+            if (self._index.fresh or lost) and walk:
                 self._ready = False
                 self._submit(self._walk)
         return self._index
@@ -430,6 +431,7 @@ class Archive:
                 index.forget(gone)
         except BaseException:
             self._walking = False
+            self._submit(self._keep)  # it may be for want of room
             raise
         if later and not self._over:
             self._submit(lambda: self._read_some(later))
