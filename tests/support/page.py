@@ -45,7 +45,8 @@ class Page(ABC):
         self.problems: list[str] = []
 
     @abstractmethod
-    def go(self, url: str) -> None: ...
+    def go(self, url: str) -> None:
+        """Returns when the document before is gone."""
 
     @abstractmethod
     def value(self, expression: str) -> Any:

@@ -127,7 +127,7 @@ class WebKit:
     def page(self, url: str = "about:blank") -> Iterator[Page]:
         options = {"binary": self._minibrowser, "args": ["--automation", "--autoplay-policy=allow"]}
         wanted = {
-            "pageLoadStrategy": "none",
+            "pageLoadStrategy": "eager",
             "acceptInsecureCerts": True,
             "webkitgtk:browserOptions": options,
         }
