@@ -24,12 +24,16 @@ TO_BGR |= {"nv12": cv2.COLOR_YUV2BGR_NV12, "yuv420p": cv2.COLOR_YUV2BGR_I420, "g
 class Capture:
     def __init__(self, name: str, timeout: float = 5.0) -> None:
         self._timeout, self._size, self._time, self._fps = timeout, (0, 0), 0, 0.0
-        self._reader = va.attach(name, open_timeout=timeout, reconnect=True)
+        self._reader: va.Reader | None = None
+        with contextlib.suppress(TimeoutError, va.ConnectError):  # as OpenCV, which says so by isOpened()
+            self._reader = va.attach(name, open_timeout=timeout, reconnect=True)
 
     def isOpened(self) -> bool:
-        return not self._reader.closed
+        return self._reader is not None and not self._reader.closed
 
     def read(self, image: Any = None) -> tuple[bool, Any]:
+        if self._reader is None:
+            return False, None
         try:
             with self._reader.recv(self._timeout) as frame:
                 if frame.format == "jpeg":
@@ -37,6 +41,8 @@ class Capture:
                 else:  # a copy, which may be drawn on
                     code = TO_BGR.get(frame.format)
                     image = frame.array.copy() if code is None else cv2.cvtColor(frame.array, code)
+                if image is None:  # no JPEG, whatever it says
+                    return False, None
                 passed = (frame.timestamp_ns - self._time) / (1 + frame.dropped)
                 self._fps = 1e9 / passed if self._time and passed > 0 else 0.0
                 self._time, self._size = frame.timestamp_ns, image.shape[1::-1]
@@ -50,7 +56,8 @@ class Capture:
         return float(known.get(prop, 0))
 
     def release(self) -> None:
-        self._reader.close()
+        if self._reader is not None:
+            self._reader.close()
 
 
 if __name__ == "__main__":

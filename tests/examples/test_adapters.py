@@ -103,6 +103,16 @@ def test_a_capture_says_false_when_nothing_comes_and_goes_on_after_a_restart(cap
             wait_for(lambda: cap.read()[0])
 
 
+def test_what_is_not_there_is_not_opened_and_what_is_no_jpeg_is_not_read(capture: Any) -> None:
+    with released(capture("nobody", 0.01)) as cap:
+        assert not cap.isOpened() and cap.read() == (False, None)
+    with va.serve("cam1") as server, released(capture("cam1")) as cap:
+        server.publish(b"cut off", format="jpeg")
+        assert cap.read() == (False, None) and cap.isOpened()
+        server.publish(jpeg(), format="jpeg")
+        assert cap.read()[0]
+
+
 # ------------------------------------------------------------------------ FastAPI, vision and language
 
 
