@@ -8,7 +8,17 @@ is given and calls the protocol. Its private state relies on the GIL; the shared
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_F_CONTIGUOUS, PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
+from cpython.buffer cimport (
+    PyBUF_F_CONTIGUOUS,
+    PyBUF_FORMAT,
+    PyBUF_ND,
+    PyBUF_STRIDES,
+    PyBUF_WRITABLE,
+    PyBuffer_IsContiguous,
+    PyBuffer_Release,
+    PyObject_CheckBuffer,
+    PyObject_GetBuffer,
+)
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from cpython.number cimport PyNumber_Index
@@ -22,10 +32,12 @@ from numpy cimport (
     NPY_ARRAY_WRITEABLE,
     PyArray_DATA,
     PyArray_DIMS,
-    PyArray_IS_C_CONTIGUOUS,
     PyArray_ISNOTSWAPPED,
+    PyArray_ITEMSIZE,
+    PyArray_NBYTES,
     PyArray_NDIM,
     PyArray_New,
+    PyArray_STRIDES,
     PyArray_TYPE,
     import_array,
     ndarray,

@@ -195,6 +195,7 @@ typedef struct va_writer {
     va_view view;
     uint64_t head;     /* newest published frame, across rings */
     uint64_t clock;
+    uint32_t depth;    /* slots 0 to depth - 1 were written in this ring */
     va_note note[VA_MAX_SLOTS];
     va_peer *peers;
     uint32_t npeers;
@@ -225,7 +226,7 @@ static inline bool va_wants_more(const va_peer *p)
 static inline void va_scan(va_writer *w, uint64_t *ordered, uint64_t *lossless)
 {
     const va_view *v = &w->view;
-    for (uint32_t s = 0; s < v->slots; s++)
+    for (uint32_t s = 0; s < w->depth; s++)
         w->note[s].leased = false;
     *ordered = *lossless = UINT64_MAX;
     for (uint32_t i = 0; i < w->npeers; i++) {
@@ -238,7 +239,7 @@ static inline void va_scan(va_writer *w, uint64_t *ordered, uint64_t *lossless)
         for (uint32_t k = 0; k < p->leases; k++) {
             uint64_t word = atomic_load_explicit(&p->page->lease[k], memory_order_seq_cst); /* RETURN, ROOM */
             uint32_t s = (uint32_t)word - 1;
-            if (word >> 32 == v->generation && s < v->slots)
+            if (word >> 32 == v->generation && s < w->depth)
                 w->note[s].leased = true;
         }
     }
@@ -258,9 +259,10 @@ static inline uint64_t va_misfit(uint64_t touched, uint64_t nbytes)
 /* The slot to write next, as far as the last scan knows, or -1 when every slot is leased or still to be read.
  *
  * Of the slots that nobody wants, the one that fits best, and of these the one used last: it is still in the
- * cache. Then one that was never used. Then, where the backlog and unread frames of "ordered" readers fill the
- * ring, the oldest of those, which is one of the backlog if that has any that was read. Never the newest published frame, never a leased one, never one
- * that a "lossless" reader has still to read. */
+ * cache. Then the first that was never used, so that only `depth` slots and one more are looked at. Then, where
+ * the backlog and unread frames of "ordered" readers fill the ring, the oldest of those, which is one of the
+ * backlog if that has any that was read. Never the newest published frame, never a leased one, never one that a
+ * "lossless" reader has still to read. */
 static inline int va_pick(const va_writer *w, uint64_t nbytes, uint64_t ordered, uint64_t lossless)
 {
     enum { UNREAD = 1, UNTOUCHED = 2, FREE = 3 };
@@ -269,7 +271,7 @@ static inline int va_pick(const va_writer *w, uint64_t nbytes, uint64_t ordered,
     int best_class = 0;
     if (w->gop - 1 < ordered) /* without a backlog it is UINT64_MAX */
         ordered = w->gop - 1;
-    for (uint32_t s = 0; s < w->view.slots; s++) {
+    for (uint32_t s = 0; s < w->view.slots && s <= w->depth; s++) {
         const va_note *n = &w->note[s];
         if (n->writing || n->leased || (n->seq && (n->seq == w->head || n->seq > lossless)))
             continue;
@@ -340,6 +342,7 @@ static inline int va_begin(va_writer *w, uint64_t nbytes)
         }
         n->writing = true;
         n->used = ++w->clock;
+        w->depth += (uint32_t)best == w->depth;
         return best;
     }
 }
@@ -433,6 +436,7 @@ static inline void va_next_ring(va_writer *w, const va_view *v, bool carry)
         w->note[to].used = ++w->clock;
         va_touch(w, (int)to, slot->info.nbytes);
     }
+    w->depth = to;
     atomic_store_explicit(&r->head, w->head, memory_order_release);
 }
 

@@ -72,12 +72,12 @@ cdef extern from "ring.h" nogil:
         int bell
 
     ctypedef struct va_note:
-        uint64_t used
         uint64_t touched
 
     ctypedef struct va_writer:
         va_view view
         uint64_t head
+        uint32_t depth
         va_note note[1024]
         va_peer *peers
         uint32_t npeers

@@ -57,6 +57,30 @@ cdef int _set_times(va_info *info, timestamp_ns, pts, dts, duration, time_base, 
     return 0
 
 
+cdef int _look(image, Py_buffer *b) except -1:
+    """PyObject_GetBuffer(). Of an array it says the same without asking numpy, which takes longer for that than all
+    else that publish() does: then shape and strides are the array's own, and good until it is changed."""
+    cdef ndarray array
+    cdef uint32_t i
+    if type(image) is not ndarray:
+        return PyObject_GetBuffer(image, b, PyBUF_STRIDES | PyBUF_FORMAT)
+    array = <ndarray>image
+    memset(b, 0, sizeof(Py_buffer))  # without an owner: there is nothing to release
+    b.buf = PyArray_DATA(array)
+    b.len = PyArray_NBYTES(array)
+    b.itemsize = PyArray_ITEMSIZE(array)
+    b.ndim = PyArray_NDIM(array)
+    b.shape = <Py_ssize_t *>PyArray_DIMS(array)
+    b.strides = <Py_ssize_t *>PyArray_STRIDES(array)
+    b.format = b">"  # as no Kind has it
+    if PyArray_ISNOTSWAPPED(array):
+        for i in range(VA_DTYPES):
+            if KNOWN_DTYPES[i].number == PyArray_TYPE(array):
+                b.format = KNOWN_DTYPES[i].letter
+                break
+    return 0
+
+
 cdef class Kind:
     """What frames are made of: a format, a dtype and a shape, checked before. It never changes."""
     cdef object format       # as the publisher names it; None: by the shape
@@ -75,20 +99,17 @@ cdef class Kind:
             self.info.nbytes *= <uint64_t>shape[d]
         _name_format(&self.info, code)
 
-    cdef bint fits(self, image) noexcept:
-        """Is it an array of this dtype and shape? (A Py_buffer would say so of more than arrays, but numpy takes longer
-        to fill that in than the ring to publish a small frame.)"""
-        cdef ndarray array
+    cdef bint fits(self, Py_buffer *b) noexcept:
         cdef int d
-        if type(image) is not ndarray:
+        if b.ndim != <int>self.info.ndim or b.itemsize != <Py_ssize_t>va_itemsize(self.info.dtype):
             return False
-        array = <ndarray>image
-        if PyArray_NDIM(array) != <int>self.info.ndim:
+        if b.format == NULL:
+            if self.info.dtype != VA_UINT8:
+                return False
+        elif b.format[0] != KNOWN_DTYPES[self.info.dtype].letter[0]:
             return False
-        if PyArray_TYPE(array) != KNOWN_DTYPES[self.info.dtype].number or not PyArray_ISNOTSWAPPED(array):
-            return False
-        for d in range(PyArray_NDIM(array)):
-            if PyArray_DIMS(array)[d] != self.dims[d]:
+        for d in range(b.ndim):
+            if b.shape[d] != self.dims[d]:
                 return False
         return True
 
@@ -294,12 +315,13 @@ cdef class Writer:
         return slot
 
     def publish(self, image, what, timestamp_ns, pts, dts, duration, time_base, bint key, bytes meta):
-        """Copy one frame in: an array, strided or not, of the given Kind; or of the given format, if it is like the
-        frame before: then a stream is checked once and not for each frame.
+        """Copy one frame in: any buffer, strided or not, of the given Kind; or of the given format, if it is like
+        the frame before: then a stream is checked once and not for each frame.
 
-        False: no slot was free. None: it is no array like the frame before, so its Kind is needed. Raises
+        False: no slot was free. None: it is not like the frame before, so its Kind is needed. Raises
         RingTooSmall, RingMemoryError, ConnectionClosedOK, and FrameError if it is not of the Kind.
         """
+        cdef Py_buffer b
         cdef Slot slot
         cdef Kind kind
         cdef char *to
@@ -307,36 +329,48 @@ cdef class Writer:
         cdef uint64_t n
         cdef bint packed
         cdef va_info info
-        if type(what) is Kind:
+        cdef bint given = type(what) is Kind
+        if given:
             kind = what
-            if not kind.fits(image):
-                raise FrameError("the image was changed by another thread while it was published")
         else:
             kind = self.known
             if kind is None or not (what is kind.format or (isinstance(what, str) and what == kind.format)):
                 return None
-            if not kind.fits(image):
+        if not PyObject_CheckBuffer(image):
+            return None
+        try:
+            _look(image, &b)
+        except Exception:  # a dtype that has no buffer: the caller will say so in words
+            if given:
+                raise
+            return None
+        try:
+            if not kind.fits(&b):
+                if given:
+                    raise FrameError("the image was changed by another thread while it was published")
                 return None
-        src = <char *>PyArray_DATA(<ndarray>image)
-        packed = PyArray_IS_C_CONTIGUOUS(<ndarray>image)
-        self.known = kind
-        info = kind.info
-        _set_times(&info, timestamp_ns, pts, dts, duration, time_base, key)  # what is refused costs no slot
-        slot = self.begin(info.nbytes)
-        if slot is None:
-            return False
-        slot.describe(&info, meta)
-        self.newest = kind
-        if not packed:
-            np.copyto(slot.array, image)
-        else:
-            to = slot.data_ptr
-            n = info.nbytes
-            if n < NOGIL_BYTES:
-                memcpy(to, src, n)
+            packed = PyBuffer_IsContiguous(&b, b"C")  # as long as it is what it was
+            self.known = kind
+            info = kind.info
+            _set_times(&info, timestamp_ns, pts, dts, duration, time_base, key)  # what is refused costs no slot
+            slot = self.begin(b.len)
+            if slot is None:
+                return False
+            slot.describe(&info, meta)
+            self.newest = kind
+            if not packed:
+                np.copyto(slot.array, image)
             else:
-                with nogil:
+                to = slot.data_ptr
+                src = <char *>b.buf
+                n = b.len
+                if n < NOGIL_BYTES:
                     memcpy(to, src, n)
+                else:
+                    with nogil:
+                        memcpy(to, src, n)
+        finally:
+            PyBuffer_Release(&b)
         return slot.commit()
 
     def loan(self, Kind kind not None, timestamp_ns, pts, dts, duration, time_base, bint key, bytes meta):
@@ -432,11 +466,7 @@ cdef class Writer:
     @property
     def slots_used(self):
         """Slots that were ever written in the ring in use, and so cost memory."""
-        cdef uint32_t s
-        cdef uint32_t n = 0
-        for s in range(self.w.view.slots):
-            n += self.w.note[s].used != 0
-        return n
+        return self.w.depth
 
 
 @cython.no_gc

@@ -113,6 +113,8 @@ static void plant(int s, uint64_t n, uint32_t flags)
     atomic_store(&va_ring_of(&v)->index[n & v.index_mask], (uint32_t)s);
     w.note[s].seq = n;
     w.note[s].used = ++w.clock;
+    if (w.depth <= (uint32_t)s)
+        w.depth = (uint32_t)s + 1;
     if (n > w.head) {
         w.head = n;
         atomic_store(&va_ring_of(&v)->head, n);
@@ -375,6 +377,16 @@ static void a_slot_that_was_never_used_comes_before_an_unread_frame(void)
     CHECK(va_begin(&w, 1) == 2);
 }
 
+static void slots_are_taken_into_use_one_by_one_whatever_a_lease_says_of_the_others(void)
+{
+    world(4, 0);
+    join(VA_LATEST, 0);
+    lease(0, 0, 2); /* where nothing ever was */
+    CHECK(publish(VA_KEY) == 0 && publish(VA_KEY) == 1 && publish(VA_KEY) == 0 && w.depth == 2);
+    lease(0, 1, 1);
+    CHECK(publish(VA_KEY) == 2 && w.depth == 3); /* 0 has the newest, 1 is leased */
+}
+
 static void a_frame_that_nobody_wants_comes_before_a_slot_never_used(void)
 {
     world(4, 0);
@@ -512,7 +524,7 @@ static void a_new_ring_knows_no_slot_of_the_old_one(void)
     publish(VA_KEY);
     CHECK(va_begin(&w, 1) == 0); /* and never committed */
     new_ring(3, w.head);
-    CHECK(w.clock == 3 && w.head == 2 && !va_has_frames(&v));
+    CHECK(w.clock == 3 && w.head == 2 && w.depth == 0 && !va_has_frames(&v));
     CHECK(va_begin(&w, 1) == 0 && va_begin(&w, 1) == 1 && va_begin(&w, 1) == 2);
 }
 
@@ -708,6 +720,7 @@ static void a_new_ring_takes_the_backlog_along(void)
     memset(memory, 0, v.total_bytes);
     va_init(&v, "");
     va_next_ring(&w, &v, true);
+    CHECK(w.depth == 3);
     free(before);
     CHECK(w.gop == 9 && w.head == 11 && head() == 11 && w.view.base_seq == 8 && va_ring_of(&v)->base_seq == 8);
     v.base_seq = w.view.base_seq;
@@ -1173,6 +1186,7 @@ static const struct { const char *name; void (*run)(void); } tests[] = {
     TEST(a_commit_numbers_indexes_and_describes_the_frame),
     TEST(of_free_slots_the_one_written_last_is_taken),
     TEST(a_slot_that_was_never_used_comes_before_an_unread_frame),
+    TEST(slots_are_taken_into_use_one_by_one_whatever_a_lease_says_of_the_others),
     TEST(a_frame_that_nobody_wants_comes_before_a_slot_never_used),
     TEST(of_unread_frames_the_oldest_goes),
     TEST(the_slowest_ordered_reader_counts),

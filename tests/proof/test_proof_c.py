@@ -178,10 +178,10 @@ PLANTED_TWINS = {
         "    return VA_GONE;",
     ),
     "a_lease_of_an_older_ring_does_not_keep_the_slot_of_that_number": (
-        "word >> 32 == v->generation && s < v->slots", "s < v->slots",
+        "word >> 32 == v->generation && s < w->depth", "s < w->depth",
     ),
     "nonsense_in_a_lease_word_does_not_count": (
-        "word >> 32 == v->generation && s < v->slots", "word >> 32 == v->generation",
+        "word >> 32 == v->generation && s < w->depth", "word >> 32 == v->generation",
     ),
     "a_lease_that_comes_after_the_first_look_is_found_by_the_second": (
         "atomic_store_explicit(&slot->seq, n->seq, memory_order_release);", "",
