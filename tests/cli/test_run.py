@@ -413,7 +413,7 @@ async def test_a_page_that_moves_to_another_port_says_so_and_lets_its_viewers_go
     async with running(path), aiohttp.ClientSession(f"http://127.0.0.1:{before}") as client:
         sockets = [
             await client.ws_connect(f"/api/{what}")
-            for what in ("events", "cameras/one/live", "cameras/one/live?format=jpeg", "cameras/one/boxes")
+            for what in ("status/live", "cameras/one/live", "cameras/one/live?format=jpeg", "cameras/one/boxes")
         ]
         for one in sockets:
             await one.receive(timeout=SECONDS)
