@@ -309,7 +309,11 @@ async def running(path: Path) -> AsyncIterator[service._Runner]:
     task = asyncio.create_task(runner.run())
     try:
         async with asyncio.timeout(SECONDS):
-            while runner._service.name not in services() or not runner._service.ready:
+            while (
+                runner._service.name not in services()
+                or not runner._service.ready
+                or (runner._page is None and config.web is not None)
+            ):
                 await asyncio.sleep(0.02)
                 assert not task.done()
         yield runner
@@ -413,7 +417,12 @@ async def test_a_page_that_moves_to_another_port_says_so_and_lets_its_viewers_go
     async with running(path), aiohttp.ClientSession(f"http://127.0.0.1:{before}") as client:
         sockets = [
             await client.ws_connect(f"/api/{what}")
-            for what in ("status/live", "cameras/one/live", "cameras/one/live?format=jpeg", "cameras/one/boxes")
+            for what in (
+                "status/live",
+                "cameras/one/live",
+                "cameras/one/live?format=jpeg",
+                "cameras/one/boxes",
+            )
         ]
         for one in sockets:
             await one.receive(timeout=SECONDS)
