@@ -40,7 +40,11 @@ class Tab(WebDriverPage):
         return self._run(self._driver.ask(method, self._session + path, **body))
 
     def go(self, url: str) -> None:
+        # Told to wait by itself (pageLoadStrategy), it leaves scripts hanging where a page leads elsewhere.
+        began, at = self.value("[performance.timeOrigin, location.href]")
         self._ask("POST", "/url", url=url)
+        if "#" not in url or url.partition("#")[0] != at.partition("#")[0]:  # another document
+            self.until(f"performance.timeOrigin !== {began} && document.readyState !== 'loading'")
 
     def value(self, expression: str) -> Any:
         return self._ask("POST", "/execute/sync", script=f"return ({expression})", args=[])
@@ -127,7 +131,7 @@ class WebKit:
     def page(self, url: str = "about:blank") -> Iterator[Page]:
         options = {"binary": self._minibrowser, "args": ["--automation", "--autoplay-policy=allow"]}
         wanted = {
-            "pageLoadStrategy": "eager",
+            "pageLoadStrategy": "none",
             "acceptInsecureCerts": True,
             "webkitgtk:browserOptions": options,
         }
