@@ -83,6 +83,12 @@ async def mounted(rtsp: RtspServer, path: str, *args: Any, **settings: Any) -> s
     return rtsp.url(path)
 
 
+def test_one_that_is_not_entered_yet_says_so_to_whoever_asks(tmp_path: Path) -> None:
+    """`top`, while the first footage of a demo is made."""
+    status = Service(config({"yard": {"url": "rtsp://127.0.0.1:9/x"}}, tmp_path)).status()
+    assert status.cameras == () and status.name == "service"
+
+
 async def test_status_tells_what_cameras_do(rtsp: RtspServer, clip: Path, tmp_path: Path) -> None:
     url = await mounted(rtsp, "/a", clip)
     cameras = {

@@ -134,8 +134,9 @@ class Service:
             await asyncio.wait(list(self._adding))
 
     def status(self) -> ServiceStatus:
-        """How all is, without credentials. Figures of a camera are up to a second old."""
-        statuses = self._supervised.status()
+        """How all is, without credentials. Figures of a camera are up to a second old. Before it is entered
+        it has no cameras, but its name may be claimed, and others may ask already."""
+        statuses = {} if self._supervisor is None else self._supervisor.status()
         return ServiceStatus(
             name=self.name,
             version=__version__,
