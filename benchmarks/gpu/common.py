@@ -31,7 +31,8 @@ def use_fake() -> None:
     from support.gpu import FakeGpu
 
     opening.check_installed = lambda: None
-    opening.Cuda = FakeGpu.numbered  # type: ignore[misc, assignment]
+    registered: dict[int, int] = {}
+    opening.Cuda = lambda index: FakeGpu(f"cuda:{index}", registered)  # type: ignore[misc, assignment]
 
 
 def opened() -> Device:

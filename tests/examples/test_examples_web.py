@@ -38,6 +38,7 @@ def started(example: Example, workers: int) -> int:
     """Its port, when it answers."""
     port = int(example.logged(r"running on http://127\.0\.0\.1:(\d+)")[1])
     wait_for(lambda: example.stderr().count("Started server process") >= workers, 25)
+    wait_for(lambda: answers(port), 25)  # it says that it runs before it listens
     return port
 
 
@@ -50,6 +51,14 @@ def get(port: int, path: str, timeout: float = 15) -> tuple[int, str | None, byt
         return answer.status, answer.getheader("content-type"), answer.read()
     finally:
         connection.close()
+
+
+def answers(port: int) -> bool:
+    try:
+        get(port, "/")
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def counts(port: int) -> Any:

@@ -66,14 +66,14 @@ def the_kernel() -> Any:
 class FakeGpu:
     """See ring.gpu.device.Device. ``wrong`` is what was asked for and must not be."""
 
-    def __init__(self, name: str = "cuda:0") -> None:
+    def __init__(self, name: str = "cuda:0", registered: dict[int, int] | None = None) -> None:
         self.name, self.dlpack, self.pid = name, (1, 0), os.getpid()
         self.wrong: list[str] = []
         self.runs = True  # False: what is asked for waits, but for the next ``ahead`` of it
         self.ahead = 0
         self.fails: str | None = None  # all that it is asked for
         self.refuses: str | None = None  # to register memory
-        self.registered: dict[int, int] = {}
+        self.registered = {} if registered is None else registered  # of all GPUs, as with a driver
         self.registrations = 0
         self.memory: dict[int, NDArray[np.uint8]] = {}
         self.waited_for: list[int | None] = []
@@ -85,11 +85,6 @@ class FakeGpu:
         self._lost: set[int] = set()
         self._freed: list[NDArray[np.uint8]] = []
         the_kernel()
-
-    @classmethod
-    def numbered(cls, index: int) -> FakeGpu:
-        """As Cuda is made."""
-        return cls(f"cuda:{index}")
 
     @property
     def asked(self) -> int:
