@@ -314,6 +314,21 @@ async def test_closing_in_the_middle_of_copies(cameras: Cameras, gpu: FakeGpu) -
     gpu.runs = True
 
 
+async def test_closed_batches_give_all_back_when_the_device_is_done(cameras: Cameras, gpu: FakeGpu) -> None:
+    batches, task = await under_way(cameras, gpu, 1)
+    task.cancel()
+    await asyncio.wait([task])
+    del task
+    closing = asyncio.create_task(batches.aclose())
+    await asyncio.sleep(0)
+    assert cameras.leases == 3 and not closing.done()
+    gpu.runs = True
+    async with asyncio.timeout(30):
+        await closing
+    await until(lambda: not workers())
+    assert cameras.leases == 0 and not gpu.registered and not gpu.memory
+
+
 async def test_a_camera_that_leaves_with_a_copy_under_way(
     cameras: Cameras, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
