@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A frame as OpenCV and others take it, whatever its ring has. The adapters import this: copy it with them."""
+"""A frame as OpenCV and others take it, whatever its ring has. Adapters import this: copy it with them."""
 
 from typing import Any
 
