@@ -21,7 +21,9 @@
 # make bench-link  what a link to another host costs, beside framed TCP, Zenoh alone and pyzmq; BENCH=--short takes two minutes
 # make bench-batches  batches of many rings in a model's size, beside ultralytics, roboflow and OpenCV; three minutes
 # make bench-model  eight cameras, one model: age of frames at its results, and what a slow model costs the cameras
-# make adapters  the tests of the adapters in examples/ to libraries that take gigabytes, which it installs in part
+# make adapters  the tests of the adapters in examples/ with the real libraries, which it installs in part
+#   (the last three install PyTorch. PyPI's brings CUDA, several GB; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+#   before them has pip take the one for CPUs)
 # make docs    the documentation, in build/docs
 # make lint    ruff, mypy, cython-lint
 # make clean   remove what was built

@@ -26,15 +26,18 @@ try:
 except ImportError as error:
     sys.exit(f'needs OpenCV: .venv/bin/pip install "opencv-python<5" ({error})')
 
+# OpenCV's own order is bgr24; another program's ring may have others.
+TO_BGR = {"nv12": cv2.COLOR_YUV2BGR_NV12, "yuv420p": cv2.COLOR_YUV2BGR_I420, "rgb24": cv2.COLOR_RGB2BGR}
+
 
 def main(ring: str) -> None:
     print(f"waiting for {ring!r}", flush=True)
     with va.attach(ring, open_timeout=None) as reader:
         for frame in reader:
             with frame:
-                image = cv2.GaussianBlur(frame.array, (21, 21), 0)
-                if frame.format == "rgb24":  # OpenCV's own order is bgr24; a ring may have that too
-                    image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+                code = TO_BGR.get(frame.format)
+                image = frame.array if code is None else cv2.cvtColor(frame.array, code)
+                image = cv2.GaussianBlur(image, (21, 21), 0)
             if WINDOW:
                 show("blurred", image)
             else:

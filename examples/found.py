@@ -21,10 +21,12 @@ import cv2
 import valkka_async as va
 
 TO_BGR = {"nv12": cv2.COLOR_YUV2BGR_NV12, "yuv420p": cv2.COLOR_YUV2BGR_I420, "rgb24": cv2.COLOR_RGB2BGR}
+TO_BGR |= {"bgra": cv2.COLOR_BGRA2BGR, "rgba": cv2.COLOR_RGBA2BGR}
 
 
 def draw(frame: va.Frame, result: va.Result, path: str) -> None:
-    image = cv2.cvtColor(frame.array, TO_BGR[frame.format])  # a copy: what is in the ring cannot be written
+    code = TO_BGR.get(frame.format)  # none for bgr24; a copy, as what is in the ring cannot be written
+    image = frame.array.copy() if code is None else cv2.cvtColor(frame.array, code)
     for box in result.boxes:
         corners = [(round(box.x1), round(box.y1)), (round(box.x2), round(box.y2))]
         cv2.rectangle(image, *corners, (0, 140, 255), 2)

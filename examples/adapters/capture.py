@@ -14,11 +14,9 @@ import sys
 from typing import Any
 
 import cv2
+from bgr import to_bgr
 
 import valkka_async as va
-
-TO_BGR = {"rgb24": cv2.COLOR_RGB2BGR, "rgba": cv2.COLOR_RGBA2BGR, "bgra": cv2.COLOR_BGRA2BGR}
-TO_BGR |= {"nv12": cv2.COLOR_YUV2BGR_NV12, "yuv420p": cv2.COLOR_YUV2BGR_I420, "gray8": cv2.COLOR_GRAY2BGR}
 
 
 class Capture:
@@ -36,11 +34,7 @@ class Capture:
             return False, None
         try:
             with self._reader.recv(self._timeout) as frame:
-                if frame.format == "jpeg":
-                    image = cv2.imdecode(frame.array, cv2.IMREAD_COLOR)
-                else:  # a copy, which may be drawn on
-                    code = TO_BGR.get(frame.format)
-                    image = frame.array.copy() if code is None else cv2.cvtColor(frame.array, code)
+                image = to_bgr(frame)
                 if image is None:  # no JPEG, whatever it says
                     return False, None
                 passed = (frame.timestamp_ns - self._time) / (1 + frame.dropped)

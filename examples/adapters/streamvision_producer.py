@@ -12,13 +12,14 @@ import functools
 import sys
 from typing import Any
 
+from bgr import to_bgr
 from streamvision.camera.entities import SourceProperties, VideoFrameProducer
 
 import valkka_async as va
 
 
 class Producer(VideoFrameProducer):
-    """Frames of format bgr24. Without one for so many seconds the source counts as lost."""
+    """Without a frame for so many seconds the source counts as lost."""
 
     def __init__(self, name: str, timeout: float = 10.0) -> None:
         self._reader = va.attach(name, open_timeout=timeout, reconnect=True)
@@ -38,10 +39,13 @@ class Producer(VideoFrameProducer):
         return self._frame is not None
 
     def retrieve(self) -> tuple[bool, Any]:
-        return (False, None) if self._frame is None else (True, self._frame.array.copy())
+        image = None if self._frame is None else to_bgr(self._frame)
+        return image is not None, image
 
     def discover_source_properties(self) -> SourceProperties:
-        height, width = self._frame.shape[:2] if self._frame is not None or self.grab() else (0, 0)
+        if self._frame is None:
+            self.grab()
+        height, width = image.shape[:2] if (image := self.retrieve()[1]) is not None else (0, 0)
         return SourceProperties(width=width, height=height, total_frames=-1, is_file=False, fps=30)
 
     def release(self) -> None:

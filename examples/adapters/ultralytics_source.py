@@ -14,13 +14,14 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+from bgr import to_bgr
 from ultralytics import YOLO
 from ultralytics.data.loaders import LoadStreams
 
 import valkka_async as va
 
 
-class Rings(LoadStreams):  # known as a source by its type; frames are bgr24
+class Rings(LoadStreams):  # known as a source by its type
     def __init__(self, *names: str, **limits: Any) -> None:
         self.mode, self.count, self.bs = "stream", -1, 1
         self.source_type = SimpleNamespace(stream=True, screenshot=False, from_img=False, tensor=False)
@@ -30,10 +31,13 @@ class Rings(LoadStreams):  # known as a source by its type; frames are bgr24
         self._batches = self._cameras.batches(**limits)
 
     def __next__(self) -> tuple[list[str], list[Any], list[str]]:
-        with self._loop.run_until_complete(self._next()) as batch:
-            images = [frame.array.copy() for frame in batch]
-        self.count, self.bs, self.taken = self.count + 1, len(images), batch.frames
-        return batch.names, images, [""] * self.bs
+        images: list[Any] = []
+        while not images:
+            with self._loop.run_until_complete(self._next()) as batch:
+                pairs = [(frame, image) for frame in batch if (image := to_bgr(frame)) is not None]
+            self.taken, images = [frame for frame, _ in pairs], [image for _, image in pairs]
+        self.count, self.bs = self.count + 1, len(images)
+        return [frame.source for frame in self.taken], images, [""] * self.bs
 
     async def _next(self) -> va.Batch:
         return await anext(self._batches)

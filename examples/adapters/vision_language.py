@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import aiohttp
 import cv2
 import uvicorn
+from bgr import to_bgr
 from fastapi import FastAPI, HTTPException
 
 import valkka_async as va
@@ -25,10 +26,8 @@ URL = os.environ.get("MODEL_URL", "http://127.0.0.1:8080") + "/v1/chat/completio
 
 
 def data_url(frame: va.Frame) -> str:
-    image = frame.array  # rgb24, bgr24, or JPEG as it is
-    if frame.format != "jpeg":
-        image = cv2.imencode(".jpg", image if frame.format == "bgr24" else image[..., ::-1])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(image.data).decode()
+    jpeg = frame.array if frame.format == "jpeg" else cv2.imencode(".jpg", to_bgr(frame))[1]
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.data).decode()
 
 
 @asynccontextmanager
@@ -47,7 +46,7 @@ async def ask(camera: str, question: str = "What is in the picture?") -> dict[st
         async with asyncio.timeout(5), va.connect(camera, max_leases=1) as client:
             with await client.recv() as frame:
                 url = await asyncio.to_thread(data_url, frame)
-    except (TimeoutError, va.ConnectError, va.InvalidNameError) as e:
+    except (TimeoutError, va.ConnectError, va.InvalidNameError, ValueError) as e:
         raise HTTPException(503, f"no frame of {camera}: {e}") from None
     content = [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": url}}]
     chat = {"model": "default", "messages": [{"role": "user", "content": content}]}

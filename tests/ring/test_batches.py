@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import pytest
@@ -214,6 +214,52 @@ async def test_one_task_receives_and_close_ends_it() -> None:
         merged.close()
         with pytest.raises(StopAsyncIteration):
             await waiting
+
+
+async def by_leaving(batches: va.Batches, merged: va.Merge) -> None:
+    async with batches as same:
+        assert same is batches
+
+
+CLOSES: dict[str, Callable[[va.Batches, va.Merge], Awaitable[None]]] = {
+    "close": lambda batches, merged: asyncio.to_thread(batches.close),
+    "async with": by_leaving,
+    "the merge": lambda batches, merged: merged.aclose(),
+}
+
+
+@pytest.mark.parametrize("close", CLOSES.values(), ids=CLOSES)
+@pytest.mark.parametrize("align", [None, "capture"])
+async def test_closed_batches_give_back_what_waits_for_others(
+    cameras: Cameras, align: Any, close: Callable[[va.Batches, va.Merge], Awaitable[None]]
+) -> None:
+    servers, merged = cameras
+    batches = merged.batches(min_frames=3, max_age=60, align=align)
+    task = asyncio.ensure_future(anext(batches))
+    servers[0].publish(b"x")
+    servers[1].publish(b"x", timestamp_ns=time.time_ns() - 100_000_000_000)
+    servers[2].publish(b"x")
+    await until(lambda: batches.stats().waiting == 2)
+    assert merged.stats().leases == 2 and not batches.closed
+    await close(batches, merged)
+    async with asyncio.timeout(30):
+        with pytest.raises(StopAsyncIteration):
+            await task
+        assert [batch async for batch in batches] == []
+    assert batches.closed and merged.stats().leases == batches.stats().waiting == 0
+
+
+async def test_a_merge_goes_on_without_batches_that_were_closed(cameras: Cameras) -> None:
+    servers, merged = cameras
+    async with asyncio.timeout(30):
+        async with merged.batches() as batches:
+            servers[0].publish(b"1")
+            async for batch in batches:
+                assert [bytes(frame.data) for frame in batch] == [b"1"]
+                break
+        assert not merged.closed and "cam0" in repr(batches) and "[closed]" in repr(batches)
+        servers[0].publish(b"2")
+        assert [bytes(frame.data) for frame in await anext(merged.batches())] == [b"2"]
 
 
 async def test_a_batch_says_what_is_in_it(cameras: Cameras) -> None:

@@ -35,7 +35,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
 async def cameras(gpu: FakeGpu) -> AsyncIterator[Cameras]:
     async with Cameras(3) as cameras:
         yield cameras
-    await until(lambda: not workers(), 30)
+    await until(lambda: not workers() and not gpu.memory, 30)
     assert gpu.wrong == [] and gpu.registered == {} and gpu.memory == {} and pinned.registered() == 0
     assert gpu.closed or not gpu.copied
 
@@ -314,6 +314,22 @@ async def test_closing_in_the_middle_of_copies(cameras: Cameras, gpu: FakeGpu) -
     gpu.runs = True
 
 
+async def test_closed_batches_give_all_back_when_the_device_is_done(cameras: Cameras, gpu: FakeGpu) -> None:
+    batches, task = await under_way(cameras, gpu, 1)
+    task.cancel()
+    await asyncio.wait([task])
+    del task
+    closing = asyncio.create_task(batches.aclose())
+    await asyncio.sleep(0)
+    assert cameras.leases == 3 and not closing.done()
+    gpu.runs = True
+    async with asyncio.timeout(30):
+        await closing
+    await until(lambda: not workers())
+    await until(lambda: not gpu.memory)
+    assert cameras.leases == 0 and not gpu.registered
+
+
 async def test_a_camera_that_leaves_with_a_copy_under_way(
     cameras: Cameras, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,7 +457,7 @@ async def test_a_batch_outlives_what_made_it(cameras: Cameras, gpu: FakeGpu) -> 
     del batch
     assert len(gpu.memory) == 1 and view.any()
     del view
-    assert not gpu.memory
+    await until(lambda: not gpu.memory)
 
 
 async def test_a_thread_that_cannot_start_is_no_end(

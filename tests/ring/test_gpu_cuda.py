@@ -18,11 +18,12 @@ from test_gpu import workers
 
 import valkka_async as va
 from support.gpu import BEFORE, BEHIND, compiled
-from support.until import until
+from support.until import until, wait_for
 from valkka_async.ring.gpu import cuda, kernel, nvrtc, pinned, tensor
 
 DRIVER = r"""
 #include <stdlib.h>
+#include <unistd.h>
 #include <string.h>
 #define OUT(value) (*out = (value), 0)
 typedef unsigned u32; typedef unsigned long long u64; typedef void *ptr;
@@ -30,6 +31,7 @@ int supported = 1, page_tables = 0, devices = 2, start = 0, fails = 0, again = 0
 _Atomic int memory = 0; /* of several threads */
 int flags = -1, registered = 0, events = 0, streams = 0, waits = 0, launches = 0;
 int synchronized = 0, contexts = 0;
+_Atomic int holds = 0, held = 0; /* 1: what waits for the GPU, 2: registering; how many do */
 int calls = 0, at = 0, code = 0, stays = 0; /* call number `at` fails, and all from there on */
 static int queries = 0;
 static _Thread_local int depth = 0;
@@ -39,6 +41,12 @@ static int call(void) {
 }
 #define CALL const int failed = call(); if (failed) return failed
 #define IN CALL; if (depth != 1) return 201 /* CUDA_ERROR_INVALID_CONTEXT */; if (fails) return fails
+static int wait_for(int which) {
+    held++;
+    while (holds & which) usleep(1000);
+    held--;
+    return 0;
+}
 int cuInit(u32 f) { CALL; (void)f; return start; }
 int cuDriverGetVersion(int *out) { CALL; return OUT(12040); }
 int cuDeviceGetCount(int *out) { CALL; return OUT(devices); }
@@ -57,7 +65,7 @@ int cuDevicePrimaryCtxRetain(ptr *out, int device) {
 int cuDevicePrimaryCtxRelease_v2(int device) { CALL; if (device < 70) return 101; contexts--; return 0; }
 int cuCtxPushCurrent_v2(ptr c) { CALL; return c != (ptr)0x7000000000001234 ? 201 : (depth++, 0); }
 int cuCtxPopCurrent_v2(ptr *out) { depth--; CALL; return OUT(NULL); }
-int cuCtxSynchronize(void) { IN; synchronized++; return 0; }
+int cuCtxSynchronize(void) { IN; synchronized++; return wait_for(1); }
 int cuModuleLoadData(ptr *out, const char *image) {
     CALL;
     return strcmp(image, "a binary") ? 200 : OUT((ptr)0x7000000000000001);
@@ -70,6 +78,7 @@ int cuModuleGetFunction(ptr *out, ptr m, const char *name) {
 int cuMemHostRegister_v2(ptr p, size_t n, u32 f) {
     IN;
     if ((u64)p % 4096 || n % 4096) return 1;
+    wait_for(2);
     flags = f, registered++;
     return 0;
 }
@@ -79,14 +88,14 @@ int cuMemAlloc_v2(u64 *out, size_t n) {
     memory++;
     return OUT((u64)aligned_alloc(256, (n + 255) & ~255ul));
 }
-int cuMemFree_v2(u64 p) { IN; memory--; free((ptr)p); return 0; }
+int cuMemFree_v2(u64 p) { IN; wait_for(1); memory--; free((ptr)p); return 0; }
 int cuMemcpyHtoDAsync_v2(u64 to, ptr from, size_t n, ptr s) {
     IN;
     if (s != &streams) return 400;
     memcpy((ptr)to, from, n);
     return 0;
 }
-int cuMemcpyDtoH_v2(ptr to, u64 from, size_t n) { IN; memcpy(to, (ptr)from, n); return 0; }
+int cuMemcpyDtoH_v2(ptr to, u64 from, size_t n) { IN; wait_for(1); memcpy(to, (ptr)from, n); return 0; }
 int cuStreamCreate(ptr *out, u32 f) { IN; if (f != 1) return 1; streams++; return OUT(&streams); }
 int cuStreamDestroy_v2(ptr s) { IN; if (s != &streams) return 400; streams--; return 0; }
 int cuStreamQuery(ptr s) { IN; return s == &streams ? 0 : 400; }
@@ -149,8 +158,9 @@ def forget() -> None:
     cuda.opened.cache_clear()
 
 
-def on_host(batch: va.Batch) -> NDArray[Any]:
-    return np.from_dlpack(batch, device="cpu")
+async def on_host(batch: va.Batch) -> NDArray[Any]:
+    """In a thread, as it waits for the GPU."""
+    return await asyncio.to_thread(np.from_dlpack, batch, device="cpu")
 
 
 async def some_batches(device: str = "cuda:1", turns: int = 5) -> None:
@@ -168,7 +178,7 @@ async def some_batches(device: str = "cuda:1", turns: int = 5) -> None:
                     server.publish(image, format="nv12")
                 async with asyncio.timeout(30):
                     batch = await anext(made)
-                array = batch.array if made is batches[0] else on_host(batch)
+                array = batch.array if made is batches[0] else await on_host(batch)
                 arrays.append(array[np.argsort(batch.names)].copy())
             assert arrays[0].tobytes() == arrays[1].tobytes()
             assert batch.device == device and batch.__dlpack_device__() == (2, int(device[-1]))
@@ -247,7 +257,7 @@ class Run:
             async with asyncio.timeout(30):
                 batch = await anext(batches)
             batch.__dlpack__(stream=stream)
-        self.data = on_host(batch).tobytes()
+        self.data = (await on_host(batch)).tobytes()
         self.calls = self.driver.calls
 
 
@@ -286,6 +296,72 @@ async def test_whatever_call_fails_nothing_is_left(
             driver.at = driver.registered = driver.memory = driver.events = driver.streams = 0
         await run()
         assert run.data == wanted
+
+
+@pytest.fixture
+def impatient(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    """A driver that may be told to wait for ever, and batches that wait for no longer than a moment."""
+    monkeypatch.setattr(cuda, "_SECONDS", 0.1)
+    yield driver
+    driver.holds = 0
+    wait_for(lambda: not driver.held)
+    tensor.abandoned.clear()
+    pinned._users.clear()
+
+
+async def first_of(server: va.Server, batches: va.Batches) -> va.Batch:
+    server.publish(np.zeros((96, 80), np.uint8), format="nv12")
+    async with asyncio.timeout(30):
+        return await anext(batches)
+
+
+async def test_a_stream_that_never_ends_is_an_error_and_costs_no_lease(impatient: Driver) -> None:
+    async with va.serve("a", slots=4) as server, va.merge("a") as merged:
+        batches = merged.batches(size=(24, 24), device="cuda")
+        batch = await first_of(server, batches)
+        batch.__dlpack__(stream=-1)
+        del batch
+        impatient.holds = 1
+        with pytest.raises(va.GpuError, match="did not finish"):
+            await first_of(server, batches)
+        assert merged.stats().leases == 0
+        await until(lambda: not workers())
+    assert tensor.abandoned and impatient.memory and impatient.registered, "what it has may be in use"
+    assert impatient.held == 1, "nothing more waits for it"
+
+
+async def test_what_is_freed_waits_no_longer_than_a_moment(impatient: Driver) -> None:
+    async with va.serve("a", slots=4) as server, va.merge("a") as merged:
+        async with merged.batches(size=(24, 24), device="cuda") as batches:
+            batch = await first_of(server, batches)
+            impatient.holds = 1
+        await until(lambda: not workers())
+        assert tensor.abandoned and impatient.held == 1
+        with pytest.raises(va.GpuError, match="did not finish"):
+            await on_host(batch)
+        assert impatient.held == 1, "it was not asked again"
+
+
+async def test_a_copy_to_the_host_waits_no_longer_than_a_moment(impatient: Driver) -> None:
+    async with va.serve("a", slots=4) as server, va.merge("a") as merged:
+        batch = await first_of(server, merged.batches(size=(24, 24), device="cuda"))
+        impatient.holds = 1
+        with pytest.raises(va.GpuError, match="did not finish"):
+            await on_host(batch)
+
+
+async def test_a_call_that_never_returns_is_an_error_and_its_slots_stay(
+    impatient: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensor, "_STUCK", 0.2)
+    async with va.serve("a", slots=4) as server, va.merge("a") as merged:
+        impatient.holds = 2
+        with pytest.raises(va.GpuError, match="has not returned"):
+            await first_of(server, merged.batches(size=(24, 24), device="cuda"))
+        assert merged.stats().leases == 1, "who knows when it is copied"
+        impatient.holds = 0
+        await until(lambda: not workers() and impatient.left() == (0, 0, 0, 0))
+        assert merged.stats().leases == 0
 
 
 def test_without_a_driver_or_a_compiler_it_is_said_what_to_install(

@@ -444,6 +444,53 @@ async def test_forgotten_batches_give_their_memory_and_threads_back_at_once(came
     assert rows() is None, "and not when the collector comes"
 
 
+def fillers() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name.startswith("valkka-batch")]
+
+
+async def test_closed_batches_end_their_threads(cameras: Cameras) -> None:
+    servers, merged = cameras
+    level(servers[0], 1)
+    async with asyncio.timeout(30), merged.batches(size=(96, 48)) as batches:
+        first = await anext(batches)
+        assert fillers()
+    await until(lambda: not fillers())
+    level(servers[0], 2)
+    assert (first.array[0, 24] == 1).all(), "nobody else has its memory"
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("awaited", [False, True])
+async def test_closing_while_an_array_is_filled(
+    cameras: Cameras, monkeypatch: pytest.MonkeyPatch, keep: bool, awaited: bool
+) -> None:
+    """Who waits for the array gets it, and nobody else; no lease is lost."""
+    servers, merged = cameras
+    gate, at_work = threading.Event(), threading.Event()
+    slow = SimpleNamespace(fill=lambda line, data: at_work.set() or (gate.wait(60) and line.fill(7)))
+    monkeypatch.setattr(Fits, "of", lambda self, frame: (slow, Placement(1, 1, 0, 0)))
+    batches = merged.batches(size=(96, 48), keep=keep)
+    task = asyncio.ensure_future(anext(batches))
+    level(servers[0], 1)
+    await until(at_work.is_set)
+    if not awaited:
+        task.cancel()
+        await asyncio.wait([task])
+    closing = asyncio.ensure_future(batches.aclose())
+    await asyncio.sleep(0)
+    assert merged.stats().leases == 1 and not closing.done(), "it is being read"
+    gate.set()
+    async with asyncio.timeout(30):
+        await closing
+        if awaited:
+            with await task as batch:
+                assert (batch.array == 7).all() and batch[0].released is not keep
+            del batch
+        with pytest.raises(StopAsyncIteration):
+            await anext(batches)
+    await until(lambda: not merged.stats().leases and not fillers())
+
+
 async def test_a_batch_that_is_cancelled_while_it_is_filled_comes_next(cameras: Cameras) -> None:
     servers, merged = cameras
     batches = merged.batches(window=30, size=(640, 640))

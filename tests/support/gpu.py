@@ -78,7 +78,7 @@ class FakeGpu:
         self.memory: dict[int, NDArray[np.uint8]] = {}
         self.waited_for: list[int | None] = []
         self.copied = self.pageable = self.launches = self.frees = 0
-        self.closed = False
+        self.closed = self.hangs = False
         self._lock = threading.RLock()
         self._asked: deque[tuple[Callable[[], object], range]] = deque()  # and what of the host it reads
         self._events: dict[int, bool] = {}
@@ -95,7 +95,7 @@ class FakeGpu:
     def restart(self) -> None:
         """It works again; all that it had is gone."""
         with self._lock:
-            self.runs, self.ahead, self.fails = True, 0, None
+            self.runs, self.ahead, self.fails, self.hangs = True, 0, None, False
             self._asked.clear()
             self._events.clear()
             self.registered.clear()

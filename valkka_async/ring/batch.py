@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class BatchStats:
     """Counters of one ``batches()``: ``batches`` handed out and the ``frames`` in them; and, for each source
     that had some, frames left out: ``too_old`` for ``max_age``, ``unmatched`` with ``align`` (no frame of the
-    others was near enough). ``waiting`` ones were received and are in no batch yet.
+    others was near enough). ``waiting`` ones were received and are in no batch yet; close() gives them back.
 
     ``unusable``: no image that can be a row of the array.
 

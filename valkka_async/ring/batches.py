@@ -9,9 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
 from typing import Any, Literal, Protocol
 
-from valkka_async.errors import ConcurrencyError, ConnectionClosed, LeaseLimitError
+from valkka_async.errors import ConcurrencyError, ConnectionClosed, ConnectionClosedOK, LeaseLimitError
 from valkka_async.ring._shm import Frame
 from valkka_async.ring.arrivals import Arrivals, Plan
 from valkka_async.ring.batch import Batch, BatchStats
@@ -59,12 +61,14 @@ class Filler(Protocol):
 
 
 class Batches:
-    """Made by :meth:`Merge.batches`: an asynchronous iterator of Batches.
+    """Made by :meth:`Merge.batches`: an asynchronous iterator of Batches, and an async context manager.
 
-    A class, not an async generator, so there is nothing to finalise. ``owner`` stays alive as long as this
-    does.
+    Between batches it may hold frames (with ``min_frames`` and ``align``), threads, and memory of a GPU.
+    They are given back by ``close()``, by that of the merge, or when nobody has this any more, as after an
+    ``async for batch in cameras.batches()``.
     """
 
+    # ``owner`` stays alive as long as this does.
     def __init__(self, owner: object, sources: Sources, limits: Limits, tensor: Filler | None) -> None:
         self._owner = owner
         self._sources = sources
@@ -86,6 +90,7 @@ class Batches:
         self._tensor = tensor
         self._filling: tuple[Batch, Promise] | None = None  # the array of a batch
         self._busy = False  # a task waits for that
+        self._closed = False
 
     def __aiter__(self) -> Batches:
         return self
@@ -150,10 +155,63 @@ class Batches:
             dict(self._unusable),
         )
 
+    # -------------------------------------------------------------------------------------- end
+
+    @property
+    def closed(self) -> bool:
+        """True after close(), and after that of the merge."""
+        return self._closed
+
+    def close(self) -> None:
+        """Give back the frames that wait for others, the threads, and memory of a GPU that no batch has.
+        Idempotent. The iteration ends, for a task that waits as well: after the batch that is being filled
+        for it, if there is one. Batches that were given stay as they are, and the merge is not closed."""
+        self._closed = True
+        self._sources.call(self._give_back)
+
+    async def aclose(self) -> None:
+        """close(), and wait until no frame is read any more for a batch that nobody gets."""
+        filling = self._filling
+        self.close()
+        if filling is not None and filling[1].get_loop() is asyncio.get_running_loop():
+            await asyncio.wait([filling[1]])
+
+    async def __aenter__(self) -> Batches:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _give_back(self) -> None:
+        while self._held:
+            self._held.popitem()[1].release()
+        if self._sets is not None:
+            self._sets.clear()
+        if self._filling is not None and not self._busy:
+            (batch, done), self._filling = self._filling, None
+            if done.done():
+                _forget(batch, done)
+            else:
+                done.add_done_callback(partial(_forget, batch))
+        if self._tensor is not None:
+            self._tensor.close()
+        self._ready.wake()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            self._give_back()  # what came after close(), which a signal's handler may call at any time
+            raise ConnectionClosedOK("these batches were closed")
+
+    def __repr__(self) -> str:
+        return f"<Batches of {self._owner!r}{' [closed]' if self._closed else ''}>"
+
     # ---------------------------------------------------------------------- newest of each source
 
     def _take(self) -> Batch | None:
         """The next batch, if it is complete."""
+        self._check_open()
         self._soon = self._short = False
         ready, connected = self._ready.count(), self._sources.connected
         if self._held:
@@ -238,6 +296,7 @@ class Batches:
     def _take_set(self) -> Batch | None:
         """The next batch of frames that belong together, if it is complete."""
         assert self._sets is not None
+        self._check_open()
         self._soon = self._short = False
         self._collect(self._sets)
         if not len(self._sets):
@@ -334,3 +393,10 @@ class Batches:
         if self._soon:
             return 0.0
         return None if self._plan is None or self._short else self._look
+
+
+def _forget(batch: Batch, done: Promise) -> None:
+    """Nobody will get this batch, whatever became of its array."""
+    if not done.cancelled():
+        done.exception()
+    batch.release()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Literal
@@ -73,6 +74,7 @@ class Merge(Sourced):
     def __init__(self, *sources: str | Client, policy: Policy, max_leases: int, reconnect: bool) -> None:
         self._sources = Sources(policy, max_leases, reconnect)
         self._ready = self._sources.ready
+        self._made: weakref.WeakSet[Batches] = weakref.WeakSet()
         try:
             for source in sources:
                 self.add(source)
@@ -202,6 +204,9 @@ class Merge(Sourced):
             Needs NVIDIA's driver, and NVRTC, which PyTorch and CuPy bring. The first batch takes up to a
             second longer.
 
+        It may be left by ``break``. Who keeps it for longer closes it, or uses ``async with
+        cameras.batches() as batches``; the end of the merge closes it as well.
+
         Without ``align`` the frames are claimed all at once when the batch goes, so with the policy "latest"
         each is the newest of its source. Cancelling loses no frame. Ends and raises as recv() does;
         LeaseLimitError of one source comes after the batch of the others, which is not lost. ValueError for
@@ -216,9 +221,18 @@ class Merge(Sourced):
             )
         elif device != "cpu":
             raise ValueError("device is for arrays: give size=(width, height) as well")
-        return Batches(self, self._sources, limits, tensor)
+        made = Batches(self, self._sources, limits, tensor)
+        self._made.add(made)
+        return made
 
     # -------------------------------------------------------------------------------------- end
+
+    def close(self) -> None:
+        """Leave all servers, and close the batches made here. Idempotent; a task that waits in recv() gets
+        ConnectionClosedOK. Frames that were given stay valid until they are released."""
+        for batches in list(self._made):
+            batches.close()
+        super().close()
 
     def stats(self) -> MergeStats:
         """Counters since merge()."""

@@ -136,6 +136,12 @@ class Sets:
             self._turn += 1
             self._turns[name] = self._turn  # those of one set keep their order, so that all rotate
 
+    def clear(self) -> None:
+        """Let all go that wait."""
+        while self._waiting:
+            for candidate in self._waiting.popitem()[1]:
+                candidate.frame.release()
+
     def _pass(self, waiting: deque[Candidate]) -> None:
         frame = waiting.popleft().frame
         self.unmatched[frame.source] += 1

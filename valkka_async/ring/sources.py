@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 
 from valkka_async.errors import ConnectError, ConnectionClosedOK
 from valkka_async.ring import fork
@@ -315,6 +316,10 @@ class Sources:
         """Leave all servers; from any thread."""
         self.closed = True
         self._home.call(self._leave_all)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call it in the loop that this belongs to; from any thread."""
+        self._home.call(function)
 
     def _leave_all(self) -> None:
         if self._follower is not None and not self._follower.get_loop().is_closed():

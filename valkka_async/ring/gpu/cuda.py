@@ -7,9 +7,10 @@ as well. It is retained once for each process and never given up."""
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from functools import cache
@@ -58,6 +59,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
 _NOT_INITIALIZED, _NO_DEVICE, _NOT_READY = 3, 100, 600
 # After these the context is of no use any more, to anybody in the process.
 _LOST = {4, 46, 214, 220, 700, 702, 709, *range(714, 720)}
+_SECONDS = 30.0  # that a call may wait for the GPU
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: the default stream waits neither for it nor it for that
 _NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 _PORTABLE, _READ_ONLY = 1, 8  # CU_MEMHOSTREGISTER_...
@@ -156,6 +158,7 @@ class Cuda:
 
     def __init__(self, index: int) -> None:
         self.name, self.dlpack, self.pid = f"cuda:{index}", (2, index), os.getpid()
+        self.hangs = False
         self._gpu = opened(index, self.pid)
         self._stream = c_void_p()
         self._events: list[int] = []  # all
@@ -188,18 +191,58 @@ class Cuda:
         return address.value
 
     def free(self, address: int) -> None:
-        with self._current():
+        def wait_and_free() -> int:
             waited, freed = driver().cuCtxSynchronize(), driver().cuMemFree_v2(address)
-            _check(waited, "wait for its end")
-            _check(freed, "free memory")
+            return int(waited or freed)
+
+        _check(self._bounded(wait_and_free), "free memory")
 
     def copy_in(self, to: int, source: int, nbytes: int) -> None:
         with self._current():
             _check(driver().cuMemcpyHtoDAsync_v2(to, source, nbytes, self._stream), "copy a frame")
 
     def copy_out(self, to: NDArray[Any], source: int) -> None:
-        with self._current():
-            _check(driver().cuMemcpyDtoH_v2(to.ctypes.data, source, to.nbytes), "copy a batch")
+        def copy() -> int:  # has the array, which may be written to for as long as this takes
+            return int(driver().cuMemcpyDtoH_v2(to.ctypes.data, source, to.nbytes))
+
+        _check(self._bounded(copy), "copy a batch")
+
+    def _bounded(self, call: Callable[[], int]) -> int:
+        """The result of calls that wait for the GPU, which the driver does without a limit. One that takes
+        too long is left to its thread. Raises GpuError."""
+        check_owner(self)
+        if self.hangs:
+            raise self._hung()
+        results: list[int | GpuError] = []
+        done = _thread.allocate_lock()
+        done.acquire()
+
+        def run() -> None:
+            try:
+                with self._gpu.current():
+                    results.append(call())
+            except GpuError as e:
+                results.append(e)
+            finally:
+                done.release()
+
+        try:
+            _thread.start_new_thread(run, ())
+        except RuntimeError as e:
+            raise GpuError(f"there is no thread to wait for {self.name}: {e}") from None
+        if not done.acquire(timeout=_SECONDS):
+            self.hangs = True
+            raise self._hung()
+        (result,) = results
+        if isinstance(result, GpuError):
+            raise result
+        return result
+
+    def _hung(self) -> GpuError:
+        return GpuError(
+            f"{self.name} did not finish what it was asked for within {_SECONDS:.0f} s (nvidia-smi and dmesg "
+            "may say why)"
+        )
 
     def launch(self, rows: int, count: int, target: Target) -> None:
         width, height = target.size
@@ -255,18 +298,21 @@ class Cuda:
         self._free.append(event)
 
     def wait_for(self, stream: int | None) -> None:
+        if stream in (-1, 2):  # 2 is CU_STREAM_PER_THREAD, and would be of this thread
+            self._wait_for_all()
+            return
         with self._current():
-            if stream in (-1, 2):  # 2 is CU_STREAM_PER_THREAD, and would be of this thread
-                _check(driver().cuCtxSynchronize(), "wait for a library")
-                return
             try:
                 event = self._recorded(c_void_p(stream or 1))
             except GpuError:  # a stream that there is no more
-                _check(driver().cuCtxSynchronize(), "wait for a library")
+                self._wait_for_all()
                 return
             result = driver().cuStreamWaitEvent(self._stream, event, 0)
             self.forget(event)  # what waits for it goes by what was recorded by now
             _check(result, "wait for a library")
+
+    def _wait_for_all(self) -> None:
+        _check(self._bounded(lambda: int(driver().cuCtxSynchronize())), "wait for a library")
 
     def close(self) -> None:
         check_owner(self)

@@ -34,6 +34,7 @@ class Device(Protocol):
     name: str  # "cuda:0"
     dlpack: tuple[int, int]  # type and number, as of DLPack
     pid: int  # the process that it belongs to
+    hangs: bool  # it did not do in time what it was asked for; what waits for it fails at once from then on
 
     def register(self, address: int, nbytes: int) -> None:
         """Make read-only memory of the host, whole pages, readable for copies. It stays mapped until
@@ -46,14 +47,14 @@ class Device(Protocol):
         """Memory of the device, aligned to 256 bytes."""
 
     def free(self, address: int) -> None:
-        """Wait for what uses it, in all streams, and give it back."""
+        """Wait for what uses it, in all streams, within bounds, and give it back."""
 
     def copy_in(self, to: int, source: int, nbytes: int) -> None:
         """From memory of the host to the device. What is not registered may be used again when this returns;
         what is, when an event that is recorded later is done."""
 
     def copy_out(self, to: NDArray[Any], source: int) -> None:
-        """From the device to an array, at once: the caller knows that it is written."""
+        """From the device to an array, at once, within bounds: the caller knows that it is written."""
 
     def launch(self, rows: int, count: int, target: Target) -> None:
         """Start the kernel: ``count`` rows, described by kernel.ROW in the device's memory at ``rows``."""

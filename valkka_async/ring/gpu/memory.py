@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import _thread
 import math
 import operator
 import weakref
@@ -111,10 +112,14 @@ class Blocks:
         return block or Block(self._device.allocate(nbytes), nbytes)
 
     def come_back(self, block: Block) -> None:
-        """Nobody has the array any more. In any thread."""
+        """Nobody has the array any more. In any thread, in the midst of anything: freeing, which waits for
+        the device, has a thread of its own."""
         self._back.append(block)
         if self._closed:
-            self._free_all()
+            try:
+                _thread.start_new_thread(self._free_all, ())
+            except RuntimeError:
+                pass  # it is freed with the process
 
     def close(self) -> None:
         """Free what is not in use, and the rest when it comes back."""

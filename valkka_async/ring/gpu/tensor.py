@@ -33,6 +33,7 @@ log = logging.getLogger("valkka_async")
 _ALIGNED = 256  # bytes; where frames begin in the device's memory
 _TABLES = 256  # formats and sizes whose weights are on the device
 _SECONDS = 30.0  # that a GPU may take for a batch
+_STUCK = 90.0  # s for opening the device and a batch, after which a call of the driver does not return
 _PAUSE = 50e-6, 1e-3  # s between looks whether a copy is done, at first and at most
 
 
@@ -66,7 +67,10 @@ class GpuTensor:
         width, height = self._shape.size
         one = (height, width, 3) if self._shape.layout == "NHWC" else (3, height, width)
         array = DeviceArray((len(frames), *one), np.dtype(self._shape.dtype))
-        done: Promise = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        done: Promise = loop.create_future()
+        timer = loop.call_later(_STUCK, _give_up, done)
+        done.add_done_callback(lambda _: timer.cancel())
         if self._jobs is None:
             jobs: _Jobs = SimpleQueue()
             work = _Work(self._shape, self._keep, self._open)
@@ -83,6 +87,15 @@ class GpuTensor:
         self._jobs = None
         if self._end is not None:
             self._end()
+
+
+def _give_up(done: Promise) -> None:
+    """Whoever waits is told; the thread stays in the driver, with the slots that it was to copy."""
+    if not done.done():
+        done.set_exception(
+            GpuError(f"a call of the GPU's driver has not returned for {_STUCK:.0f} s (dmesg may say why)")
+        )
+        done.exception()  # nobody has to wait
 
 
 _Job = tuple[list[tuple[Frame, Row]], DeviceArray, Promise]
@@ -175,7 +188,6 @@ class _OnDevice:
         self._frames = Block(0, 0)  # where frames lie before they are rows, behind their descriptions
         self._weights: dict[Row, int] = {}
         self._until = 0.0
-        self._hangs = False
         self._table = 0
 
     def start(self, rows: list[tuple[Frame, Row]], array: DeviceArray, copies: deque[_Copy]) -> int:
@@ -235,7 +247,7 @@ class _OnDevice:
         pause, most = _PAUSE
         while not done():
             if time.monotonic() >= self._until:
-                self._hangs = True
+                self._device.hangs = True
                 raise GpuError(f"{self._device.name} did not finish a batch within {_SECONDS:.0f} s")
             time.sleep(pause)
             pause = min(pause * 1.5, most)
@@ -243,15 +255,15 @@ class _OnDevice:
     def close(self) -> None:
         """Give all up. Where the device hangs, all stays as it is until the process ends: freeing would wait,
         and copies may still read."""
-        if self._hangs:
-            abandoned.append(self)
-            return
         memory = [self._table, self._frames.address, *self._weights.values()]
         # Freeing waits for the device, so no copy is under way when slots are unregistered.
         steps: list[Callable[[], None]] = [
             partial(self._device.free, address) for address in memory if address
         ]
         for give_up in [*steps, self._blocks.close, self._pinned.close, self._device.close]:
+            if self._device.hangs:
+                abandoned.append(self)
+                return
             try:
                 give_up()
             except (GpuError, InheritedError) as e:
