@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import threading
@@ -161,6 +162,23 @@ def test_an_endpoint_where_nothing_listens_is_called_so() -> None:
         attic.eventually(lambda: "nothing" in attic.sees("garage").reason)
         assert attic.sees("garage").cause is PeerCause.UNREACHABLE
         assert os.listdir(attic.directory)
+
+
+def test_a_link_has_as_many_descriptors_as_it_may() -> None:
+    """Where a program usually has 1024, other hosts' cameras would have used them up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    host = Host("attic", listen=[f"tcp/127.0.0.1:{free_port()}"], peers={"garage": {}})
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard - 1, 1024), hard))
+    try:
+        host.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        host.eventually(host.status)
+        assert host.process is not None
+        assert resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        host.__exit__()
 
 
 def test_a_flood_of_cameras_and_requests_is_bounded(short: Path) -> None:

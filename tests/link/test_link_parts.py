@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -12,10 +14,14 @@ from typing import Any
 import pytest
 
 import valkka_async as va
+from support.until import wait_for
+from valkka_async.camera.status import CameraState
 from valkka_async.errors import InvalidNameError, ProtocolError
 from valkka_async.link.budget import Budget
 from valkka_async.link.clock import PeerClock
 from valkka_async.link.keys import Key, Live, parse, parse_live
+from valkka_async.link.messages import Import, Work, decode_alive
+from valkka_async.link.messages import encode as encode_message
 from valkka_async.link.receiver import Receiver
 from valkka_async.link.spec import Certificates, LinkSpec, PeerSpec
 from valkka_async.link.status import Level
@@ -93,6 +99,31 @@ def test_hostile_units_leave_a_ring_as_it_is(ring: tuple[Receiver, va.Reader]) -
         receiver.take(bytes(data))
     take(receiver, 1, key=True, stream=99)
     assert bytes(seen(reader)[-1].data) == b"data" and receiver.counts().refused > 0
+
+
+def test_rings_of_many_cameras_do_not_hold_up_the_sign_of_life() -> None:
+    """The link takes an importing worker that says nothing for hung."""
+    from valkka_async.link.decoder import Worker
+
+    names = [f"garage/cam{number}" for number in range(40)]
+    work = Work(tuple(Import(name, "rgb24", CameraState.LIVE, None, "") for name in names))
+    (commands, tell), (hear, answers) = os.pipe(), os.pipe()
+    with open(tell, "wb") as telling, open(hear, "rb") as hearing, open(commands), open(answers):
+        telling.write(encode_message(work))
+        telling.flush()
+        worker = Worker(commands, answers)
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        try:
+            had = [decode_alive(hearing.readline()).cameras]
+            assert had[0] < len(names)
+            while had[-1] < len(names):
+                had.append(decode_alive(hearing.readline()).cameras)
+        finally:
+            telling.close()
+            thread.join()
+            worker.close()
+    assert wait_for(lambda: not [one for one in threading.enumerate() if one.name.startswith("garage/")])
 
 
 # ----------------------------------------------------------------------------------------- losses
@@ -310,6 +341,20 @@ def test_a_link_that_cannot_be_or_is_not_safe_is_refused(
     certificates = Certificates("a", "b", "c") if files else None
     with pytest.raises(ValueError):
         LinkSpec("attic", (PeerSpec(**{"name": "garage", **peer}),), listen, certificates)
+
+
+@pytest.mark.parametrize("pattern", ["*", "**", "cam*", "c**m*", "*.*"])
+def test_a_pattern_gives_the_rights_that_it_means(pattern: str) -> None:
+    """Zenoh's access control, which knows other patterns, agrees with ours."""
+    zenoh = pytest.importorskip("zenoh")
+    from valkka_async.link.engine import access
+
+    peer = PeerSpec("attic", export=(pattern,))
+    rules = access(LinkSpec("garage", (peer,), listen=("tcp/127.0.0.1:1",)))["rules"]
+    keys = [zenoh.KeyExpr(key) for rule in rules for key in rule["key_exprs"] if "/to/attic/" in key]
+    for camera in ("cam1", "cm", "yard", "cam1.sub"):
+        given = any(key.includes(zenoh.KeyExpr(f"va/1/garage/0/to/attic/{camera}/1")) for key in keys)
+        assert given is peer.may_read(camera), camera
 
 
 def test_no_repr_shows_where_the_key_is() -> None:

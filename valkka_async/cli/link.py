@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from pathlib import Path
 
 import valkka_async.service.log as service_log
@@ -29,6 +30,8 @@ def start(path: Path, *, until_eof: bool) -> None:
     if config.link is None:
         raise ValkkaError(f"{path}: there is no `link` in it")
     service_log.configure(config.log.level, config.log.format, journal=False)
+    # A ring takes three descriptors here and a dozen in the process that decodes; 1024 is the usual limit.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     program.run(_run(config.link.spec(), until_eof), None)
 
 

@@ -194,8 +194,6 @@ class Bus:
     def put_to(self, key: str) -> Callable[[bytes], None]:
         """What sends units there, from any thread. It waits for room for a second at most; what finds none is
         dropped, and nobody says so: units are numbered."""
-
-        # Not a declared publisher: each of those leaves 2 KB behind (zenoh #1518).
         checked, drop = zenoh.KeyExpr(key), zenoh.CongestionControl.DROP
 
         def put(payload: bytes) -> None:

@@ -26,7 +26,7 @@ from valkka_async import typed
 from valkka_async.camera.decode import Decoder
 from valkka_async.camera.pixels.convert import Converter
 from valkka_async.camera.status import OutputStatus, StreamStatus, no_sound, of_streams
-from valkka_async.errors import CameraFormatError, ConnectError, NoFreeSlotError, ValkkaError
+from valkka_async.errors import CameraFormatError, NoFreeSlotError, ValkkaError
 from valkka_async.link.messages import Alive, Import, decode_work, encode
 from valkka_async.link.muxed import Muxed
 from valkka_async.link.ondemand import LINGER, OnDemand, received
@@ -38,6 +38,7 @@ from valkka_async.ring.reader import Reader
 from valkka_async.ring.server import BACKLOG_BYTES, Backlog, Server
 
 _LOOK = 0.5  # s between looks for what has no readers any more
+_AT_ONCE = 16  # cameras whose rings are made before anything else has its turn
 _AGAIN = 5.0  # s until a ring is made again whose name was taken
 _PATIENCE = 0.03  # s for the next unit, while the newest frame is looked for,
 _FRESH = 0.3  # s of age, which it has at most,
@@ -236,25 +237,25 @@ class Worker:
         self._answers = answers
         self._cameras: dict[str, Foreign] = {}
         self._buffer = b""
-        self._retry = 0.0
-        self._work: tuple[Import, ...] = ()
+        self._work: dict[str, Import] = {}
+        self._retry: dict[str, float] = {}  # by the name of a camera whose rings could not be made
 
     def run(self) -> None:
         """Until the link closes its end."""
         poll = select.poll()
         poll.register(self._commands, select.POLLIN)
         beat = 0.0
+        more = False
         while True:
-            if poll.poll(_LOOK * 1e3):
+            if poll.poll(0 if more else _LOOK * 1e3):
                 data = os.read(self._commands, 1 << 16)
                 if not data:
                     return
                 self._hear(data)
             now = time.monotonic()
+            more = self._make(now)
             for camera in self._cameras.values():
                 camera.look(now)
-            if len(self._cameras) < len(self._work) and now >= self._retry:
-                self._follow()
             if now >= beat:
                 beat = now + _BEAT
                 errors = sum(camera.errors for camera in self._cameras.values())
@@ -262,23 +263,30 @@ class Worker:
 
     def _hear(self, data: bytes) -> None:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        if lines:  # each has all
-            self._work = decode_work(lines[-1]).imports
-            self._follow()
-
-    def _follow(self) -> None:
-        wanted = {spec.name: spec for spec in self._work}
-        for name in self._cameras.keys() - wanted.keys():
+        if not lines:
+            return
+        self._work = {spec.name: spec for spec in decode_work(lines[-1]).imports}  # each has all
+        self._retry.clear()
+        for name in self._cameras.keys() - self._work.keys():
             self._cameras.pop(name).close()
-        for name, spec in wanted.items():
-            if (there := self._cameras.get(name)) is not None:
-                there.follow(spec)
-                continue
+        for name, camera in self._cameras.items():
+            camera.follow(self._work[name])
+
+    def _make(self, now: float) -> bool:
+        """Cameras that have no rings yet, a few at a time: the sign of life must not wait for a thousand.
+        True: there are more."""
+        due = [
+            spec
+            for name, spec in self._work.items()
+            if name not in self._cameras and self._retry.get(name, now) <= now
+        ]
+        for spec in due[:_AT_ONCE]:
             try:
-                self._cameras[name] = Foreign(spec)
-            except (ConnectError, ValkkaError) as e:  # its name is taken
-                self._retry = time.monotonic() + _AGAIN
-                log.warning("%s: %s; trying again", name, e)
+                self._cameras[spec.name] = Foreign(spec)
+            except (ValkkaError, OSError) as e:  # its name is taken; no room for a file or a thread
+                self._retry[spec.name] = now + _AGAIN
+                log.warning("%s: %s; trying again", spec.name, e)
+        return len(due) > _AT_ONCE
 
     def close(self) -> None:
         """All rings."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from valkka_async.errors import ConnectError
@@ -119,7 +120,7 @@ def access(spec: LinkSpec) -> dict[str, Any]:
         allow(["ingress"], ["put"], _each(f"{at}/{them}", "to tell", f"{me}/**"))
         for patterns, want, to in ((peer.export, "want", "to"), (peer.metadata, "ask", "tell")):
             for pattern in patterns:
-                name = pattern if pattern == "*" else pattern.replace("*", "$*")
+                name = re.sub(r"\*+", "*" if pattern.strip("*") == "" else "$*", pattern)
                 allow(["ingress"], token, [f"{at}/{me}/*/{want}/{them}/{name}/*"])
                 allow(["ingress"], ["declare_subscriber"], [f"{at}/{me}/*/{to}/{them}/{name}/*"])
                 allow(["egress"], ["put"], [f"{at}/{me}/*/{to}/{them}/{name}/*"])

@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 
 from valkka_async.errors import ConnectionClosed
+from valkka_async.foreign import start
 from valkka_async.ring.frame import Frame
 from valkka_async.ring.reader import Reader, attach
 from valkka_async.ring.server import Server
@@ -21,7 +22,8 @@ log = logging.getLogger("valkka_async.link")
 
 
 class OnDemand(ABC):
-    """`server` is closed with it. `source`: what the thread reads."""
+    """`server` is closed with it. `source`: what the thread reads. Raises OSError when the system has no room
+    for a thread."""
 
     def __init__(self, server: Server, source: str) -> None:
         self.server = server
@@ -31,7 +33,11 @@ class OnDemand(ABC):
         self._stop = False
         self._said = ""
         self._thread = threading.Thread(target=self._run, name=server.name, daemon=True)
-        self._thread.start()
+        try:
+            start(self._thread)
+        except OSError:
+            server.close()
+            raise
         server.when_readers_change(self._note_readers)
 
     def _note_readers(self) -> None:
@@ -65,6 +71,8 @@ class OnDemand(ABC):
     def _run(self) -> None:
         while not self._stop:
             self._wanted.wait()
+            if self._stop:
+                return
             try:
                 with attach(self._source, policy="ordered", open_timeout=_OPEN) as reader:
                     self.work(reader)

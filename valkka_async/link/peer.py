@@ -22,6 +22,7 @@ from valkka_async.link.status import ExportStatus, PeerCause, PeerState, PeerSta
 from valkka_async.link.worker import DecoderProcess
 
 _MOST = 1024  # cameras of one host, and requests of one
+_AT_ONCE = 32  # rings that are made before anything else has its turn
 _LIVES = 16  # of hosts with one name
 _WITHDRAWN = 1.0  # s: when a host goes, its cameras' tokens may go first
 _DYING = 1.0  # s
@@ -193,11 +194,13 @@ class Peer:
     def _follow_cameras(self, now: float) -> None:
         has = self._has.get(self._current, set())
         host = self.spec.name
-        for one in has - self._cameras.keys():
-            if self.spec.imported(one.name):
-                self._cameras[one] = ForeignCamera(
-                    host, one.name, self._me, self._bus, self._kick, metadata=one.metadata
-                )
+        new = [one for one in has - self._cameras.keys() if self.spec.imported(one.name)]
+        for one in new[:_AT_ONCE]:
+            self._cameras[one] = ForeignCamera(
+                host, one.name, self._me, self._bus, self._kick, metadata=one.metadata
+            )
+        if len(new) > _AT_ONCE:
+            self._kick()
         for camera in [*self._cameras]:
             if camera in has:
                 self._missing.pop(camera, None)

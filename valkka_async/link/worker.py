@@ -15,7 +15,8 @@ from valkka_async.link.ending import end
 from valkka_async.link.messages import Alive, Work, decode_alive, encode
 from valkka_async.timeouts import timeout
 
-_HANG = 10.0  # s without a sign of life
+_HANG = 10.0  # s without a sign of life, of which the first
+_START = 60.0  # may take longer, where a small machine starts many at once
 _STOP = 3.0  # s for its end
 _LONGEST = 1 << 16  # bytes of a line
 
@@ -91,7 +92,7 @@ class DecoderProcess:
         assert process.stdout is not None
         while True:
             try:
-                async with timeout(_HANG):
+                async with timeout(_START if self.alive is None else _HANG):
                     line = await process.stdout.readline()
                 if not line:
                     return f"status {await process.wait()}"
