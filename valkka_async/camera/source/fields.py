@@ -8,6 +8,7 @@ MP4 wants them in one sample (ISO/IEC 14496-15, 5.2.2), and half a key frame is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple, cast
 
 from av.packet import Packet
@@ -15,6 +16,7 @@ from av.video.stream import VideoStream
 
 from valkka_async.camera.mp4 import nal, sps
 from valkka_async.camera.source.packet import VideoPacket
+from valkka_async.camera.source.rational import fraction
 
 _SPS = nal.H264.sets[0]
 _IDR = nal.H264.keys[0]
@@ -107,6 +109,7 @@ class Pairs:
 
     def __init__(self, stream: VideoStream, step: Callable[[], VideoPacket | None]) -> None:
         self._stream, self._step = stream, step
+        self._base = fraction(stream.time_base)
         self._slices = Slices(stream)
         self._held: VideoPacket | None = None
         self._half: Field | None = None
@@ -125,7 +128,7 @@ class Pairs:
                 self._held = None
                 first = fields[0] if fields else None
                 if packet is not None and first is not None and first.completes(self._half):
-                    return joined(self._stream, [held, packet], held)
+                    return joined(self._stream, self._base, [held, packet], held)
                 self._next.append(packet)
                 if first is not None and first.mistaken(self._half):
                     continue  # its own other one was lost
@@ -152,18 +155,19 @@ class Pairs:
         return found
 
 
-def joined(stream: VideoStream, parts: Sequence[VideoPacket], first: VideoPacket) -> VideoPacket:
-    """Packets in one, with what is known of `first`."""
+def joined(
+    stream: VideoStream, base: Fraction | None, parts: Sequence[VideoPacket], first: VideoPacket
+) -> VideoPacket:
+    """Packets of a stream, whose time base is `base`, in one, with what is known of `first`."""
     # Not made of bytes: decoders read some bytes beyond a packet's end.
     data = b"".join(cast(Any, parts))
     whole = cast("VideoPacket", Packet(len(data)))
-    with memoryview(cast(Any, whole)) as view:
-        view[:] = data
+    whole.update(data)
     whole.stream = stream
-    if first.time_base is not None:
-        whole.time_base = first.time_base
+    if base is not None:
+        whole.time_base = base
     whole.pts, whole.dts, whole.is_keyframe = first.pts, first.dts, first.is_keyframe
-    whole.duration = sum(part.duration or 0 for part in parts)
-    if first.has_sidedata("prft"):
-        whole.set_sidedata(first.get_sidedata("prft"), move=True)
+    whole.duration = sum([part.duration or 0 for part in parts])
+    for known in first.iter_sidedata():  # of RTP: what the sender says of its time
+        whole.set_sidedata(known, move=True)
     return whole

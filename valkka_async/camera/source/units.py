@@ -121,7 +121,7 @@ class Units:
     ) -> None:
         self.early = False  # the newest unit was complete with its last packet
         self.arrival_ns = 0  # when the first packet of the newest unit came
-        self._stream = stream
+        self._stream, self._base = stream, fraction(stream.time_base)
         self._codec = nal.CODECS[stream.codec_context.codec.canonical_name]
         self._step = step
         self._index = stream.index
@@ -154,6 +154,10 @@ class Units:
             if packet is not None and packet.size:
                 pts = packet.pts if self._times is None else self._times.of(packet.pts, raw)
                 self._take(packet, pts, bool(marked))
+                if 0 < len(self._parts) == self._body and not (self._marked or self._ready):
+                    pieces = self._wire.pieces(self._step, packet)
+                    self._parts[-1].packets.extend(pieces)
+                    self._count += len(pieces)
                 continue
             self._close(early=False)
             if packet is not None:
@@ -217,7 +221,7 @@ class Units:
 
     def _keep(self, parts: list[_Part]) -> None:
         """These alone."""
-        self._parts, self._count = parts, sum(len(part.packets) for part in parts)
+        self._parts, self._count = parts, sum([len(part.packets) for part in parts]) if parts else 0
 
     def _goes_on(self, kind: _Kind) -> bool:
         """Is the unit that is here the first of two fields, and this of the second, or before it?"""
@@ -266,13 +270,17 @@ class Units:
         self._body, self._pictures, self._pairing = 0, False, Pairing()
         if not parts:
             return
-        pts = next((part.pts for part in parts if part.kind.slices), None)
-        first = next((part for part in parts if self._is(part.pts, pts)), parts[0])
+        first, packets = parts[0], parts[0].packets
+        pts, key = first.pts, first.kind.key
+        if len(parts) > 1:
+            pts = next((part.pts for part in parts if part.kind.slices), None)
+            first = next((part for part in parts if self._is(part.pts, pts)), first)
+            packets = [packet for part in parts for packet in part.packets]
+            key = any([part.kind.key for part in parts])
         packet = first.packets[0]
-        packets = [packet for part in parts for packet in part.packets]
         if len(packets) > 1:
-            packet = joined(self._stream, packets, packet)
-        packet.is_keyframe = any(part.kind.key for part in parts)
+            packet = joined(self._stream, self._base, packets, packet)
+        packet.is_keyframe = key
         packet.pts = pts
         packet.dts, packet.duration = self._order.place(packet)
         self._ready.append((packet, first.arrival_ns, early))
@@ -306,7 +314,8 @@ class _Order:
             self._shown.clear()
             self._waiting.clear()
             self._last = None
-        self._depth = max(self._depth, sum(one > pts for one in self._shown))
+        if self._shown and (self._depth or pts < self._shown[-1]):
+            self._depth = max(self._depth, sum([one > pts for one in self._shown]))
         self._shown.append(pts)
         bisect.insort(self._waiting, pts)
         if len(self._waiting) <= self._depth:

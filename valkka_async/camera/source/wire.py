@@ -20,15 +20,22 @@ import socket
 import struct
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from valkka_async.camera.mp4 import nal
 from valkka_async.camera.source.deadline import Deadline
-from valkka_async.camera.source.packet import AnyPacket
+from valkka_async.camera.source.packet import AnyPacket, VideoPacket
 
 _WINDOW = 1 << 16
 _RTP, _INTERLEAVED = 12, 4  # bytes of a header
-_HEAD = struct.Struct(">BBHI")  # how it begins: flags, marker and kind, sequence number, time
+_DOLLAR = 0x24  # which the latter begins with
+# How a packet begins, as a rule: flags, marker and kind, sequence number, time; and the first byte of what it
+# carries, with the one behind the unit's header. By the size of that.
+_HEADS = {header: struct.Struct(f">BBHI4xB{header - 1}xB") for header in (1, 2)}
+_LONGEST_HEAD = 16
+# The same behind "$" with the channel, and the packet's size.
+_FRAMED = {header: struct.Struct(f">HHBBHI4xB{header - 1}xB") for header in (1, 2)}
+_PLAIN = 0x80  # its flags, where nothing lies between
 _RTCP = range(192, 224)  # in the second byte of a packet (RFC 5761)
 _A_MOMENT = 1  # ms; and so often it is given to cameras whose headers come by themselves
 _WAITS = 3
@@ -45,9 +52,10 @@ _CONTENT_LENGTH = re.compile(rb"^content-length[ \t]*:[ \t]*([0-9]{1,6})", re.IG
 _NUDGE = 450  # 5 ms, by which a report of the sender (RTCP) may move times; frames are further apart
 
 
-# An RTP packet that FFmpeg has not handed out yet: sequence number, time, whether it is marked, and the size
-# of what FFmpeg makes of it (_ANY: not known). There is one for each kilobyte, so it is a plain tuple.
-_Seen = tuple[int, int, bool, int]
+# An RTP packet that FFmpeg has not handed out yet: sequence number, time, whether it is marked, the size of
+# what FFmpeg makes of it (_ANY: not known), and whether it only goes on with a unit (NAL), and is not marked.
+# There is one for each kilobyte, so it is a plain tuple.
+_Seen = tuple[int, int, bool, int, bool]
 # What FFmpeg gave, whether that was marked as the end of a frame, and RTP's time of it (None: not known).
 Read: TypeAlias = "tuple[AnyPacket | None, bool | None, int | None]"
 
@@ -56,15 +64,12 @@ class _Flow:
     """The packets of one stream that were seen, and not handed out yet."""
 
     def __init__(self) -> None:
-        self._seen: deque[_Seen] = deque()  # in the order in which FFmpeg hands them out
-        self._base: int | None = None  # RTP's time of a packet whose pts is 0
-
-    def __len__(self) -> int:
-        return len(self._seen)
+        self.seen: deque[_Seen] = deque()  # in the order in which FFmpeg hands them out
+        self.base: int | None = None  # RTP's time of a packet whose pts is 0
 
     def note(self, seen: _Seen) -> None:
         """This one comes next, or where its number says."""
-        there = self._seen
+        there = self.seen
         place = len(there)
         while place and (there[place - 1][0] - seen[0]) & 0xFFFF < _HALF:
             place -= 1
@@ -75,47 +80,43 @@ class _Flow:
         else:
             there.insert(place, seen)
         if len(there) > _MOST:
-            self._seen.popleft()  # of a flow that FFmpeg hands out no packets of
-
-    def forget(self) -> None:
-        self._seen.clear()
+            there.popleft()  # of a flow that FFmpeg hands out no packets of
 
     def next(self, packet: AnyPacket) -> _Seen | None:
         """The one that was seen next, if it is this by its size and its time: as a rule it is. (match() says
         the same of it.)"""
-        if not self._seen:
+        if not self.seen:
             return None
-        _, time, _, size = self._seen[0]
-        pts = packet.pts
-        if pts is None or size != packet.size or (time - pts) & _MASK != self._base:
+        seen, pts = self.seen[0], packet.pts
+        if seen[3] != packet.size or pts is None or (seen[1] - pts) & _MASK != self.base:
             return None
-        return self._seen.popleft()
+        return self.seen.popleft()
 
     def match(self, packet: AnyPacket, *, ordered: bool) -> tuple[_Seen, bool] | None:
         """Which one this is, and whether its time says so, too. `ordered`: none was lost or missed."""
         if packet.pts is None or not packet.size:
             return None
-        for place, seen in enumerate(self._seen):
-            _, time, _, size = seen
+        for place, seen in enumerate(self.seen):
+            _, time, _, size, _ = seen
             base = (time - packet.pts) & _MASK
-            moved = 0 if self._base is None else (base - self._base + _NUDGE) & _MASK
-            right = self._base is not None and (moved == _NUDGE or (not place and moved <= 2 * _NUDGE))
+            moved = 0 if self.base is None else (base - self.base + _NUDGE) & _MASK
+            right = self.base is not None and (moved == _NUDGE or (not place and moved <= 2 * _NUDGE))
             if size not in (packet.size, _ANY) or (not right and size == _ANY):
                 continue
             if not right and place:
                 continue
             # FFmpeg counts from the first packet, or from what RTCP says. With the next one it is known.
-            self._base = base
+            self.base = base
             for _ in range(place + 1):
-                self._seen.popleft()
+                self.seen.popleft()
             return seen, right
-        if ordered or self._base is None:
-            self._seen.clear()  # what FFmpeg has not taken will be looked at again
+        if ordered or self.base is None:
+            self.seen.clear()  # what FFmpeg has not taken will be looked at again
         else:
             # One that was not seen. Those that FFmpeg has thrown away are older.
-            now = packet.pts + self._base
-            while self._seen and 0 < (now - self._seen[0][1]) & _MASK < 1 << 31:
-                self._seen.popleft()
+            now = packet.pts + self.base
+            while self.seen and 0 < (now - self.seen[0][1]) & _MASK < 1 << 31:
+                self.seen.popleft()
         return None
 
 
@@ -136,9 +137,11 @@ class Wire:
     ) -> None:
         self._deadline = deadline
         self._codec = codec
+        self._mask = codec.mask << codec.shift  # of a unit's kind in its first byte
         # The kinds of a packet that has a piece of a unit, or several units.
-        self._pieces = (28, 29) if codec is nal.H264 else (49,)
-        self._several = range(24, 28) if codec is nal.H264 else (48,)
+        self._pieces = tuple(kind << codec.shift for kind in ((28, 29) if codec is nal.H264 else (49,)))
+        self._several = tuple(kind << codec.shift for kind in (range(24, 28) if codec is nal.H264 else (48,)))
+        self._around = _RTP + codec.header + 1  # bytes of a packet with a piece, which is no unit's first
         self._video = video
         self._goes_on = goes_on
         self._stream: socket.socket | None = None  # the connection, if packets come over it
@@ -146,7 +149,9 @@ class Wire:
         self._held: list[socket.socket] = []
         self._poll = select.poll()
         self._others = select.poll()  # over UDP, what is not the picture's
-        self._buffer = bytearray(_WINDOW)
+        self._buffer = bytearray(_WINDOW + _LONGEST_HEAD)
+        self._head, self._framed = _HEADS[codec.header], _FRAMED[codec.header]
+        self._odd: list[AnyPacket | None] = []  # what was read, and is another one than was seen
         self._flows: dict[int, _Flow] = {}  # by channel or descriptor: those that may be the picture's
         self._flow: int | None = None  # which of them it is
         self._picture: _Flow | None = None  # it itself
@@ -169,33 +174,53 @@ class Wire:
             self._adopt(self._deadline.found())
         picture = self._picture
         if self._stream is not None:
-            if not (self._seen if picture is None else picture):
+            if not (self._seen if picture is None else picture.seen):
                 self._look(self._stream)
         elif self._rtp:
             self._look_at_datagrams()
-        packet = step()
+        packet = self._odd.pop() if self._odd else step()
         if packet is None or packet.stream_index != self._video:
             if self._flow is None:
                 for flow in self._flows.values():  # one of them had it; what is left will be seen again
-                    flow.forget()
+                    flow.seen.clear()
             return packet, None, None
         if picture is not None and (seen := picture.next(packet)) is not None:
             return packet, seen[2], seen[1]
         return self._match(packet)
 
+    def pieces(self, step: Callable[[], AnyPacket | None], newest: VideoPacket) -> list[VideoPacket]:
+        """Those that only go on with the unit (NAL) of the newest packet, as far as they were seen; none that
+        is marked. Over TCP, where most are such."""
+        pieces: list[VideoPacket] = []
+        picture, pts = self._picture, newest.pts
+        if picture is None or self._stream is None or pts is None:
+            return pieces
+        seen, video = picture.seen, self._video
+        while seen:
+            _, time, _, size, inner = seen[0]
+            if not inner or (time - pts) & _MASK != picture.base:
+                break
+            packet: Any = step()
+            if packet is None or packet.pts != pts or packet.size != size or packet.stream_index != video:
+                self._odd.append(packet)
+                break
+            seen.popleft()
+            pieces.append(packet)
+        return pieces
+
     @property
     def _seen(self) -> bool:
         """Was there a packet that may be the picture's, and was not handed out yet?"""
-        return any(self._flows.values())
+        return any(flow.seen for flow in self._flows.values())
 
     def _match(self, packet: AnyPacket) -> Read:
         for key, flow in self._flows.items():
-            if not flow:
+            if not flow.seen:
                 continue
             found = flow.match(packet, ordered=self._stream is not None)
             if found is None:
                 continue
-            (_, time, marked, _), right = found
+            (_, time, marked, _, _), right = found
             if right and self._flow is None:
                 self._settle(key)
             if right:
@@ -253,7 +278,7 @@ class Wire:
     def _peek(self, one: socket.socket) -> int:
         """How much a socket has, as far as the buffer can hold it. 0: it has ended, -1: nothing."""
         try:
-            return one.recv_into(self._buffer, 0, socket.MSG_PEEK)
+            return one.recv_into(self._buffer, _WINDOW, socket.MSG_PEEK)
         except BlockingIOError:
             return -1
         except OSError:
@@ -263,8 +288,27 @@ class Wire:
         """Note the packets among the first bytes of what is there. True: a header has only begun. None: there
         is what nobody knows."""
         data, at = self._buffer, 0
+        picture = None if self._picture is None else self._picture.seen
+        own = _DOLLAR << 8 | (self._flow or 0)
+        unpack, mask, pieces, less = self._framed.unpack_from, self._mask, self._pieces, self._around
+        last = size - _INTERLEAVED - less
         while at < size:
-            if data[at] != 0x24:  # "$": answers of RTSP come between the packets, to what keeps it alive
+            if picture and at <= last:
+                # Most go on with a unit, and have nothing else to say.
+                framed, length, flags, kind, sequence, stamp, front, behind = unpack(data, at)
+                if (
+                    framed == own
+                    and flags == _PLAIN
+                    and behind < 0x80
+                    and front & mask in pieces
+                    and kind not in _RTCP
+                    and (sequence - picture[-1][0]) & 0xFFFF == 1
+                    and length >= less
+                ):
+                    picture.append((sequence, stamp, kind > 127, length - less, kind < 128))
+                    at += _INTERLEAVED + length
+                    continue
+            if data[at] != _DOLLAR:  # answers of RTSP come between the packets, to what keeps it alive
                 length = _message(bytes(data[at : min(at + _LONGEST_MESSAGE, size)]))
                 if not length:
                     return False if length == 0 and size - at < _LONGEST_MESSAGE else None
@@ -300,36 +344,39 @@ class Wire:
         """Note the packet at `at`, of `size` bytes, of which those before `end` are here."""
         if self._flow not in (None, key) or size < _RTP or end - at < _RTP:
             return
-        flags, kind, sequence, stamp = _HEAD.unpack_from(self._buffer, at)
+        flags, kind, sequence, stamp, front, behind = self._head.unpack_from(self._buffer, at)
         if flags >> 6 != 2 or kind in _RTCP:
             return
-        head = _RTP + 4 * (flags & 15)
-        if flags & 0x10:  # an extension
-            if at + head + 4 > end:
-                return
-            head += 4 + 4 * (self._buffer[at + head + 2] << 8 | self._buffer[at + head + 3])
-        payload = at + head
-        if payload + self._codec.header + 1 > end:
+        header, payload = self._codec.header, at + _RTP
+        if flags != _PLAIN:
+            payload += 4 * (flags & 15)
+            if flags & 0x10:  # an extension
+                if payload + 4 > end:
+                    return
+                payload += 4 + 4 * (self._buffer[payload + 2] << 8 | self._buffer[payload + 3])
+            if payload + header < end:
+                front, behind = self._buffer[payload], self._buffer[payload + header]
+        if payload + header >= end:
             return
-        made = _ANY if flags & 0x20 else self._made(payload, size - head, end)  # padded
+        # The size of what FFmpeg makes of it.
+        made, inner, unit = size + at - payload, False, front & self._mask
+        if flags & 0x20:  # padded
+            made = _ANY
+        elif unit in self._pieces:
+            inner = behind < 0x80 and kind < 128
+            made += _START - 1 if behind & 0x80 else -1 - header
+        elif unit in self._several:
+            whole = payload + made
+            made = self._together(payload + header, whole) if whole <= end else _ANY
+        else:
+            made += _START
         flow = self._flows.get(key)
         if flow is None:
             flow = self._flows[key] = _Flow()
-        flow.note((sequence, stamp, kind > 127, made))
-
-    def _made(self, at: int, size: int, end: int) -> int:
-        """The size of what FFmpeg makes of the payload at `at`, which is here as far as `end`."""
-        codec, header = self._codec, self._codec.header
-        kind = self._buffer[at] >> codec.shift & codec.mask
-        if kind in self._pieces:
-            first = self._buffer[at + header] & 0x80
-            return size - 1 + _START if first else size - header - 1
-        if kind in self._several:
-            return self._together(at + header, at + size) if at + size <= end else _ANY
-        return size + _START
+        flow.note((sequence, stamp, kind > 127, made, inner))
 
     def _together(self, at: int, end: int) -> int:
-        """The same for several units, each behind its length."""
+        """That for several units, each behind its length."""
         made = 0
         while at + 2 < end:
             length = self._buffer[at] << 8 | self._buffer[at + 1]
