@@ -63,6 +63,12 @@ async def test_all_files_of_the_page_are_served_and_not_twice() -> None:
                 assert answer.status == 404, path
 
 
+def test_the_page_has_words_for_each_warning() -> None:
+    text = (Path(assets.__file__).parent / "static" / "words.js").read_text()
+    table = text.partition("const WARNINGS = {")[2].partition("};")[0]
+    assert set(re.findall(r"^ *(\w+):", table, re.M)) == set(va.CameraWarning)
+
+
 def test_the_page_has_nothing_inline_that_its_policy_forbids() -> None:
     folder = Path(assets.__file__).parent / "static"
     for path in folder.glob("*.html"):

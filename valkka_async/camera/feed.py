@@ -10,6 +10,7 @@ from av.video.frame import VideoFrame
 
 from valkka_async.camera.decode import Decoder, another_context
 from valkka_async.camera.follow import Follower
+from valkka_async.camera.lag import Lag
 from valkka_async.camera.meter import Meter
 from valkka_async.camera.mp4 import nal
 from valkka_async.camera.outputs import FragmentRing, PacketRing, PixelRing
@@ -42,6 +43,10 @@ class Feed:
     There are three decoders at most: one goes on from frame to frame, where readers need that; one takes key
     frames by themselves; and one comes up from the last key frame to now, beside all this (follow.py), to be
     the first of the three.
+
+    Where packets lie unread for too long (lag.py), as decoding is slower than the camera, the decoder steps
+    aside: it goes on like the third one, and its frames are shown meanwhile, until it has come up to now or
+    there is a key frame. `paced`: packets have waited for their turn here, so that says nothing.
     """
 
     def __init__(
@@ -52,6 +57,8 @@ class Feed:
         clock: LiveClock | FileClock,
         thread_count: int,
         sound: SoundMeter,
+        *,
+        paced: bool = False,
     ) -> None:
         self._address = source.address
         self._pixels = [ring for ring in rings if isinstance(ring, PixelRing)]
@@ -72,6 +79,10 @@ class Feed:
         self._left: list[Follower] = []  # that end by themselves
         self._errors = 0  # of decoders that are gone
         self._clock = clock
+        self._lag = Lag() if source.live and not paced else None
+        self._unread_ns = 0  # so long the newest packet lay
+        self._missed: list[PixelRing] = []  # key frames, which they want by themselves
+        self._resumes = False  # frames were left out, and those that come need them
         self._geometry = Geometry(source.stream)
         eager = any(ring.eager for ring in self._pixels)
         self._going = eager  # the decoder has had all since it was begun with
@@ -85,7 +96,7 @@ class Feed:
         if self._nal is not None:
             self._length_size = nal.length_size(source.stream.codec_context.extradata or b"", self._nal)
         self._wanted_since: float | None = None  # frames for which there is no key frame
-        self._remembers = not (eager or self._intra)
+        self._remembers = not self._intra and (source.live or not eager)
         self._gop: list[tuple[VideoPacket, Stamp]] | None = []  # from the last key frame on; None: too much
         self._gop_bytes = 0
         self._key = time.monotonic()  # when there was a key frame
@@ -109,17 +120,21 @@ class Feed:
         if not takers:
             self._sound.skip(packet)
             return
-        samples = self._sound.take(packet, arrival_ns)
+        samples = self._sound.take(packet, arrival_ns - self._unread_ns)
         for ring in takers:
             ring.hear(samples, self._sound.format)
 
     def take(self, packet: VideoPacket, arrival_ns: int) -> None:
         """Take a packet, or one without data: the end of the stream. Raises CameraFormatError when packets go
         into the decoder for long and no frame comes out."""
-        stamp = Stamp(arrival_ns, sender_time_ns(packet) if packet.size else None, key=packet.is_keyframe)
         ticks = packet.dts if packet.dts is not None else packet.pts
-        seconds = (self._clock.tick if packet.size else self._clock.seconds)(ticks, self._base, arrival_ns)
+        behind = self._note_lag(packet, ticks)
+        arrival_ns -= self._unread_ns
+        stamp = Stamp(arrival_ns, sender_time_ns(packet) if packet.size else None, key=packet.is_keyframe)
+        seconds = self._clock.seconds(ticks, self._base, arrival_ns)
         if packet.size:
+            exact = self._source.waited is not False
+            seconds = self._clock.tick(ticks, self._base, arrival_ns, exact=exact)
             if self._clock.disagrees and not self._meter.clock_disagrees and self._gop:  # wrong before, too
                 arrived = [self._clock.seconds(None, None, at.arrival_ns) for _, at in self._gop]
                 self._gop = [(p, at.at(s)) for (p, at), s in zip(self._gop, arrived, strict=True)]
@@ -135,7 +150,8 @@ class Feed:
                 self._show_sound(packet, stamp)
             for ring in self._streams:
                 ring.take(packet, stamp, self._gop or (), self._address)
-            if self._follower is not None and not self._follower.idle and self._follower.caught_up():
+            follower = self._follower
+            if follower is not None and not (behind or follower.idle) and follower.caught_up():
                 self._take_over()
             elif self._follower is not None:
                 self._follower.feed(packet, stamp)
@@ -144,6 +160,10 @@ class Feed:
         came = [ring for ring in self._pixels if ring.asleep]
         wanting = [ring for ring in self._pixels if ring.wanted()]
         self._note_keyless(bool(wanting) and not self._intra)
+        if behind:
+            self._leave_out(packet, stamp, wanting, came)
+            return
+        came, self._missed = [*came, *self._missed], []
         if self._intra:
             takers = [ring for ring in wanting if ring.admit(seconds)] if packet.size else wanting
             if takers:
@@ -155,8 +175,49 @@ class Feed:
             keys = [ring for ring in wanting if ring.output.key_frames and not self._gradual]
             self._take_keys(packet, stamp, seconds, keys, came)
             self._take_all(packet, stamp, seconds, [ring for ring in wanting if ring not in keys])
+        if self._resumes and packet.size:
+            self._resume(wanting)
         if self._in_vain >= _AT_LEAST and not self._blind and time.monotonic() - self._tried > _UNDECODABLE:
             raise self._undecodable()
+
+    def _note_lag(self, packet: VideoPacket, ticks: int | None) -> bool:
+        """Are too many packets unread?"""
+        waited = self._source.waited
+        if self._lag is None or waited is None or self._shares:
+            return False
+        if self._clock.disagrees:
+            self._lag.forget()
+            self._unread_ns = 0
+        elif packet.size and ticks is not None and self._base is not None:
+            seconds = ticks * self._base.numerator / self._base.denominator
+            self._unread_ns = round(self._lag.note(seconds, time.monotonic(), waited) * 1e9)
+        return self._lag.behind
+
+    def _leave_out(
+        self, packet: VideoPacket, stamp: Stamp, wanting: list[PixelRing], came: list[PixelRing]
+    ) -> None:
+        """Show nothing of this one, for there are more behind it."""
+        for ring in wanting:
+            keys = ring.key_frames_do(self._meter.key_interval) and not self._gradual
+            if packet.is_keyframe or not keys:
+                ring.leave_out()
+                self._meter.left_out = time.monotonic()
+            if ring not in self._missed and (packet.is_keyframe or ring in came):
+                self._missed.append(ring)
+        self._resumes = True
+        if all(ring.key_frames_do(self._meter.key_interval) for ring in wanting) and not self._gradual:
+            self._pause(packet, stamp)
+        elif self._going:
+            self._step_aside(packet, stamp, idle=False)
+
+    def _resume(self, wanting: list[PixelRing]) -> None:
+        """Frames are decoded again, or will be with the next key frame."""
+        every = [ring for ring in wanting if not ring.key_frames_do(self._meter.key_interval)]
+        self._resumes = bool(every) and not (self._going or self._intra)
+        if self._resumes:
+            self._meter.left_out = time.monotonic()
+            for ring in every:
+                ring.leave_out()
 
     def _show_sound(self, packet: VideoPacket, stamp: Stamp) -> None:
         """Tell the sound where the picture is."""
@@ -221,9 +282,7 @@ class Feed:
             return
         if self._going:
             for frame, at in self._decode(packet, stamp):
-                seconds = self._clock.seconds(frame.pts, self._base, at.arrival_ns)
-                takers = [ring for ring in wanting if at.key or not ring.output.key_frames]
-                self._offer([(frame, at)], [ring for ring in takers if ring.admit(seconds)])
+                self._show(frame, at, self._clock.seconds(frame.pts, self._base, at.arrival_ns), wanting)
             return
         if not packet.size:
             return
@@ -238,8 +297,11 @@ class Feed:
         elif arrived and follower.caught_up(min(_WAIT, 0.5 / (self._meter.fps or 25.0))):
             for frame, at in self._take_over():
                 self._count(packet, [(frame, at)])
-                takers = [ring for ring in wanting if at.key or not ring.output.key_frames]
-                self._offer([(frame, at)], [ring for ring in takers if ring.admit(seconds)])
+                self._show(frame, at, seconds, wanting)
+        elif self._resumes:
+            for frame, at in follower.newest():  # older than can be wished, but newer than what was shown
+                self._count(packet, [(frame, at)])
+                self._show(frame, at, self._clock.seconds(frame.pts, self._base, at.arrival_ns), wanting)
 
     def _take_over(self) -> list[tuple[VideoFrame, Stamp]]:
         """Go on with the decoder that has caught up. Returns the newest frame."""
@@ -259,8 +321,7 @@ class Feed:
             for remembered, at in gop:
                 newest = self._decode(remembered, at)[-1:] or newest
             for frame, at in newest:
-                takers = [ring for ring in wanting if at.key or not ring.output.key_frames]
-                self._offer([(frame, at)], [ring for ring in takers if ring.admit(seconds)])
+                self._show(frame, at, seconds, wanting)
         elif gop:
             self._follower = Follower(self._another(), gop, idle=False)
         elif time.monotonic() - self._key > _KEYLESS:
@@ -270,15 +331,20 @@ class Feed:
 
     def _pause(self, packet: VideoPacket, stamp: Stamp) -> None:
         """Nobody wants all frames, from this packet on."""
-        if self._going and self._gop is None and not self._blind and not self._shares:
-            # It is not remembered how this has come about. The decoder knows.
-            next_ones = [(packet, stamp)] if packet.size else []  # this one has gone into no decoder yet
-            self._follower = Follower(self._retired(), next_ones, idle=True)
-            self._decoder = self._another()
+        if self._going and self._gop is None and not self._shares:
+            self._step_aside(packet, stamp, idle=True)  # it is not remembered how this has come about
         elif self._follower is not None and (self._gop is not None or self._follower.lost):
             self._end_follower()
         elif self._follower is not None:
             self._follower.idle = True
+        self._going = self._blind = False
+        self._in_vain = 0
+
+    def _step_aside(self, packet: VideoPacket, stamp: Stamp, *, idle: bool) -> None:
+        """Let the decoder go on beside, with this packet, which has gone into no decoder yet."""
+        if not self._blind:
+            self._follower = Follower(self._retired(), [(packet, stamp)] if packet.size else [], idle=idle)
+            self._decoder = self._another()
         self._going = self._blind = False
         self._in_vain = 0
 
@@ -328,6 +394,11 @@ class Feed:
             if not self._in_vain:
                 self._tried = time.monotonic()
             self._in_vain += 1
+
+    def _show(self, frame: VideoFrame, at: Stamp, seconds: float, wanting: list[PixelRing]) -> None:
+        """Offer a frame of this time to those who are due for one."""
+        takers = [ring for ring in wanting if at.key or not ring.output.key_frames]
+        self._offer([(frame, at)], [ring for ring in takers if ring.admit(seconds)])
 
     def _offer(self, decoded: list[tuple[VideoFrame, Stamp]], takers: list[PixelRing]) -> None:
         for frame, stamp in decoded:

@@ -77,11 +77,17 @@ class Follower:
             return idle and not self.lost
 
     def take(self) -> tuple[Decoder[Stamp], list[tuple[VideoFrame, Stamp]]]:
-        """The decoder, and the newest frame, once it has caught up. That ends this."""
+        """The decoder, and what newest() gives, once it has caught up. That ends this."""
         self.leave()
         self.join()
         self._decoder.hurry(False)
-        return self._decoder, self._newest
+        return self._decoder, self.newest()
+
+    def newest(self) -> list[tuple[VideoFrame, Stamp]]:
+        """The newest frame, if there has been one since the last call."""
+        with self._changed:
+            newest, self._newest = self._newest, []
+        return newest
 
     @property
     def alive(self) -> bool:
@@ -110,7 +116,9 @@ class Follower:
             while (following := self._next(turn)) is not None:
                 packet, stamp, last = following
                 self._decoder.hurry(self.idle or not last)
-                self._newest = self._decoder.decode(packet, stamp)[-1:] or self._newest
+                if newest := self._decoder.decode(packet, stamp)[-1:]:
+                    with self._changed:
+                        self._newest = newest
         finally:
             turn.give()
             with self._changed:

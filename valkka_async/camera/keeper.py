@@ -126,6 +126,8 @@ class Keeper:
             yield CameraWarning.SLOW_PIXELS
         if self._session.meter.keyless:
             yield CameraWarning.NO_KEY_FRAME
+        if self._session.meter.behind:
+            yield CameraWarning.BEHIND
 
     def stuck(self) -> bool:
         """Is its thread lost in a library, long after its deadlines, or has it ended unasked?"""

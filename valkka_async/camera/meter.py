@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import deque
@@ -13,6 +14,8 @@ from av.video.stream import VideoStream
 from valkka_async.camera.source.packet import VideoPacket
 from valkka_async.camera.source.source import codec_name
 from valkka_async.rates import EventRate
+
+_TOLD = 10.0  # s for which frames that were left out are told
 
 
 class Meter:
@@ -28,6 +31,7 @@ class Meter:
         self.clock_disagrees = False  # the stream's, with arrival
         self.keyless = False  # frames are wanted, and there was no key frame to begin at
         self.early = False  # the newest packet came as soon as its last bytes were here
+        self.left_out = -math.inf  # monotonic: when a frame was, as what decodes was behind
         self.pause = 0.0  # s between snapshots, if that is what comes
         self.codec = ""
         self.size = (0, 0)  # width, height of the frames, as seen or as the stream says
@@ -61,6 +65,11 @@ class Meter:
         """Count a decoded frame."""
         self.decoded += 1
         self.size = (frame.width, frame.height)
+
+    @property
+    def behind(self) -> bool:
+        """Are frames left out, or were they a moment ago, because they came faster than they are decoded?"""
+        return time.monotonic() - self.left_out < _TOLD
 
     @property
     def fps(self) -> float:

@@ -50,7 +50,7 @@ class Ring:
         self.server = server
         self.published = 0
         self.dropped = 0  # no free slot, or no memory
-        self.skipped = 0  # left out by the output's fps
+        self.skipped = 0  # left out by the output's fps, or as what decodes was behind
         self._asleep = True
         self._said = ""
 
@@ -136,8 +136,12 @@ class PixelRing(Ring):
         """Is the frame of this time wanted? Asked once for each, in the order in which they are shown."""
         if self._limit.admit(seconds):
             return True
-        self.skipped += 1
+        self.leave_out()
         return False
+
+    def leave_out(self) -> None:
+        """A frame is not shown."""
+        self.skipped += 1
 
     def offer(self, frame: VideoFrame, time_base: Fraction | None, stamp: Stamp, address: object) -> None:
         try:

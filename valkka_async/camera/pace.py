@@ -36,9 +36,12 @@ class LiveClock:
         self._settled = False  # they were compared over some seconds, once
         self.disagrees = False
 
-    def tick(self, ticks: int | None, time_base: Fraction | None, arrival_ns: int) -> float:
-        """When a packet is, on this axis. For each packet, in the order in which they come."""
-        if ticks is not None and time_base is not None:
+    def tick(
+        self, ticks: int | None, time_base: Fraction | None, arrival_ns: int, *, exact: bool = True
+    ) -> float:
+        """When a packet is, on this axis. For each packet, in the order in which they come. `exact`: it was
+        read as soon as it was here."""
+        if exact and ticks is not None and time_base is not None:
             self._compare(self._stamp(ticks, time_base), arrival_ns / 1e9)
         return self.seconds(ticks, time_base, arrival_ns)
 
@@ -148,7 +151,9 @@ class FileClock:
 
     disagrees = False  # the times of a file are the only ones that there are
 
-    def tick(self, ticks: int | None, time_base: Fraction | None, arrival_ns: int) -> float:
+    def tick(
+        self, ticks: int | None, time_base: Fraction | None, arrival_ns: int, *, exact: bool = True
+    ) -> float:
         """As LiveClock.tick()."""
         return self.seconds(ticks, time_base, arrival_ns)
 

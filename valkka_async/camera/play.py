@@ -33,7 +33,8 @@ class PlayerStats:
     """What a player has done so far. All are counts but the last.
 
     Each frame is published, or dropped (no free slot in the ring: slow readers), or skipped (by `fps`; before
-    it is decoded where each frame stands for itself).
+    it is decoded where each frame stands for itself; or undecoded, as frames came faster than they are
+    decoded).
     """
 
     packets: int  # received from the source

@@ -146,7 +146,8 @@ class Session:
                 self.meter.begin(source.stream)
                 clock = LiveClock() if source.live else self._file_clock
                 self._begin_sound(source)
-                feed = Feed(source, rings, self.meter, clock, s.thread_count, self.sound)
+                paced = self._paces(source)
+                feed = Feed(source, rings, self.meter, clock, s.thread_count, self.sound, paced=paced)
                 self._read(source, clock, feed)
                 return self._patient and not patient and source.live
             finally:
@@ -193,7 +194,7 @@ class Session:
     ) -> Generator[tuple[VideoPacket, int], None, None]:
         """The source's packets with their arrival times, each when its turn has come. Those of a file have
         timestamps that go on rising when the file begins again."""
-        paced = not source.live or source.bursts if self._realtime is None else self._realtime
+        paced = self._paces(source)
         turns = clock if isinstance(clock, FileClock) else FileClock()
         turns.rewind(fraction(source.stream.average_rate))
         base = fraction(source.stream.time_base)
@@ -223,6 +224,10 @@ class Session:
                 self._wait_until(end)
             elif left > 0:
                 self._sleep(left)
+
+    def _paces(self, source: Source) -> bool:
+        """Do packets wait for their turn here?"""
+        return not source.live or source.bursts if self._realtime is None else self._realtime
 
     def _move(self, packet: SoundPacket) -> None:
         """A file's sound goes with its picture, whose times were changed to rise."""

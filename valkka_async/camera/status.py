@@ -95,6 +95,7 @@ class CameraWarning(StrEnum):
 
     SLOW_PIXELS = "slow_pixels"  # the short way to a ring's memory is not taken: see WARNINGS
     NO_KEY_FRAME = "no_key_frame"  # none has come that one could begin at
+    BEHIND = "behind"  # frames come faster than they are decoded, and some are left out
 
 
 # In words, for people: what it is, and what it costs (benchmarks/convert.py).
@@ -106,6 +107,10 @@ WARNINGS = {
     CameraWarning.NO_KEY_FRAME: (
         "the camera has sent no key frame since it was connected, so there is nothing that could be decoded: "
         "set its key-frame interval (I-frame, GOP) to some seconds"
+    ),
+    CameraWarning.BEHIND: (
+        "frames come faster than this machine decodes and converts them, and some are left out: use the "
+        "camera's small stream, `fps`, `key_frames`, `thread_count` or `hwaccel`"
     ),
 }
 
@@ -166,7 +171,7 @@ class OutputStatus:
     readers: int  # connected now
     published: int  # into the ring
     dropped: int  # not published: no free slot, as readers held them all, or no memory
-    skipped: int  # left out by ``fps``
+    skipped: int  # left out by ``fps``, or as decoding was behind (`CameraWarning.BEHIND`)
     backlog: int  # frames since the newest key frame, retained for readers that come late
     backlog_outgrown: bool  # the GOP is too long for that: its ring needs more slots
 

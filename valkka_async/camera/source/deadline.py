@@ -92,6 +92,11 @@ class Deadline:
             one.close()
         self._finding = True
 
+    @property
+    def finding(self) -> bool:
+        """Would it have found out, had the thread waited?"""
+        return self._finding and os.path.exists(f"/proc/self/task/{self._tid}/syscall")
+
     def found(self) -> list[socket.socket]:
         """Copies of them, for the caller to close, once they are known."""
         if not self._found:

@@ -147,6 +147,9 @@ class Source:
         self._markers = markers or units.Markers()
         self._units: units.Units | None = None
         self._demux: Demux | None = None
+        # Had reading to wait for the newest packet, behind the one before it? None: that is not known, as it
+        # is over RTSP by TCP alone.
+        self.waited: bool | None = None
 
     @property
     def stream(self) -> VideoStream:
@@ -356,6 +359,7 @@ class Source:
             step = partial(self._next_frame, step, self.stream.index, anchor)
         if not self._unparsed and self.stream.codec_context.codec.canonical_name == "h264":
             step = Pairs(self.stream, step).next
+        self.waited = None
         try:
             while True:
                 before = time.time_ns()
@@ -363,6 +367,8 @@ class Source:
                 now = time.time_ns()
                 if self._cut:
                     return
+                if wire is not None:
+                    self.waited = wire.has_waited()
                 if packet is not None and packet.size:
                     number += 1
                     one = number == 1 and self.live and (self.still or images is not None)

@@ -156,6 +156,8 @@ class Wire:
         self._flow: int | None = None  # which of them it is
         self._picture: _Flow | None = None  # it itself
         self._waits = _WAITS
+        self._waited = False
+        self._counted = counted
         if deadline is not None:
             deadline.find(counted=counted)
 
@@ -166,6 +168,13 @@ class Wire:
         for one in self._held:
             one.close()
         self._held, self._rtp, self._stream = [], [], None
+
+    def has_waited(self) -> bool | None:
+        """Had it to wait for a packet since this was asked last, or may have? None: that is not seen."""
+        waited, self._waited = self._waited, False
+        if self._stream is None and not (self._counted and self._deadline and self._deadline.finding):
+            return None
+        return waited
 
     def read(self, step: Callable[[], AnyPacket | None]) -> Read:
         """What `step`, a call into FFmpeg, returns. Waits where FFmpeg would; but packets of sound may lie
@@ -258,8 +267,10 @@ class Wire:
             # Without more after waiting for it, FFmpeg is to see what is the matter.
             if self._seen or piece is None or not size or size == _WINDOW or 0 <= there >= size:
                 self._waits -= bool(piece)
+                self._waited = self._waited or not (self._seen or size == _WINDOW)  # FFmpeg does, perhaps
                 return
             there = max(0, size)
+            self._waited = True
             if not there:
                 self._poll.poll()
                 continue

@@ -111,7 +111,11 @@ _OUTPUT_COUNTERS: tuple[tuple[str, str, Callable[[OutputStatus], float]], ...] =
         "Frames for which the ring had no slot: readers hold them all.",
         lambda o: o.dropped,
     ),
-    ("valkka_output_skipped", "Frames left out because of the output's fps.", lambda o: o.skipped),
+    (
+        "valkka_output_skipped",
+        "Frames left out because of the output's fps, or as decoding was behind.",
+        lambda o: o.skipped,
+    ),
 )
 _RECORDING_GAUGES: tuple[tuple[str, str, Callable[[RecordingStatus | None], bool]], ...] = (
     (

@@ -42,7 +42,11 @@ export function sound({ state, codec: name, rate, channels }) {
   return [...about, SILENCES[state]].filter(Boolean).join(" · ") || "not known yet";
 }
 
-const WARNINGS = { slow_pixels: "pixels are converted the long way: valkka-async doctor says why" };
+const WARNINGS = {
+  slow_pixels: "pixels are converted the long way: valkka-async doctor says why",
+  no_key_frame: "the camera sends no key frame: set its key-frame interval (I-frame, GOP) to some seconds",
+  behind: "decoding is slower than the camera, so frames are left out",
+};
 
 export const warning = (code) => WARNINGS[code] ?? code;
 
