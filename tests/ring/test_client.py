@@ -100,12 +100,12 @@ async def test_other_tasks_run_even_when_frames_are_always_ready() -> None:
                 await asyncio.sleep(0)
 
         task = asyncio.create_task(other())
-        end = time.monotonic() + 0.3
-        while time.monotonic() < end:
+        end = time.monotonic() + 30
+        while turns < 20:
+            assert time.monotonic() < end
             server.publish(b"x")
             (await client.recv()).release()
         task.cancel()
-        assert turns > 20
 
 
 async def test_closing_the_client_ends_a_waiting_recv() -> None:

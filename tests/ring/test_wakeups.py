@@ -262,12 +262,12 @@ async def test_a_merge_lets_other_tasks_run_even_when_frames_are_always_ready() 
                 await asyncio.sleep(0)
 
         task = asyncio.create_task(other())
-        end = time.monotonic() + 0.2
-        while time.monotonic() < end:
+        end = time.monotonic() + 30
+        while turns < 20:
+            assert time.monotonic() < end
             server.publish(b"x")
             (await merged.recv()).release()
         task.cancel()
-        assert turns > 20
 
 
 async def test_a_source_that_was_heard_of_twice_is_claimed_from_once() -> None:
