@@ -122,7 +122,7 @@ def test_key_frames_and_packets_go_on(slow: threading.Event) -> None:
                     with key:
                         shown.append(number(key))
             assert all(one % 50 == 0 for one in shown) and shown == sorted(set(shown))
-            assert len(shown) >= 3
+            assert len(shown) >= 2
             assert camera.status().outputs[0].skipped > 100
 
 

@@ -113,22 +113,25 @@ class Feed:
             if isinstance(ring, FragmentRing) and self._sound is not None:
                 ring.hear((), self._sound.format)
 
-    def hear(self, packet: SoundPacket, arrival_ns: int) -> None:
-        """Take a packet of sound, which came before the next one of the picture."""
+    def _hear(self, packet: SoundPacket, arrival_ns: int) -> None:
         assert self._sound is not None
         takers = [ring for ring in self._streams if isinstance(ring, FragmentRing) and ring.listens]
         if not takers:
             self._sound.skip(packet)
             return
-        samples = self._sound.take(packet, arrival_ns - self._unread_ns)
+        samples = self._sound.take(packet, arrival_ns)
         for ring in takers:
             ring.hear(samples, self._sound.format)
 
-    def take(self, packet: VideoPacket, arrival_ns: int) -> None:
-        """Take a packet, or one without data: the end of the stream. Raises CameraFormatError when packets go
-        into the decoder for long and no frame comes out."""
+    def take(
+        self, packet: VideoPacket, arrival_ns: int, heard: Sequence[tuple[SoundPacket, int]] = ()
+    ) -> None:
+        """Take a packet, or one without data: the end of the stream; and those of sound that came before it.
+        Raises CameraFormatError when packets go into the decoder for long and no frame comes out."""
         ticks = packet.dts if packet.dts is not None else packet.pts
         behind = self._note_lag(packet, ticks)
+        for one, at in heard:  # they lay there with it
+            self._hear(one, at - self._unread_ns)
         arrival_ns -= self._unread_ns
         stamp = Stamp(arrival_ns, sender_time_ns(packet) if packet.size else None, key=packet.is_keyframe)
         seconds = self._clock.seconds(ticks, self._base, arrival_ns)
@@ -183,9 +186,9 @@ class Feed:
     def _note_lag(self, packet: VideoPacket, ticks: int | None) -> bool:
         """Are too many packets unread?"""
         waited = self._source.waited
-        if self._lag is None or waited is None or self._shares:
+        if self._lag is None or self._shares:
             return False
-        if self._clock.disagrees:
+        if waited is None or self._clock.disagrees:
             self._lag.forget()
             self._unread_ns = 0
         elif packet.size and ticks is not None and self._base is not None:

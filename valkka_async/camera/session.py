@@ -172,10 +172,10 @@ class Session:
                     return
                 self.meter.early = source.early
                 self.meter.pause = self._spec.poll if source.still and source.live else 0.0
-                for heard, at in source.heard():
-                    self._move(heard)
-                    feed.hear(heard, at)
-                feed.take(packet, arrival)
+                heard = list(source.heard())
+                for one, _ in heard:
+                    self._move(one)
+                feed.take(packet, arrival, heard)
                 if not some:
                     some = True
                     self._on_live()

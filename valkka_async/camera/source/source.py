@@ -350,7 +350,8 @@ class Source:
             deadline = self._calls.deadline if seen else None
             codec = nal.CODECS[self.stream.codec_context.codec.canonical_name]
             counted = self.address.scheme == "rtsp" and self._transport == "tcp"
-            wire = Wire(deadline, codec, self.stream.index, self._goes_on, counted=counted)
+            tcp = self.address.scheme == "rtsp" and self._transport in ("tcp", "http")
+            wire = Wire(deadline, codec, self.stream.index, self._goes_on, counted=counted, tcp=tcp)
             moving = len(container.streams) > 1
             self._units = units.Units(self.stream, step, wire, self._markers, self._hear, moving=moving)
             step = self._units.next

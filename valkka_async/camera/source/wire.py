@@ -124,7 +124,7 @@ class Wire:
     """Reads from FFmpeg, one packet of RTP after the other. Belongs to the thread of `deadline`; without one,
     nothing is looked at. `video`: the index of the picture's stream; packets of others are those of sound.
     `goes_on`: False when there is no time left to wait. `counted`: they come over the connection that
-    `deadline` has counted, and are seen from the first on."""
+    `deadline` has counted, and are seen from the first on. `tcp`: they come over a connection."""
 
     def __init__(
         self,
@@ -134,6 +134,7 @@ class Wire:
         goes_on: Callable[[], bool] = lambda: True,
         *,
         counted: bool = False,
+        tcp: bool = False,
     ) -> None:
         self._deadline = deadline
         self._codec = codec
@@ -157,7 +158,7 @@ class Wire:
         self._picture: _Flow | None = None  # it itself
         self._waits = _WAITS
         self._waited = False
-        self._counted = counted
+        self._tcp = tcp
         if deadline is not None:
             deadline.find(counted=counted)
 
@@ -172,7 +173,7 @@ class Wire:
     def has_waited(self) -> bool | None:
         """Had it to wait for a packet since this was asked last, or may have? None: that is not seen."""
         waited, self._waited = self._waited, False
-        if self._stream is None and not (self._counted and self._deadline and self._deadline.finding):
+        if self._stream is None and not (self._tcp and self._deadline and self._deadline.finding):
             return None
         return waited
 
