@@ -92,11 +92,13 @@ def test_a_blurred_picture_is_written_where_there_is_no_window(street: RtspServe
     assert abs(blurred.mean() - sharp.mean()) < 20
 
 
-def test_a_ring_of_rgb_is_blurred_in_its_own_colours(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", ["rgb24", "yuv420p"])
+def test_a_ring_is_blurred_in_its_own_colours(tmp_path: Path, format: va.FrameFormat) -> None:
     red = np.zeros((90, 160, 3), np.uint8)
     red[:, :, 0] = 200
     with va.serve("red") as server, Example("blur.py", "red", folder=tmp_path) as blur:
-        server.publish(red)
+        image = red if format == "rgb24" else cv2.cvtColor(red, cv2.COLOR_RGB2YUV_I420)
+        server.publish(image, format=format)
         blur.match("^frame 1: wrote ")
         server.close()
         assert blur.ends() == ""

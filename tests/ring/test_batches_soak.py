@@ -7,6 +7,7 @@ import asyncio
 import bisect
 import gc
 import itertools
+import math
 import os
 import random
 import time
@@ -125,14 +126,17 @@ async def watch(seen: Seen) -> None:
 
 
 def lateness(seen: Seen) -> list[float]:
-    """Of each batch, beyond its window and what the loop was held up meanwhile, in s."""
+    """Of each batch, in s: beyond its window, and what the loop and its thread were held up while it waited,
+    to the tick of `watch` behind it, which tells of that."""
+    ticks = [at for at, _ in seen.starved]
     late = []
     for now, waited in seen.waited:
-        begin, end = (now - waited - 0.1, 0.0), (now + 1.0, 0.0)
-        held = seen.held[bisect.bisect(seen.held, begin) : bisect.bisect(seen.held, end)]
-        without = seen.starved[bisect.bisect(seen.starved, begin) : bisect.bisect(seen.starved, end)]
-        gone = without[-1][1] - without[0][1] if without else 0.0
-        late.append(waited - WINDOW - sum(much for _, much in held) - gone)
+        first = max(0, bisect.bisect_right(ticks, now - waited) - 1)
+        last = min(len(ticks) - 1, bisect.bisect_left(ticks, now))
+        held = seen.held[bisect.bisect(seen.held, (ticks[first], math.inf)) :]
+        held = held[: bisect.bisect(held, (ticks[last], math.inf))]
+        without = seen.starved[last][1] - seen.starved[first][1]
+        late.append(waited - WINDOW - sum(much for _, much in held) - without)
     return late
 
 

@@ -8,6 +8,7 @@ import itertools
 import logging
 import math
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -442,6 +443,21 @@ async def test_forgotten_batches_give_their_memory_and_threads_back_at_once(came
     rows = weakref.ref(batches._tensor)
     del batches
     assert rows() is None, "and not when the collector comes"
+
+
+async def test_a_loop_that_is_left_gives_back_what_waited_and_its_threads(cameras: Cameras) -> None:
+    servers, merged = cameras
+    for seconds, server in enumerate(servers[:2]):
+        stamp = time.time_ns() - seconds * 10**9
+        server.publish(np.zeros((48, 96, 3), np.uint8), timestamp_ns=stamp)
+    async with asyncio.timeout(30):
+        async for batch in (batches := merged.batches(size=(96, 48), align="capture", window=0)):
+            assert batch[0].released
+            break
+    assert batches.stats().waiting == merged.stats().leases == 1 and fillers()
+    del batches
+    assert merged.stats().leases == 0
+    await until(lambda: not fillers())
 
 
 def fillers() -> list[threading.Thread]:
