@@ -158,9 +158,12 @@ def test_an_endpoint_that_speaks_something_else_is_called_so() -> None:
 
 
 def test_an_endpoint_where_nothing_listens_is_called_so() -> None:
-    with Host("attic", peers={"garage": {"connect": [f"tcp/127.0.0.1:{free_port()}"]}}) as attic:
+    """And a host that is to connect to this one, and has not."""
+    peers = {"garage": {"connect": [f"tcp/127.0.0.1:{free_port()}"]}, "cellar": {}}
+    with Host("attic", peers=peers) as attic:
         attic.eventually(lambda: "nothing" in attic.sees("garage").reason)
-        assert attic.sees("garage").cause is PeerCause.UNREACHABLE
+        for host in peers:
+            assert attic.sees(host).cause is PeerCause.UNREACHABLE and attic.sees(host).reason
         assert os.listdir(attic.directory)
 
 

@@ -21,7 +21,7 @@ _SLOTS = 16  # of metadata
 _LINGER = 2.0  # s without readers after which nothing is asked for any more
 _SILENT = 3.0  # s
 _AGAIN = 10.0  # s of silence after which the request is made again
-_KEYS = 4  # by turns: Zenoh never forgets one, which is 3 KB at both hosts
+_KEYS = 4  # by turns: until the other host goes Zenoh forgets none, which is 3 KB at both
 _RETRY = 5.0  # s until a ring is made again whose name was taken
 
 log = logging.getLogger("valkka_async.link")

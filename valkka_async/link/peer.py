@@ -55,8 +55,8 @@ class Peer:
     ) -> None:
         self.spec = spec
         self.state = PeerState.CONNECTING
-        self.cause: PeerCause | None = None
-        self.reason = ""
+        self.cause: PeerCause | None = PeerCause.UNREACHABLE
+        self.reason = self._waited_for()
         self.decoder = DecoderProcess(spec.name)
         self._me = me
         self._epoch = epoch
@@ -64,7 +64,7 @@ class Peer:
         self._number = number
         self._kick = kick
         self._since_ns, self._changed = time.time_ns(), time.monotonic()
-        self._found = (PeerCause.UNREACHABLE, self._waited_for())  # by the last look at its endpoint
+        self._found = self.cause, self.reason  # by the last look at its endpoint
         self._was_there = False
         self._lives: dict[str, str] = {}  # epoch: version, in the order in which they came
         self._current = ""  # the epoch that we read
