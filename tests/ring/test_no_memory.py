@@ -14,6 +14,8 @@ import pytest
 import valkka_async as va
 from support.until import wait_for
 from valkka_async.ring import _watch
+from valkka_async.ring.handshake import Ack, Message
+from valkka_async.ring.peers import Peers, _Peer
 
 try:
     from _testcapi import remove_mem_hooks, set_nomemory
@@ -117,6 +119,27 @@ def test_steps_without_memory_leave_a_server_and_its_readers_working(step: str) 
         [sys.executable, "-W", "ignore", "-c", PROGRAM, step], capture_output=True, text=True, timeout=90
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_reader_stays_while_its_server_has_no_memory_to_obey_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, failed = Peers._answer, []
+
+    def answer(self: Peers, peer: _Peer, message: Message) -> None:
+        if isinstance(message, Ack) and len(failed) < 3:
+            failed.append(message)
+            raise MemoryError
+        real(self, peer, message)
+
+    monkeypatch.setattr(Peers, "_answer", answer)
+    with va.serve("s", slots=2) as server, va.attach("s", policy="ordered", open_timeout=30) as reader:
+        wait_for(lambda: server.readers == 1)
+        for number in range(20):  # more rings than are sent without it
+            server.set_header(b"%d" % number)
+            assert server.publish(IMAGE)
+            with reader.recv(30) as frame:
+                assert (frame.seq, frame.dropped) == (number + 1, 0)
+        wait_for(lambda: len(failed) == 3)
+        assert server.readers == 1
 
 
 @pytest.mark.parametrize("error", [MemoryError, OSError])

@@ -86,9 +86,8 @@ class LoopWatcher:
             self._loop.remove_reader(fd)
 
     def pause(self, fd: int, seconds: float) -> None:
-        callback = self._callbacks[fd]
+        self._loop.call_later(seconds, self._resume, fd, self._callbacks[fd])  # first: it may fail
         self._loop.remove_reader(fd)
-        self._loop.call_later(seconds, self._resume, fd, callback)
 
     def _resume(self, fd: int, callback: Callback) -> None:
         if self._callbacks.get(fd) is callback:  # neither removed nor taken over meanwhile
@@ -232,10 +231,10 @@ class ThreadWatcher:
                 self._last = None
 
     def pause(self, fd: int, seconds: float) -> None:
+        self.later(seconds, lambda: self._resume(fd))  # first: it may fail
         with fork.steady():
             if self._life is not None and fd in self._callbacks:
                 self._life.epoll.modify(fd, 0)
-        self.later(seconds, lambda: self._resume(fd))
 
     def _resume(self, fd: int) -> None:
         with fork.steady():

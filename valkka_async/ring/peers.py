@@ -42,6 +42,7 @@ log = logging.getLogger("valkka_async")
 
 HELLO_SECONDS = 5.0  # a connection that has said nothing by then is closed
 _NO_DESCRIPTORS_SECONDS = 0.5
+_NO_MEMORY_SECONDS = 0.05
 _STRANGERS = 16  # connections beyond the readers that are allowed: those that have yet to say what they want
 # A reader that does not read its socket costs no more messages and descriptors than these.
 _RINGS_ON_THEIR_WAY = 4
@@ -276,9 +277,10 @@ class Peers:
         with fork.steady():
             if self._closed or peer.sock.fileno() < 0:
                 return False
+            admitted = peer.place is not None  # what it sends then may be obeyed twice
             try:
                 # recv() and not recvmsg(): descriptors that a peer sends unasked are never received
-                data = peer.sock.recv(MAX_BYTES)
+                data = peer.sock.recv(MAX_BYTES, socket.MSG_PEEK if admitted else 0)
             except BlockingIOError:
                 return False
             except OSError as e:
@@ -289,14 +291,19 @@ class Peers:
                 return False
             try:
                 message = decode(data)
-                if isinstance(message, Stats):
-                    return True
-                self._answer(peer, message)
+                if not isinstance(message, Stats):
+                    self._answer(peer, message)
+                if admitted and peer.sock.fileno() >= 0:
+                    peer.sock.recv(1)  # it was obeyed
+                return isinstance(message, Stats)
             except ProtocolError as e:
                 log.info("%s: dropped a connection: %s", self._name, str(e))
                 self._send(peer, Refused(str(e)))
                 self._drop(peer)
             except (OSError, MemoryError) as e:
+                if admitted and isinstance(e, MemoryError):  # it lies there until there is some again
+                    self._watcher.pause(peer.sock.fileno(), _NO_MEMORY_SECONDS)
+                    return False
                 if isinstance(e, OSError) and e.errno is None:
                     self._drop(peer)
                     raise
