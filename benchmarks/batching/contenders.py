@@ -29,13 +29,15 @@ class Contender:
     run: Callable[[list[str]], Batches]
 
 
-def ours(names: list[str], resize: Literal["area", "linear"]) -> Batches:
+def ours(names: list[str], resize: Literal["area", "linear"], window: float | None = None) -> Batches:
     ready: queue.SimpleQueue[tuple[NDArray[np.uint8], list[int]]] = queue.SimpleQueue()
     taken = threading.Semaphore(0)
 
     async def receive() -> None:
         async with va.merge(*names) as cameras:
-            async for batch in cameras.batches(len(names), size=(SIZE, SIZE), format="bgr24", resize=resize):
+            async for batch in cameras.batches(
+                len(names), window, size=(SIZE, SIZE), format="bgr24", resize=resize
+            ):
                 ready.put((batch.array, [frame.timestamp_ns for frame in batch]))
                 del batch
                 taken.acquire()  # the consumer holds up the loop, as a model would
@@ -155,6 +157,12 @@ REGISTRY = {
     "va": Contender("**`batches(size=)`**", "means of areas", (), lambda names: ours(names, "area")),
     "va-linear": Contender(
         '**the same**, `resize="linear"`', "as the others", (), lambda names: ours(names, "linear")
+    ),
+    "va-window": Contender(
+        "**the same**, `window=0.02`",
+        "waits 20 ms for all",
+        (),
+        lambda names: ours(names, "linear", 0.02),
     ),
     "cv2": Contender("cv2, a thread for each camera", "waits 50 ms for all", (CV2,), cv2_threads),
     "ultralytics": Contender(
