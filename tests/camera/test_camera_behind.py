@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Iterator
@@ -156,7 +157,7 @@ def test_what_the_network_held_back_is_shown_by_those_who_are_quick(pause: float
             assert status.decoded >= status.packets - 20
 
 
-@in_netns
+@functools.partial(in_netns, seconds=150)
 def test_over_udp_nothing_is_left_out() -> None:
     """It is not seen there what lies unread."""
     with pytest.MonkeyPatch.context() as patch:

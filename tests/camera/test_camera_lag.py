@@ -94,7 +94,7 @@ def test_slow_decoding_shows_no_old_frames_and_goes_on(
     decoding = load / fps
     found = read(camera(fps, 120, jitter=jitter, drift=drift, seed=seed), lambda _: decoding)
     assert max(one.now - one.came for one in found) < MOST + 2 * decoding
-    assert max(abs(one.error) for one in found) < 0.1 + 2 * jitter + 0.1
+    assert max(abs(one.error) for one in found) < 0.6 + 2 * jitter
     for second in range(5, 115, 5):
         of_these = [one for one in found if second <= one.now - START < second + 5]
         assert sum(one.shown for one in of_these) * decoding > 2.5  # more than half of what could be done
@@ -117,14 +117,14 @@ def test_a_machine_that_was_busy_for_a_while_makes_up_for_it() -> None:
     stops = iter([12.0])
     found = read(camera(25, 60), lambda at: next(stops, 0.0025) if at > 20 else 0.0025)
     assert all(one.shown for one in found)
-    assert max(abs(one.error) for one in found) < 0.11
+    assert max(abs(one.error) for one in found) < 0.51
 
 
 def test_a_thread_that_was_stopped_goes_on_from_now() -> None:
     stops = iter([60.0])
     found = read(camera(25, 120), lambda at: next(stops, 0.02) if at > 20 else 0.02)
     assert 0 < sum(not one.shown for one in found) < 1500
-    assert max(abs(one.error) for one in found) < 0.11
+    assert max(abs(one.error) for one in found) < 0.51
     assert all(one.shown and one.unread == 0 for one in found if one.came > START + 85)
 
 

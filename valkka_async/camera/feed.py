@@ -130,9 +130,9 @@ class Feed:
         Raises CameraFormatError when packets go into the decoder for long and no frame comes out."""
         ticks = packet.dts if packet.dts is not None else packet.pts
         behind = self._note_lag(packet, ticks)
-        for one, at in heard:  # they lay there with it
-            self._hear(one, at - self._unread_ns)
         arrival_ns -= self._unread_ns
+        for one, at in heard:  # they came before it, also those that lay there with it
+            self._hear(one, min(at, arrival_ns) if self._unread_ns else at)
         stamp = Stamp(arrival_ns, sender_time_ns(packet) if packet.size else None, key=packet.is_keyframe)
         seconds = self._clock.seconds(ticks, self._base, arrival_ns)
         if packet.size:

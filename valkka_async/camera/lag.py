@@ -12,7 +12,7 @@ from __future__ import annotations
 BOUND = 2.0  # s that a packet may have lain unread
 _STAYS = 0.5  # s in which half of it could have been made up
 _ENDS = BOUND / 2
-_UNEVEN = 0.1  # s by which packets come unevenly, which tells nothing
+_UNEVEN = 0.5  # s by which packets come unevenly, or are read so on a busy machine; sound is placed by them
 _IN_VAIN = 10.0  # s in which reading alone has not caught up: the stream's time tells something else
 _RISE, _RISE_UNSEEN = 0.2, 0.001  # s per second by which the least may rise, with and without a wait
 _STEP = 1.0  # s between two packets that count for that
