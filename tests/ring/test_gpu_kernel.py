@@ -40,9 +40,9 @@ def image(format: str, width: int, height: int, seed: int) -> NDArray[np.uint8]:
 
 async def both(frames: list[tuple[NDArray[Any], Any]], **shape: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """The batch of these frames, by the CPU and by the fake GPU."""
+    gpu = FakeGpu()  # first: it skips the test where there is no compiler
     servers = [va.serve(f"cam{i}") for i in range(len(frames))]
     readers = [va.attach(server.name) for server in servers]
-    gpu = FakeGpu()
     cpu, other = Tensor(Shape(**shape), 1, True), GpuTensor(Shape(**shape), False, lambda: gpu)
     try:
         for server, (array, format) in zip(servers, frames, strict=True):

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -136,6 +135,7 @@ def test_a_frame_of_any_proportions_lies_in_its_row_and_comes_back(
 @pytest.mark.parametrize("format", ["rgb24", "bgr24"])
 @pytest.mark.parametrize("source", ["rgb24", "bgr24", "rgba", "bgra", "gray8", "nv12", "yuv420p"])
 def test_formats_become_the_models_colours(source: va.FrameFormat, format: str) -> None:
+    cv2 = pytest.importorskip("cv2")
     shape = {"gray8": (48, 64), "nv12": (72, 64), "yuv420p": (72, 64)}.get(source)
     image = noise(*(shape or (48, 64, 4 if source in ("rgba", "bgra") else 3)))
     code = {

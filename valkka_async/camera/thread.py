@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from valkka_async.camera.source.source import Source
 from valkka_async.errors import CameraError
 from valkka_async.foreign import pass_on, start
+from valkka_async.timeouts import timeout
 
 _BEYOND = 5.0  # s beyond a source's time-outs; for a thread in a call that nothing can cut short
 _SOON = 0.7  # s from stop(); who is in such a call then is left alone
@@ -171,7 +172,7 @@ class SourceThread:
 
     async def _waited(self, seconds: float) -> bool:
         try:
-            async with asyncio.timeout(seconds):
+            async with timeout(seconds):
                 await self.wait()
         except TimeoutError:
             return False

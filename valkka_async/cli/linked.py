@@ -12,6 +12,7 @@ from pathlib import Path
 from valkka_async.backoff import Backoff
 from valkka_async.link.ending import end
 from valkka_async.service.config.linked import LinkConfig
+from valkka_async.timeouts import timeout
 
 _STOP = 5.0  # s for its end
 
@@ -50,7 +51,7 @@ class Linked:
             pause = backoff.next()
             log.warning("the link ended (status %d); starting it again in %.1f s", status, pause)
             try:
-                async with asyncio.timeout(pause):
+                async with timeout(pause):
                     await self._changed.wait()
             except TimeoutError:
                 pass

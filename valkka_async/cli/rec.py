@@ -20,6 +20,7 @@ from valkka_async.camera.status import CameraState
 from valkka_async.cli.names import Ring, absent, ask_why, pick, rings
 from valkka_async.cli.shape import seconds as in_words
 from valkka_async.errors import RecorderError
+from valkka_async.timeouts import timeout
 from valkka_async.units import clock, in_bytes
 
 PATTERN = "{name}-%Y%m%d-%H%M%S.mp4"
@@ -153,7 +154,7 @@ class Rec:
                 said = why
                 self.say(f"{self._name}: no frames for {in_words(quiet)} ({said}); waiting")
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_ASK_AGAIN):
+                async with timeout(_ASK_AGAIN):
                     while self._last == since:  # noqa: ASYNC110 - another task counts
                         await asyncio.sleep(_TICK)
 

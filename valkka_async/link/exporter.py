@@ -15,6 +15,7 @@ from valkka_async.errors import ConnectError, ValkkaError
 from valkka_async.link.unit import EXPORTED, METADATA
 from valkka_async.ring.connection import report
 from valkka_async.ring.directory import Directory
+from valkka_async.timeouts import timeout
 
 _ANSWER = 1.0  # s for a ring's server to say what it is
 _AGAIN = 2.0  # s until one is asked again that has not said it yet: it has had no frame
@@ -48,7 +49,7 @@ class Catalogue:
                 await self._learn({name for name in there if "/" not in name})
                 changes: set[str] | None = set()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_AGAIN if self._open else None):
+                    async with timeout(_AGAIN if self._open else None):
                         changes = await directory.changed()
                 for name in self._known.keys() if changes is None else changes:
                     self._open.setdefault(name, 0.0)  # it may be another of that name

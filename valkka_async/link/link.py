@@ -21,6 +21,7 @@ from valkka_async.link.peer import Peer
 from valkka_async.link.probe import probe
 from valkka_async.link.spec import LinkSpec
 from valkka_async.link.status import LinkStatus, PeerState
+from valkka_async.timeouts import timeout
 
 _LOOK = 0.2  # s between looks at all, besides those for which there is a reason
 _FIRST_PROBE = 1.0  # s until the first look, and
@@ -150,7 +151,7 @@ class Link:
             for peer in self._peers.values():
                 peer.look(now)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK):
+                async with timeout(_LOOK):
                     await self._kicked.wait()
 
     async def _probe(self) -> None:

@@ -9,6 +9,7 @@ import socket
 
 from valkka_async.link.spec import Endpoint
 from valkka_async.link.status import PeerCause
+from valkka_async.timeouts import timeout
 
 _PATIENCE = 2.0  # s
 
@@ -17,7 +18,7 @@ async def probe(text: str) -> tuple[PeerCause, str]:
     """Connect to it and say what came of that. Takes two seconds at most."""
     endpoint = Endpoint.parse(text)
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with timeout(_PATIENCE):
             _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
     except TimeoutError:
         return PeerCause.UNREACHABLE, f"{text} does not answer: the cable, the machine, or a firewall"

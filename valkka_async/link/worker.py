@@ -13,6 +13,7 @@ from valkka_async.backoff import Backoff
 from valkka_async.errors import DataError
 from valkka_async.link.ending import end
 from valkka_async.link.messages import Alive, Work, decode_alive, encode
+from valkka_async.timeouts import timeout
 
 _HANG = 10.0  # s without a sign of life
 _STOP = 3.0  # s for its end
@@ -90,7 +91,7 @@ class DecoderProcess:
         assert process.stdout is not None
         while True:
             try:
-                async with asyncio.timeout(_HANG):
+                async with timeout(_HANG):
                     line = await process.stdout.readline()
                 if not line:
                     return f"status {await process.wait()}"

@@ -36,6 +36,7 @@ from valkka_async.record.index import Entry, Index, Stored, broken, entry, is_da
 from valkka_async.record.pattern import Found, Pattern
 from valkka_async.record.retention import Held, Keep, victims
 from valkka_async.record.timeline import Line, Timeline
+from valkka_async.timeouts import timeout
 
 T = TypeVar("T")
 _Source: TypeAlias = "tuple[Entry, Contents | None]"  # what there is of one that is being written
@@ -138,7 +139,7 @@ class Archive:
         self._ticker.cancel()
         await asyncio.wait([self._ticker])
         try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
+            async with timeout(_CLOSE_SECONDS):
                 await self._ended_event.wait()
         except TimeoutError:
             log.warning("the disk does not answer; the index of recordings is left to a thread")

@@ -30,6 +30,7 @@ from valkka_async.ring.client import Client, connect
 from valkka_async.ring.frame import Frame
 from valkka_async.ring.names import check_source
 from valkka_async.ring.timeouts import check_timeout
+from valkka_async.timeouts import timeout
 
 log = logging.getLogger("valkka_async")
 
@@ -273,7 +274,7 @@ class Recorder:
         self._task.cancel()
         await asyncio.wait([self._task])
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
+            async with timeout(_CLOSE_SECONDS):
                 while not self._disk.ended:
                     self._changed.clear()
                     await self._changed.wait()

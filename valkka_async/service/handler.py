@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from valkka_async.service.delivery import Undelivered
+from valkka_async.timeouts import timeout
 
 _TERM_SECONDS = 2.0  # from SIGTERM to SIGKILL
 _OURS = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}  # of the environment: systemd means this process
@@ -110,7 +111,7 @@ async def _end(process: subprocess.Popen[bytes], ended: asyncio.Event) -> None:
 
 async def _within(seconds: float, ended: asyncio.Event) -> None:
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
+        async with timeout(seconds):
             await ended.wait()
 
 

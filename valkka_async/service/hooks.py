@@ -21,6 +21,7 @@ from valkka_async.service.hearing import Hearing
 from valkka_async.service.status import HookError, HookStatus
 from valkka_async.service.waiting import WAITING, Waiting
 from valkka_async.service.webhook import Webhook
+from valkka_async.timeouts import timeout
 
 _RETRIES = 5
 _PAUSES = (1.0, 60.0)  # s between attempts, growing
@@ -141,7 +142,7 @@ class _Running:
         backoff = Backoff(*_PAUSES)
         for left in reversed(range(self._attempts)):
             try:
-                async with asyncio.timeout(self.hook.timeout):
+                async with timeout(self.hook.timeout):
                     await self._receiver.deliver(body, str(event.code), event.camera)
             except TimeoutError:
                 error = Undelivered(f"it takes longer than {self.hook.timeout:g} s", again=True)
@@ -175,7 +176,7 @@ async def _end(hooks: list[_Running], patience: float) -> None:
     programs need to end."""
     try:
         if hooks and patience:
-            async with asyncio.timeout(patience):
+            async with timeout(patience):
                 for hook in hooks:
                     await hook.idle.wait()
     except TimeoutError:

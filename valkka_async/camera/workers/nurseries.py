@@ -19,6 +19,7 @@ from valkka_async.camera.workers.exits import ended
 from valkka_async.camera.workers.forked import Forked
 from valkka_async.camera.workers.spawn import environment, spawn, surroundings
 from valkka_async.errors import DataError
+from valkka_async.timeouts import timeout
 
 _LOADING = 30.0  # s that a nursery may take until it has loaded everything
 _ANSWER = 5.0  # s that it may then be silent when something is due
@@ -102,7 +103,7 @@ class Nursery:
         """Its workers have ended, and now it does. Idempotent; cancelling kills it."""
         self._finish()
         try:
-            async with asyncio.timeout(_END):
+            async with timeout(_END):
                 await self._exited.wait()
         except TimeoutError:
             log.warning("the process %d, which starts workers, does not end, and is killed", self._popen.pid)
@@ -148,7 +149,7 @@ class Nursery:
                 before = self._loop.time()
                 self._wake.clear()
                 try:
-                    async with asyncio.timeout(_TICK):
+                    async with timeout(_TICK):
                         await self._wake.wait()
                 except TimeoutError:
                     pass
@@ -164,7 +165,7 @@ class Nursery:
             if not self._exited.is_set():
                 self._finish()
                 try:
-                    async with asyncio.timeout(_END):
+                    async with timeout(_END):
                         await self._exited.wait()
                 except TimeoutError:
                     self._popen.kill()

@@ -25,6 +25,7 @@ from valkka_async.camera.workers.status import (
 )
 from valkka_async.ring.events import Event, EventCode
 from valkka_async.ring.rendezvous import sweep
+from valkka_async.timeouts import timeout
 
 _AGAIN = 0.1  # s before a worker that has ended is started again, the first time
 _ANSWER = 2.0  # s beyond stop_timeout in which a worker must have done what it was told
@@ -351,7 +352,7 @@ class Place:
         if self._closing:
             return
         try:
-            async with asyncio.timeout(seconds):
+            async with timeout(seconds):
                 await self._wake.wait()
         except TimeoutError:
             pass

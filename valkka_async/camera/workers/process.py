@@ -18,6 +18,7 @@ from valkka_async.camera.workers.messages import PROTOCOL, Begin, Hello, Message
 from valkka_async.camera.workers.nurseries import NotStartedError, Nurseries
 from valkka_async.camera.workers.status import WorkerEnd
 from valkka_async.camera.workers.words import LastWords
+from valkka_async.timeouts import timeout
 
 _STARTING = 30.0  # s that a process may take until it speaks: interpreters start slowly on a busy machine
 _FIRST = 5.0  # s in which it keeps others from starting, at most
@@ -310,7 +311,7 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
     """Wait so long for an event. Did it happen?"""
     if not event.is_set() and seconds > 0:
         try:
-            async with asyncio.timeout(seconds):
+            async with timeout(seconds):
                 await event.wait()
         except TimeoutError:
             pass

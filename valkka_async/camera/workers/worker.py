@@ -51,6 +51,7 @@ from valkka_async.camera.workers.messages import (
     in_parts,
 )
 from valkka_async.errors import ValkkaError
+from valkka_async.timeouts import timeout, timeout_at
 
 _LOOK = 0.25  # s between looks at the cameras' states
 _STUCK_BEATS = 3  # a process that was stopped and goes on must not take its late threads for stuck ones
@@ -265,7 +266,7 @@ class _Slot:
                 if spec is None:
                     return
                 try:
-                    async with asyncio.timeout(retry):
+                    async with timeout(retry):
                         await self._changed.wait()
                 except TimeoutError:
                     continue
@@ -280,7 +281,7 @@ class _Slot:
         if not any(before.get(name) == part for name, part in spec.parts().items()):
             return False
         try:
-            async with asyncio.timeout_at(until):
+            async with timeout_at(until):
                 await camera.achange(spec)
         except (ValkkaError, OSError, ValueError, RuntimeError):  # opening all of it says why, if that fails
             return False
@@ -311,7 +312,7 @@ class _Slot:
         camera, self.camera = self.camera, None
         if camera is not None:
             try:
-                async with asyncio.timeout_at(until):
+                async with timeout_at(until):
                     await camera.aclose()
             except TimeoutError:
                 pass

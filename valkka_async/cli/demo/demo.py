@@ -23,6 +23,7 @@ from valkka_async.service.control import Control
 from valkka_async.service.service import Service
 from valkka_async.service.status import ServiceStatus
 from valkka_async.service.web.app import Page, serve
+from valkka_async.timeouts import timeout
 
 _PORT = 8088
 _RETRY_SECONDS = 2.0  # the longest pause: faults come often here, and the next attempt should be soon
@@ -159,7 +160,7 @@ async def _open_page(stack: contextlib.AsyncExitStack, service: Service, port: i
 async def _until(service: Service, seconds: float | None) -> AsyncIterator[None]:
     """End the block when the seconds are over. They begin when all cameras are live."""
     try:
-        async with asyncio.timeout(None) as limit:
+        async with timeout(None) as limit:
             counting = None
             if seconds is not None:
                 counting = asyncio.create_task(_count(service, limit, seconds))
@@ -176,7 +177,7 @@ async def _until(service: Service, seconds: float | None) -> AsyncIterator[None]
 
 async def _count(service: Service, limit: asyncio.Timeout, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_FIRST_FRAMES_SECONDS):
+        async with timeout(_FIRST_FRAMES_SECONDS):
             while not _all_live(service):  # noqa: ASYNC110 - a service does not call
                 await asyncio.sleep(_LOOK)
     limit.reschedule(asyncio.get_running_loop().time() + seconds)

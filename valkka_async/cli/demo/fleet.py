@@ -14,6 +14,7 @@ from pathlib import Path
 
 from valkka_async.cli.demo.place import reserve, url
 from valkka_async.errors import ValkkaError
+from valkka_async.timeouts import timeout
 
 Say = Callable[[str], None]
 
@@ -74,7 +75,7 @@ class CameraProcess:
         process = await asyncio.shield(self._process)
         assert process.stdout is not None
         try:
-            async with asyncio.timeout(_START_SECONDS):
+            async with timeout(_START_SECONDS):
                 line = await process.stdout.readline()
         except TimeoutError:
             raise TimeoutError(f"{self.name} did not start within {_START_SECONDS:g} s") from None
@@ -125,7 +126,7 @@ class CameraProcess:
         assert process.stdin is not None
         process.stdin.close()
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with timeout(_PATIENCE_SECONDS):
                 await process.wait()
         except TimeoutError:  # it hangs, and would hardly listen to SIGTERM either
             with contextlib.suppress(ProcessLookupError):

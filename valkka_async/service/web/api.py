@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from valkka_async.service.web.live import Hubs
 from valkka_async.service.web.problems import Code, problem
 from valkka_async.service.web.viewer import Ending, unpack
 from valkka_async.service.web.visits import STOPS
+from valkka_async.timeouts import timeout
 
 _SNAPSHOT_SECONDS = 5.0
 _SNAPSHOTS = 32  # requests that may wait for one at once
@@ -88,7 +88,7 @@ class Api:
             return problem(Code.BUSY, "too many requests wait for a snapshot; try again", Retry_After="1")
         self._waiting += 1
         try:
-            async with asyncio.timeout(_SNAPSHOT_SECONDS):
+            async with timeout(_SNAPSHOT_SECONDS):
                 taken_ns, jpeg = unpack(await self._newest(name))
         except TimeoutError:
             camera = self._find(name) or camera
@@ -119,7 +119,7 @@ class Api:
     async def recording(self, request: web.Request) -> web.Response:
         """POST /api/cameras/NAME/recording, with {"on": true} or {"on": false}"""
         try:
-            async with asyncio.timeout(_BODY_SECONDS):
+            async with timeout(_BODY_SECONDS):
                 wish = json.loads(await request.read())
             on = wish["on"]
             if not isinstance(on, bool):
@@ -141,7 +141,7 @@ class Api:
         """POST /api/cameras/NAME/event, with nothing or {"before": 10, "after": 20}, in seconds: something
         happens, and is recorded by cameras that wait for it."""
         try:
-            async with asyncio.timeout(_BODY_SECONDS):
+            async with timeout(_BODY_SECONDS):
                 text = await request.read()
             said = json.loads(text) if text.strip() else {}
             before, after = (_seconds(said.get(key)) for key in ("before", "after"))

@@ -45,6 +45,7 @@ from valkka_async.service.web.listen import Connection
 from valkka_async.service.web.problems import Code, explained, problem
 from valkka_async.service.web.sessions import SESSION_SECONDS, Session, Sessions
 from valkka_async.service.web.visits import SESSION, Visits
+from valkka_async.timeouts import timeout
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -198,7 +199,7 @@ class Guard:
         if self._sessions is None:
             return web.Response(status=303, headers={hdrs.LOCATION: "/"})
         try:
-            async with asyncio.timeout(_BODY_SECONDS):
+            async with timeout(_BODY_SECONDS):
                 body = await request.read()
             fields = parse_qs(body.decode(), max_num_fields=10)
         except TimeoutError:

@@ -28,6 +28,7 @@ from valkka_async.service.web.hub import NO_CAMERA
 from valkka_async.service.web.sockets import Sockets
 from valkka_async.service.web.viewer import Ending
 from valkka_async.service.web.visits import STOPS
+from valkka_async.timeouts import timeout
 
 _LOOK = 1.0  # s between looks whether there is still such a camera, and a ring
 _QUEUE = 32  # results that wait for a browser; the oldest go, as it would draw the newest
@@ -146,7 +147,7 @@ class Boxes:
         """Read one ring, while there is the camera. Raises ConnectError, DataError; no TimeoutError."""
         while True:
             try:
-                async with asyncio.timeout(_LOOK):
+                async with timeout(_LOOK):
                     frame = await client.recv()
             except TimeoutError:
                 if self._find(board.camera) is None:

@@ -13,6 +13,7 @@ from functools import partial
 
 from valkka_async.service.web.clients import Seldom, client_of
 from valkka_async.service.web.listen import Door
+from valkka_async.timeouts import timeout
 
 _HANDSHAKE_SECONDS = 10.0
 _GOODBYE_SECONDS = 2.0  # for a client to answer the end of TLS
@@ -49,7 +50,7 @@ class _Handshake:
         """Raises nothing but CancelledError."""
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(_HANDSHAKE_SECONDS):
+            async with timeout(_HANDSHAKE_SECONDS):
                 first = await self._first_byte()
                 if first != _HELLO:
                     if first:

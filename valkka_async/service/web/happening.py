@@ -18,6 +18,7 @@ from valkka_async.service.waiting import Waiting
 from valkka_async.service.web.problems import Code, problem
 from valkka_async.service.web.viewer import Ending
 from valkka_async.service.web.visits import STOPS, TOO_MANY, Visit, Visits, keep_little
+from valkka_async.timeouts import timeout
 
 _PATTERNS = 32  # of each kind
 _LOOK = 1.0  # s between looks whether the client is still there
@@ -113,7 +114,7 @@ class Happening:
         due = loop.time() + _COMMENT
         while request.transport is not None and not request.transport.is_closing():
             try:
-                async with asyncio.timeout(_LOOK):
+                async with timeout(_LOOK):
                     await there.wait()
             except TimeoutError:
                 if loop.time() < due:

@@ -17,6 +17,7 @@ from valkka_async.service.status import CameraReport
 from valkka_async.service.web.contract import Find
 from valkka_async.service.web.soundfill import SoundFill
 from valkka_async.service.web.viewer import DELTA, INIT, JPEG, KEY, Ending, Init, Media, Notice, Viewer, pack
+from valkka_async.timeouts import timeout
 
 # The picture of fragmented MP4, the same with its sound, and JPEGs
 FORMATS = ("fmp4", "sound", "jpeg")
@@ -129,7 +130,7 @@ class Hub:
         silent = 0.0
         while True:
             try:
-                async with asyncio.timeout(_QUIET):
+                async with timeout(_QUIET):
                     frame = await client.recv()
             except TimeoutError:
                 silent += _QUIET

@@ -22,6 +22,7 @@ from valkka_async.service.web import login
 from valkka_async.service.web.clients import Seldom, client_of, share
 from valkka_async.service.web.headers import secure
 from valkka_async.service.web.problems import Code, explained, problem
+from valkka_async.timeouts import timeout
 
 _IDLE_SECONDS = 20.0  # without a whole request; also for the first one
 _GOODBYE_SECONDS = 0.5  # for what is closed to be gone
@@ -297,12 +298,12 @@ class Door:
         self._task.cancel()
         await asyncio.wait([self._task])
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GOODBYE_SECONDS):
+            async with timeout(_GOODBYE_SECONDS):
                 await self._emptied()
         for connection in list(self._inside):
             connection.abort()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GOODBYE_SECONDS):
+            async with timeout(_GOODBYE_SECONDS):
                 await self._emptied()
 
     async def _emptied(self) -> None:

@@ -19,6 +19,7 @@ from valkka_async.ring.formats import FrameFormat
 from valkka_async.ring.names import is_source
 from valkka_async.ring.rendezvous import servers
 from valkka_async.service.web.problems import Code, problem
+from valkka_async.timeouts import timeout
 
 _SECONDS = 8.0  # for a frame to come from there
 _OLD = 2.0  # s of age, above which a frame gives way to the next one
@@ -53,7 +54,7 @@ class Others:
             return problem(Code.BUSY, "too many requests wait for a snapshot; try again", Retry_After="1")
         self._waiting += 1
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with timeout(_SECONDS):
                 jpeg = await _newest(name)
         except TimeoutError:
             return problem(Code.FRAME, f"no frame of {name} within {_SECONDS:g} s")

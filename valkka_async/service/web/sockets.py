@@ -14,6 +14,7 @@ from aiohttp import WSMsgType, web
 from valkka_async.service.web.problems import Code, problem
 from valkka_async.service.web.viewer import Ending
 from valkka_async.service.web.visits import Visit, Visits, keep_little
+from valkka_async.timeouts import timeout
 
 _INTERNAL = 1011
 _GOODBYE = 1.0  # s that a browser has to answer the close
@@ -88,7 +89,7 @@ async def _listen(ws: web.WebSocketResponse) -> None:
 
 async def _close(ws: web.WebSocketResponse, transport: asyncio.Transport | None, ending: Ending) -> None:
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_GOODBYE):
+        async with timeout(_GOODBYE):
             await ws.close(code=ending.code, message=ending.reason.encode())
     # Unsent data for a browser that does not read would keep the connection until TCP gives up.
     if transport is not None and transport.get_write_buffer_size():
