@@ -153,6 +153,14 @@ def holds() -> tuple[int, int]:
 def at_each_place(scenario: Callable[[Interrupter], None]) -> None:
     """Each leaves as many descriptors and threads as there were."""
     gc.collect()
+    gc.freeze()  # what other tests have left would be looked at again at each place
+    try:
+        _at_each_place(scenario)
+    finally:
+        gc.unfreeze()
+
+
+def _at_each_place(scenario: Callable[[Interrupter], None]) -> None:
     before = holds()
     place = 0
 

@@ -80,7 +80,7 @@ def netns_available() -> str | None:
     return None if done.returncode == 0 else done.stdout.strip().splitlines()[-1]
 
 
-def in_netns(test: F, *, seconds: float = 50) -> F:
+def in_netns(test: F, *, seconds: float = 150) -> F:
     """Decorator: the test's body runs in a pytest of its own, in a network namespace, for `seconds` at most.
 
     The outer pytest sets up the same fixtures, so let a heavy one start its work only when asked.

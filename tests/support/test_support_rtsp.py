@@ -37,7 +37,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def shared_server() -> Iterator[RtspServer]:
     if reason := rtsp_available():
         missing(reason)
-    with RtspServer(deadline=120) as server:
+    with RtspServer(deadline=1800) as server:  # all of this file's time, on a machine that is busy
         yield server
 
 
@@ -130,7 +130,7 @@ def test_a_client_sees_a_change_of_resolution_without_reconnecting(
     with connect(server.url("/cam")) as container:
         sizes = [size for _, size, _, _ in seen(container, 5)]
         server.switch("/cam", clips["large"])
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while sizes[-1] != (640, 368) and time.monotonic() < deadline:
             sizes += [size for _, size, _, _ in seen(container, 1)]
         number, size, _, _ = seen(container, 1)[0]
