@@ -2,7 +2,8 @@
 
 Chroots of Debian, made once in .cache/chroots, in which the working tree is copied, built and tested. The
 newest Python gets all tests, the others those of the ring and of what does not depend on FFmpeg: that takes
-two cores half an hour. `make pythons ONLY=3.14 TESTS=all` runs one.
+two cores half an hour. `make pythons ONLY=3.14 TESTS=all` runs one. The free-threaded one, which is compiled
+first, is run by its name alone: ONLY=3.14t.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import free_threaded
 import matrix
 import trial
 from chroot import Chroot, CommandError, debian, require
@@ -21,6 +23,7 @@ from chroot import Chroot, CommandError, debian, require
 ROOT = Path(__file__).parents[1]
 CHROOTS = ROOT / ".cache" / "chroots"
 SCOPES = {
+    "ring": ("tests/ring",),
     "core": ("tests/ring", "tests/record", "tests/test_rates.py", "tests/test_backoff.py"),
     "camera": ("tests/camera",),
     "all": ("tests",),
@@ -29,6 +32,7 @@ SCOPES = {
 SYSTEMS = {
     "bookworm": ("Debian 12", {"3.11": "core"}),
     "sid": ("Debian sid", {"3.13": "core", "3.14": "core", "3.15": "all"}),
+    "free-threaded": ("Debian sid", {free_threaded.VERSION: "ring"}),
 }
 NEEDED = ("ca-certificates", "gcc", "git", "libc6-dev", "make")
 SECONDS = 5400  # for one run
@@ -49,7 +53,7 @@ def main() -> None:
         (suite, system, version, args.tests or tests)
         for suite, (system, versions) in SYSTEMS.items()
         for version, tests in versions.items()
-        if args.only in (None, "", version)
+        if args.only == version or (not args.only and version != free_threaded.VERSION)
     ]
     if not plan:
         sys.exit(f"no Debian that is known here has Python {args.only}")
@@ -70,6 +74,8 @@ def main() -> None:
 
 
 def chroot(suite: str) -> Chroot:
+    if suite == "free-threaded":
+        return free_threaded.system(CHROOTS / suite)
     versions = SYSTEMS[suite][1]
     pythons = [f"python{version}-{part}" for version in versions for part in ("venv", "dev")]
     return debian(CHROOTS / suite, suite, (*NEEDED, "python3", *pythons))
@@ -79,14 +85,19 @@ def run(system: Chroot, name: str, version: str, tests: str, jobs: str) -> matri
     """Raises CommandError if the tests cannot be run."""
     there = f"/src/{version}"
     copy(system.folder / there[1:])
-    if tests != "core":
+    if tests not in ("core", "ring"):
         system.run("tests/system-packages", cwd=there)
-    system.run("make", f"PYTHON=python{version}", ".venv/installed-for-tests", cwd=there)
-    counts = trial.tests(
-        system, there, ".venv/bin/python", SECONDS, "-n", jobs, "--dist", "loadfile", *SCOPES[tests]
-    )
-    python, libc, arch, pyav = json.loads(system.run(".venv/bin/python", "-c", WHAT, cwd=there))
-    return matrix.Row(name, python, libc, arch, pyav, tests, *counts)
+    python, env, note = ".venv/bin/python", dict[str, str](), ""
+    if version == free_threaded.VERSION:
+        free_threaded.install(system, there)
+        env, note = free_threaded.ENV, free_threaded.refused(system, there)
+    else:
+        system.run("make", f"PYTHON=python{version}", ".venv/installed-for-tests", cwd=there)
+    options = ("-n", jobs, "--dist", "loadfile")
+    counts = trial.tests(system, there, python, SECONDS, *options, *SCOPES[tests], env=env)
+    release, libc, arch, pyav = json.loads(system.run(python, "-c", WHAT, cwd=there))
+    release += version.lstrip("0123456789.")
+    return matrix.Row(name, release, libc, arch, pyav, tests, *counts, note)
 
 
 def copy(folder: Path) -> None:

@@ -14,12 +14,21 @@ class Counts(NamedTuple):
     skipped: int
 
 
-def tests(system: Chroot, folder: str, python: str, seconds: int, *arguments: str) -> Counts:
+def tests(
+    system: Chroot,
+    folder: str,
+    python: str,
+    seconds: int,
+    *arguments: str,
+    env: dict[str, str] | None = None,
+) -> Counts:
     """Pytest with these arguments in a folder there: see `counted`."""
-    return counted(system, folder, seconds, python, "-m", "pytest", "-q", *arguments)
+    return counted(system, folder, seconds, python, "-m", "pytest", "-q", *arguments, env=env)
 
 
-def counted(system: Chroot, folder: str, seconds: int, *command: str) -> Counts:
+def counted(
+    system: Chroot, folder: str, seconds: int, *command: str, env: dict[str, str] | None = None
+) -> Counts:
     """A command in a folder there that runs pytest. What it wrote is in output.txt.
 
     Shows what failed. Raises CommandError if there are no results.
@@ -30,7 +39,7 @@ def counted(system: Chroot, folder: str, seconds: int, *command: str) -> Counts:
     said = system.run(
         *("timeout", "-k", "30", str(seconds), *command),
         cwd=folder,
-        env={"PYTEST_ADDOPTS": f"--junitxml={folder}/results.xml"},
+        env={"PYTEST_ADDOPTS": f"--junitxml={folder}/results.xml"} | (env or {}),
         check=False,
     )
     (here / "output.txt").write_text(said)

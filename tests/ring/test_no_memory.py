@@ -107,6 +107,9 @@ print("done", allocation)
 
 
 @needs_hooks
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 13), reason="Python 3.13 crashes without memory for a closure"
+)
 @pytest.mark.parametrize("step", ["publish", "set_header", "serve", "close"])
 def test_steps_without_memory_leave_a_server_and_its_readers_working(step: str) -> None:
     """Whichever allocation fails, also in the thread that looks after servers."""

@@ -266,6 +266,8 @@ async def test_close_wakes_who_waits_and_a_time_out_loses_nothing() -> None:
 
 def test_a_forked_child_tells_nothing() -> None:
     child = """
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, from Python 3.12 on
     server = va.serve("cam1")
     server.emit("before")
     pid = os.fork()
