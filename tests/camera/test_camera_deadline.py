@@ -161,7 +161,6 @@ def test_what_was_cut_before_it_begins_is_cut_as_well() -> None:
     b.close()
 
 
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # Python 3.12 on: there are threads
 def test_the_watching_thread_ends_with_the_last_deadline_and_a_child_of_fork_gets_its_own() -> None:
     def names() -> list[str]:
         return [t.name for t in threading.enumerate()]

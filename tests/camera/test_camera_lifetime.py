@@ -138,7 +138,6 @@ async def test_a_cancelled_aclose_of_a_camera_closes_nevertheless(silent_port: i
     await until(lambda: not camera_threads())
 
 
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # Python 3.12 on: there are threads
 def test_in_a_forked_child_a_camera_is_inert() -> None:
     with va.Camera("cam", ENDLESS) as camera, va.attach("cam") as reader:
         reader.recv(10).release()
