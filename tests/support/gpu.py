@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -86,10 +86,14 @@ class FakeGpu:
         self._freed: list[NDArray[np.uint8]] = []
         the_kernel()
 
+    _process: ClassVar[dict[int, int]] = {}  # what those that are numbered have registered
+
     @classmethod
     def numbered(cls, index: int) -> FakeGpu:
-        """As Cuda is made."""
-        return cls(f"cuda:{index}")
+        """As Cuda is made: memory is registered for the process, whichever of them asked for it."""
+        made = cls(f"cuda:{index}")
+        made.registered = cls._process
+        return made
 
     @property
     def asked(self) -> int:
