@@ -5,7 +5,7 @@
 # make stress  the random tests for longer, and long tests: make stress SECONDS=300 COUNT=100000
 # make mutants slips planted in the ring, each of which a test must notice; ONLY=TEXT for some of them
 # make litmus  the orderings of the ring on weak machines (C11, aarch64, RISC-V), with herd7
-# make pythons the tests under every Python that Debian has, in chroots made by mmdebstrap; as root. ONLY=3.14 TESTS=camera, ONLY=3.14t
+# make pythons the tests under every Python that Debian has, in chroots made by mmdebstrap; as root. ONLY=3.14 TESTS=camera, ONLY=3.13t
 # make fresh   make demo and make test from nothing, in new Debians, made by mmdebstrap; as root. ONLY=sid TESTS=none
 # make oldest  the tests with the oldest versions of all packages that pyproject.toml allows
 # make newest  the tests with the newest ones, and which have moved

@@ -1,4 +1,7 @@
-"""CPython without the GIL, compiled from Debian's source, as Debian has none: `make pythons ONLY=3.14t`."""
+"""CPython without the GIL, compiled from Debian's source, as Debian has none: `make pythons ONLY=3.13t`.
+
+That of the release: mirrors lack the sources of what is newer.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,16 @@ from pathlib import Path
 from chroot import Chroot, CommandError, debian
 from versions import requirements
 
-VERSION = "3.14t"
-SUITE = "sid"
+VERSION = "3.13t"
+SUITE = "trixie"
 PACKAGES = (
     *("ca-certificates", "gcc", "git", "libc6-dev", "make", "pkgconf"),
     *("libffi-dev", "libsqlite3-dev", "libssl-dev", "zlib1g-dev"),
+    *("autoconf", "automake", "libtool"),  # for uvloop, which has no wheel for it
 )
 ENV = {"PYTHON_GIL": "1"}  # of the tests
-# What the tests of rings need. Not [all]: opencv and zenoh have wheels for a Python with the GIL alone.
-NEEDED = ("pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "blockbuster", "hypothesis")
+# Most of the others have wheels for a Python with the GIL alone.
+NEEDED = ("uvloop", "pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "blockbuster", "hypothesis")
 
 
 def system(folder: Path) -> Chroot:
@@ -47,7 +51,7 @@ def install(there: Chroot, folder: str) -> None:
     there.run(f"python{VERSION}", "-m", "venv", ".venv", cwd=folder)
     pip = (python, "-m", "pip", "--disable-pip-version-check", "-q", "install")
     asked = requirements()
-    there.run(*pip, "-e", ".[service]", *(f"{name}>={asked[name]}" for name in NEEDED), cwd=folder)
+    there.run(*pip, "-e", ".", *(f"{name}>={asked[name]}" for name in NEEDED), cwd=folder)
 
 
 def refused(there: Chroot, folder: str) -> str:

@@ -37,7 +37,7 @@ class Row:
     def key(self) -> tuple[str, ...]:
         """Runs with the same key replace each other: of a Python or a PyAV the newest one counts."""
         python, pyav = (".".join(version.split(".")[:n]) for version, n in ((self.python, 2), (self.pyav, 1)))
-        python += self.python.removeprefix(python).lstrip(".0123456789")  # 3.14.2t is a 3.14t
+        python += self.python.removeprefix(python).lstrip(".0123456789")  # 3.13.5t is a 3.13t
         return self.system, self.libc, self.arch, f"{python:>6}", f"{pyav:>3}", self.tests
 
     @property
