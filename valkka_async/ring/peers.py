@@ -293,11 +293,11 @@ class Peers:
                 message = decode(data)
                 if not isinstance(message, Stats):
                     self._answer(peer, message)
-                if admitted and peer.sock.fileno() >= 0:
-                    peer.sock.recv(1)  # it was obeyed
+                self._take_out(peer, admitted)
                 return isinstance(message, Stats)
             except ProtocolError as e:
                 log.info("%s: dropped a connection: %s", self._name, str(e))
+                self._take_out(peer, admitted)
                 self._send(peer, Refused(str(e)))
                 self._drop(peer)
             except (OSError, MemoryError) as e:
@@ -308,6 +308,7 @@ class Peers:
                     self._drop(peer)
                     raise
                 log.warning("%s: dropped a reader: %s", self._name, str(e))
+                self._take_out(peer, admitted)
                 why = e.strerror if isinstance(e, OSError) else str(e)
                 self._send(peer, Refused(f"{self._name} cannot take another reader: {why or e}"))
                 self._drop(peer)
@@ -315,6 +316,13 @@ class Peers:
                 self._drop(peer)  # interrupted; it comes again, and does not wait for what was lost
                 raise
             return False
+
+    @staticmethod
+    def _take_out(peer: _Peer, peeked: bool) -> None:
+        """The message is done with. (One that lay unread while its socket is closed would take back what was
+        sent last.)"""
+        if peeked and peer.sock.fileno() >= 0:
+            peer.sock.recv(1)
 
     def _answer(self, peer: _Peer, message: Message) -> None:
         match message:
