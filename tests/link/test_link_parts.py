@@ -19,7 +19,7 @@ from valkka_async.camera.status import CameraState
 from valkka_async.errors import InvalidNameError, ProtocolError
 from valkka_async.link.budget import Budget
 from valkka_async.link.clock import PeerClock
-from valkka_async.link.keys import Key, Live, parse, parse_live
+from valkka_async.link.keys import Content, Key, Live, parse, parse_live
 from valkka_async.link.messages import Import, Work, decode_alive
 from valkka_async.link.messages import encode as encode_message
 from valkka_async.link.receiver import Receiver
@@ -160,7 +160,7 @@ def test_what_was_left_out_for_the_limit_is_not_lost(ring: tuple[Receiver, va.Re
 def test_a_camera_sends_no_metadata_and_metadata_no_access_units(ring: tuple[Receiver, va.Reader]) -> None:
     receiver, reader = ring
     take(receiver, 1, key=True)
-    other = Receiver("garage", receiver.server, metadata=True)
+    other = Receiver("garage", receiver.server, Content.METADATA)
     metadata = UNIT._replace(seq=2, format="bytes", meta=None)
     receiver.take(encode(metadata, b"", b"boxes"))
     take(other, 1, key=True)
@@ -331,6 +331,7 @@ def test_a_host_of_another_version_is_understood_to_be_one() -> None:
         (("tcp/127.0.0.1:7447",), False, {"name": "attic"}),
         (("tcp/127.0.0.1:7447",), False, {"name": "x" * 25}),
         (("tcp/127.0.0.1:7447",), False, {"export": ("a/b",)}),
+        (("tcp/127.0.0.1:7447",), False, {"raw": ("a/b",)}),
         (("tcp/127.0.0.1:7447",), False, {"connect": ("tcp/192.168.0.9:7447",)}),
         (("tcp/127.0.0.1:7447",), False, {"max_rate": 0}),
     ],
@@ -349,12 +350,14 @@ def test_a_pattern_gives_the_rights_that_it_means(pattern: str) -> None:
     zenoh = pytest.importorskip("zenoh")
     from valkka_async.link.engine import access
 
-    peer = PeerSpec("attic", export=(pattern,))
-    rules = access(LinkSpec("garage", (peer,), listen=("tcp/127.0.0.1:1",)))["rules"]
-    keys = [zenoh.KeyExpr(key) for rule in rules for key in rule["key_exprs"] if "/to/attic/" in key]
-    for camera in ("cam1", "cm", "yard", "cam1.sub"):
-        given = any(key.includes(zenoh.KeyExpr(f"va/1/garage/0/to/attic/{camera}/1")) for key in keys)
-        assert given is peer.may_read(camera), camera
+    for peer in (PeerSpec("attic", export=(pattern,)), PeerSpec("attic", raw=(pattern,))):
+        rules = access(LinkSpec("garage", (peer,), listen=("tcp/127.0.0.1:1",)))["rules"]
+        for content in Content:
+            to = f"/{content.units}/attic/"
+            keys = [zenoh.KeyExpr(key) for rule in rules for key in rule["key_exprs"] if to in key]
+            for name in ("cam1", "cm", "yard", "cam1.sub"):
+                given = any(key.includes(zenoh.KeyExpr(f"va/1/garage/0{to}{name}/1")) for key in keys)
+                assert given is peer.may_read(name, content), (name, content)
 
 
 def test_no_repr_shows_where_the_key_is() -> None:

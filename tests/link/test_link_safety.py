@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(300)  # several programs have to start
 def hosts(files: dict[str, dict[str, str]], name: str, **of_garage: Any) -> tuple[Host, Host]:
     """The garage, which lets attic read cam1 and cellar read nothing, and another host that dials it."""
     at = f"tls/127.0.0.1:{free_port()}"
-    peers = {"attic": {"export": ["cam1"], "metadata": ["cam1"]}, "cellar": {}}
+    peers = {"attic": {"export": ["cam1"], "metadata": ["cam1"], "raw": ["yard"]}, "cellar": {}}
     garage = Host("garage", listen=[at], certificates=files["garage"], peers=peers)
     return garage, Host(name, certificates=files[name], peers={"garage": {"connect": [at]}})
 
@@ -72,12 +72,13 @@ for line in sys.stdin:
     epoch = line.strip()
     for reader in ("attic", "cellar"):
         for camera in ("cam1", "yard"):
-            for to, want in (("to", "want"), ("tell", "ask")):
+            for to, want in (("to", "want"), ("tell", "ask"), ("push", "pull")):
                 key = f"va/1/garage/{{epoch}}/{{to}}/{{reader}}/{{camera}}/1"
                 keep.append(session.declare_subscriber(key, lambda sample: heard.append(sample)))
                 keep.append(session.liveliness().declare_token(key.replace(f"/{{to}}/", f"/{{want}}/")))
     time.sleep(3)
-    mine = [key for sample in heard if "/want/" not in (key := str(sample.key_expr)) and "/ask/" not in key]
+    keys = [str(sample.key_expr) for sample in heard]
+    mine = [key for key in keys if key.split("/")[4] not in ("want", "ask", "pull")]
     say(json.dumps(mine))
 session.close()
 """
@@ -85,14 +86,18 @@ session.close()
 
 @pytest.mark.parametrize("who", ["cellar", "nobody"])
 def test_who_lies_about_its_name_gets_nothing(short: Path, tmp_path: Path, who: str) -> None:
-    """The attic may read cam1. Cellar, and somebody without a certificate, ask in its name."""
+    """The attic may read cam1, and yard's raw frames. Cellar, and who has no certificate, ask in its name."""
     files = certificates(tmp_path, "garage", "attic", "cellar")
     garage, attic = hosts(files, "attic")
     at = attic.link["peers"]["garage"]["connect"][0]
     given = files.get(who, {"authority": files["attic"]["authority"]})
     with garage, attic, camera(garage, short), camera(garage, short, "yard"), attic.here():
-        with attic.reads("garage/cam1/packets") as reader:
+        with garage.here():
+            yard = va.serve("yard")
+        with yard, attic.reads("garage/cam1/packets") as reader:
+            yard.publish(b"pixels", format="array")
             reader.recv(60).release()
+            attic.reads("garage/yard").close()
             epoch = attic.sees("garage").epoch
             with Child(INTRUDER.format(files=json.dumps(given), at=at)) as intruder:
                 intruder.tell(epoch)

@@ -30,7 +30,7 @@ async def test_it_is_the_main_one_if_its_packets_are_there(rings: dict[str, str]
     smaller = {"cam": sub} if main else {}
     async with va.Camera("cam", streams=dict.fromkeys(["main", "sub"], pictures), outputs=outputs):
         await until(lambda: catalogue.rings == {"cam": main or sub, "cam.sub": sub})
-        assert catalogue.smaller == smaller
+        assert catalogue.smaller == smaller and catalogue.raw == {"pixels"}
     following.cancel()
 
 

@@ -55,6 +55,8 @@ def lines(peer: PeerStatus) -> Iterator[str]:
         yield f"  {camera.name}: {camera.reason or read_here}, {camera.received} received{gone}"
     for sent in peer.exports:
         left = f", {sent.limited} left out for the limit" if sent.limited else ""
+        left += ", raw frames" if sent.raw else ""
+        left += f" that take {sent.rate / 1e6:.1f} MB/s" if sent.rate is not None else ""
         yield f"  reads {sent.name}: {sent.sent} sent, {sent.bytes / 1e6:.1f} MB{left}"
     if peer.level:
         yield f"  max_rate does not reach: {SENT[Level(peer.level)]} are sent"

@@ -19,7 +19,9 @@ class Budget:
     `level` falls by one when the rate does not reach: from all frames to key frames alone, and from these to
     the cameras' smaller streams, of which each frame is sent that fits. It rises by one when nothing had to
     be left out for some seconds and half of the rate is unused; where that did not last, the next attempt
-    comes later.
+    later.
+
+    Raw frames get what access units and metadata have left of the rate, and change nothing for these.
     """
 
     def __init__(self, rate: float | None) -> None:
@@ -27,6 +29,7 @@ class Budget:
         self._rate = rate
         self._lock = threading.Lock()
         self._left = 0.0 if rate is None else rate * _BURST
+        self._over = 0.0  # for raw frames: what the others did not use
         self._at: float | None = None
         self._short = -1e9  # when it last did not reach
         self._since = -1e9  # on this level
@@ -38,10 +41,7 @@ class Budget:
         if self._rate is None:
             return True
         with self._lock:
-            full = self._rate * _BURST
-            if self._at is not None:
-                self._left = min(full, self._left + (now - self._at) * self._rate)
-            self._at = now
+            full = self._refill(self._rate, now)
             if self.level is not Level.ALL and now - self._short > self._calm and self._left > full / 2:
                 self._go(Level(self.level - 1), now)
             if self.level is not Level.ALL and not key and not smaller:
@@ -54,6 +54,28 @@ class Budget:
                 return False
             self._left -= size
             return True
+
+    def admit_raw(self, size: int, now: float) -> bool:
+        """May a raw frame of so many bytes be sent now? Not while less than all is sent of the cameras."""
+        if self._rate is None:
+            return True
+        with self._lock:
+            full = self._refill(self._rate, now)
+            # One that is larger than a burst goes when there is a whole burst, and the next ones wait for it.
+            if self.level is not Level.ALL or self._over < min(size, full):
+                return False
+            self._over -= size
+            return True
+
+    def _refill(self, rate: float, now: float) -> float:
+        """Give what has come since the last time. Returns how much there may be."""
+        full = rate * _BURST
+        if self._at is not None:
+            left = self._left + (now - self._at) * rate
+            self._left = min(full, left)
+            self._over = min(full, self._over + left - self._left)
+        self._at = now
+        return full
 
     def _go(self, level: Level, now: float) -> None:
         if level < self.level:

@@ -191,15 +191,17 @@ class Bus:
 
         self._post(work)
 
-    def put_to(self, key: str) -> Callable[[bytes], None]:
+    def put_to(self, key: str, *, last: bool = False) -> Callable[[bytes], None]:
         """What sends units there, from any thread. It waits for room for a second at most; what finds none is
-        dropped, and nobody says so: units are numbered."""
+        dropped, and nobody says so: units are numbered. `last`: all others go first, also between the parts
+        of one of these."""
         checked, drop = zenoh.KeyExpr(key), zenoh.CongestionControl.DROP
+        priority = zenoh.Priority.BACKGROUND if last else zenoh.Priority.DATA
 
         def put(payload: bytes) -> None:
             session = self._session
             if session is not None:
-                session.put(checked, payload, congestion_control=drop)
+                session.put(checked, payload, congestion_control=drop, priority=priority)
 
         return put
 

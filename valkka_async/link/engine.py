@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from valkka_async.errors import ConnectError
 from valkka_async.extras import require
-from valkka_async.link.keys import VERSION
+from valkka_async.link.keys import OFFERS, REQUESTS, UNITS, VERSION, Content
 from valkka_async.link.spec import LinkSpec
+from valkka_async.link.unit import MAX_BYTES
 
 require("zenoh", "a link")
 
 import zenoh  # noqa: E402
 
 LEASE = 2.0  # s without a word after which a host is gone
+_KEY_BYTES = 64 << 10  # of a message, besides its payload
 _BATCHES = 16  # of 64 KB, that wait for a slow host, at most
 # What waits longer than this for room in that queue is dropped. The thread that waits serves one camera of
 # one host alone, and the ring is what it falls behind in.
@@ -35,16 +38,17 @@ def settings(spec: LinkSpec) -> dict[str, Any]:
     """Zenoh's configuration."""
     patience = int(_PATIENCE * 1e6)
     link: dict[str, Any] = {
+        "rx": {"max_message_size": MAX_BYTES + _KEY_BYTES},
         "tx": {
             "lease": int(LEASE * 1e3),
             "keep_alive": 4,
             "queue": {
-                "size": {"data": _BATCHES},
+                "size": {"data": _BATCHES, "background": _BATCHES},
                 "congestion_control": {
                     "drop": {"wait_before_drop": patience, "max_wait_before_drop_fragments": patience}
                 },
             },
-        }
+        },
     }
     made: dict[str, Any] = {
         "mode": "peer",
@@ -76,8 +80,8 @@ def settings(spec: LinkSpec) -> dict[str, Any]:
     return made
 
 
-def _each(host: str, kinds: str, rest: str) -> list[str]:
-    return [f"{host}/*/{kind}/{rest}" for kind in kinds.split()]
+def _each(host: str, kinds: Iterable[str], rest: str) -> list[str]:
+    return [f"{host}/*/{kind}/{rest}" for kind in kinds]
 
 
 def access(spec: LinkSpec) -> dict[str, Any]:
@@ -106,9 +110,9 @@ def access(spec: LinkSpec) -> dict[str, Any]:
             )
 
         token = ["liveliness_token"]
-        allow(["ingress"], token, [f"va/live/{them}/**", *_each(f"{at}/{them}", "cam meta", f"{me}/**")])
-        allow(["egress"], token, [f"va/live/{me}/**", *_each(f"{at}/{me}", "cam meta", f"{them}/**")])
-        allow(["egress"], token, _each(f"{at}/{them}", "want ask", f"{me}/**"))
+        allow(["ingress"], token, [f"va/live/{them}/**", *_each(f"{at}/{them}", OFFERS, f"{me}/**")])
+        allow(["egress"], token, [f"va/live/{me}/**", *_each(f"{at}/{me}", OFFERS, f"{them}/**")])
+        allow(["egress"], token, _each(f"{at}/{them}", REQUESTS, f"{me}/**"))
         allow(["ingress", "egress"], ["declare_liveliness_subscriber", "liveliness_query"], ["va/**"])
         question = [f"{at}/{them}/*/clock/{me}"]
         asked = [f"{at}/{me}/*/clock/{them}"]
@@ -116,10 +120,11 @@ def access(spec: LinkSpec) -> dict[str, Any]:
         allow(["ingress"], ["query"], asked)
         allow(["egress"], ["reply"], asked)
         allow(["ingress"], ["declare_queryable", "reply"], question)
-        allow(["egress"], ["declare_subscriber"], _each(f"{at}/{them}", "to tell", f"{me}/**"))
-        allow(["ingress"], ["put"], _each(f"{at}/{them}", "to tell", f"{me}/**"))
-        for patterns, want, to in ((peer.export, "want", "to"), (peer.metadata, "ask", "tell")):
-            for pattern in patterns:
+        allow(["egress"], ["declare_subscriber"], _each(f"{at}/{them}", UNITS, f"{me}/**"))
+        allow(["ingress"], ["put"], _each(f"{at}/{them}", UNITS, f"{me}/**"))
+        for content in Content:
+            want, to = content.request, content.units
+            for pattern in peer.patterns(content):
                 name = re.sub(r"\*+", "*" if pattern.strip("*") == "" else "$*", pattern)
                 allow(["ingress"], token, [f"{at}/{me}/*/{want}/{them}/{name}/*"])
                 allow(["ingress"], ["declare_subscriber"], [f"{at}/{me}/*/{to}/{them}/{name}/*"])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What this host has for others: its encoded rings, found in the runtime directory, under their cameras'
-names. A camera's main stream is called as the camera is, and another one CAMERA.STREAM."""
+"""What this host has for others, found in the runtime directory: its encoded rings, under their cameras'
+names, and rings of metadata and raw frames, under their own. A camera's main stream is called as the camera
+is, and another one CAMERA.STREAM."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from valkka_async.errors import ConnectError, ValkkaError
+from valkka_async.link.geometry import RAW
+from valkka_async.link.keys import Content
 from valkka_async.link.unit import EXPORTED, METADATA
 from valkka_async.ring.connection import report
 from valkka_async.ring.directory import Directory
@@ -31,9 +34,16 @@ class Catalogue:
         self.rings: dict[str, str] = {}  # by camera, or CAMERA.STREAM
         self.smaller: dict[str, str] = {}  # by camera: the ring of its next stream
         self.metadata: frozenset[str] = frozenset()  # rings of bytes, by their own names
+        self.raw: frozenset[str] = frozenset()  # of pixels and arrays
         self._changed = changed
         self._known: dict[str, Known] = {}  # by ring
         self._open: dict[str, float] = {}  # rings that have not said what they are: when to ask again
+
+    def ring(self, name: str, content: Content) -> tuple[str, str | None] | None:
+        """The one that is sent under this name, and that of the smaller stream. None: there is none."""
+        if content is Content.CAMERA:
+            return (self.rings[name], self.smaller.get(name)) if name in self.rings else None
+        return (name, None) if name in (self.raw if content is Content.RAW else self.metadata) else None
 
     async def follow(self) -> None:
         """For ever: look at the runtime directory when it changes."""
@@ -79,8 +89,9 @@ class Catalogue:
             if known.camera and known.number:
                 rings.setdefault(f"{known.camera}.{known.stream}", ring)
         metadata = frozenset(ring for ring, known in self._known.items() if known.metadata)
-        if (rings, smaller, metadata) != (self.rings, self.smaller, self.metadata):
-            self.rings, self.smaller, self.metadata = rings, smaller, metadata
+        raw = frozenset(ring for ring, known in self._known.items() if known.raw)
+        if (rings, smaller, metadata, raw) != (self.rings, self.smaller, self.metadata, self.raw):
+            self.rings, self.smaller, self.metadata, self.raw = rings, smaller, metadata, raw
             self._changed()
 
 
@@ -92,6 +103,7 @@ class Known(NamedTuple):
     stream: str = ""
     number: int = 0
     metadata: bool = False  # bytes, of whatever kind
+    raw: bool = False  # pixels, or arrays
 
 
 def camera_of(ring: str) -> Known | None:
@@ -108,12 +120,13 @@ def camera_of(ring: str) -> Known | None:
         streams = [stream.get("name") for stream in _records(camera, "streams")]
         stream = output.get("stream")
         number = streams.index(stream) if stream in streams else 0
-        name = str(camera.get("name", "")) if output.get("format") == "packets" else ""
-        return Known(name, str(stream or ""), number)
+        made = output.get("format")
+        name = str(camera.get("name", "")) if made == "packets" else ""
+        return Known(name, str(stream or ""), number, raw=made in RAW)
     format = said.get("format")
     if not format:
         return None
-    return Known(ring if format in EXPORTED else "", metadata=format == METADATA)
+    return Known(ring if format in EXPORTED else "", metadata=format == METADATA, raw=format in RAW)
 
 
 def _records(camera: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

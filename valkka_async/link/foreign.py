@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A camera of another host, here: the ring of what that host sends, which is asked for while somebody
-reads."""
+"""What another host has, here: the ring of what that host sends, which is asked for while somebody reads."""
 
 from __future__ import annotations
 
@@ -10,14 +9,14 @@ from collections.abc import Callable
 from valkka_async.errors import ValkkaError
 from valkka_async.link.bus import Bus, Request
 from valkka_async.link.clock import Difference
-from valkka_async.link.keys import Key
+from valkka_async.link.keys import Content, Key
 from valkka_async.link.receiver import STREAM_SLOTS, Receiver
 from valkka_async.link.status import ImportStatus
 from valkka_async.ring.events import EVENT_SLOTS
 from valkka_async.ring.names import EVENTS, check_source
 from valkka_async.ring.server import BACKLOG_BYTES, Server
 
-_SLOTS = 16  # of metadata
+_SLOTS = 16  # of metadata and raw frames
 _LINGER = 2.0  # s without readers after which nothing is asked for any more
 _SILENT = 3.0  # s
 _AGAIN = 10.0  # s of silence after which the request is made again
@@ -28,15 +27,15 @@ log = logging.getLogger("valkka_async.link")
 
 
 class ForeignCamera:
-    """Its ring is HOST/CAMERA/packets; the worker decodes that into HOST/CAMERA. `metadata`: it is no camera,
-    but a ring of metadata, HOST/NAME."""
+    """Its ring is HOST/CAMERA/packets; the worker decodes that into HOST/CAMERA. `content`: it may be no
+    camera, but a ring of metadata or of raw frames, which needs no worker: HOST/NAME."""
 
     def __init__(
-        self, host: str, camera: str, me: str, bus: Bus, kick: Callable[[], None], *, metadata: bool = False
+        self, host: str, camera: str, me: str, bus: Bus, kick: Callable[[], None], content: Content
     ) -> None:
         self.name = f"{host}/{camera}"
         self.camera = camera
-        self.metadata = metadata
+        self.content = content
         self._host = host
         self._me = me
         self._bus = bus
@@ -49,6 +48,11 @@ class ForeignCamera:
         self._read_at = -_LINGER
         self._retry_at = 0.0
         self._reason = ""
+
+    @property
+    def is_camera(self) -> bool:
+        """Are they access units?"""
+        return self.content is Content.CAMERA
 
     @property
     def up(self) -> bool:
@@ -68,8 +72,8 @@ class ForeignCamera:
         wanted = now - self._read_at < _LINGER
         if self._request is not None:
             silence = now - max(self._asked_at, receiver.last_ns / 1e9)
-            # (Metadata come when there are some; asked for again, the newest would come twice.)
-            lost = silence > _AGAIN and not self.metadata
+            # (Others may be silent for long; asked for again, the newest would come twice.)
+            lost = silence > _AGAIN and self.is_camera
             if not wanted or (epoch and (epoch != self._epoch or lost)):
                 self._give_up()
         if wanted and epoch and self._request is None:
@@ -78,12 +82,12 @@ class ForeignCamera:
     def _serve(self, now: float) -> None:
         try:
             server = Server(
-                check_source(self.name if self.metadata else f"{self.name}/packets"),
+                check_source(f"{self.name}/packets" if self.is_camera else self.name),
                 slots=self._slots,
                 max_clients=64,
                 mode=0o600,
                 group=None,
-                backlog=None if self.metadata else "gop",
+                backlog="gop" if self.is_camera else None,
                 backlog_bytes=BACKLOG_BYTES,
                 watch="thread",
             )
@@ -95,18 +99,17 @@ class ForeignCamera:
             return
         self._reason = ""
         server.when_readers_change(self._kick)
-        self._receiver = Receiver(self._host, server, metadata=self.metadata)
+        self._receiver = Receiver(self._host, server, self.content)
 
     @property
     def _slots(self) -> int:
-        if not self.metadata:
+        if self.is_camera:
             return STREAM_SLOTS
         return EVENT_SLOTS if self.name.endswith(EVENTS) else _SLOTS
 
     def _ask(self, receiver: Receiver, epoch: str, now: float) -> None:
         self._requests = (self._requests + 1) % _KEYS
-        kind = "ask" if self.metadata else "want"
-        key = Key(self._host, epoch, kind, self._me, self.camera, str(self._requests))
+        key = Key(self._host, epoch, self.content.request, self._me, self.camera, str(self._requests))
         self._epoch, self._asked_at = epoch, now
         self._request = self._bus.request(key.to.text, key.text, receiver.take)
 

@@ -8,6 +8,9 @@
     va/1/HOST/EPOCH/meta/READER/RING        the same of a ring of metadata: READER may read it,
     va/1/HOST/EPOCH/ask/READER/RING/N       wants it,
     va/1/HOST/EPOCH/tell/READER/RING/N      and gets it
+    va/1/HOST/EPOCH/raw/READER/RING         the same of a ring of raw frames: READER may read it,
+    va/1/HOST/EPOCH/pull/READER/RING/N      wants it,
+    va/1/HOST/EPOCH/push/READER/RING/N      and gets it
     va/1/HOST/EPOCH/clock/READER            a question for the time
 
 An EPOCH is one life of a host's link. A token goes with the session that has declared it, however that ends.
@@ -16,12 +19,39 @@ Of the version only the first line must never change.
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import NamedTuple
 
 from valkka_async.ring.names import is_source
 
 VERSION = "1"
 LIVE = "va/live/*/*/*"
+
+
+class Content(Enum):
+    """What a host has for others. The value: the kinds of keys that offer it, ask for it and send it."""
+
+    CAMERA = ("cam", "want", "to")  # its access units
+    METADATA = ("meta", "ask", "tell")
+    RAW = ("raw", "pull", "push")  # pixels, and arrays
+
+    @property
+    def offer(self) -> str:
+        return self.value[0]
+
+    @property
+    def request(self) -> str:
+        return self.value[1]
+
+    @property
+    def units(self) -> str:
+        return self.value[2]
+
+
+_CONTENTS = {kind: content for content in Content for kind in content.value}
+OFFERS = tuple(content.offer for content in Content)
+REQUESTS = tuple(content.request for content in Content)
+UNITS = tuple(content.units for content in Content)
 
 
 class Live(NamedTuple):
@@ -37,11 +67,11 @@ class Live(NamedTuple):
 
 
 class Key(NamedTuple):
-    """Something about a host's camera, or its ring of metadata, between it and a reading host."""
+    """Something about a host's camera, or another ring of its, between it and a reading host."""
 
     host: str
     epoch: str
-    kind: str  # "cam", "want", "to"; "meta", "ask", "tell"; "clock"
+    kind: str  # "clock", or one of a Content
     reader: str
     camera: str = ""
     number: str = ""
@@ -51,9 +81,14 @@ class Key(NamedTuple):
         return self._replace(kind=kind)
 
     @property
+    def content(self) -> Content:
+        """Of a key that offers, asks for or sends something."""
+        return _CONTENTS[self.kind]
+
+    @property
     def to(self) -> Key:
-        """Where a request, a key of kind "want" or "ask", is answered."""
-        return self.of_kind("to" if self.kind == "want" else "tell")
+        """Where a request is answered."""
+        return self.of_kind(self.content.units)
 
     @property
     def text(self) -> str:

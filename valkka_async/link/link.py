@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from valkka_async.link.bus import Bus
 from valkka_async.link.exporter import Catalogue
-from valkka_async.link.keys import VERSION, Live, parse, parse_live
+from valkka_async.link.keys import OFFERS, REQUESTS, VERSION, Content, Live, parse, parse_live
 from valkka_async.link.peer import Peer
 from valkka_async.link.probe import probe
 from valkka_async.link.spec import LinkSpec
@@ -85,7 +85,7 @@ class Link:
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._tasks = []
-        senders = [sender for peer in self._peers.values() if (sender := peer.close()) is not None]
+        senders = [sender for peer in self._peers.values() for sender in peer.close()]
         await asyncio.gather(*(asyncio.to_thread(sender.join, _JOIN) for sender in senders))
         if self._bus is not None:
             await self._bus.aclose()
@@ -111,13 +111,9 @@ class Link:
         if key is None:
             return
         me = self._spec.host
-        if (
-            key.kind in ("cam", "meta")
-            and key.reader == me
-            and (peer := self._peers.get(key.host)) is not None
-        ):
+        if key.kind in OFFERS and key.reader == me and (peer := self._peers.get(key.host)) is not None:
             peer.hear_offer(key, there)
-        elif key.kind in ("want", "ask") and key.host == me and key.epoch == self._epoch:
+        elif key.kind in REQUESTS and key.host == me and key.epoch == self._epoch:
             if (peer := self._peers.get(key.reader)) is not None:
                 peer.hear_want(key, there, self._catalogue)
 
@@ -166,22 +162,14 @@ class Link:
     def status(self) -> LinkStatus:
         """How all is now."""
         files = self._spec.certificates
-        offered = {
-            camera
-            for camera in self._catalogue.rings
-            if any(peer.spec.may_read(camera) for peer in self._peers.values())
-        }
-        offered |= {
-            ring
-            for ring in self._catalogue.metadata
-            if any(peer.spec.may_know(ring) for peer in self._peers.values())
-        }
+        offered = {one for peer in self._peers.values() for one in peer.offered}
         return LinkStatus(
             self._spec.host,
             os.getpid(),
             files is not None,
             () if files is None else (files.certificate, files.key, files.authority),
             self._twin_reason(),
-            tuple(sorted(offered)),
+            tuple(sorted({one.name for one in offered})),
+            tuple(sorted({one.name for one in offered if one.content is Content.RAW})),
             tuple(peer.status() for peer in self._peers.values()),
         )

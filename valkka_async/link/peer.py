@@ -14,7 +14,7 @@ from valkka_async.link.bus import Bus
 from valkka_async.link.clock import Difference, PeerClock
 from valkka_async.link.exporter import Catalogue
 from valkka_async.link.foreign import ForeignCamera
-from valkka_async.link.keys import VERSION, Key, Live
+from valkka_async.link.keys import VERSION, Content, Key, Live
 from valkka_async.link.messages import Import, Work
 from valkka_async.link.sender import Sender, Stream
 from valkka_async.link.spec import PeerSpec
@@ -34,10 +34,10 @@ log = logging.getLogger("valkka_async.link")
 
 
 class _Name(NamedTuple):
-    """A camera, or a ring of metadata."""
+    """A camera, or a ring of metadata or raw frames."""
 
     name: str
-    metadata: bool
+    content: Content
 
 
 class Peer:
@@ -75,9 +75,11 @@ class Peer:
         self._asked = 0
         self._ask_at = 0.0
         self._budget = Budget(spec.max_rate)
-        self._offered: set[_Name] = set()
+        self.offered: set[_Name] = set()  # what it may read of what there is
         self._wants: dict[_Name, Key] = {}  # the newest request
-        self._sender: Sender | None = None  # once it has wanted something
+        # Once it has wanted something: for raw frames one, which nothing else has to wait for.
+        self._senders: dict[bool, Sender] = {}
+        self._said: set[str] = set()
         self._streams: dict[Key, Stream] = {}
         self._too_many = False
         bus.answer_time(Key(me, epoch, "clock", spec.name).text)
@@ -155,8 +157,8 @@ class Peer:
     # ------------------------------------------------------------------------- what it has for us
 
     def hear_offer(self, key: Key, there: bool) -> None:
-        """We may, or may no longer, read this camera, or these metadata, of that life."""
-        name = _Name(key.camera, key.kind == "meta")
+        """We may, or may no longer, read this camera, or this ring, of that life."""
+        name = _Name(key.camera, key.content)
         if not there:
             self._has.get(key.epoch, set()).discard(name)
             return
@@ -186,7 +188,7 @@ class Peer:
                 tuple(
                     self._import(camera, now)
                     for camera in self._cameras.values()
-                    if camera.up and not camera.metadata
+                    if camera.up and camera.is_camera
                 )
             )
         )
@@ -196,9 +198,7 @@ class Peer:
         host = self.spec.name
         new = [one for one in has - self._cameras.keys() if self.spec.imported(one.name)]
         for one in new[:_AT_ONCE]:
-            self._cameras[one] = ForeignCamera(
-                host, one.name, self._me, self._bus, self._kick, metadata=one.metadata
-            )
+            self._cameras[one] = ForeignCamera(host, one.name, self._me, self._bus, self._kick, one.content)
         if len(new) > _AT_ONCE:
             self._kick()
         for camera in [*self._cameras]:
@@ -238,26 +238,46 @@ class Peer:
     # ------------------------------------------------------------------------ what it reads of ours
 
     def offer(self, has: Catalogue) -> None:
-        """These are the cameras and metadata that there are here, and their rings."""
-        wanted = {_Name(camera, False) for camera in has.rings if self.spec.may_read(camera)}
-        wanted |= {_Name(ring, True) for ring in has.metadata if self.spec.may_know(ring)}
-        for name in wanted - self._offered:
+        """These are the cameras, metadata and raw frames that there are here, and their rings."""
+        every = [_Name(camera, Content.CAMERA) for camera in has.rings]
+        every += [_Name(ring, Content.METADATA) for ring in has.metadata]
+        every += [_Name(ring, Content.RAW) for ring in has.raw]
+        wanted = {one for one in every if self.spec.may_read(one.name, one.content)}
+        for ring in sorted(has.raw):
+            if _Name(ring, Content.CAMERA) in wanted and _Name(ring, Content.RAW) in wanted:
+                wanted.discard(_Name(ring, Content.RAW))
+                self._say(
+                    f"{ring}: {self.spec.name} gets the camera of this name, encoded, and not the raw "
+                    "frames: give their ring another name, or take the camera out of `export`"
+                )
+            elif ring in self.spec.export and ring not in has.rings and ring not in self.spec.raw:
+                self._say(
+                    f"{ring}: these are raw frames, and `export` does not send them to {self.spec.name}, as "
+                    "1080p at 10 frames a second is 62 MB/s: name the ring in `raw` if that is meant"
+                )
+        for name in wanted - self.offered:
             self._bus.show(self._key(name))
-        for name in self._offered - wanted:
+        for name in self.offered - wanted:
             self._bus.hide(self._key(name))
-        self._offered = wanted
+        self.offered = wanted
         self._serve(has)
 
+    def _say(self, text: str) -> None:
+        """Log it, once."""
+        if text not in self._said:
+            self._said.add(text)
+            log.warning("%s", text)
+
     def _key(self, name: _Name) -> str:
-        return Key(self._me, self._epoch, "meta" if name.metadata else "cam", self.spec.name, name.name).text
+        return Key(self._me, self._epoch, name.content.offer, self.spec.name, name.name).text
 
     def hear_want(self, key: Key, there: bool, has: Catalogue) -> None:
-        """It wants a camera, or metadata, or does not any more. Of several requests for one the newest
-        counts."""
-        name = _Name(key.camera, key.kind == "ask")
+        """It wants a camera, metadata or raw frames, or does not any more. Of several requests for one the
+        newest counts."""
+        name = _Name(key.camera, key.content)
         if there:
-            may = self.spec.may_know if name.metadata else self.spec.may_read
-            if may(key.camera) and (name in self._wants or len(self._wants) < _MOST):
+            may = self.spec.may_read(*name)
+            if may and (name in self._wants or len(self._wants) < _MOST):
                 self._wants[name] = key
         elif self._wants.get(name) == key:
             del self._wants[name]
@@ -267,32 +287,32 @@ class Peer:
         """A stream for each request that can be served."""
         due: dict[Key, tuple[str, str | None]] = {}
         for name, key in self._wants.items():
-            if name.metadata and name.name in has.metadata:
-                due[key] = name.name, None
-            elif not name.metadata and name.name in has.rings:
-                due[key] = has.rings[name.name], has.smaller.get(name.name)
+            if (rings := has.ring(*name)) is not None:
+                due[key] = rings
         for key, stream in [*self._streams.items()]:
-            if due.get(key) != (stream.full, stream.smaller) and self._sender is not None:
-                self._sender.discard(self._streams.pop(key))
+            if due.get(key) != (stream.full, stream.smaller):
+                self._senders[stream.content is Content.RAW].discard(self._streams.pop(key))
         for key, (ring, smaller) in due.items():
             if key not in self._streams:
+                raw = key.content is Content.RAW
                 try:
-                    self._sender = self._sender or Sender(self.spec.name, self._budget, self._number)
+                    sender = self._senders.get(raw) or Sender(self.spec.name, self._budget, self._number)
                 except OSError as e:  # no room for another thread
                     log.error("nothing is sent to %s: %s", self.spec.name, e)
                     return
-                put = self._bus.put_to(key.to.text)
-                self._streams[key] = self._sender.add(ring, put, smaller, metadata=key.kind == "ask")
+                self._senders[raw] = sender
+                put = self._bus.put_to(key.to.text, last=raw)
+                self._streams[key] = sender.add(ring, put, smaller, key.content)
 
     # ----------------------------------------------------------------------------------------- end
 
-    def close(self) -> Sender | None:
-        """Close its rings here, and stop sending. The thread that is to end, if there is one."""
+    def close(self) -> list[Sender]:
+        """Close its rings here, and stop sending. The threads that are to end."""
         for camera in self._cameras.values():
             camera.close()
-        if self._sender is not None:
-            self._sender.stop()
-        return self._sender
+        for sender in self._senders.values():
+            sender.stop()
+        return [*self._senders.values()]
 
     def status(self) -> PeerStatus:
         difference = self.difference()
@@ -311,7 +331,15 @@ class Peer:
             self.decoder.restarts,
             tuple(camera.status() for camera in self._cameras.values()),
             tuple(
-                ExportStatus(key.camera, stream.ring, stream.sent, stream.bytes, stream.skipped)
+                ExportStatus(
+                    key.camera,
+                    stream.ring,
+                    stream.sent,
+                    stream.bytes,
+                    stream.skipped,
+                    key.content is Content.RAW,
+                    stream.rate(),
+                )
                 for key, stream in self._streams.items()
             ),
         )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Another host's access units on their way into a ring of this one.
+"""Another host's units on their way into a ring of this one.
 
 take() runs in Zenoh's thread that receives, and does no more than check, copy and count: what is in a unit
-nobody here looks at. It is decoded by the importing worker (decoder.py), in a process of its own.
+nobody here looks at. Access units are decoded by the importing worker (decoder.py), in a process of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any
 
 from valkka_async.errors import ConnectionClosedOK, ProtocolError, ValkkaError
 from valkka_async.link.clock import Difference
-from valkka_async.link.unit import METADATA, METADATA_BYTES, decode
+from valkka_async.link.geometry import image
+from valkka_async.link.keys import Content
+from valkka_async.link.unit import FORMATS, METADATA_BYTES, decode
 from valkka_async.ring.formats import Encoded
 from valkka_async.ring.server import Server
 
@@ -28,7 +30,7 @@ META = "link"  # where a frame's metadata say how it came
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Of a camera, since its ring was made. ``lost``: on the way, or before it, as the host could not keep
-    up. ``limited``: left out by that host for the link's limit. ``refused``: not access units at all.
+    up. ``limited``: left out by that host for the link's limit. ``refused``: no such units at all.
     ``left_out``: after a loss, up to the next key frame."""
 
     received: int = 0
@@ -44,13 +46,13 @@ class Receiver:
     """Publishes units in order, and after a loss from the next key frame on. A new `stream` is the same
     camera after a restart, of whatever, and nothing is lost by that."""
 
-    def __init__(self, host: str, server: Server, *, metadata: bool = False) -> None:
+    def __init__(self, host: str, server: Server, content: Content = Content.CAMERA) -> None:
         self.server = server
         self.last_ns = 0  # when the newest one came, CLOCK_MONOTONIC
         self.difference: Difference | None = None  # of that host's clock; set from outside
         self.format = ""
         self._host = host
-        self._metadata = metadata
+        self._content = content
         self._lock = threading.Lock()
         self._stream: int | None = None
         self._seq = 0
@@ -102,10 +104,12 @@ class Receiver:
     def _take(self, payload: bytes) -> None:
         unit, header, data = decode(payload)
         stream, seq, format, key, timestamp_ns, pts, dts, duration, time_base, skipped, meta = unit
-        if (format == METADATA) is not self._metadata:
+        content = self._content
+        if format not in FORMATS[content]:
             raise ProtocolError(f"{format}, which was not asked for")
-        if self._metadata and (header or len(data) > METADATA_BYTES):
+        if content is Content.METADATA and (header or len(data) > METADATA_BYTES):
             raise ProtocolError("metadata that are too large")
+        raw = image(format, header, data) if content is Content.RAW else None
         self._received += 1
         self._bytes += len(payload)
         self.last_ns = time.monotonic_ns()
@@ -122,7 +126,9 @@ class Receiver:
             self._skipped = skipped
             self._waits = True
         self._seq = seq
-        if key:
+        if raw is not None:  # each is whole by itself
+            pass
+        elif key:
             self.server.set_header(header)
         elif self._waits:
             self._left_out += 1
@@ -133,7 +139,7 @@ class Receiver:
         if difference is not None:
             timestamp_ns = max(0, timestamp_ns - difference.offset_ns)  # by our clock
         self._waits = not self.server.publish(
-            data,
+            data if raw is None else raw,
             format=format,
             timestamp_ns=timestamp_ns,
             pts=pts,

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What one other host reads of ours, on its way: a reader of the local ring for each request, and a thread
-for all of them.
+for all of them. (Raw frames have a thread of their own, as each may take long.)
 
 The rings are the only queues. A ring's backlog is what a host that comes late gets first, and what a slow
 host falls behind in: that host alone loses frames, and goes on at a key frame.
@@ -19,9 +19,12 @@ from collections.abc import Callable
 
 from valkka_async.errors import ConnectError, ConnectionClosed, ValkkaError
 from valkka_async.foreign import start
+from valkka_async.link import geometry
 from valkka_async.link.budget import Budget
+from valkka_async.link.keys import Content
 from valkka_async.link.status import Level
-from valkka_async.link.unit import EXPORTED, METADATA, METADATA_BYTES, Unit, encode
+from valkka_async.link.unit import FORMATS, MAX_DATA, METADATA_BYTES, Unit, encode
+from valkka_async.rates import EventRate
 from valkka_async.ring.frame import Frame
 from valkka_async.ring.reader import Reader, attach
 
@@ -30,7 +33,7 @@ _FRAMES = 4  # of a ring before the others have their turn
 
 log = logging.getLogger("valkka_async.link")
 
-_METADATA = (METADATA,)
+_COUNTED = 10  # raw frames after which their rate is logged
 _MESSAGES = 100.0  # of metadata in a second, of one ring, at most, and as many at once
 
 Put = Callable[[bytes], None]
@@ -38,13 +41,15 @@ Put = Callable[[bytes], None]
 
 class Stream:
     """A ring that is sent by `put`, or that of the camera's `smaller` stream, if there is one. Counts are of
-    access units; the sender's thread alone changes it."""
+    units; the sender's thread alone changes it."""
 
-    def __init__(self, ring: str, put: Put, smaller: str | None = None, *, metadata: bool = False) -> None:
+    def __init__(
+        self, ring: str, put: Put, smaller: str | None = None, content: Content = Content.CAMERA
+    ) -> None:
         self.ring = ring  # that is read now
         self.full = ring
         self.smaller = smaller
-        self.metadata = metadata
+        self.content = content
         self.full_at = 0.0  # when so many messages of metadata were sent as may be at once
         self.sent = 0
         self.bytes = 0
@@ -58,6 +63,21 @@ class Stream:
         self.waits = True  # for a key frame
         self.limited = False  # ... as frames were left out for the limit
         self.said = ""
+        self.size = 0  # of a raw frame
+        self._frames = EventRate()  # raw ones, also those that are left out
+        self._counted = 0
+
+    def note(self, size: int, now: float) -> bool:
+        """There is a raw frame. True, once: their rate is known now."""
+        self.size = size
+        self._frames.note(now)
+        self._counted += 1
+        return self._counted == _COUNTED
+
+    def rate(self) -> float | None:
+        """Bytes per second of raw frames. None: not known."""
+        frames = self._frames.rate(time.monotonic())
+        return None if frames is None else frames * self.size
 
 
 class Sender:
@@ -81,9 +101,11 @@ class Sender:
         self._thread = threading.Thread(target=self._run, name=f"to {host}", daemon=True)
         start(self._thread)
 
-    def add(self, ring: str, put: Put, smaller: str | None = None, *, metadata: bool = False) -> Stream:
+    def add(
+        self, ring: str, put: Put, smaller: str | None = None, content: Content = Content.CAMERA
+    ) -> Stream:
         """Send this ring from its newest key frame on, or the smaller one, while the limit does not reach."""
-        stream = Stream(ring, put, smaller, metadata=metadata)
+        stream = Stream(ring, put, smaller, content)
         self._new.append(stream)
         self._ring()
         return stream
@@ -205,22 +227,21 @@ class Sender:
             self._close(stream)
 
     def _send(self, stream: Stream, frame: Frame, reader: Reader) -> None:
-        if frame.format not in (_METADATA if stream.metadata else EXPORTED):
-            raise ValkkaError(f"{frame.format} is not sent to other hosts")
-        key = frame.key
-        data = frame.data
-        stream.waits = (stream.waits or frame.dropped > 0) and not key
+        if frame.format not in FORMATS[stream.content]:
+            raise ValkkaError(f"{frame.format} is not what was asked for")
+        key, raw = frame.key, stream.content is Content.RAW
+        size = frame.nbytes
+        stream.waits = (stream.waits or frame.dropped > 0) and not key and not raw
         if not stream.waits:
-            now = time.monotonic()
-            fits = (not stream.metadata or _bounded(stream, len(data), now)) and self._budget.admit(
-                len(data), key, now, smaller=stream.metadata or stream.ring == stream.smaller
-            )
-            stream.limited = stream.waits = not fits
+            stream.limited = stream.waits = not self._fits(stream, size, key)
         if stream.waits:
             stream.left_out += stream.limited
             stream.skipped += stream.limited
             return
-        header = reader.header if key else b""
+        if raw:
+            header = geometry.encode(frame.shape, frame.dtype)
+        else:
+            header = reader.header if key else b""
         payload = encode(
             Unit(
                 stream.number,
@@ -236,12 +257,27 @@ class Sender:
                 frame.meta,
             ),
             header,
-            data,
+            frame.data,
         )
         stream.put(payload)
         stream.sent += 1
         stream.bytes += len(payload)
         stream.said = ""
+
+    def _fits(self, stream: Stream, size: int, key: bool) -> bool:
+        """May a unit of so many bytes be sent now?"""
+        now = time.monotonic()
+        if size > MAX_DATA:
+            self._complain(stream, ValkkaError(f"a frame of {size} bytes: a link takes {MAX_DATA} at most"))
+            return False
+        if stream.content is Content.RAW:
+            if stream.note(size, now) and (rate := stream.rate()):
+                log.info("%s goes to %s as raw frames: %.1f MB/s", stream.ring, self._host, rate / 1e6)
+            return self._budget.admit_raw(size, now)
+        small = stream.content is Content.METADATA
+        if small and not _bounded(stream, size, now):
+            return False
+        return self._budget.admit(size, key, now, smaller=small or stream.ring == stream.smaller)
 
     def _complain(self, stream: Stream, error: Exception) -> None:
         if str(error) != stream.said:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from valkka_async.link.keys import Content
 from valkka_async.ring.names import check_name
 
 Pixels = Literal["rgb24", "bgr24", "rgba", "bgra", "gray8", "nv12", "yuv420p"]
@@ -57,9 +58,9 @@ class PeerSpec:
     """Another host.
 
     ``connect``: where it listens; without it that host has to connect to this one. ``export``: patterns of
-    names of cameras that it may read; ``metadata``: of rings of format "bytes". ``imports``: patterns of
-    names of its cameras and metadata that have rings here. ``format`` is that of these cameras' rings.
-    ``max_rate``: bytes per second that are sent to it, at most.
+    names of cameras that it may read; ``metadata``: of rings of format "bytes"; ``raw``: of rings of pixels
+    or arrays. ``imports``: patterns of names of what it has that have rings here. ``format`` is that of its
+    cameras' rings. ``max_rate``: bytes per second that are sent to it, at most.
     """
 
     name: str
@@ -69,12 +70,13 @@ class PeerSpec:
     format: Pixels = "rgb24"
     max_rate: float | None = None
     metadata: tuple[str, ...] = ()
+    raw: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_host(self.name)
         for text in self.connect:
             Endpoint.parse(text)
-        for pattern in (*self.export, *self.imports, *self.metadata):
+        for pattern in (*self.export, *self.imports, *self.metadata, *self.raw):
             if not _PATTERN.fullmatch(pattern):
                 raise ValueError(
                     f"{self.name}: a camera's name, or a pattern with * for any characters, not {pattern!r}"
@@ -82,17 +84,17 @@ class PeerSpec:
         if self.max_rate is not None and not 0 < self.max_rate < 1e12:
             raise ValueError(f"{self.name}: max_rate is above 0 bytes per second, not {self.max_rate!r}")
 
-    def may_read(self, camera: str) -> bool:
-        """May that host read this camera of ours?"""
-        return any(fnmatch.fnmatchcase(camera, pattern) for pattern in self.export)
+    def patterns(self, content: Content) -> tuple[str, ...]:
+        """Of what it may read."""
+        return {Content.CAMERA: self.export, Content.METADATA: self.metadata, Content.RAW: self.raw}[content]
 
-    def may_know(self, ring: str) -> bool:
-        """May that host read this ring of metadata of ours?"""
-        return any(fnmatch.fnmatchcase(ring, pattern) for pattern in self.metadata)
+    def may_read(self, name: str, content: Content = Content.CAMERA) -> bool:
+        """May that host read this camera of ours, or this ring of metadata or raw frames?"""
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns(content))
 
-    def imported(self, camera: str) -> bool:
-        """Does this camera of that host have a ring here?"""
-        return any(fnmatch.fnmatchcase(camera, pattern) for pattern in self.imports)
+    def imported(self, name: str) -> bool:
+        """Does this camera, or this ring, of that host have a ring here?"""
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.imports)
 
 
 @dataclass(frozen=True, slots=True)

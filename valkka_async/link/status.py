@@ -45,30 +45,32 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class ImportStatus:
-    """A camera of another host. Counts since its ring was made here, of access units."""
+    """A camera of another host, or a ring of metadata or raw frames. Counts since its ring was made here."""
 
     name: str  # HOST/CAMERA, to connect to
-    codec: str  # h264, h265, jpeg; "": not known yet
+    codec: str  # h264, h265, jpeg, or the format of a ring that is no camera's; "": not known yet
     wanted: bool  # somebody reads it here
     received: int
     bytes: int
     lost: int
     left_out: int  # after a loss, up to the next key frame
     limited: int  # left out by its host for max_rate
-    refused: int  # were no access units
+    refused: int  # were no units
     restarts: int
     reason: str  # why it has no ring; ""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportStatus:
-    """A camera of ours that another host reads now."""
+    """A camera of ours, or a ring of metadata or raw frames, that another host reads now."""
 
     name: str
     ring: str  # that it is read from: that of a smaller stream, when max_rate does not reach
-    sent: int  # access units
+    sent: int  # units
     bytes: int
-    limited: int  # left out for max_rate
+    limited: int  # left out for max_rate, or too large for a link
+    raw: bool
+    rate: float | None  # bytes per second of raw frames, with those that are left out; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,13 @@ class PeerStatus:
 class LinkStatus:
     """This host's link."""
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
 
     host: str
     pid: int
     safe: bool  # TLS of both sides; else this machine alone
     files: tuple[str, ...]  # its certificate, the key and the authority's certificate; () if it is not safe
     reason: str  # another host has our name; ""
-    offered: tuple[str, ...]  # cameras that some host may read
+    offered: tuple[str, ...]  # cameras and rings that some host may read,
+    raw: tuple[str, ...]  # and which of them are raw frames
     peers: tuple[PeerStatus, ...]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""An access unit on its way between hosts <-> bytes.
+"""A unit on its way between hosts <-> bytes: an access unit, a message of metadata, or a raw frame.
 
-First its description, of a fixed size; then the frame's own metadata, as JSON, if it has any; the stream's
-header (the codec's parameter sets; at key frames alone); and the unit. Times are the sender's. (Not an
-attachment of Zenoh's: making one and taking it apart costs 3 us.)
+First its description, of a fixed size; then the frame's own metadata, as JSON, if it has any; the header (the
+codec's parameter sets, at key frames alone; of a raw frame its geometry); and the unit. Times are the
+sender's. (Not an attachment of Zenoh's: making one and taking it apart costs 3 us.)
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ import json
 import struct
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from valkka_async.errors import ProtocolError
+from valkka_async.link.geometry import RAW
+from valkka_async.link.keys import Content
 from valkka_async.ring.formats import FrameFormat
 
-MAX_BYTES = 32 << 20  # of a payload: an intra-coded frame of 8K takes less
+MAX_BYTES = 32 << 20  # of a payload: an intra-coded frame of 8K takes less, and a raw one of 4K as rgba
+MAX_DATA = MAX_BYTES - (64 << 10)  # of the unit in it
 _META_BYTES = 3800  # a frame's have 4096, and the reading host adds to them
-METADATA: FrameFormat = "bytes"
+METADATA: FrameFormat = "bytes"  # their format
 _CODES: dict[int, FrameFormat] = {1: "h264", 2: "h265", 3: "jpeg", 4: METADATA}
+_CODES |= dict(enumerate(RAW, 16))
 _NUMBERS = {format: code for code, format in _CODES.items()}
 _KEY, _PTS, _DTS, _DURATION, _BASE = 1, 2, 4, 8, 16
 _STRUCT = struct.Struct("<BBHIIIQqqqqII")
-EXPORTED = tuple(format for format in _NUMBERS if format != METADATA)  # of cameras
+EXPORTED: tuple[FrameFormat, ...] = ("h264", "h265", "jpeg")  # of cameras
+FORMATS: Final = {Content.CAMERA: EXPORTED, Content.METADATA: (METADATA,), Content.RAW: RAW}
 METADATA_BYTES = 64 << 10  # of one message of metadata, at most
 
 

@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
+from typing import Any
 
 from valkka_async.cli.doctor import certificates
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
@@ -14,9 +15,12 @@ from valkka_async.cli.links import SENT, statuses
 from valkka_async.errors import ValkkaError
 from valkka_async.link.spec import Certificates, Endpoint
 from valkka_async.link.status import Level, LinkStatus, PeerCause, PeerState, PeerStatus
+from valkka_async.ring.connection import report
 
 _SHOWN = 8  # names
 _SOON = 21.0  # days of a certificate that are few
+_WATCHED = 1.0  # s for which raw frames are counted
+_ANSWER = 2.0  # s
 _CLOCKS = 1.0  # s between two machines' clocks: ages are true anyway, and recordings' names are not
 
 _FIXES = {
@@ -50,10 +54,39 @@ def links() -> Iterator[Check]:
         yield Check(name, OK, f"Zenoh {version} runs {where}; has {_names(link.offered)} for other hosts")
         if files := _files(link):
             yield _own(link, files)
+        yield from _bandwidths(link)
         for peer in link.peers:
             yield _check(peer)
             if files and peer.connect:
                 yield _other_end(peer, files)
+
+
+def _bandwidths(link: LinkStatus) -> Iterator[Check]:
+    """What raw frames take that other hosts may read."""
+    before = {ring: _said(ring) for ring in link.raw}
+    if before:
+        time.sleep(_WATCHED)
+    for ring, first in before.items():
+        name, last = f"raw frames {ring}", _said(ring)
+        if not last or not last["published"]:
+            yield Check(name, OK, "other hosts may read them; there has been none yet")
+            continue
+        of = f"{last['format']} {'x'.join(map(str, last['shape']))}"
+        seconds = (last["now_ns"] - first.get("now_ns", 0)) / 1e9
+        rate = (last["bytes"] - first.get("bytes", 0)) / seconds / 1e6
+        if rate > 0 and first:
+            yield Check(name, OK, f"{of}: {rate:.1f} MB/s to each host that reads them")
+        else:
+            size = last["bytes"] / last["published"] / 1e6
+            yield Check(name, OK, f"{of}: {size:.2f} MB for each frame, to each host that reads them")
+
+
+def _said(ring: str) -> dict[str, Any]:
+    """What its server says of it; nothing, if it does not answer."""
+    try:
+        return report(ring, _ANSWER) or {}
+    except (ValkkaError, TimeoutError):
+        return {}
 
 
 def _names(names: Sequence[str]) -> str:
