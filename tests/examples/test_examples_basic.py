@@ -122,7 +122,7 @@ def test_opencv_is_loaded_before_pyav_where_it_may_open_a_window() -> None:
 
 def test_in_one_file_the_slow_task_does_not_hold_up_the_quick_one(street: RtspServer, tmp_path: Path) -> None:
     with Example("one_file.py", street.url("/bikes"), folder=tmp_path) as example:
-        example.match(r"^slow: frame \d+, -?\d+ ms old, 0 left out$")
+        example.match(r"^slow: frame \d+, -?\d+ ms old, \d+ left out$")
         assert int(example.match(r"^slow: frame \d+, -?\d+ ms old, ([1-9]\d*) left out$")[1]) >= 2
         # It pauses for a second in every ten frames: frames as old as that would have waited for it.
         for _ in range(10):  # on a machine that has better to do one or the other may be late

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -15,6 +16,12 @@ from valkka_async.record.diary import Diary
 from valkka_async.record.timeline import Event
 
 S = 10**9
+
+
+def versioned(path: Path, version: int) -> None:
+    """An empty file of this version."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(f"PRAGMA user_version = {version}")
 
 
 def test_what_happened_is_found_again_by_the_next_service(tmp_path: Path) -> None:
@@ -57,9 +64,9 @@ def test_one_that_cannot_be_used_costs_its_events_and_nothing_else(
         case "garbage":
             path.write_bytes(os.urandom(20000))
         case "no table":
-            sqlite3.connect(path).executescript("PRAGMA user_version = 1")
+            versioned(path, 1)
         case "other version":
-            sqlite3.connect(path).executescript("PRAGMA user_version = 77")
+            versioned(path, 77)
         case "a folder":
             path.mkdir()
     diary = Diary(path)

@@ -92,6 +92,7 @@ def _first(clip: Clip, width: int) -> bytes:
         try:
             with av.open(_File(blocks), "r", format="mp4") as film:
                 stream = film.streams.video[0]
+                aspect = float(stream.sample_aspect_ratio or 1)  # PyAV 19 knows it while the file is open
                 packet = next(iter(film.demux(stream)))
                 context = stream.codec_context
                 assert isinstance(context, VideoCodecContext)
@@ -100,7 +101,6 @@ def _first(clip: Clip, width: int) -> bytes:
         except (av.error.FFmpegError, StopIteration, IndexError, ValueError) as e:
             reason = getattr(e, "strerror", None) or "no frame"
             raise CameraFormatError(f"the recording cannot be decoded ({reason})") from None
-    aspect = float(stream.sample_aspect_ratio or 1)
     wide = min(width, frame.width)
     high = max(2, round(frame.height * wide / (frame.width * aspect) / 2) * 2)
     return JpegEncoder(_QUALITY, (max(2, wide // 2 * 2), high)).encode(frame)
