@@ -19,7 +19,7 @@ class Budget:
     `level` falls by one when the rate does not reach: from all frames to key frames alone, and from these to
     the cameras' smaller streams, of which each frame is sent that fits. It rises by one when nothing had to
     be left out for some seconds and half of the rate is unused; where that did not last, the next attempt
-    later.
+    comes later.
 
     Raw frames get what access units and metadata have left of the rate, and change nothing for these.
     """
