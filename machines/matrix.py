@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "machines" / "matrix.json"
 PAGE = ROOT / "docs" / "machines.md"
-HEADS = ("System", "Python", "libc", "Architecture", "PyAV", "Tests", "Result")
+HEADS = ("System", "Python", "libc", "Architecture", "PyAV", "Tests", "Day", "Result")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Row:
     failed: int | None = None
     skipped: int | None = None
     note: str = ""
+    day: str = ""  # of the run
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -54,7 +56,8 @@ def load() -> list[Row]:
 
 
 def put(rows: Iterable[Row]) -> None:
-    """Rows of runs, into the data and the page."""
+    """Rows of today's runs, into the data and the page."""
+    rows = [replace(row, day=date.today().isoformat()) for row in rows]
     lines = ",\n".join(" " + json.dumps(asdict(row)) for row in merged(load(), rows))
     DATA.write_text(f"[\n{lines}\n]\n")
     write()
@@ -80,7 +83,10 @@ def fill(page: Path, name: str, text: str) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    cells = [(r.system, r.python, r.libc, r.arch, r.pyav or "-", r.tests or "-", r.result) for r in rows]
+    cells = [
+        (r.system, r.python, r.libc, r.arch, r.pyav or "-", r.tests or "-", r.day or "-", r.result)
+        for r in rows
+    ]
     return markdown(HEADS, cells)
 
 
