@@ -1,4 +1,4 @@
-"""Raw frames between hosts: for whom the config says so, whole, behind all else, and checked."""
+"""Raw frames between hosts: for whom the config says so, whole, from what others leave, and checked."""
 
 from __future__ import annotations
 
