@@ -1,4 +1,4 @@
-"""Raw frames between hosts: for whom the config says so, whole, behind all else, and checked."""
+"""Raw frames between hosts: for whom the config says so, whole, from what others leave, and checked."""
 
 from __future__ import annotations
 
@@ -104,10 +104,11 @@ def test_hostile_units_leave_a_ring_as_it_is(ring: tuple[Receiver, va.Reader]) -
 def test_a_loss_is_counted_and_the_next_frame_is_whole(ring: tuple[Receiver, va.Reader]) -> None:
     receiver, reader = ring
     for seq, skipped in ((5, 0), (8, 0), (12, 2)):
-        receiver.take(unit(seq, skipped=skipped))
+        receiver.take(unit(seq, skipped=skipped, key=seq == 5))
     frames = [reader.recv(5).copy() for _ in range(3)]
     assert [frame.meta["link"].get("lost", 0) for frame in frames] == [0, 2, 1]
     assert (receiver.counts().lost, receiver.counts().limited) == (3, 2)
+    assert reader.header == b""
 
 
 # ----------------------------------------------------------------------------------------- config
@@ -200,7 +201,7 @@ def test_what_a_limit_or_its_size_keeps_back_is_left_out_whole_and_counted() -> 
         finally:
             sender.stop()
             assert sender.join(30)
-    assert stream.skipped == published - 3 and stream.rate()
+    assert stream.skipped == published - 3 > 1 and stream.rate()
     for one, geometry, data in units:
         assert np.array_equal(image(one.format, geometry, data), PICTURE)
     assert units[-1][0].skipped == stream.skipped
