@@ -5,7 +5,6 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
 
 cdef extern from "limited.h":
     pass
@@ -21,6 +20,8 @@ cdef extern from "rows.h" nogil:
                      Py_ssize_t y, const va_axis *columns, const va_axis *rows, int channels, uint16_t *sums)
     void va_to_rgb(uint8_t *to, const uint8_t *luma, const uint8_t *u, const uint8_t *v, Py_ssize_t step,
                    Py_ssize_t width)
+    void va_pad(void *to, int size, Py_ssize_t pixel, Py_ssize_t plane, Py_ssize_t width, uint8_t byte,
+                const void *table)
     void va_store(void *to, int size, Py_ssize_t pixel, Py_ssize_t plane, const uint8_t *line, int step, int swap,
                   Py_ssize_t width, const void *table)
 
@@ -145,16 +146,13 @@ cdef class Fit:
         cdef uint8_t *colour = luma + self.width
         cdef const uint8_t *chroma = source + across * down
         cdef int step = 3 if self.kind != PACKED else self.channels
-        memset(colour, self.pad, self.width)
         for y in range(self.height):
             if not self.top <= y < self.top + self.rows.size:
-                self.store(out, y, 0, colour, 1, self.width, pixel, plane)
+                self.beside(out, y, 0, self.width, pixel, plane)
         right = self.left + wide
         for y in range(self.rows.size):
-            # Beside it first, as `colour` is used for colour below.
-            memset(colour, self.pad, self.width)
-            self.store(out, y + self.top, 0, colour, 1, self.left, pixel, plane)
-            self.store(out, y + self.top, right, colour, 1, self.width - right, pixel, plane)
+            self.beside(out, y + self.top, 0, self.left, pixel, plane)
+            self.beside(out, y + self.top, right, self.width - right, pixel, plane)
             if self.kind == PACKED:
                 va_resample(line, source, across * self.channels, across, wide, y, &self.columns.axis, &self.rows.axis,
                             self.channels, sums)
@@ -170,6 +168,11 @@ cdef class Fit:
                                     across // 2, wide, y, &self.chroma_columns.axis, &self.chroma_rows.axis, 1, sums)
                     va_to_rgb(line, luma, colour, colour + wide, 1, wide)
             self.store(out, y + self.top, self.left, line, step, wide, pixel, plane)
+
+    cdef void beside(self, uint8_t *out, Py_ssize_t y, Py_ssize_t x, Py_ssize_t count, Py_ssize_t pixel,
+                     Py_ssize_t plane) noexcept nogil:
+        va_pad(out + (y * self.width + x) * pixel * self.itemsize, self.itemsize, pixel, plane, count, self.pad,
+               self.values)
 
     cdef void store(self, uint8_t *out, Py_ssize_t y, Py_ssize_t x, const uint8_t *line, int step, Py_ssize_t count,
                     Py_ssize_t pixel, Py_ssize_t plane) noexcept nogil:

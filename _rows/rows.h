@@ -142,6 +142,34 @@ VA_WIDE static void va_store_bytes(uint8_t *restrict to, ptrdiff_t pixel, ptrdif
         }
 }
 
+/* What lies beside the picture, `width` pixels of it: the table has what the byte becomes in each channel. */
+#define VA_PAD(type)                                                                                         \
+    VA_INLINE void va_pad_##type(type *restrict to, ptrdiff_t pixel, ptrdiff_t plane, ptrdiff_t width,       \
+                                 uint8_t byte, const type *restrict table) {                                 \
+        const type first = table[byte], second = table[256 + byte], third = table[512 + byte];               \
+        for (ptrdiff_t x = 0; x < width; x++) {                                                              \
+            to[x * pixel] = first;                                                                           \
+            to[plane + x * pixel] = second;                                                                  \
+            to[2 * plane + x * pixel] = third;                                                               \
+        }                                                                                                    \
+    }
+VA_PAD(uint16_t)
+VA_PAD(uint32_t)
+
+VA_WIDE static void va_pad(void *to, int size, ptrdiff_t pixel, ptrdiff_t plane, ptrdiff_t width,
+                           uint8_t byte, const void *table) {
+    uint8_t *bytes = to;
+    if (size == 2)
+        va_pad_uint16_t(to, pixel, plane, width, byte, table);
+    else if (size == 4)
+        va_pad_uint32_t(to, pixel, plane, width, byte, table);
+    else if (pixel == 3)
+        memset(bytes, byte, (size_t)width * 3);
+    else
+        for (int c = 0; c < 3; c++)
+            memset(bytes + c * plane, byte, (size_t)width);
+}
+
 /* Elements of 1, 2 or 4 bytes */
 static void va_store(void *to, int size, ptrdiff_t pixel, ptrdiff_t plane, const uint8_t *line, int step,
                      int swap, ptrdiff_t width, const void *table) {
