@@ -63,6 +63,16 @@ def the_kernel() -> Any:
     return compiled(BEFORE, kernel.SOURCE, BEHIND)
 
 
+def mapped_at(address: int) -> str:
+    """The file, as the kernel names it."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        part, _, _, device, inode, *_ = line.split()
+        first, end = (int(one, 16) for one in part.split("-"))
+        if first <= address < end:
+            return f"{device} {inode}"
+    raise AssertionError(f"nothing is mapped at {address:#x}")
+
+
 class FakeGpu:
     """See ring.gpu.device.Device. ``wrong`` is what was asked for and must not be."""
 
@@ -74,6 +84,7 @@ class FakeGpu:
         self.fails: str | None = None  # all that it is asked for
         self.refuses: str | None = None  # to register memory
         self.registered = {} if registered is None else registered  # of all GPUs, as with a driver
+        self._files: dict[int, str] = {}  # what was mapped at these
         self.registrations = 0
         self.memory: dict[int, NDArray[np.uint8]] = {}
         self.waited_for: list[int | None] = []
@@ -131,6 +142,7 @@ class FakeGpu:
                     self.wrong.append("memory was registered twice")
             ctypes.string_at(address, nbytes)  # it is there
             self.registered[address] = nbytes
+            self._files[address] = mapped_at(address)
             self.registrations += 1
 
     def unregister(self, address: int) -> None:
@@ -142,6 +154,8 @@ class FakeGpu:
             if self._reads(address, nbytes):
                 self.wrong.append("memory was unregistered under a copy")
             ctypes.string_at(address, nbytes)  # it is still there
+            if self._files.pop(address, file := mapped_at(address)) != file:
+                self.wrong.append("memory was unmapped before it was unregistered")
 
     def allocate(self, nbytes: int) -> int:
         with self._lock:
