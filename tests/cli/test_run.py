@@ -228,7 +228,7 @@ def test_a_reload_that_is_asked_for_while_the_service_starts_is_done_after(tmp_p
         status, errors = program.end(signal.SIGTERM)
     assert status == 0 and "Traceback" not in errors
     reloads = [m for m in messages(errors) if m.endswith(": nothing has changed")]
-    assert 1 <= len(reloads) < 150  # one answers all that came before it
+    assert 1 <= len(reloads) < 190, len(reloads)  # one answers all that came before it, while it started
 
 
 @pytest.mark.timeout(300)
