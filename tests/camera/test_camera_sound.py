@@ -87,7 +87,7 @@ def test_sound_is_in_step_with_the_picture(tmp_path: Path) -> None:
 def test_sound_over_udp_is_in_step() -> None:
     def watch(codec: str) -> bytes:
         with watched(camera(clicks(codec)), codec, transport="udp") as (own, reader):
-            film = recorded(reader, 3.5)
+            film = recorded(reader, 6)
             assert own.status().early
         return film
 
