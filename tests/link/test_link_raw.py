@@ -315,6 +315,26 @@ def test_a_name_may_become_another_kind_of_ring(first: str) -> None:
         assert "served already" not in errors
 
 
+def test_a_camera_may_become_a_ring_of_raw_frames(short: Path) -> None:
+    """The worker's ring of this name is there a moment longer than the camera."""
+    with pair(raw=["cam1"]) as (garage, attic):
+        with camera(garage, short), attic.here(), attic.reads("garage/cam1") as reader:
+            reader.recv(60).release()
+        with garage.here():
+            server = va.serve("cam1")
+        with server, attic.here():
+            server.publish(PICTURE)
+
+            def arrived() -> bool:
+                with attic.reads("garage/cam1") as reader, reader.recv(2) as frame:
+                    return frame.shape == PICTURE.shape
+
+            attic.eventually(arrived)
+        assert attic.process is not None
+        _, errors = attic.process.end()
+        assert "served already" not in errors
+
+
 def test_a_limit_keeps_raw_frames_back_and_lets_cameras_through(short: Path) -> None:
     """The frames would take far more than the limit, the camera a part of it."""
     large = np.zeros((480, 640, 3), np.uint8)
