@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -182,8 +184,10 @@ def test_no_raw_frames_while_cameras_get_less_than_all() -> None:
     assert budget.level is Level.KEYS and not budget.admit_raw(1, 10.0)
 
 
-def test_what_a_limit_or_its_size_keeps_back_is_left_out_whole_and_counted() -> None:
-    """The ring has a frame that is too large for a link, and then more than the limit of each second."""
+def test_what_a_limit_or_its_size_keeps_back_is_left_out_whole_and_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The ring has frames that are too large for a link, and then more than the limit of each second."""
     units: list[tuple[Unit, bytes, memoryview]] = []
     sender = Sender("attic", Budget(10.0 * PICTURE.nbytes), itertools.count(1).__next__)
     with va.serve("yard.small") as server:
@@ -192,8 +196,10 @@ def test_what_a_limit_or_its_size_keeps_back_is_left_out_whole_and_counted() -> 
                 "yard.small", lambda payload: units.append(decode(payload)), None, Content.RAW
             )
             assert wait_for(lambda: server.readers)
-            server.publish(np.zeros(MAX_DATA + 1, np.int8))
-            assert wait_for(lambda: stream.skipped == 1)
+            for more in (1, 2, 3):
+                server.publish(np.zeros(MAX_DATA + more, np.int8))
+                assert wait_for(functools.partial(lambda most: stream.skipped == most, more))
+            assert sum("bytes is not sent" in one.message for one in caplog.records) == 1
             while stream.sent < 3:
                 server.publish(PICTURE)
                 wait_for(lambda: stream.sent + stream.skipped == server.stats().published)
@@ -282,6 +288,51 @@ def test_what_they_take_is_said(hosts: tuple[Host, Host]) -> None:
             with garage.here():
                 shown = run("link", "--status")
             assert "MB/s" in shown.stdout, shown.stderr
+
+
+@pytest.mark.parametrize("first", ["raw", "metadata"])
+def test_a_name_may_become_another_kind_of_ring(first: str) -> None:
+    """Soon, and nobody is told that the name is taken."""
+    frames: dict[str, Any] = {"raw": PICTURE, "metadata": b"{}"}
+    second = "metadata" if first == "raw" else "raw"
+    with pair(raw=["yard"], metadata=["yard"]) as (garage, attic):
+        for content in (first, second):
+            with garage.here():
+                server = va.serve("yard")
+            with server, attic.here():
+                server.publish(frames[content])
+                format = "rgb24" if content == "raw" else "bytes"
+
+                def arrived(format: str = format) -> bool:
+                    with va.attach("garage/yard", policy="ordered", open_timeout=1) as reader:
+                        return reader.recv(2).format == format
+
+                began = time.monotonic()
+                attic.eventually(arrived)
+        assert time.monotonic() - began < 4.5
+        assert attic.process is not None
+        _, errors = attic.process.end()
+        assert "served already" not in errors
+
+
+def test_a_camera_may_become_a_ring_of_raw_frames(short: Path) -> None:
+    """The worker's ring of this name is there a moment longer than the camera."""
+    with pair(raw=["cam1"]) as (garage, attic):
+        with camera(garage, short), attic.here(), attic.reads("garage/cam1") as reader:
+            reader.recv(60).release()
+        with garage.here():
+            server = va.serve("cam1")
+        with server, attic.here():
+            server.publish(PICTURE)
+
+            def arrived() -> bool:
+                with attic.reads("garage/cam1") as reader, reader.recv(2) as frame:
+                    return frame.shape == PICTURE.shape
+
+            attic.eventually(arrived)
+        assert attic.process is not None
+        _, errors = attic.process.end()
+        assert "served already" not in errors
 
 
 def test_a_limit_keeps_raw_frames_back_and_lets_cameras_through(short: Path) -> None:

@@ -22,6 +22,7 @@ _SILENT = 3.0  # s
 _AGAIN = 10.0  # s of silence after which the request is made again
 _KEYS = 4  # by turns: until the other host goes Zenoh forgets none, which is 3 KB at both
 _RETRY = 5.0  # s until a ring is made again whose name was taken
+_SOON = 1.0  # ... the first time: it may be that of the worker, for what had this name before
 
 log = logging.getLogger("valkka_async.link")
 
@@ -48,6 +49,7 @@ class ForeignCamera:
         self._read_at = -_LINGER
         self._retry_at = 0.0
         self._reason = ""
+        self._told = False  # the reason has been logged
 
     @property
     def is_camera(self) -> bool:
@@ -92,12 +94,13 @@ class ForeignCamera:
                 watch="thread",
             )
         except ValkkaError as e:  # its name is too long, or taken by another link of this user
-            self._retry_at = now + _RETRY
-            if str(e) != self._reason:
-                self._reason = str(e)
+            again, self._reason = str(e) == self._reason, str(e)
+            self._retry_at = now + (_RETRY if again else _SOON)
+            if again and not self._told:
+                self._told = True
                 log.warning("%s: %s", self.name, e)
             return
-        self._reason = ""
+        self._reason, self._told = "", False
         server.when_readers_change(self._kick)
         self._receiver = Receiver(self._host, server, self.content)
 

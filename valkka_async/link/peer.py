@@ -196,7 +196,9 @@ class Peer:
     def _follow_cameras(self, now: float) -> None:
         has = self._has.get(self._current, set())
         host = self.spec.name
+        going = {one.name for one in self._cameras.keys() - has}  # their rings are there for a moment yet
         new = [one for one in has - self._cameras.keys() if self.spec.imported(one.name)]
+        new = [one for one in new if one.name not in going]
         for one in new[:_AT_ONCE]:
             self._cameras[one] = ForeignCamera(host, one.name, self._me, self._bus, self._kick, one.content)
         if len(new) > _AT_ONCE:
@@ -255,10 +257,10 @@ class Peer:
                     f"{ring}: these are raw frames, and `export` does not send them to {self.spec.name}, as "
                     "1080p at 10 frames a second is 62 MB/s: name the ring in `raw` if that is meant"
                 )
+        for name in self.offered - wanted:  # first: the name may be that of another kind of ring now
+            self._bus.hide(self._key(name))
         for name in wanted - self.offered:
             self._bus.show(self._key(name))
-        for name in self.offered - wanted:
-            self._bus.hide(self._key(name))
         self.offered = wanted
         self._serve(has)
 

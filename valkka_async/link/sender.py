@@ -63,6 +63,7 @@ class Stream:
         self.waits = True  # for a key frame
         self.limited = False  # ... as frames were left out for the limit
         self.said = ""
+        self.large = False  # it has been said that a frame is too large
         self.size = 0  # of a raw frame
         self._frames = EventRate()  # raw ones, also those that are left out
         self._counted = 0
@@ -268,7 +269,11 @@ class Sender:
         """May a unit of so many bytes be sent now?"""
         now = time.monotonic()
         if size > MAX_DATA:
-            self._complain(stream, ValkkaError(f"a frame of {size} bytes: a link takes {MAX_DATA} at most"))
+            if not stream.large:  # once: each may have another size
+                stream.large = True
+                log.warning(
+                    "%s: a frame of %d bytes is not sent: %d is the most", stream.ring, size, MAX_DATA
+                )
             return False
         if stream.content is Content.RAW:
             if stream.note(size, now) and (rate := stream.rate()):
