@@ -6,7 +6,6 @@ import functools
 import itertools
 import random
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -292,7 +291,7 @@ def test_what_they_take_is_said(hosts: tuple[Host, Host]) -> None:
 
 @pytest.mark.parametrize("first", ["raw", "metadata"])
 def test_a_name_may_become_another_kind_of_ring(first: str) -> None:
-    """Soon, and nobody is told that the name is taken."""
+    """And nobody is told that the name is taken."""
     frames: dict[str, Any] = {"raw": PICTURE, "metadata": b"{}"}
     second = "metadata" if first == "raw" else "raw"
     with pair(raw=["yard"], metadata=["yard"]) as (garage, attic):
@@ -307,9 +306,7 @@ def test_a_name_may_become_another_kind_of_ring(first: str) -> None:
                     with va.attach("garage/yard", policy="ordered", open_timeout=1) as reader:
                         return reader.recv(2).format == format
 
-                began = time.monotonic()
                 attic.eventually(arrived)
-        assert time.monotonic() - began < 4.5
         assert attic.process is not None
         _, errors = attic.process.end()
         assert "served already" not in errors
