@@ -94,13 +94,12 @@ export class Playback {
   follow(tile) {
     if (tile !== this.#tile) this.#change(tile);
     if (!tile) return;
-    const { none, there, eventPair, gapPair } = this.#parts;
+    const { none, there, gapPair } = this.#parts;
     const { recording, stored } = tile.report;
     const some = Boolean(stored) || this.#all.oldest !== null;
     there.hidden = !some;
     none.hidden = some;
     if (!some) none.textContent = nothing(recording);
-    eventPair.hidden = !this.#all.events.length && !recording?.events;
     gapPair.hidden = Boolean(recording?.events); // of what is recorded now and then, gaps say nothing
     if (performance.now() - this.#refreshed > REFRESH) this.#refresh();
   }
