@@ -49,7 +49,8 @@ def install(there: Chroot, folder: str) -> None:
     """The package and what its tests need, in .venv there. Raises CommandError."""
     python = ".venv/bin/python"
     there.run(f"python{VERSION}", "-m", "venv", ".venv", cwd=folder)
-    pip = (python, "-m", "pip", "--disable-pip-version-check", "-q", "install")
+    # numpy's newest has no wheel for it.
+    pip = (python, "-m", "pip", "--disable-pip-version-check", "-q", "install", "--prefer-binary")
     asked = requirements()
     there.run(*pip, "-e", ".", *(f"{name}>={asked[name]}" for name in NEEDED), cwd=folder)
 
