@@ -83,6 +83,16 @@ def test_a_burst_at_the_beginning_is_forgiven() -> None:
     assert not clock.disagrees
 
 
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 1.9])
+def test_a_stall_at_the_beginning_is_no_disagreement(seconds: float) -> None:
+    for begins in range(1, 100):  # frames
+        clock = LiveClock()
+        for n, (stamp, at) in enumerate(stream(25, 10, 1.0)):
+            late = START + begins / 25 + seconds
+            clock.tick(stamp, BASE, round((max(at, late) if n >= begins else at) * 1e9))
+            assert not clock.disagrees, (begins, n)
+
+
 @pytest.mark.parametrize("speed", [0.1, 10.0])
 def test_a_clock_that_comes_to_its_senses_is_believed_again(speed: float) -> None:
     clock, stamp = LiveClock(), 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -86,6 +87,35 @@ def test_a_udp_socket_is_left_alone_and_the_tcp_socket_beside_it_is_not() -> Non
         assert got == [1]
         s.sendto(b"x", s.getsockname())
         assert s.recv(10) == b"x"
+
+
+def test_the_sockets_of_a_thread_that_never_waits_for_long_are_found_all_or_none() -> None:
+    """With those of the picture alone, its sound would never be read."""
+    seen: list[int] = []
+    end = time.monotonic() + 60
+
+    def wait_often() -> None:
+        deadline, poller = Deadline(), select.poll()
+        for one in socks:
+            poller.register(one, select.POLLIN)
+        try:
+            while len(seen) < 500 and time.monotonic() < end:
+                deadline.find()
+                deadline.begin(60)
+                poller.poll(1)
+                deadline.end()
+                if found := deadline.found():
+                    seen.append(len(found))
+                for one in found:
+                    one.close()
+        finally:
+            deadline.close()
+
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(16)]
+        thread, _ = in_thread(wait_often)
+        thread.join(90)
+    assert set(seen) == {16}
 
 
 class Blocked:

@@ -70,7 +70,8 @@ class LiveClock:
             wrong = arrival - (stamp + self._offset)
             self._offset += wrong * min(1.0, (arrival - came) / _SLEW)
         passed, advanced = arrival - self._begin[1], stamp - self._begin[0]
-        if not self._settled and passed > _GLANCE and abs(advanced - passed) > max(_APART, _FIFTH * passed):
+        # What seems too slow may only have been held back, by a busy machine.
+        if not self._settled and passed > _GLANCE and advanced - passed > max(_APART, _FIFTH * passed):
             self.disagrees = True  # most likely; a burst at the beginning looks like that as well
         if passed < _COMPARED:
             return
@@ -80,7 +81,7 @@ class LiveClock:
         again = self._verdicts > 0 and (not wrong_now or way == self._way)
         self._verdicts = 0 if wrong_now == self.disagrees else self._verdicts + 1 if again else 1
         self._way = way
-        if self._verdicts >= (2 if self._settled else 1):
+        if self._verdicts >= (2 if self._settled or (wrong_now and not way) else 1):
             self.disagrees, self._verdicts = wrong_now, 0
             self._offset = None
         self._settled = True

@@ -202,15 +202,15 @@ def _shut_down(one: socket.socket, how: int) -> bool:
 
 
 def _copies(blocked: Callable[[], list[int]], tid: int) -> list[tuple[int, socket.socket]]:
-    """The sockets among the descriptors for which a thread of this process is waiting now, and copies."""
-    found = []
-    for fd in blocked():
-        for one in _copy(fd):
-            # With the copy in hand, the number cannot come to mean another socket.
-            if fd in blocked_on(tid):
-                found.append((fd, one))
-            else:
-                one.close()
+    """The sockets among the descriptors for which a thread of this process is waiting now, and copies: all of
+    them, or none, as it may go on at any moment."""
+    fds = blocked()
+    found = [(fd, one) for fd in fds for one in _copy(fd)]
+    # With the copies in hand, the numbers cannot come to mean other sockets.
+    if found and blocked_on(tid) != fds:
+        for _, one in found:
+            one.close()
+        return []
     return found
 
 
