@@ -48,7 +48,7 @@ class Link:
         self._numbers = itertools.count(1)
         self._peers: dict[str, Peer] = {}
         self._twins: set[str] = set()  # lives of other hosts with our name
-        self._catalogue = Catalogue(self._offer)
+        self._catalogue = Catalogue(self._offer, self._concerns)
         self._tasks: list[asyncio.Task[None]] = []
         self._bus: Bus | None = None
         self._kicked = asyncio.Event()  # look now
@@ -133,6 +133,9 @@ class Link:
             f"another host is called {self._spec.host} too: hosts that know both read the one that was there "
             "first; rename one"
         )
+
+    def _concerns(self, ring: str) -> bool:
+        return any(peer.spec.may_read(ring, content) for peer in self._peers.values() for content in Content)
 
     def _offer(self) -> None:
         for peer in self._peers.values():

@@ -298,7 +298,9 @@ class Peer:
             if key not in self._streams:
                 raw = key.content is Content.RAW
                 try:
-                    sender = self._senders.get(raw) or Sender(self.spec.name, self._budget, self._number)
+                    sender = self._senders.get(raw) or Sender(
+                        self.spec.name, self._budget, self._number, has.doubt
+                    )
                 except OSError as e:  # no room for another thread
                     log.error("nothing is sent to %s: %s", self.spec.name, e)
                     return

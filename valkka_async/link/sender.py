@@ -26,7 +26,7 @@ from valkka_async.link.status import Level
 from valkka_async.link.unit import FORMATS, MAX_DATA, METADATA_BYTES, Unit, encode
 from valkka_async.rates import EventRate
 from valkka_async.ring.frame import Frame
-from valkka_async.ring.reader import Reader, attach
+from valkka_async.ring.reader import Reader, begin
 
 _RETRY = 0.5  # s until a ring is looked for again
 _FRAMES = 4  # of a ring before the others have their turn
@@ -83,12 +83,20 @@ class Stream:
 
 class Sender:
     """Sends until stop(). `put` may block for a while, if the host is slow. `number` gives each reading of a
-    ring a number of its own. Raises OSError when the system has no room for its thread."""
+    ring a number of its own; `doubt` hears of rings with something else in them than they were added for.
+    Raises OSError when the system has no room for its thread."""
 
-    def __init__(self, host: str, budget: Budget, number: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        host: str,
+        budget: Budget,
+        number: Callable[[], int],
+        doubt: Callable[[str], None] = lambda ring: None,
+    ) -> None:
         self._host = host
         self._budget = budget
         self._number = number
+        self._doubt = doubt
         self._streams: list[Stream] = []
         self._new: deque[Stream] = deque()
         self._stop = False
@@ -191,7 +199,7 @@ class Sender:
     def _open(self, stream: Stream) -> None:
         stream.retry_at = time.monotonic() + _RETRY
         try:
-            stream.reader = attach(stream.ring, policy="ordered", max_leases=1, open_timeout=0)
+            stream.reader = begin(stream.ring, policy="ordered", max_leases=1)  # its server may hang
             fd = stream.reader.fileno()
             self._epoll.register(fd, select.EPOLLIN)
             self._ready[fd] = stream
@@ -229,6 +237,7 @@ class Sender:
 
     def _send(self, stream: Stream, frame: Frame, reader: Reader) -> None:
         if frame.format not in FORMATS[stream.content]:
+            self._doubt(stream.ring)
             raise ValkkaError(f"{frame.format} is not what was asked for")
         key, raw = frame.key, stream.content is Content.RAW
         size = frame.nbytes
