@@ -21,11 +21,13 @@ from valkka_async.link.peer import Peer
 from valkka_async.link.probe import probe
 from valkka_async.link.spec import LinkSpec
 from valkka_async.link.status import LinkStatus, PeerState
+from valkka_async.seldom import Seldom
 from valkka_async.timeouts import timeout
 
 _LOOK = 0.2  # s between looks at all, besides those for which there is a reason
 _FIRST_PROBE = 1.0  # s until the first look, and
 _PROBE = 5.0  # s between looks at the endpoints of hosts that are not there
+_SAID = 10  # lines a minute of hosts with our name
 _JOIN = 2.0  # s for threads that send
 
 log = logging.getLogger("valkka_async.link")
@@ -47,6 +49,7 @@ class Link:
         self._epoch = secrets.token_hex(8)
         self._numbers = itertools.count(1)
         self._peers: dict[str, Peer] = {}
+        self._says = Seldom(_SAID)
         self._twins: set[str] = set()  # lives of other hosts with our name
         self._catalogue = Catalogue(self._offer, self._concerns)
         self._tasks: list[asyncio.Task[None]] = []
@@ -122,7 +125,8 @@ class Link:
             return
         if there:
             self._twins.add(live.epoch)
-            log.warning("%s", self._twin_reason())
+            if self._says():
+                log.warning("%s", self._twin_reason())
         else:
             self._twins.discard(live.epoch)
 

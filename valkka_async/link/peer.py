@@ -13,13 +13,15 @@ from valkka_async.link.budget import Budget
 from valkka_async.link.bus import Bus
 from valkka_async.link.clock import Difference, PeerClock
 from valkka_async.link.exporter import Catalogue
+from valkka_async.link.faults import lines_of_a_host
 from valkka_async.link.foreign import ForeignCamera
 from valkka_async.link.keys import VERSION, Content, Key, Live
-from valkka_async.link.messages import Import, Work
+from valkka_async.link.messages import Failure, Import, Work
 from valkka_async.link.sender import Sender, Stream
 from valkka_async.link.spec import PeerSpec
 from valkka_async.link.status import ExportStatus, PeerCause, PeerState, PeerStatus
 from valkka_async.link.worker import DecoderProcess
+from valkka_async.seldom import Seldom
 
 _MOST = 1024  # cameras of one host, and requests of one
 _AT_ONCE = 32  # rings that are made before anything else has its turn
@@ -29,6 +31,8 @@ _DYING = 1.0  # s
 _ASK = 1.0  # s between questions for the time
 _SOON = 0.1  # between the first ones
 _FIRST = 5
+_SAID = 30  # lines a minute: it may come and go as often as it likes
+_CLOCK = 1 << 62  # ns, year 2116
 
 log = logging.getLogger("valkka_async.link")
 
@@ -57,7 +61,7 @@ class Peer:
         self.state = PeerState.CONNECTING
         self.cause: PeerCause | None = PeerCause.UNREACHABLE
         self.reason = self._waited_for()
-        self.decoder = DecoderProcess(spec.name)
+        self.decoder = DecoderProcess(spec.name, self._hear_failure)
         self._me = me
         self._epoch = epoch
         self._bus = bus
@@ -80,6 +84,8 @@ class Peer:
         # Once it has wanted something: for raw frames one, which nothing else has to wait for.
         self._senders: dict[bool, Sender] = {}
         self._said: set[str] = set()
+        self._lines = lines_of_a_host()  # of its cameras
+        self._says = Seldom(_SAID)  # of itself
         self._streams: dict[Key, Stream] = {}
         self._too_many = False
         bus.answer_time(Key(me, epoch, "clock", spec.name).text)
@@ -146,13 +152,14 @@ class Peer:
         if (self.state, self.cause) != before:
             self._since_ns, self._changed = time.time_ns(), time.monotonic()
             good = self.state is PeerState.LIVE and self.cause is None
-            log.log(
-                logging.INFO if good else logging.WARNING,
-                "%s: %s%s",
-                name,
-                self.state,
-                f": {self.reason}" if self.reason else "",
-            )
+            if self._says():
+                log.log(
+                    logging.INFO if good else logging.WARNING,
+                    "%s: %s%s",
+                    name,
+                    self.state,
+                    f": {self.reason}" if self.reason else "",
+                )
 
     # ------------------------------------------------------------------------- what it has for us
 
@@ -200,7 +207,9 @@ class Peer:
         new = [one for one in has - self._cameras.keys() if self.spec.imported(one.name)]
         new = [one for one in new if one.name not in going]
         for one in new[:_AT_ONCE]:
-            self._cameras[one] = ForeignCamera(host, one.name, self._me, self._bus, self._kick, one.content)
+            self._cameras[one] = ForeignCamera(
+                host, one.name, self._me, self._bus, self._kick, one.content, self._lines
+            )
         if len(new) > _AT_ONCE:
             self._kick()
         for camera in [*self._cameras]:
@@ -219,6 +228,12 @@ class Peer:
             reason = f"{self.spec.name} is there, but sends nothing of {camera.camera}"
         return Import(camera.name, self.spec.format, state, cause, reason)
 
+    def _hear_failure(self, failure: Failure) -> None:
+        """In the worker."""
+        name = failure.name.removeprefix(f"{self.spec.name}/")
+        if (camera := self._cameras.get(_Name(name, Content.CAMERA))) is not None:
+            camera.note_failure(failure)
+
     def _ask(self, now: float) -> None:
         """What does its clock show?"""
         if now >= self._ask_at:
@@ -227,6 +242,8 @@ class Peer:
             clock = self._clock  # of this life
 
             def take(asked: int, theirs: int, answered: int) -> None:
+                if theirs > _CLOCK:
+                    return
                 if clock.difference(answered) is None:
                     self._kick()
                 clock.take(asked, theirs, answered)

@@ -21,6 +21,7 @@ from valkka_async.errors import ConnectError, ConnectionClosed, ValkkaError
 from valkka_async.foreign import start
 from valkka_async.link import geometry
 from valkka_async.link.budget import Budget
+from valkka_async.link.faults import Complaints
 from valkka_async.link.keys import Content
 from valkka_async.link.status import Level
 from valkka_async.link.unit import FORMATS, MAX_DATA, METADATA_BYTES, Unit, encode
@@ -62,7 +63,7 @@ class Stream:
         self.left_out = 0  # in it
         self.waits = True  # for a key frame
         self.limited = False  # ... as frames were left out for the limit
-        self.said = ""
+        self.complain = Complaints(ring)
         self.large = False  # it has been said that a frame is too large
         self.size = 0  # of a raw frame
         self._frames = EventRate()  # raw ones, also those that are left out
@@ -272,7 +273,6 @@ class Sender:
         stream.put(payload)
         stream.sent += 1
         stream.bytes += len(payload)
-        stream.said = ""
 
     def _fits(self, stream: Stream, size: int, key: bool) -> bool:
         """May a unit of so many bytes be sent now?"""
@@ -294,9 +294,7 @@ class Sender:
         return self._budget.admit(size, key, now, smaller=small or stream.ring == stream.smaller)
 
     def _complain(self, stream: Stream, error: Exception) -> None:
-        if str(error) != stream.said:
-            stream.said = str(error)
-            log.warning("%s: not sent: %s; trying again", stream.ring, error)
+        stream.complain(type(error), f"not sent: {error}; trying again")
 
 
 def _bounded(stream: Stream, size: int, now: float) -> bool:

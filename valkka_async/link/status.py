@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
+from valkka_async.link.faults import Fault
+
 
 class PeerState(StrEnum):
     """How another host is, seen from here."""
@@ -52,11 +54,13 @@ class ImportStatus:
     wanted: bool  # somebody reads it here
     received: int
     bytes: int
-    lost: int
+    lost: int  # on the way, or here: its ring did not take them
     left_out: int  # after a loss, up to the next key frame
     limited: int  # left out by its host for max_rate
     refused: int  # were no units
     restarts: int
+    failed: int  # that came whole, and could not be decoded or muxed here
+    fault: Fault | None  # of the newest one that was refused, failed, or was lost here
     reason: str  # why it has no ring; ""
 
 
@@ -97,7 +101,7 @@ class PeerStatus:
 class LinkStatus:
     """This host's link."""
 
-    SCHEMA: ClassVar[int] = 3
+    SCHEMA: ClassVar[int] = 4
 
     host: str
     pid: int
