@@ -130,6 +130,9 @@ class Said:
     def answer_time(self, key: str) -> None:
         pass
 
+    def hear_puts(self, pattern: str, told: object) -> None:
+        pass
+
 
 def offered(catalogue: Catalogue, **peer: tuple[str, ...]) -> set[tuple[str, str]]:
     bus = Said()

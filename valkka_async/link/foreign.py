@@ -11,10 +11,12 @@ from valkka_async.errors import ValkkaError
 from valkka_async.link.bus import Bus, Request
 from valkka_async.link.clock import Difference
 from valkka_async.link.faults import Fault
-from valkka_async.link.keys import Content, Key
+from valkka_async.link.keys import GOT, Content, Key
 from valkka_async.link.messages import Failure
 from valkka_async.link.receiver import STREAM_SLOTS, Receiver
 from valkka_async.link.status import ImportStatus
+from valkka_async.link.unit import number
+from valkka_async.link.window import acknowledgement
 from valkka_async.ring.events import EVENT_SLOTS
 from valkka_async.ring.names import EVENTS, check_source
 from valkka_async.ring.server import BACKLOG_BYTES, Server
@@ -129,7 +131,10 @@ class ForeignCamera:
         self._requests = (self._requests + 1) % _KEYS
         key = Key(self._host, epoch, self.content.request, self._me, self.camera, str(self._requests))
         self._epoch, self._asked_at = epoch, now
-        self._request = self._bus.request(key.to.text, key.text, receiver.take)
+        take: Callable[[bytes], None] = receiver.take
+        if self.content is Content.RAW:
+            take = _acknowledging(take, self._bus.newest_to(key.of_kind(GOT).text))
+        self._request = self._bus.request(key.to.text, key.text, take)
 
     def _give_up(self) -> None:
         if self._request is not None:
@@ -177,3 +182,14 @@ class ForeignCamera:
             max(filter(None, (receiver.fault, self._fault)), default=(0.0, None))[1],
             "",
         )
+
+
+def _acknowledging(take: Callable[[bytes], None], say: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """Also of what is refused: it is no longer on the line."""
+
+    def taking(payload: bytes) -> None:
+        take(payload)
+        if (numbers := number(payload)) is not None:
+            say(acknowledgement(*numbers))
+
+    return taking

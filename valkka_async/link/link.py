@@ -16,7 +16,15 @@ from typing import Any, Self
 
 from valkka_async.link.bus import Bus
 from valkka_async.link.exporter import Catalogue
-from valkka_async.link.keys import OFFERS, REQUESTS, VERSION, Content, Live, parse, parse_live
+from valkka_async.link.keys import (
+    OFFERS,
+    REQUESTS,
+    VERSION,
+    Content,
+    Live,
+    parse,
+    parse_live,
+)
 from valkka_async.link.peer import Peer
 from valkka_async.link.probe import probe
 from valkka_async.link.spec import LinkSpec

@@ -15,7 +15,7 @@ from valkka_async.link.clock import Difference, PeerClock
 from valkka_async.link.exporter import Catalogue
 from valkka_async.link.faults import lines_of_a_host
 from valkka_async.link.foreign import ForeignCamera
-from valkka_async.link.keys import VERSION, Content, Key, Live
+from valkka_async.link.keys import GOT, VERSION, Content, Key, Live, parse
 from valkka_async.link.messages import Failure, Import, Work
 from valkka_async.link.sender import Sender, Stream
 from valkka_async.link.spec import PeerSpec
@@ -89,6 +89,8 @@ class Peer:
         self._streams: dict[Key, Stream] = {}
         self._too_many = False
         bus.answer_time(Key(me, epoch, "clock", spec.name).text)
+        if spec.raw:
+            bus.hear_puts(f"{Key(me, epoch, GOT, spec.name).text}/**", self._hear_got)
 
     def _waited_for(self) -> str:
         if self.spec.connect:
@@ -301,6 +303,14 @@ class Peer:
         elif self._wants.get(name) == key:
             del self._wants[name]
         self._serve(has)
+
+    def _hear_got(self, text: str, data: bytes) -> None:
+        """It has got a raw frame. In a thread of Zenoh's."""
+        if (key := parse(text)) is None:
+            return
+        stream, sender = self._streams.get(key.of_kind(Content.RAW.request)), self._senders.get(True)
+        if stream is not None and sender is not None:
+            sender.acknowledge(stream, data)
 
     def _serve(self, has: Catalogue) -> None:
         """A stream for each request that can be served."""

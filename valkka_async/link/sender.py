@@ -25,11 +25,13 @@ from valkka_async.link.faults import Complaints
 from valkka_async.link.keys import Content
 from valkka_async.link.status import Level
 from valkka_async.link.unit import FORMATS, MAX_DATA, METADATA_BYTES, Unit, encode
+from valkka_async.link.window import Window
 from valkka_async.rates import EventRate
 from valkka_async.ring.frame import Frame
 from valkka_async.ring.reader import Reader, begin
 
 _RETRY = 0.5  # s until a ring is looked for again
+_PASSED = 1024  # frames, at most, on the way to the newest
 _FRAMES = 4  # of a ring before the others have their turn
 
 log = logging.getLogger("valkka_async.link")
@@ -54,7 +56,7 @@ class Stream:
         self.full_at = 0.0  # when so many messages of metadata were sent as may be at once
         self.sent = 0
         self.bytes = 0
-        self.skipped = 0  # left out for the limit of the link
+        self.skipped = 0  # left out for the limit of the link, or as the line is slow
         self.put = put
         self.over = False
         self.reader: Reader | None = None
@@ -63,6 +65,9 @@ class Stream:
         self.left_out = 0  # in it
         self.waits = True  # for a key frame
         self.limited = False  # ... as frames were left out for the limit
+        self.window: Window | None = None  # of raw frames
+        self.held = False  # until the window opens; then the newest goes
+        self.passes = False  # over to the newest frame
         self.complain = Complaints(ring)
         self.large = False  # it has been said that a frame is too large
         self.size = 0  # of a raw frame
@@ -75,6 +80,13 @@ class Stream:
         self._frames.note(now)
         self._counted += 1
         return self._counted == _COUNTED
+
+    def pass_over(self, count: int, now: float) -> None:
+        """So many raw frames are left out, as the line is too slow for them."""
+        self.left_out += count
+        self.skipped += count
+        for _ in range(count):
+            self._frames.note(now)
 
     def rate(self) -> float | None:
         """Bytes per second of raw frames. None: not known."""
@@ -119,6 +131,12 @@ class Sender:
         self._new.append(stream)
         self._ring()
         return stream
+
+    def acknowledge(self, stream: Stream, data: bytes) -> None:
+        """The host has got a raw frame. From any thread."""
+        window = stream.window
+        if window is not None and window.acknowledge(data) and stream.held:
+            self._ring()
 
     def discard(self, stream: Stream) -> None:
         """Soon nothing more of it is sent."""
@@ -188,6 +206,19 @@ class Sender:
             if stream.reader is None and time.monotonic() >= stream.retry_at:
                 self._open(stream)
         self._due = min((s.retry_at for s in self._streams if s.reader is None), default=None)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Streams whose windows have opened."""
+        now = time.monotonic()
+        for stream in self._streams:
+            if stream.held and stream.reader is not None and stream.window is not None:
+                due = stream.window.due()
+                if stream.window.admits(stream.size, now) or due is None:
+                    stream.held, stream.passes = False, True
+                    self._epoll.modify(stream.reader.fileno(), select.EPOLLIN)
+                else:
+                    self._due = due if self._due is None else min(self._due, due)
 
     def _switch(self) -> None:
         """From full streams to smaller ones, or back."""
@@ -200,7 +231,7 @@ class Sender:
     def _open(self, stream: Stream) -> None:
         stream.retry_at = time.monotonic() + _RETRY
         try:
-            stream.reader = begin(stream.ring, policy="ordered", max_leases=1)  # its server may hang
+            stream.reader = begin(stream.ring, policy="ordered", max_leases=2)  # its server may hang
             fd = stream.reader.fileno()
             self._epoll.register(fd, select.EPOLLIN)
             self._ready[fd] = stream
@@ -211,6 +242,8 @@ class Sender:
             return
         stream.number = self._number()
         stream.left_out, stream.waits, stream.limited = 0, True, False
+        stream.window = Window(stream.number) if stream.content is Content.RAW else None
+        stream.held = stream.passes = False
 
     def _close(self, stream: Stream) -> None:
         reader, stream.reader = stream.reader, None
@@ -226,7 +259,7 @@ class Sender:
             return
         try:
             for _ in range(_FRAMES):
-                if (frame := reader.recv_nowait()) is None:
+                if self._holds(stream, reader) or (frame := self._next(stream, reader)) is None:
                     return
                 with frame:
                     self._send(stream, frame, reader)
@@ -235,6 +268,31 @@ class Sender:
         except Exception as e:
             self._complain(stream, e)
             self._close(stream)
+
+    def _holds(self, stream: Stream, reader: Reader) -> bool:
+        """Is nothing to be read now, as enough is under way?"""
+        window = stream.window
+        if window is not None and not stream.held and not window.admits(stream.size, time.monotonic()):
+            stream.held = True
+            self._epoll.modify(reader.fileno(), 0)
+            self._changed = True  # look whether it has opened meanwhile, or when it will
+        return stream.held
+
+    def _next(self, stream: Stream, reader: Reader) -> Frame | None:
+        """The next frame; the newest, if the others had to wait for so long. These are left out."""
+        frame = reader.recv_nowait()
+        if frame is None or not stream.passes:
+            return frame
+        passed = frame.dropped
+        for _ in range(_PASSED):
+            if (newer := reader.recv_nowait()) is None:
+                break
+            frame.release()
+            passed += 1 + newer.dropped
+            frame = newer
+        stream.passes = False
+        stream.pass_over(passed, time.monotonic())
+        return frame
 
     def _send(self, stream: Stream, frame: Frame, reader: Reader) -> None:
         if frame.format not in FORMATS[stream.content]:
@@ -270,7 +328,11 @@ class Sender:
             header,
             frame.data,
         )
+        if stream.window is not None:
+            stream.window.note(frame.seq, len(payload), time.monotonic())
         stream.put(payload)
+        if stream.window is not None:
+            stream.window.touch(time.monotonic())
         stream.sent += 1
         stream.bytes += len(payload)
 

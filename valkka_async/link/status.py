@@ -56,7 +56,7 @@ class ImportStatus:
     bytes: int
     lost: int  # on the way, or here: its ring did not take them
     left_out: int  # after a loss, up to the next key frame
-    limited: int  # left out by its host for max_rate
+    limited: int  # left out by its host for max_rate, raw ones for a slow line
     refused: int  # were no units
     restarts: int
     failed: int  # that came whole, and could not be decoded or muxed here
@@ -72,7 +72,7 @@ class ExportStatus:
     ring: str  # that it is read from: that of a smaller stream, when max_rate does not reach
     sent: int  # units
     bytes: int
-    limited: int  # left out for max_rate, or too large for a link
+    limited: int  # left out for max_rate, raw ones for a slow line, or too large for a link
     raw: bool
     rate: float | None  # bytes per second of raw frames, with those that are left out; None: not known
 

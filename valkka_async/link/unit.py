@@ -97,6 +97,14 @@ def encode(unit: Unit, header: bytes, data: bytes | memoryview) -> bytes:
     return b"".join((description, more, header, data))
 
 
+def number(payload: bytes) -> tuple[int, int] | None:
+    """Its stream and seq, whatever else is wrong with it. None: it has none."""
+    if len(payload) < _STRUCT.size:
+        return None
+    fields = _STRUCT.unpack_from(payload)
+    return fields[4], fields[6]
+
+
 def decode(payload: bytes) -> tuple[Unit, bytes, memoryview]:
     """The unit, the stream's header, and the data. Raises UnitError."""
     try:
