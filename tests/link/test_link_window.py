@@ -72,7 +72,7 @@ def test_whatever_a_host_says_no_more_is_under_way_than_may_be() -> None:
         said = dice.randrange(-5, 2005)
         known = said in under_way
         changed = window.acknowledge(dice.randbytes(12) if said < 0 else acknowledgement(7, said))
-        assert changed is known
+        assert bool(changed) is known
         if changed:
             under_way = {one for one in under_way if one > said}
         assert len(under_way) <= 3
@@ -131,16 +131,17 @@ def test_a_host_that_acknowledges_nothing_gets_frames_all_the_same(
 
 
 def test_between_hosts_each_frame_is_acknowledged() -> None:
-    """Else the second one would come after seconds, and most would be left out."""
+    """Else the next one would come after seconds."""
     with pair(raw=["yard"]) as (garage, attic):
         with garage.here():
             server = va.serve("yard")
         with server, attic.here():
             server.publish(frame(0))
             with attic.reads("garage/yard") as reader:
-                for value in range(1, 40):
+                for value in range(1, 10):
                     reader.recv(60).release()
                     server.publish(frame(value))
                 reader.recv(60).release()
+                wait_for(lambda: garage.sees("attic").exports[0].acknowledged == 10)
             seen = attic.camera("garage/yard")
-        assert seen is not None and (seen.received, seen.limited, seen.lost) == (40, 0, 0)
+        assert seen is not None and (seen.received, seen.limited, seen.lost) == (10, 0, 0)

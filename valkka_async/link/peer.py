@@ -369,6 +369,7 @@ class Peer:
                     stream.bytes,
                     stream.skipped,
                     key.content is Content.RAW,
+                    stream.acknowledged,
                     stream.rate(),
                 )
                 for key, stream in self._streams.items()

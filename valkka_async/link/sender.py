@@ -66,6 +66,7 @@ class Stream:
         self.waits = True  # for a key frame
         self.limited = False  # ... as frames were left out for the limit
         self.window: Window | None = None  # of raw frames
+        self.acknowledged = 0
         self.held = False  # until the window opens; then the newest goes
         self.passes = False  # over to the newest frame
         self.complain = Complaints(ring)
@@ -135,8 +136,10 @@ class Sender:
     def acknowledge(self, stream: Stream, data: bytes) -> None:
         """The host has got a raw frame. From any thread."""
         window = stream.window
-        if window is not None and window.acknowledge(data) and stream.held:
-            self._ring()
+        if window is not None and (count := window.acknowledge(data)):
+            stream.acknowledged += count
+            if stream.held:
+                self._ring()
 
     def discard(self, stream: Stream) -> None:
         """Soon nothing more of it is sent."""

@@ -74,6 +74,7 @@ class ExportStatus:
     bytes: int
     limited: int  # left out for max_rate, raw ones for a slow line, or too large for a link
     raw: bool
+    acknowledged: int  # raw frames that it says it has got
     rate: float | None  # bytes per second of raw frames, with those that are left out; None: not known
 
 

@@ -58,14 +58,15 @@ class Window:
         with self._lock:
             return self._sent[-1].at + _PATIENCE if self._sent else None
 
-    def acknowledge(self, data: bytes) -> bool:
-        """What the reading host says. False: nothing has changed, as no such frame is under way."""
+    def acknowledge(self, data: bytes) -> int:
+        """What the reading host says. How many frames have come; 0, too, if no such one is under way."""
         if len(data) != _ACK.size:
-            return False
+            return 0
         stream, seq = _ACK.unpack(data)
         with self._lock:
             if stream != self._stream or all(one.seq != seq for one in self._sent):
-                return False
+                return 0
+            before = len(self._sent)
             while self._sent and self._sent[0].seq <= seq:
                 self._sent.popleft()
-            return True
+            return before - len(self._sent)
