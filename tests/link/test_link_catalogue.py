@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import random
 import signal
@@ -215,3 +216,21 @@ async def test_a_ring_whose_kind_changes_all_the_time_is_asked_now_and_then(
         assert told < 5 + (time.monotonic() - began) * 2
     following.cancel()
     await asyncio.wait([following])
+
+
+def test_however_often_a_host_asks_for_what_cannot_be_sent_the_log_is_short(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    doubted: list[str] = []
+    sender = Sender("attic", Budget(None), itertools.count(1).__next__, doubted.append)
+    try:
+        with va.serve("yard") as server:
+            server.publish(b"{}")
+            for count in range(1, 151):
+                stream = sender.add("yard", lambda payload: None, None, Content.RAW)
+                wait_for(functools.partial(lambda least: len(doubted) >= least, count))
+                sender.discard(stream)
+    finally:
+        sender.stop()
+        assert sender.join(30)
+    assert 0 < len(caplog.records) < 100

@@ -21,7 +21,7 @@ from valkka_async.errors import ConnectError, ConnectionClosed, ValkkaError
 from valkka_async.foreign import start
 from valkka_async.link import geometry
 from valkka_async.link.budget import Budget
-from valkka_async.link.faults import Complaints
+from valkka_async.link.faults import Complaints, lines_of_a_host
 from valkka_async.link.keys import Content
 from valkka_async.link.status import Level
 from valkka_async.link.unit import FORMATS, MAX_DATA, METADATA_BYTES, Unit, encode
@@ -47,7 +47,7 @@ class Stream:
     units; the sender's thread alone changes it."""
 
     def __init__(
-        self, ring: str, put: Put, smaller: str | None = None, content: Content = Content.CAMERA
+        self, ring: str, put: Put, smaller: str | None, content: Content, complain: Complaints
     ) -> None:
         self.ring = ring  # that is read now
         self.full = ring
@@ -69,7 +69,7 @@ class Stream:
         self.acknowledged = 0
         self.held = False  # until the window opens; then the newest goes
         self.passes = False  # over to the newest frame
-        self.complain = Complaints(ring)
+        self.complain = complain
         self.large = False  # it has been said that a frame is too large
         self.size = 0  # of a raw frame
         self._frames = EventRate()  # raw ones, also those that are left out
@@ -111,6 +111,7 @@ class Sender:
         self._budget = budget
         self._number = number
         self._doubt = doubt
+        self._lines = lines_of_a_host()  # it may ask as often as it likes, and each time there is a stream
         self._streams: list[Stream] = []
         self._new: deque[Stream] = deque()
         self._stop = False
@@ -128,7 +129,7 @@ class Sender:
         self, ring: str, put: Put, smaller: str | None = None, content: Content = Content.CAMERA
     ) -> Stream:
         """Send this ring from its newest key frame on, or the smaller one, while the limit does not reach."""
-        stream = Stream(ring, put, smaller, content)
+        stream = Stream(ring, put, smaller, content, Complaints(ring, self._lines))
         self._new.append(stream)
         self._ring()
         return stream
@@ -343,14 +344,14 @@ class Sender:
         """May a unit of so many bytes be sent now?"""
         now = time.monotonic()
         if size > MAX_DATA:
-            if not stream.large:  # once: each may have another size
+            if not stream.large and self._lines():  # once: each may have another size
                 stream.large = True
                 log.warning(
                     "%s: a frame of %d bytes is not sent: %d is the most", stream.ring, size, MAX_DATA
                 )
             return False
         if stream.content is Content.RAW:
-            if stream.note(size, now) and (rate := stream.rate()):
+            if stream.note(size, now) and (rate := stream.rate()) and self._lines():
                 log.info("%s goes to %s as raw frames: %.1f MB/s", stream.ring, self._host, rate / 1e6)
             return self._budget.admit_raw(size, now)
         small = stream.content is Content.METADATA

@@ -51,7 +51,8 @@ class Window:
         """The newest has only now left this host."""
         with self._lock:
             if self._sent:
-                self._sent[-1] = self._sent[-1]._replace(at=now)
+                newest = self._sent.pop()
+                self._sent.append(_Sent(newest.seq, newest.size, now))
 
     def due(self) -> float | None:
         """When it opens at the latest (monotonic). None: it is open for any frame."""
