@@ -14,8 +14,9 @@ import pytest
 from link_tools import Host, camera, cameras, fresh, pair
 
 import valkka_async as va
-from support.program import Child
+from support.program import Child, run
 from support.stream import free_port
+from valkka_async.link.faults import Fault
 from valkka_async.link.status import PeerCause, PeerState
 
 pytestmark = pytest.mark.timeout(300)  # several programs have to start
@@ -182,6 +183,33 @@ def test_a_link_has_as_many_descriptors_as_it_may() -> None:
         assert resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         host.__exit__()
+
+
+@pytest.mark.parametrize(
+    ("ring", "format", "fault"),
+    [("cam1", "h264", Fault.DECODE), ("cam1", "jpeg", Fault.DECODE), ("cam1/fmp4", "jpeg", Fault.MUX)],
+)
+def test_units_that_the_worker_cannot_use_are_in_the_state_and_not_all_in_the_log(
+    ring: str, format: str, fault: Fault
+) -> None:
+    with pair() as (garage, attic):
+        with garage.here():
+            server = va.serve("cam1", backlog="gop")
+        with server, attic.here():
+            server.publish(b"\0\0\1\x65", format=format, key=True)
+            with attic.reads(f"garage/{ring}"):
+
+                def failed() -> bool:
+                    for size in range(30):
+                        server.publish(b"\0\0\1\x65" + bytes(size), format=format, key=True)
+                    seen = attic.camera("garage/cam1")
+                    return seen is not None and seen.failed > 3 and seen.fault is fault
+
+                attic.eventually(failed)
+                assert "could not be decoded or muxed" in run("link", "--status").stdout
+        assert attic.process is not None
+        _, errors = attic.process.end()
+        assert errors.count("garage/cam1") < 8
 
 
 def test_a_flood_of_cameras_and_requests_is_bounded(short: Path) -> None:

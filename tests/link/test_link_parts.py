@@ -19,6 +19,7 @@ from valkka_async.camera.status import CameraState
 from valkka_async.errors import InvalidNameError, ProtocolError
 from valkka_async.link.budget import Budget
 from valkka_async.link.clock import PeerClock
+from valkka_async.link.faults import Complaints, Fault, lines_of_a_host
 from valkka_async.link.keys import Content, Key, Live, parse, parse_live
 from valkka_async.link.messages import Import, Work, decode_alive
 from valkka_async.link.messages import encode as encode_message
@@ -168,6 +169,67 @@ def test_a_camera_sends_no_metadata_and_metadata_no_access_units(ring: tuple[Rec
     assert (receiver.counts().refused, other.counts().refused, len(seen(reader))) == (1, 2, 1)
     other.take(encode(metadata, b"", b"boxes"))
     assert bytes(seen(reader)[0].data) == b"boxes"
+
+
+FLOODS: dict[Fault, Any] = {
+    Fault.DESCRIPTION: lambda n: bytes(n % 60),
+    Fault.CONTENT: lambda n: encode(UNIT._replace(seq=n, format="rgb24"), bytes(n), b"x"),
+    Fault.REPEAT: lambda n: encode(UNIT._replace(seq=0), bytes(n), b"x"),
+    Fault.SIZE: lambda n: encode(UNIT._replace(seq=n), bytes(70_000 + n), b"x"),
+    # Metadata that are longer here than they were on the way.
+    Fault.RING: lambda n: encode(UNIT._replace(seq=n, meta={"a": [11111] * (500 + n)}), b"", b"x").replace(
+        b"11111", b"1e015"
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FLOODS)
+def test_what_is_wrong_all_the_time_is_counted_and_said_once(
+    fault: Fault, ring: tuple[Receiver, va.Reader], caplog: pytest.LogCaptureFixture
+) -> None:
+    """However much the texts differ."""
+    receiver, _ = ring
+    take(receiver, 0, key=True)
+    for n in range(1, 100):
+        receiver.take(FLOODS[fault](n))
+        receiver.take(FLOODS[Fault.DESCRIPTION](n))
+    counts = receiver.counts()
+    bad = 198 if fault is not Fault.RING else 99
+    assert (counts.refused, counts.lost) == (bad, 198 - bad)
+    assert len(caplog.records) == (1 if fault is Fault.DESCRIPTION else 2)
+    receiver.take(FLOODS[fault](100))
+    assert receiver.fault is not None and receiver.fault[1] is fault
+
+
+def test_a_frame_for_which_readers_leave_no_slot_is_lost() -> None:
+    with va.serve("cam1", slots=2) as server, va.attach("cam1", policy="ordered", max_leases=2) as reader:
+        receiver = Receiver("garage", server)
+        held = []
+        for seq in range(5):
+            take(receiver, seq, key=True)
+            if seq < 2:
+                held.append(reader.recv(5))
+        assert (receiver.counts().lost, receiver.fault and receiver.fault[1]) == (3, Fault.SLOTS)
+        for frame in held:
+            frame.release()
+        take(receiver, 5, key=True)
+        with reader.recv(5) as frame:
+            assert frame.meta["link"]["lost"] == 3
+
+
+def test_no_number_of_a_host_is_too_large_for_the_state(ring: tuple[Receiver, va.Reader]) -> None:
+    receiver, _ = ring
+    for stream in (1, 2, 3):
+        take(receiver, 0, key=True, stream=stream)
+        take(receiver, 2**64 - 1, key=True, stream=stream)
+    assert 0 < receiver.counts().lost < 2**63
+
+
+def test_all_cameras_of_a_host_have_so_many_lines_together(caplog: pytest.LogCaptureFixture) -> None:
+    lines = lines_of_a_host()
+    for number in range(1000):
+        Complaints(f"garage/cam{number}", lines)(Fault.REPEAT, "an access unit that came before")
+    assert 0 < len(caplog.records) < 100
 
 
 def test_a_repeat_is_refused(ring: tuple[Receiver, va.Reader]) -> None:

@@ -130,6 +130,9 @@ class Said:
     def answer_time(self, key: str) -> None:
         pass
 
+    def hear_puts(self, pattern: str, told: object) -> None:
+        pass
+
 
 def offered(catalogue: Catalogue, **peer: tuple[str, ...]) -> set[tuple[str, str]]:
     bus = Said()
@@ -310,6 +313,24 @@ def test_a_name_may_become_another_kind_of_ring(first: str) -> None:
         assert attic.process is not None
         _, errors = attic.process.end()
         assert "served already" not in errors
+
+
+def test_a_server_may_go_over_to_another_kind_of_frames() -> None:
+    """And back, while somebody reads the ring."""
+    frames: list[Any] = [PICTURE, b"{}", PICTURE]
+    with pair(raw=["yard"], metadata=["yard"]) as (garage, attic):
+        with garage.here():
+            server = va.serve("yard")
+        with server, attic.here():
+            for frame in frames:
+                server.publish(frame)
+                format = "bytes" if isinstance(frame, bytes) else "rgb24"
+
+                def arrived(format: str = format) -> bool:
+                    with va.attach("garage/yard", policy="ordered", open_timeout=1) as reader:
+                        return reader.recv(2).format == format
+
+                attic.eventually(arrived)
 
 
 def test_a_camera_may_become_a_ring_of_raw_frames(short: Path) -> None:

@@ -38,6 +38,19 @@ def test_a_host_reads_the_cameras_that_it_may_and_no_others(short: Path, tmp_pat
             va.attach("garage/yard", open_timeout=1)
 
 
+def test_raw_frames_are_acknowledged_between_hosts_with_certificates(tmp_path: Path) -> None:
+    files = certificates(tmp_path, "garage", "attic")
+    garage, attic = hosts(files, "attic")
+    with garage, attic:
+        with garage.here():
+            yard = va.serve("yard")
+        with yard, attic.here():
+            yard.publish(b"pixels" * 4, format="array")
+            with attic.reads("garage/yard") as reader:
+                reader.recv(60).release()
+                garage.eventually(lambda: garage.sees("attic").exports[0].acknowledged)
+
+
 @pytest.mark.parametrize("name", ["cellar", "stranger"])
 def test_a_host_without_a_right_gets_nothing(short: Path, tmp_path: Path, name: str) -> None:
     """Cellar is known and may read nothing. Stranger's certificate is by another authority."""

@@ -8,6 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from link_tools import Host, camera, certificates, pair
 
@@ -174,6 +175,36 @@ def test_doctor_looks_at_both_ends(short: Path, tmp_path: Path) -> None:
 def test_a_link_that_cannot_be_started_says_why(arguments: tuple[str, ...]) -> None:
     done = run("link", *arguments)
     assert done.returncode in (1, 2) and "Traceback" not in done.stderr and done.stderr
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ({"format": "nv12", "size": [640, 360], "fps": 10}, "3.5 MB/s"),
+        ({"format": "gray16", "size": [640, 360]}, "0.46 MB for each frame"),
+        ({"format": "rgb24", "fps": 10}, "give it a size"),
+        ({"format": "rgb24", "size": [1920, 1080], "fps": 10}, "max_rate of 50.0 MB/s"),
+        ({"format": "jpeg", "size": [640, 360], "fps": 10}, "`valkka-async doctor`"),
+    ],
+)
+def test_check_says_what_raw_frames_would_take(output: dict[str, object], said: str, tmp_path: Path) -> None:
+    """As far as the config says it; of rings that run now, the size."""
+    config = {
+        "cameras": {"cam1": {"url": "lavfi:testsrc", "outputs": [{"name": "yard.small", **output}]}},
+        "link": {
+            "host": "garage",
+            "listen": ["tcp/127.0.0.1:7447"],
+            "peers": {"attic": {"raw": ["yard.*"], "max_rate": 50e6}, "cellar": {"export": ["*"]}},
+        },
+    }
+    file = tmp_path / "link.yaml"
+    file.write_text(json.dumps(config))
+    checked = run("run", "--check", str(file))
+    assert checked.returncode == 0 and said in checked.stdout, checked
+    with va.serve("yard.depth") as depth:
+        depth.publish(np.zeros((100, 100), np.float32))
+        shown = run("run", "--check", str(file)).stdout
+    assert "yard.depth: array, now 0.04 MB for each frame" in shown and "cellar.raw" not in shown
 
 
 def test_events_reach_another_host_that_may_have_them(short: Path) -> None:

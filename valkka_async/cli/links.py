@@ -51,6 +51,9 @@ def lines(peer: PeerStatus) -> Iterator[str]:
     for camera in peer.imports:
         gone = f", {camera.lost} lost" if camera.lost else ""
         gone += f", {camera.limited} left out for its limit" if camera.limited else ""
+        gone += f", {camera.refused} refused" if camera.refused else ""
+        gone += f", {camera.failed} could not be decoded or muxed" if camera.failed else ""
+        gone += f" (the newest fault: {camera.fault})" if camera.fault is not None else ""
         read_here = "read here" if camera.wanted else "nobody reads it"
         yield f"  {camera.name}: {camera.reason or read_here}, {camera.received} received{gone}"
     for sent in peer.exports:

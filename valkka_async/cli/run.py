@@ -18,6 +18,7 @@ import valkka_async.service.log as service_log
 import valkka_async.service.tls as tls
 from valkka_async.camera.spec import CameraSpec
 from valkka_async.cli import program
+from valkka_async.cli.bandwidth import raw_frames
 from valkka_async.cli.linked import Linked
 from valkka_async.cli.program import fail
 from valkka_async.errors import ConnectError, InvalidNameError, ValkkaError
@@ -58,6 +59,8 @@ def check(path: Path) -> None:
     if config.web is not None and (files := config.web.tls) is not None:
         for doubt in tls.load(files.cert, files.key).doubts():
             print(f"{path}: web.tls.cert: {doubt}", file=sys.stderr)
+    for line in raw_frames(config):
+        print(f"{path}: {line}")
     print(f"{path}: good, {cameras} {'camera' if cameras == 1 else 'cameras'}")
 
 

@@ -18,7 +18,8 @@ from valkka_async.cli.figures import GONE, OTHER, SILENT, Look, Silence
 from valkka_async.cli.program import explain
 from valkka_async.cli.reports import ServerReport
 from valkka_async.errors import ConnectError, ValkkaError
-from valkka_async.ring.handshake import MAX_BYTES, Busy, Refused, Report, Stats, decode, encode
+from valkka_async.ring.asking import hear
+from valkka_async.ring.handshake import Busy, Refused, Report, decode
 from valkka_async.ring.rendezvous import check_server, runtime_dir, servers, socket_path
 from valkka_async.service.control import ask_status, services
 from valkka_async.service.status import ServiceStatus
@@ -142,15 +143,10 @@ async def _ask_server(name: str) -> ServerReport | Silence:
         try:
             sock.connect(path)
             check_server(sock, path)
-            sock.send(encode(Stats()), socket.MSG_NOSIGNAL)
-            loop = asyncio.get_running_loop()
-            try:
-                data = await loop.sock_recv(sock, MAX_BYTES)
-            except ConnectionResetError:  # it was closed before it read the question; what it sent follows
-                data = await loop.sock_recv(sock, MAX_BYTES)
+            data = await hear(sock)
         except BlockingIOError:  # its queue is full: it has not looked for long
             return _SILENCE
-        except (FileNotFoundError, ConnectionError, BrokenPipeError):
+        except (FileNotFoundError, ConnectionError):
             return _DEAD
         except OSError as e:
             return Silence(OTHER, explain(e))

@@ -205,6 +205,40 @@ class Bus:
 
         return put
 
+    def hear_puts(self, pattern: str, told: Callable[[str, bytes], None]) -> None:
+        """`told` gets the key and what was put there, in a thread of Zenoh's."""
+
+        def hear(sample: zenoh.Sample) -> None:
+            stay()
+            told(str(sample.key_expr), sample.payload.to_bytes())
+
+        def work() -> None:
+            handler: Any = zenoh.handlers.Callback(hear, indirect=False)
+            self._others.append(self._session.declare_subscriber(pattern, handler))
+
+        self._post(work)
+
+    def newest_to(self, key: str) -> Callable[[bytes], None]:
+        """What says something there, from any thread, at once and without waiting. What is said meanwhile
+        takes the place of what was to be said before."""
+        checked, lock, due = zenoh.KeyExpr(key), threading.Lock(), list[bytes]()
+        drop, first = zenoh.CongestionControl.DROP, zenoh.Priority.INTERACTIVE_HIGH
+
+        def work() -> None:
+            with lock:
+                data = due.pop()
+            if self._session is not None:
+                self._session.put(checked, data, congestion_control=drop, priority=first, express=True)
+
+        def say(data: bytes) -> None:
+            with lock:
+                posted = bool(due)
+                due[:] = [data]
+            if not posted:
+                self._post(work)
+
+        return say
+
 
 def _logged(done: Future[None]) -> None:
     if not done.cancelled() and (error := done.exception()) is not None:

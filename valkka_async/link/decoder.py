@@ -26,8 +26,9 @@ from valkka_async import typed
 from valkka_async.camera.decode import Decoder
 from valkka_async.camera.pixels.convert import Converter
 from valkka_async.camera.status import OutputStatus, StreamStatus, no_sound, of_streams
-from valkka_async.errors import CameraFormatError, NoFreeSlotError, ValkkaError
-from valkka_async.link.messages import Alive, Import, decode_work, encode
+from valkka_async.errors import CameraFormatError, NoFreeSlotError, RingMemoryError, ValkkaError
+from valkka_async.link.faults import Fault, lines_of_a_host
+from valkka_async.link.messages import Alive, Failure, Import, decode_work, encode
 from valkka_async.link.muxed import Muxed
 from valkka_async.link.ondemand import LINGER, OnDemand, received
 from valkka_async.link.packets import CODECS, context, is_after_loss, packet
@@ -45,6 +46,7 @@ _FRESH = 0.3  # s of age, which it has at most,
 _CATCH_UP = 3.0  # s for that
 _SLOTS = 16
 _BEAT = 1.0
+_FAILURES = 128  # cameras in one sign of life
 _Stamp = tuple[int, Fraction | None, dict[str, Any]]  # capture time, time base, metadata
 
 log = logging.getLogger("valkka_async.link")
@@ -52,6 +54,8 @@ log = logging.getLogger("valkka_async.link")
 
 class Decoded(OnDemand):
     """HOST/CAMERA: its pixels."""
+
+    fault = Fault.DECODE
 
     def __init__(self, spec: Import) -> None:
         self.errors = 0
@@ -89,7 +93,9 @@ class Decoded(OnDemand):
                 before = decoder.errors
                 stamp = frame.timestamp_ns, frame.time_base, frame.meta
                 made = decoder.decode(packet(frame), stamp)
-                self.errors += decoder.errors - before
+                if decoder.errors > before:
+                    self.errors += 1
+                    self.fail(Fault.DECODE)
                 if late and (frame.age < _FRESH or time.monotonic() > until):
                     late, newest = False, None
                     made = made[-1:]
@@ -127,9 +133,13 @@ class Decoded(OnDemand):
                 raise
         except NoFreeSlotError:
             self.dropped += 1
+            self.fail(Fault.SLOTS)
         except (CameraFormatError, av.error.FFmpegError) as e:
             self.dropped += 1
-            self.complain(e)
+            self.fail(Fault.PIXELS, e)
+        except RingMemoryError as e:
+            self.dropped += 1
+            self.fail(Fault.RING, e)
 
 
 class Foreign:
@@ -138,6 +148,7 @@ class Foreign:
     def __init__(self, spec: Import) -> None:
         self.spec = spec
         self._since_ns = time.time_ns()
+        self._said = 0  # failures
         self._pixels = Decoded(spec)
         try:
             self._muxed = Muxed(spec.name, _serve(f"{spec.name}/fmp4", "gop"))
@@ -147,9 +158,17 @@ class Foreign:
         self._pixels.server.describe(self._describe)
         self._muxed.server.describe(self._describe)
 
-    @property
-    def errors(self) -> int:
-        return self._pixels.errors
+    def failure(self) -> Failure | None:
+        """Since the last time that this was asked. None: there was none."""
+        works: tuple[OnDemand, ...] = self._pixels, self._muxed
+        failed = sum(work.failed for work in works)
+        count, self._said = failed - self._said, failed
+        newest = next((work.newest for work in works if work.newest is not None), None)
+        if not count or newest is None:
+            return None
+        for work in works:
+            work.newest = None
+        return Failure(self.spec.name, count, newest)
 
     def look(self, now: float) -> None:
         """Have they readers?"""
@@ -238,6 +257,7 @@ class Worker:
         self._cameras: dict[str, Foreign] = {}
         self._buffer = b""
         self._work: dict[str, Import] = {}
+        self._lines = lines_of_a_host()
         self._retry: dict[str, float] = {}  # by the name of a camera whose rings could not be made
 
     def run(self) -> None:
@@ -258,8 +278,18 @@ class Worker:
                 camera.look(now)
             if now >= beat:
                 beat = now + _BEAT
-                errors = sum(camera.errors for camera in self._cameras.values())
-                os.write(self._answers, encode(Alive(len(self._cameras), errors)))
+                os.write(self._answers, encode(Alive(len(self._cameras), self._failures())))
+
+    def _failures(self) -> tuple[Failure, ...]:
+        """Of the cameras that were asked longest ago, as many as a line has room for."""
+        found: list[Failure] = []
+        for name in [*self._cameras]:
+            if len(found) == _FAILURES:
+                break
+            camera = self._cameras[name] = self._cameras.pop(name)
+            if (failure := camera.failure()) is not None:
+                found.append(failure)
+        return tuple(found)
 
     def _hear(self, data: bytes) -> None:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
@@ -285,7 +315,8 @@ class Worker:
                 self._cameras[spec.name] = Foreign(spec)
             except (ValkkaError, OSError) as e:  # its name is taken; no room for a file or a thread
                 self._retry[spec.name] = now + _AGAIN
-                log.warning("%s: %s; trying again", spec.name, e)
+                if self._lines():
+                    log.warning("%s: %s; trying again", spec.name, e)
         return len(due) > _AT_ONCE
 
     def close(self) -> None:

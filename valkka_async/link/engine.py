@@ -10,7 +10,7 @@ from typing import Any
 
 from valkka_async.errors import ConnectError
 from valkka_async.extras import require
-from valkka_async.link.keys import OFFERS, REQUESTS, UNITS, VERSION, Content
+from valkka_async.link.keys import GOT, OFFERS, REQUESTS, UNITS, VERSION, Content
 from valkka_async.link.spec import LinkSpec
 from valkka_async.link.unit import MAX_BYTES
 
@@ -122,6 +122,11 @@ def access(spec: LinkSpec) -> dict[str, Any]:
         allow(["ingress"], ["declare_queryable", "reply"], question)
         allow(["egress"], ["declare_subscriber"], _each(f"{at}/{them}", UNITS, f"{me}/**"))
         allow(["ingress"], ["put"], _each(f"{at}/{them}", UNITS, f"{me}/**"))
+        allow(["egress"], ["put"], [f"{at}/{them}/*/{GOT}/{me}/**"])
+        allow(["ingress"], ["declare_subscriber"], [f"{at}/{them}/*/{GOT}/{me}/**"])
+        if peer.raw:
+            allow(["ingress"], ["put"], [f"{at}/{me}/*/{GOT}/{them}/**"])
+            allow(["egress"], ["declare_subscriber"], [f"{at}/{me}/*/{GOT}/{them}/**"])
         for content in Content:
             want, to = content.request, content.units
             for pattern in peer.patterns(content):

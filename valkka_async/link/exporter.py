@@ -8,36 +8,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from valkka_async.errors import ConnectError, ValkkaError
+from valkka_async.errors import ConnectError
 from valkka_async.link.geometry import RAW
+from valkka_async.link.inquiry import Inquiry
 from valkka_async.link.keys import Content
 from valkka_async.link.unit import EXPORTED, METADATA
-from valkka_async.ring.connection import report
 from valkka_async.ring.directory import Directory
-from valkka_async.timeouts import timeout
 
-_ANSWER = 1.0  # s for a ring's server to say what it is
-_AGAIN = 2.0  # s until one is asked again that has not said it yet: it has had no frame
+_AGAIN = 2.0  # s until one is asked again that has not said what is in it: it has had no frame
+_KIND = 5.0  # s until one is asked again whose frames may be of another kind by then,
+_RATE = 50.0  # and so many in a second at most
+_DOUBTED = 1.0  # s: the least between two questions to one, whoever doubts its answer
+_TOGETHER = 0.2  # s that what is new waits for answers, so that a camera's rings come at once
 
 log = logging.getLogger("valkka_async.link")
 
 
 class Catalogue:
     """The cameras and streams that can be sent, by name, and the ring of each. `changed` is called when they
-    have."""
+    have. `concerns`: could another host read a ring of this name?"""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, changed: Callable[[], None], concerns: Callable[[str], bool] = lambda ring: True
+    ) -> None:
         self.rings: dict[str, str] = {}  # by camera, or CAMERA.STREAM
         self.smaller: dict[str, str] = {}  # by camera: the ring of its next stream
         self.metadata: frozenset[str] = frozenset()  # rings of bytes, by their own names
         self.raw: frozenset[str] = frozenset()  # of pixels and arrays
         self._changed = changed
+        self._concerns = concerns
         self._known: dict[str, Known] = {}  # by ring
-        self._open: dict[str, float] = {}  # rings that have not said what they are: when to ask again
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._inquiry: Inquiry | None = None
+        self._new = asyncio.Event()  # something is known that was not
 
     def ring(self, name: str, content: Content) -> tuple[str, str | None] | None:
         """The one that is sent under this name, and that of the smaller stream. None: there is none."""
@@ -45,41 +53,64 @@ class Catalogue:
             return (self.rings[name], self.smaller.get(name)) if name in self.rings else None
         return (name, None) if name in (self.raw if content is Content.RAW else self.metadata) else None
 
+    def doubt(self, ring: str) -> None:
+        """There is something else in it than was said. From any thread."""
+        if self._loop is not None and self._inquiry is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._inquiry.not_before, ring, time.monotonic() + _DOUBTED)
+
     async def follow(self) -> None:
         """For ever: look at the runtime directory when it changes."""
+        self._loop, self._inquiry = asyncio.get_running_loop(), Inquiry(self._hear)
+        async with asyncio.TaskGroup() as group:
+            for work in (self._inquiry.run(), self._look(self._inquiry), self._tell(self._inquiry)):
+                group.create_task(work)
+
+    async def _look(self, inquiry: Inquiry) -> None:
         directory = Directory()
         try:
             while True:
                 try:
-                    there = set(directory.look())
+                    there = {name for name in directory.look() if "/" not in name}
                 except ConnectError as e:
                     log.warning("%s; looking again", e)
                     await asyncio.sleep(_AGAIN)
                     continue
-                await self._learn({name for name in there if "/" not in name})
-                changes: set[str] | None = set()
-                with contextlib.suppress(TimeoutError):
-                    async with timeout(_AGAIN if self._open else None):
-                        changes = await directory.changed()
-                for name in self._known.keys() if changes is None else changes:
-                    self._open.setdefault(name, 0.0)  # it may be another of that name
+                for name in inquiry.names - there:
+                    inquiry.forget(name)
+                    if self._known.pop(name, None) is not None:
+                        self._new.set()
+                for name in there - inquiry.names:
+                    inquiry.soon(name)
+                changes = await directory.changed()
+                for name in inquiry.names if changes is None else changes & inquiry.names:
+                    inquiry.soon(name)  # it may be another of that name
         finally:
             directory.close()
 
-    async def _learn(self, there: set[str]) -> None:
-        now = time.monotonic()
-        for gone in (self._known.keys() | self._open.keys()) - there:
-            self._known.pop(gone, None)
-            self._open.pop(gone, None)
-        asked = [n for n in there if n not in self._known or self._open.get(n, now + 1) <= now]
-        answers = await asyncio.gather(*(asyncio.to_thread(camera_of, name) for name in asked))
-        for name, camera in zip(asked, answers, strict=True):
-            if camera is None:
-                self._open[name] = now + _AGAIN
-                self._known.setdefault(name, Known(""))
-            else:
-                self._open.pop(name, None)
-                self._known[name] = camera
+    def _hear(self, ring: str, said: Mapping[str, Any] | None) -> float:
+        known = None if said is None else known_by(ring, said)
+        if known is None:
+            return _AGAIN
+        if self._known.get(ring) != known:
+            self._known[ring] = known
+            self._new.set()
+        if known.fixed or not self._concerns(ring):
+            return math.inf
+        return max(_KIND, len(self._known) / _RATE)
+
+    async def _tell(self, inquiry: Inquiry) -> None:
+        while True:
+            await self._new.wait()
+            until = time.monotonic() + _TOGETHER
+            while any(inquiry.waits(name, _TOGETHER) for name in inquiry.names - self._known.keys()):
+                if time.monotonic() >= until:
+                    break
+                await asyncio.sleep(_TOGETHER / 10)
+            self._new.clear()
+            self._derive()
+
+    def _derive(self) -> None:
         rings: dict[str, str] = {}
         smaller: dict[str, str] = {}
         for ring in sorted(self._known, key=lambda name: (self._known[name].number, name)):
@@ -104,16 +135,11 @@ class Known(NamedTuple):
     number: int = 0
     metadata: bool = False  # bytes, of whatever kind
     raw: bool = False  # pixels, or arrays
+    fixed: bool = False  # for as long as its server lives
 
 
-def camera_of(ring: str) -> Known | None:
-    """None: that is not known yet. Blocks for a second at most."""
-    try:
-        said = report(ring, _ANSWER)
-    except (TimeoutError, ValkkaError):
-        return None
-    if said is None:
-        return None
+def known_by(ring: str, said: Mapping[str, Any]) -> Known | None:
+    """By what its server says. None: that is not known yet."""
     camera = said.get("camera")
     if isinstance(camera, Mapping):
         output = next((o for o in _records(camera, "outputs") if o.get("name") == ring), {})
@@ -122,7 +148,7 @@ def camera_of(ring: str) -> Known | None:
         number = streams.index(stream) if stream in streams else 0
         made = output.get("format")
         name = str(camera.get("name", "")) if made == "packets" else ""
-        return Known(name, str(stream or ""), number, raw=made in RAW)
+        return Known(name, str(stream or ""), number, raw=made in RAW, fixed=made is not None)
     format = said.get("format")
     if not format:
         return None
@@ -130,4 +156,5 @@ def camera_of(ring: str) -> Known | None:
 
 
 def _records(camera: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    return [one for one in camera.get(key) or () if isinstance(one, Mapping)]
+    found = camera.get(key)
+    return [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []

@@ -4,17 +4,23 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 from valkka_async.errors import ValkkaError
 from valkka_async.link.bus import Bus, Request
 from valkka_async.link.clock import Difference
-from valkka_async.link.keys import Content, Key
+from valkka_async.link.faults import Fault
+from valkka_async.link.keys import GOT, Content, Key
+from valkka_async.link.messages import Failure
 from valkka_async.link.receiver import STREAM_SLOTS, Receiver
 from valkka_async.link.status import ImportStatus
+from valkka_async.link.unit import number
+from valkka_async.link.window import acknowledgement
 from valkka_async.ring.events import EVENT_SLOTS
 from valkka_async.ring.names import EVENTS, check_source
 from valkka_async.ring.server import BACKLOG_BYTES, Server
+from valkka_async.seldom import Seldom
 
 _SLOTS = 16  # of metadata and raw frames
 _LINGER = 2.0  # s without readers after which nothing is asked for any more
@@ -22,6 +28,7 @@ _SILENT = 3.0  # s
 _AGAIN = 10.0  # s of silence after which the request is made again
 _KEYS = 4  # by turns: until the other host goes Zenoh forgets none, which is 3 KB at both
 _RETRY = 5.0  # s until a ring is made again whose name was taken
+_COUNTED = 1 << 62  # failures, at most
 _SOON = 1.0  # ... the first time: it may be that of the worker, for what had this name before
 
 log = logging.getLogger("valkka_async.link")
@@ -32,7 +39,14 @@ class ForeignCamera:
     camera, but a ring of metadata or of raw frames, which needs no worker: HOST/NAME."""
 
     def __init__(
-        self, host: str, camera: str, me: str, bus: Bus, kick: Callable[[], None], content: Content
+        self,
+        host: str,
+        camera: str,
+        me: str,
+        bus: Bus,
+        kick: Callable[[], None],
+        content: Content,
+        lines: Seldom,
     ) -> None:
         self.name = f"{host}/{camera}"
         self.camera = camera
@@ -40,6 +54,9 @@ class ForeignCamera:
         self._host = host
         self._me = me
         self._bus = bus
+        self._lines = lines
+        self._failed = 0  # in the worker
+        self._fault: tuple[float, Fault] | None = None  # when (monotonic), the newest of these
         self._kick = kick  # called from any thread when there is something to look for
         self._requests = 0
         self._receiver: Receiver | None = None
@@ -94,7 +111,7 @@ class ForeignCamera:
                 watch="thread",
             )
         except ValkkaError as e:  # its name is too long, or taken by another link of this user
-            again, self._reason = str(e) == self._reason, str(e)
+            again, self._reason = bool(self._reason), str(e)
             self._retry_at = now + (_RETRY if again else _SOON)
             if again and not self._told:
                 self._told = True
@@ -102,7 +119,7 @@ class ForeignCamera:
             return
         self._reason, self._told = "", False
         server.when_readers_change(self._kick)
-        self._receiver = Receiver(self._host, server, self.content)
+        self._receiver = Receiver(self._host, server, self.content, self._lines)
 
     @property
     def _slots(self) -> int:
@@ -114,7 +131,10 @@ class ForeignCamera:
         self._requests = (self._requests + 1) % _KEYS
         key = Key(self._host, epoch, self.content.request, self._me, self.camera, str(self._requests))
         self._epoch, self._asked_at = epoch, now
-        self._request = self._bus.request(key.to.text, key.text, receiver.take)
+        take: Callable[[bytes], None] = receiver.take
+        if self.content is Content.RAW:
+            take = _acknowledging(take, self._bus.newest_to(key.of_kind(GOT).text))
+        self._request = self._bus.request(key.to.text, key.text, take)
 
     def _give_up(self) -> None:
         if self._request is not None:
@@ -130,6 +150,11 @@ class ForeignCamera:
             return False
         return now - max(self._asked_at, receiver.last_ns / 1e9) > _SILENT
 
+    def note_failure(self, failure: Failure) -> None:
+        """Units of it could not be decoded or muxed."""
+        self._failed = min(_COUNTED, self._failed + max(0, failure.count))
+        self._fault = time.monotonic(), failure.fault
+
     def close(self) -> None:
         """Close its ring."""
         self._give_up()
@@ -140,7 +165,7 @@ class ForeignCamera:
     def status(self) -> ImportStatus:
         receiver = self._receiver
         if receiver is None:
-            return ImportStatus(self.name, "", False, 0, 0, 0, 0, 0, 0, 0, self._reason)
+            return ImportStatus(self.name, "", False, 0, 0, 0, 0, 0, 0, 0, 0, None, self._reason)
         c = receiver.counts()
         return ImportStatus(
             self.name,
@@ -153,5 +178,18 @@ class ForeignCamera:
             c.limited,
             c.refused,
             c.restarts,
+            self._failed,
+            max(filter(None, (receiver.fault, self._fault)), default=(0.0, None))[1],
             "",
         )
+
+
+def _acknowledging(take: Callable[[bytes], None], say: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """Also of what is refused: it is no longer on the line."""
+
+    def taking(payload: bytes) -> None:
+        take(payload)
+        if (numbers := number(payload)) is not None:
+            say(acknowledgement(*numbers))
+
+    return taking

@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from valkka_async.errors import FrameError, ProtocolError
+from valkka_async.errors import FrameError
+from valkka_async.link.faults import Fault, UnitError
 from valkka_async.ring.formats import FrameFormat, kind_of
 
 # In the order of their numbers in a unit, which never changes.
@@ -33,16 +34,18 @@ def encode(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 
 
 def image(format: FrameFormat, geometry: bytes, data: memoryview) -> NDArray[Any]:
-    """The frame, in the memory of `data`. Raises ProtocolError: they do not fit together."""
+    """The frame, in the memory of `data`. Raises UnitError: they do not fit together."""
     axes, rest = divmod(len(geometry) - _NAME, _AXIS)
     dtype = _DTYPES.get(geometry[:_NAME])
     if rest or not 0 < axes <= _AXES or dtype is None:
-        raise ProtocolError("a raw frame whose geometry cannot be")
+        raise UnitError(Fault.GEOMETRY, "a raw frame whose geometry cannot be")
     shape = struct.unpack_from(f"<{axes}I", geometry, _NAME)
     if math.prod(shape) * dtype.itemsize != len(data):
-        raise ProtocolError(f"a raw frame of {len(data)} bytes that should have the shape {shape}")
+        raise UnitError(
+            Fault.GEOMETRY, f"a raw frame of {len(data)} bytes that should have the shape {shape}"
+        )
     try:
         kind_of(shape, dtype, format)
     except FrameError as e:
-        raise ProtocolError(str(e)) from None
+        raise UnitError(Fault.GEOMETRY, str(e)) from None
     return np.frombuffer(data, dtype).reshape(shape)

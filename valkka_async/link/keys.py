@@ -11,6 +11,7 @@
     va/1/HOST/EPOCH/raw/READER/RING         the same of a ring of raw frames: READER may read it,
     va/1/HOST/EPOCH/pull/READER/RING/N      wants it,
     va/1/HOST/EPOCH/push/READER/RING/N      and gets it
+    va/1/HOST/EPOCH/got/READER/RING/N       an acknowledgement of a raw frame (window.py)
     va/1/HOST/EPOCH/clock/READER            a question for the time
 
 An EPOCH is one life of a host's link. A token goes with the session that has declared it, however that ends.
@@ -52,6 +53,7 @@ _CONTENTS = {kind: content for content in Content for kind in content.value}
 OFFERS = tuple(content.offer for content in Content)
 REQUESTS = tuple(content.request for content in Content)
 UNITS = tuple(content.units for content in Content)
+GOT = "got"
 
 
 class Live(NamedTuple):
@@ -71,7 +73,7 @@ class Key(NamedTuple):
 
     host: str
     epoch: str
-    kind: str  # "clock", or one of a Content
+    kind: str  # "clock", GOT, or one of a Content
     reader: str
     camera: str = ""
     number: str = ""

@@ -16,16 +16,26 @@ from typing import Any, Self
 
 from valkka_async.link.bus import Bus
 from valkka_async.link.exporter import Catalogue
-from valkka_async.link.keys import OFFERS, REQUESTS, VERSION, Content, Live, parse, parse_live
+from valkka_async.link.keys import (
+    OFFERS,
+    REQUESTS,
+    VERSION,
+    Content,
+    Live,
+    parse,
+    parse_live,
+)
 from valkka_async.link.peer import Peer
 from valkka_async.link.probe import probe
 from valkka_async.link.spec import LinkSpec
 from valkka_async.link.status import LinkStatus, PeerState
+from valkka_async.seldom import Seldom
 from valkka_async.timeouts import timeout
 
 _LOOK = 0.2  # s between looks at all, besides those for which there is a reason
 _FIRST_PROBE = 1.0  # s until the first look, and
 _PROBE = 5.0  # s between looks at the endpoints of hosts that are not there
+_SAID = 10  # lines a minute of hosts with our name
 _JOIN = 2.0  # s for threads that send
 
 log = logging.getLogger("valkka_async.link")
@@ -47,8 +57,9 @@ class Link:
         self._epoch = secrets.token_hex(8)
         self._numbers = itertools.count(1)
         self._peers: dict[str, Peer] = {}
+        self._says = Seldom(_SAID)
         self._twins: set[str] = set()  # lives of other hosts with our name
-        self._catalogue = Catalogue(self._offer)
+        self._catalogue = Catalogue(self._offer, self._concerns)
         self._tasks: list[asyncio.Task[None]] = []
         self._bus: Bus | None = None
         self._kicked = asyncio.Event()  # look now
@@ -122,7 +133,8 @@ class Link:
             return
         if there:
             self._twins.add(live.epoch)
-            log.warning("%s", self._twin_reason())
+            if self._says():
+                log.warning("%s", self._twin_reason())
         else:
             self._twins.discard(live.epoch)
 
@@ -133,6 +145,9 @@ class Link:
             f"another host is called {self._spec.host} too: hosts that know both read the one that was there "
             "first; rename one"
         )
+
+    def _concerns(self, ring: str) -> bool:
+        return any(peer.spec.may_read(ring, content) for peer in self._peers.values() for content in Content)
 
     def _offer(self) -> None:
         for peer in self._peers.values():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from valkka_async import typed
 from valkka_async.camera.status import AnyState, Cause
 from valkka_async.errors import DataError
+from valkka_async.link.faults import Fault
 from valkka_async.link.spec import Pixels
 
 
@@ -32,11 +33,20 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Units of a camera that failed in the worker since it said so last."""
+
+    name: str
+    count: int
+    fault: Fault  # of the newest
+
+
+@dataclass(frozen=True, slots=True)
 class Alive:
-    """From the worker, each second: its sign of life."""
+    """From the worker, each second: its sign of life. `failures` of some cameras, the others' later."""
 
     cameras: int
-    errors: int  # units that could not be decoded
+    failures: tuple[Failure, ...]
 
 
 def encode(message: Work | Alive) -> bytes:

@@ -13,6 +13,7 @@ import av
 from valkka_async.camera.mp4.fragments import TIME_BASE, Muxer
 from valkka_async.camera.mp4.timeline import Timeline
 from valkka_async.errors import CameraFormatError
+from valkka_async.link.faults import Fault
 from valkka_async.link.ondemand import LINGER, OnDemand, received
 from valkka_async.link.packets import context, is_after_loss, packet
 from valkka_async.ring.frame import Frame
@@ -22,6 +23,8 @@ from valkka_async.ring.server import Server
 
 class Muxed(OnDemand):
     """Muxes while somebody reads. Nothing is decoded."""
+
+    fault = Fault.MUX
 
     def __init__(self, camera: str, server: Server) -> None:
         self.dropped = 0
@@ -50,6 +53,7 @@ class Muxed(OnDemand):
                     published = self.server.publish(fragment.data, **fragment.about(), meta=frame.meta)
                     if not published:
                         self.dropped += 1
+                        self.fail(Fault.SLOTS)
                         muxer = made_of = None  # from the next key frame on
                         break
 

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from abc import ABC, abstractmethod
 
-from valkka_async.errors import ConnectionClosed
+from valkka_async.errors import ConnectError, ConnectionClosed
 from valkka_async.foreign import start
+from valkka_async.link.faults import Complaints, Fault, lines_of_a_host
 from valkka_async.ring.frame import Frame
 from valkka_async.ring.reader import Reader, attach
 from valkka_async.ring.server import Server
@@ -18,12 +18,14 @@ LINGER = 2.0  # s without readers after which the work ends
 _OPEN = 5.0
 _SOON = 0.02
 
-log = logging.getLogger("valkka_async.link")
+_LINES = lines_of_a_host()  # whose cameras are this process's
 
 
 class OnDemand(ABC):
     """`server` is closed with it. `source`: what the thread reads. Raises OSError when the system has no room
     for a thread."""
+
+    fault: Fault  # of what makes work() fail
 
     def __init__(self, server: Server, source: str) -> None:
         self.server = server
@@ -31,7 +33,9 @@ class OnDemand(ABC):
         self._read_at = -LINGER  # when it last had readers
         self._wanted = threading.Event()
         self._stop = False
-        self._said = ""
+        self.complain = Complaints(server.name, _LINES)
+        self.failed = 0  # units
+        self.newest: Fault | None = None
         self._thread = threading.Thread(target=self._run, name=server.name, daemon=True)
         try:
             start(self._thread)
@@ -62,11 +66,11 @@ class OnDemand(ABC):
         """Is it still wanted?"""
         return not self._stop and self._wanted.is_set()
 
-    def complain(self, error: Exception) -> None:
-        """Log it, unless it was the last that was logged."""
-        if str(error) != self._said:
-            self._said = str(error)
-            log.warning("%s: %s", self.server.name, error)
+    def fail(self, fault: Fault, why: object = None) -> None:
+        """A unit could not be used. `why` is logged, if it is said."""
+        self.failed, self.newest = self.failed + 1, fault
+        if why is not None:
+            self.complain(fault, why)
 
     def _run(self) -> None:
         while not self._stop:
@@ -78,8 +82,11 @@ class OnDemand(ABC):
                     self.work(reader)
             except ConnectionClosed:
                 time.sleep(_SOON)  # one is closed and another served, or the link has ended
+            except (TimeoutError, ConnectError) as e:  # it is not there
+                self.complain(type(e), e)
+                time.sleep(_OPEN / 10)
             except Exception as e:
-                self.complain(e)
+                self.fail(self.fault, e)
                 time.sleep(_OPEN / 10)
             if not self.server.closed:
                 self.server.expire()

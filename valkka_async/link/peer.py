@@ -13,13 +13,15 @@ from valkka_async.link.budget import Budget
 from valkka_async.link.bus import Bus
 from valkka_async.link.clock import Difference, PeerClock
 from valkka_async.link.exporter import Catalogue
+from valkka_async.link.faults import lines_of_a_host
 from valkka_async.link.foreign import ForeignCamera
-from valkka_async.link.keys import VERSION, Content, Key, Live
-from valkka_async.link.messages import Import, Work
+from valkka_async.link.keys import GOT, VERSION, Content, Key, Live, parse
+from valkka_async.link.messages import Failure, Import, Work
 from valkka_async.link.sender import Sender, Stream
 from valkka_async.link.spec import PeerSpec
 from valkka_async.link.status import ExportStatus, PeerCause, PeerState, PeerStatus
 from valkka_async.link.worker import DecoderProcess
+from valkka_async.seldom import Seldom
 
 _MOST = 1024  # cameras of one host, and requests of one
 _AT_ONCE = 32  # rings that are made before anything else has its turn
@@ -29,6 +31,8 @@ _DYING = 1.0  # s
 _ASK = 1.0  # s between questions for the time
 _SOON = 0.1  # between the first ones
 _FIRST = 5
+_SAID = 30  # lines a minute: it may come and go as often as it likes
+_CLOCK = 1 << 62  # ns, year 2116
 
 log = logging.getLogger("valkka_async.link")
 
@@ -57,7 +61,7 @@ class Peer:
         self.state = PeerState.CONNECTING
         self.cause: PeerCause | None = PeerCause.UNREACHABLE
         self.reason = self._waited_for()
-        self.decoder = DecoderProcess(spec.name)
+        self.decoder = DecoderProcess(spec.name, self._hear_failure)
         self._me = me
         self._epoch = epoch
         self._bus = bus
@@ -80,9 +84,13 @@ class Peer:
         # Once it has wanted something: for raw frames one, which nothing else has to wait for.
         self._senders: dict[bool, Sender] = {}
         self._said: set[str] = set()
+        self._lines = lines_of_a_host()  # of its cameras
+        self._says = Seldom(_SAID)  # of itself
         self._streams: dict[Key, Stream] = {}
         self._too_many = False
         bus.answer_time(Key(me, epoch, "clock", spec.name).text)
+        if spec.raw:
+            bus.hear_puts(f"{Key(me, epoch, GOT, spec.name).text}/**", self._hear_got)
 
     def _waited_for(self) -> str:
         if self.spec.connect:
@@ -146,13 +154,14 @@ class Peer:
         if (self.state, self.cause) != before:
             self._since_ns, self._changed = time.time_ns(), time.monotonic()
             good = self.state is PeerState.LIVE and self.cause is None
-            log.log(
-                logging.INFO if good else logging.WARNING,
-                "%s: %s%s",
-                name,
-                self.state,
-                f": {self.reason}" if self.reason else "",
-            )
+            if self._says():
+                log.log(
+                    logging.INFO if good else logging.WARNING,
+                    "%s: %s%s",
+                    name,
+                    self.state,
+                    f": {self.reason}" if self.reason else "",
+                )
 
     # ------------------------------------------------------------------------- what it has for us
 
@@ -200,7 +209,9 @@ class Peer:
         new = [one for one in has - self._cameras.keys() if self.spec.imported(one.name)]
         new = [one for one in new if one.name not in going]
         for one in new[:_AT_ONCE]:
-            self._cameras[one] = ForeignCamera(host, one.name, self._me, self._bus, self._kick, one.content)
+            self._cameras[one] = ForeignCamera(
+                host, one.name, self._me, self._bus, self._kick, one.content, self._lines
+            )
         if len(new) > _AT_ONCE:
             self._kick()
         for camera in [*self._cameras]:
@@ -219,6 +230,12 @@ class Peer:
             reason = f"{self.spec.name} is there, but sends nothing of {camera.camera}"
         return Import(camera.name, self.spec.format, state, cause, reason)
 
+    def _hear_failure(self, failure: Failure) -> None:
+        """In the worker."""
+        name = failure.name.removeprefix(f"{self.spec.name}/")
+        if (camera := self._cameras.get(_Name(name, Content.CAMERA))) is not None:
+            camera.note_failure(failure)
+
     def _ask(self, now: float) -> None:
         """What does its clock show?"""
         if now >= self._ask_at:
@@ -227,6 +244,8 @@ class Peer:
             clock = self._clock  # of this life
 
             def take(asked: int, theirs: int, answered: int) -> None:
+                if theirs > _CLOCK:
+                    return
                 if clock.difference(answered) is None:
                     self._kick()
                 clock.take(asked, theirs, answered)
@@ -285,6 +304,14 @@ class Peer:
             del self._wants[name]
         self._serve(has)
 
+    def _hear_got(self, text: str, data: bytes) -> None:
+        """It has got a raw frame. In a thread of Zenoh's."""
+        if (key := parse(text)) is None:
+            return
+        stream, sender = self._streams.get(key.of_kind(Content.RAW.request)), self._senders.get(True)
+        if stream is not None and sender is not None:
+            sender.acknowledge(stream, data)
+
     def _serve(self, has: Catalogue) -> None:
         """A stream for each request that can be served."""
         due: dict[Key, tuple[str, str | None]] = {}
@@ -298,7 +325,9 @@ class Peer:
             if key not in self._streams:
                 raw = key.content is Content.RAW
                 try:
-                    sender = self._senders.get(raw) or Sender(self.spec.name, self._budget, self._number)
+                    sender = self._senders.get(raw) or Sender(
+                        self.spec.name, self._budget, self._number, has.doubt
+                    )
                 except OSError as e:  # no room for another thread
                     log.error("nothing is sent to %s: %s", self.spec.name, e)
                     return
@@ -340,6 +369,7 @@ class Peer:
                     stream.bytes,
                     stream.skipped,
                     key.content is Content.RAW,
+                    stream.acknowledged,
                     stream.rate(),
                 )
                 for key, stream in self._streams.items()

@@ -21,14 +21,17 @@ from valkka_async.errors import ConnectError, ConnectionClosed, ValkkaError
 from valkka_async.foreign import start
 from valkka_async.link import geometry
 from valkka_async.link.budget import Budget
+from valkka_async.link.faults import Complaints, lines_of_a_host
 from valkka_async.link.keys import Content
 from valkka_async.link.status import Level
 from valkka_async.link.unit import FORMATS, MAX_DATA, METADATA_BYTES, Unit, encode
+from valkka_async.link.window import Window
 from valkka_async.rates import EventRate
 from valkka_async.ring.frame import Frame
-from valkka_async.ring.reader import Reader, attach
+from valkka_async.ring.reader import Reader, begin
 
 _RETRY = 0.5  # s until a ring is looked for again
+_PASSED = 1024  # frames, at most, on the way to the newest
 _FRAMES = 4  # of a ring before the others have their turn
 
 log = logging.getLogger("valkka_async.link")
@@ -44,7 +47,7 @@ class Stream:
     units; the sender's thread alone changes it."""
 
     def __init__(
-        self, ring: str, put: Put, smaller: str | None = None, content: Content = Content.CAMERA
+        self, ring: str, put: Put, smaller: str | None, content: Content, complain: Complaints
     ) -> None:
         self.ring = ring  # that is read now
         self.full = ring
@@ -53,7 +56,7 @@ class Stream:
         self.full_at = 0.0  # when so many messages of metadata were sent as may be at once
         self.sent = 0
         self.bytes = 0
-        self.skipped = 0  # left out for the limit of the link
+        self.skipped = 0  # left out for the limit of the link, or as the line is slow
         self.put = put
         self.over = False
         self.reader: Reader | None = None
@@ -62,7 +65,11 @@ class Stream:
         self.left_out = 0  # in it
         self.waits = True  # for a key frame
         self.limited = False  # ... as frames were left out for the limit
-        self.said = ""
+        self.window: Window | None = None  # of raw frames
+        self.acknowledged = 0
+        self.held = False  # until the window opens; then the newest goes
+        self.passes = False  # over to the newest frame
+        self.complain = complain
         self.large = False  # it has been said that a frame is too large
         self.size = 0  # of a raw frame
         self._frames = EventRate()  # raw ones, also those that are left out
@@ -75,6 +82,13 @@ class Stream:
         self._counted += 1
         return self._counted == _COUNTED
 
+    def pass_over(self, count: int, now: float) -> None:
+        """So many raw frames are left out, as the line is too slow for them."""
+        self.left_out += count
+        self.skipped += count
+        for _ in range(count):
+            self._frames.note(now)
+
     def rate(self) -> float | None:
         """Bytes per second of raw frames. None: not known."""
         frames = self._frames.rate(time.monotonic())
@@ -83,12 +97,21 @@ class Stream:
 
 class Sender:
     """Sends until stop(). `put` may block for a while, if the host is slow. `number` gives each reading of a
-    ring a number of its own. Raises OSError when the system has no room for its thread."""
+    ring a number of its own; `doubt` hears of rings with something else in them than they were added for.
+    Raises OSError when the system has no room for its thread."""
 
-    def __init__(self, host: str, budget: Budget, number: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        host: str,
+        budget: Budget,
+        number: Callable[[], int],
+        doubt: Callable[[str], None] = lambda ring: None,
+    ) -> None:
         self._host = host
         self._budget = budget
         self._number = number
+        self._doubt = doubt
+        self._lines = lines_of_a_host()  # it may ask as often as it likes, and each time there is a stream
         self._streams: list[Stream] = []
         self._new: deque[Stream] = deque()
         self._stop = False
@@ -106,10 +129,18 @@ class Sender:
         self, ring: str, put: Put, smaller: str | None = None, content: Content = Content.CAMERA
     ) -> Stream:
         """Send this ring from its newest key frame on, or the smaller one, while the limit does not reach."""
-        stream = Stream(ring, put, smaller, content)
+        stream = Stream(ring, put, smaller, content, Complaints(ring, self._lines))
         self._new.append(stream)
         self._ring()
         return stream
+
+    def acknowledge(self, stream: Stream, data: bytes) -> None:
+        """The host has got a raw frame. From any thread."""
+        window = stream.window
+        if window is not None and (count := window.acknowledge(data)):
+            stream.acknowledged += count
+            if stream.held:
+                self._ring()
 
     def discard(self, stream: Stream) -> None:
         """Soon nothing more of it is sent."""
@@ -179,6 +210,19 @@ class Sender:
             if stream.reader is None and time.monotonic() >= stream.retry_at:
                 self._open(stream)
         self._due = min((s.retry_at for s in self._streams if s.reader is None), default=None)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Streams whose windows have opened."""
+        now = time.monotonic()
+        for stream in self._streams:
+            if stream.held and stream.reader is not None and stream.window is not None:
+                due = stream.window.due()
+                if stream.window.admits(stream.size, now) or due is None:
+                    stream.held, stream.passes = False, True
+                    self._epoll.modify(stream.reader.fileno(), select.EPOLLIN)
+                else:
+                    self._due = due if self._due is None else min(self._due, due)
 
     def _switch(self) -> None:
         """From full streams to smaller ones, or back."""
@@ -191,7 +235,7 @@ class Sender:
     def _open(self, stream: Stream) -> None:
         stream.retry_at = time.monotonic() + _RETRY
         try:
-            stream.reader = attach(stream.ring, policy="ordered", max_leases=1, open_timeout=0)
+            stream.reader = begin(stream.ring, policy="ordered", max_leases=2)  # its server may hang
             fd = stream.reader.fileno()
             self._epoll.register(fd, select.EPOLLIN)
             self._ready[fd] = stream
@@ -202,6 +246,8 @@ class Sender:
             return
         stream.number = self._number()
         stream.left_out, stream.waits, stream.limited = 0, True, False
+        stream.window = Window(stream.number) if stream.content is Content.RAW else None
+        stream.held = stream.passes = False
 
     def _close(self, stream: Stream) -> None:
         reader, stream.reader = stream.reader, None
@@ -217,7 +263,7 @@ class Sender:
             return
         try:
             for _ in range(_FRAMES):
-                if (frame := reader.recv_nowait()) is None:
+                if self._holds(stream, reader) or (frame := self._next(stream, reader)) is None:
                     return
                 with frame:
                     self._send(stream, frame, reader)
@@ -227,8 +273,34 @@ class Sender:
             self._complain(stream, e)
             self._close(stream)
 
+    def _holds(self, stream: Stream, reader: Reader) -> bool:
+        """Is nothing to be read now, as enough is under way?"""
+        window = stream.window
+        if window is not None and not stream.held and not window.admits(stream.size, time.monotonic()):
+            stream.held = True
+            self._epoll.modify(reader.fileno(), 0)
+            self._changed = True  # look whether it has opened meanwhile, or when it will
+        return stream.held
+
+    def _next(self, stream: Stream, reader: Reader) -> Frame | None:
+        """The next frame; the newest, if the others had to wait for so long. These are left out."""
+        frame = reader.recv_nowait()
+        if frame is None or not stream.passes:
+            return frame
+        passed = frame.dropped
+        for _ in range(_PASSED):
+            if (newer := reader.recv_nowait()) is None:
+                break
+            frame.release()
+            passed += 1 + newer.dropped
+            frame = newer
+        stream.passes = False
+        stream.pass_over(passed, time.monotonic())
+        return frame
+
     def _send(self, stream: Stream, frame: Frame, reader: Reader) -> None:
         if frame.format not in FORMATS[stream.content]:
+            self._doubt(stream.ring)
             raise ValkkaError(f"{frame.format} is not what was asked for")
         key, raw = frame.key, stream.content is Content.RAW
         size = frame.nbytes
@@ -260,23 +332,26 @@ class Sender:
             header,
             frame.data,
         )
+        if stream.window is not None:
+            stream.window.note(frame.seq, len(payload), time.monotonic())
         stream.put(payload)
+        if stream.window is not None:
+            stream.window.touch(time.monotonic())
         stream.sent += 1
         stream.bytes += len(payload)
-        stream.said = ""
 
     def _fits(self, stream: Stream, size: int, key: bool) -> bool:
         """May a unit of so many bytes be sent now?"""
         now = time.monotonic()
         if size > MAX_DATA:
-            if not stream.large:  # once: each may have another size
+            if not stream.large and self._lines():  # once: each may have another size
                 stream.large = True
                 log.warning(
                     "%s: a frame of %d bytes is not sent: %d is the most", stream.ring, size, MAX_DATA
                 )
             return False
         if stream.content is Content.RAW:
-            if stream.note(size, now) and (rate := stream.rate()):
+            if stream.note(size, now) and (rate := stream.rate()) and self._lines():
                 log.info("%s goes to %s as raw frames: %.1f MB/s", stream.ring, self._host, rate / 1e6)
             return self._budget.admit_raw(size, now)
         small = stream.content is Content.METADATA
@@ -285,9 +360,7 @@ class Sender:
         return self._budget.admit(size, key, now, smaller=small or stream.ring == stream.smaller)
 
     def _complain(self, stream: Stream, error: Exception) -> None:
-        if str(error) != stream.said:
-            stream.said = str(error)
-            log.warning("%s: not sent: %s; trying again", stream.ring, error)
+        stream.complain(type(error), f"not sent: {error}; trying again")
 
 
 def _bounded(stream: Stream, size: int, now: float) -> bool:

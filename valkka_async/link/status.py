@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
+from valkka_async.link.faults import Fault
+
 
 class PeerState(StrEnum):
     """How another host is, seen from here."""
@@ -52,11 +54,13 @@ class ImportStatus:
     wanted: bool  # somebody reads it here
     received: int
     bytes: int
-    lost: int
+    lost: int  # on the way, or here: its ring did not take them
     left_out: int  # after a loss, up to the next key frame
-    limited: int  # left out by its host for max_rate
+    limited: int  # left out by its host for max_rate, raw ones for a slow line
     refused: int  # were no units
     restarts: int
+    failed: int  # that came whole, and could not be decoded or muxed here
+    fault: Fault | None  # of the newest one that was refused, failed, or was lost here
     reason: str  # why it has no ring; ""
 
 
@@ -68,8 +72,9 @@ class ExportStatus:
     ring: str  # that it is read from: that of a smaller stream, when max_rate does not reach
     sent: int  # units
     bytes: int
-    limited: int  # left out for max_rate, or too large for a link
+    limited: int  # left out for max_rate, raw ones for a slow line, or too large for a link
     raw: bool
+    acknowledged: int  # raw frames that it says it has got
     rate: float | None  # bytes per second of raw frames, with those that are left out; None: not known
 
 
@@ -97,7 +102,7 @@ class PeerStatus:
 class LinkStatus:
     """This host's link."""
 
-    SCHEMA: ClassVar[int] = 3
+    SCHEMA: ClassVar[int] = 4
 
     host: str
     pid: int

@@ -14,7 +14,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from valkka_async.errors import ProtocolError
+from valkka_async.link.faults import Fault, UnitError
 from valkka_async.link.geometry import RAW
 from valkka_async.link.keys import Content
 from valkka_async.ring.formats import FrameFormat
@@ -97,27 +97,35 @@ def encode(unit: Unit, header: bytes, data: bytes | memoryview) -> bytes:
     return b"".join((description, more, header, data))
 
 
+def number(payload: bytes) -> tuple[int, int] | None:
+    """Its stream and seq, whatever else is wrong with it. None: it has none."""
+    if len(payload) < _STRUCT.size:
+        return None
+    fields = _STRUCT.unpack_from(payload)
+    return fields[4], fields[6]
+
+
 def decode(payload: bytes) -> tuple[Unit, bytes, memoryview]:
-    """The unit, the stream's header, and the data. Raises ProtocolError."""
+    """The unit, the stream's header, and the data. Raises UnitError."""
     try:
         fields = _STRUCT.unpack_from(payload)
     except struct.error:
-        raise ProtocolError("an access unit without its description") from None
+        raise UnitError(Fault.DESCRIPTION, "an access unit without its description") from None
     code, flags, more, header, stream, skipped, seq, timestamp_ns, pts, dts, duration, above, below = fields
     format = _CODES.get(code)
     begin = _STRUCT.size + more + header
     if format is None or begin >= len(payload) or len(payload) > MAX_BYTES or more > _META_BYTES:
-        raise ProtocolError("an access unit whose description cannot be")
+        raise UnitError(Fault.DESCRIPTION, "an access unit whose description cannot be")
     if timestamp_ns < 0 or (flags & _BASE and not (0 < above < 1 << 31 and 0 < below < 1 << 31)):
-        raise ProtocolError("an access unit whose times cannot be")
+        raise UnitError(Fault.DESCRIPTION, "an access unit whose times cannot be")
     meta = None
     if more:
         try:
             meta = json.loads(payload[_STRUCT.size : _STRUCT.size + more])
         except (ValueError, RecursionError):
-            raise ProtocolError("an access unit whose metadata is not JSON") from None
+            raise UnitError(Fault.DESCRIPTION, "an access unit whose metadata is not JSON") from None
         if not isinstance(meta, dict):
-            raise ProtocolError("an access unit whose metadata is no object")
+            raise UnitError(Fault.DESCRIPTION, "an access unit whose metadata is no object")
     return (
         Unit(
             stream,

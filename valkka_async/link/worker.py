@@ -8,11 +8,12 @@ import contextlib
 import logging
 import sys
 import time
+from collections.abc import Callable
 
 from valkka_async.backoff import Backoff
 from valkka_async.errors import DataError
 from valkka_async.link.ending import end
-from valkka_async.link.messages import Alive, Work, decode_alive, encode
+from valkka_async.link.messages import Alive, Failure, Work, decode_alive, encode
 from valkka_async.timeouts import timeout
 
 _HANG = 10.0  # s without a sign of life, of which the first
@@ -24,13 +25,15 @@ log = logging.getLogger("valkka_async.link")
 
 
 class DecoderProcess:
-    """Runs while run() does. What it is to do it gets by tell(), each life of it from the beginning."""
+    """Runs while run() does. What it is to do it gets by tell(), each life of it from the beginning. `failed`
+    hears of units that it could not decode or mux."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, failed: Callable[[Failure], None] = lambda failure: None) -> None:
         self.pid = 0  # 0: there is none now
         self.restarts = 0
         self.alive: Alive | None = None
         self._host = host
+        self._failed = failed
         self._work = Work(())
         self._told = asyncio.Event()
 
@@ -97,6 +100,8 @@ class DecoderProcess:
                 if not line:
                     return f"status {await process.wait()}"
                 self.alive = decode_alive(line)
+                for failure in self.alive.failures:
+                    self._failed(failure)
             except TimeoutError:
                 process.kill()
                 return "it did not answer"

@@ -421,6 +421,11 @@ def report(name: str, timeout: float | None) -> dict[str, object] | None:
             return None
         if not there:
             raise late
+    return said(name, data)
+
+
+def said(name: str, data: bytes) -> dict[str, object] | None:
+    """What a server has answered. None: it hung up. Raises ConnectError."""
     match decode(data) if data else None:
         case Report(values):
             return values

@@ -69,6 +69,13 @@ def attach(
     return Reader(name, policy=policy, max_leases=max_leases, open_timeout=open_timeout, reconnect=reconnect)
 
 
+def begin(name: str, *, policy: Policy, max_leases: int) -> Reader:
+    """As attach(), for one thread that reads many: it waits for nothing. Until the server answers
+    recv_nowait() gives None; it raises ConnectError if the server refuses. Raises TimeoutError if there is no
+    server, and what attach() raises."""
+    return Reader(name, policy=policy, max_leases=max_leases, open_timeout=0, reconnect=False, waits=False)
+
+
 class Reader:
     """Made by :func:`attach`. A context manager and an iterator; usable from one thread at a time. Any thread
     may close() it."""
@@ -85,7 +92,14 @@ class Reader:
     _timer = -1  # makes it readable when it is time to dial
 
     def __init__(
-        self, name: str, *, policy: Policy, max_leases: int, open_timeout: float | None, reconnect: bool
+        self,
+        name: str,
+        *,
+        policy: Policy,
+        max_leases: int,
+        open_timeout: float | None,
+        reconnect: bool,
+        waits: bool = True,
     ) -> None:
         self._name = check_source(name)
         self._policy = check_policy(policy, max_leases)
@@ -111,7 +125,7 @@ class Reader:
                 fork.in_child(self, Reader._after_fork)
             start = time.monotonic()
             deadline = None if open_timeout is None else start + open_timeout
-            while not self._step():
+            while not self._step() and (waits or self._dialled is None):
                 if open_timeout == 0 and self._was_there:
                     open_timeout = ANSWER_SECONDS
                     deadline = start + open_timeout
@@ -320,8 +334,10 @@ class Reader:
         while True:
             connection = self._connection
             if connection is None:
-                if self._step_again():
+                if self._step_again() if self._reconnect else self._step():
                     continue
+                if self._dialled is None and not self._reconnect:
+                    raise ConnectionClosedOK(f"the server {self._name!r} went before it answered")
                 self._calm()
                 return None
             try:

@@ -36,9 +36,10 @@ from urllib.parse import parse_qs, urlsplit
 
 from aiohttp import hdrs, web
 
+from valkka_async.seldom import Seldom
 from valkka_async.service.state import State
 from valkka_async.service.web import assets, login
-from valkka_async.service.web.clients import Seldom, client_of
+from valkka_async.service.web.clients import client_of
 from valkka_async.service.web.contract import Secret
 from valkka_async.service.web.headers import set_cookie
 from valkka_async.service.web.listen import Connection

@@ -11,7 +11,8 @@ import socket
 import ssl
 from functools import partial
 
-from valkka_async.service.web.clients import Seldom, client_of
+from valkka_async.seldom import Seldom
+from valkka_async.service.web.clients import client_of
 from valkka_async.service.web.listen import Door
 from valkka_async.timeouts import timeout
 

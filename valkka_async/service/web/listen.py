@@ -18,8 +18,9 @@ from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from valkka_async.errors import ValkkaError
+from valkka_async.seldom import Seldom
 from valkka_async.service.web import login
-from valkka_async.service.web.clients import Seldom, client_of, share
+from valkka_async.service.web.clients import client_of, share
 from valkka_async.service.web.headers import secure
 from valkka_async.service.web.problems import Code, explained, problem
 from valkka_async.timeouts import timeout

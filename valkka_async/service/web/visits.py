@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from aiohttp import web
 
-from valkka_async.service.web.clients import Seldom, client_of, share
+from valkka_async.seldom import Seldom
+from valkka_async.service.web.clients import client_of, share
 from valkka_async.service.web.viewer import Ending
 
 TOO_MANY = 4429

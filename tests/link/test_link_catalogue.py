@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: MIT
+"""What a host has for others is known as its servers say it, and those that hang cost the others nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import valkka_async as va
+from support.program import Child
+from support.until import until, wait_for
+from valkka_async.link import inquiry
+from valkka_async.link.budget import Budget
+from valkka_async.link.exporter import Catalogue
+from valkka_async.link.inquiry import Inquiry
+from valkka_async.link.keys import Content
+from valkka_async.link.sender import Sender
+from valkka_async.link.unit import decode
+
+FROZEN = 150
+SOON = 10.0  # s: the servers that hang, each waited for, would take longer
+FRAMES: dict[str, Any] = {
+    "raw": np.zeros((2, 4, 3), np.uint8),
+    "metadata": b"{}",
+    "camera": (b"unit", "h264"),
+}
+
+
+@pytest.fixture
+def frozen() -> Iterator[Child]:
+    """A process with many rings that does not go on."""
+    code = f"""
+    servers = [va.serve(f"frozen{{n}}") for n in range({FROZEN})]
+    for server in servers:
+        server.publish(b"[]")
+    say("there")
+    sys.stdin.read()
+    for server in servers:
+        server.close()
+    """
+    with Child(code) as child:
+        child.match("there")
+        child.signal(signal.SIGSTOP)
+        try:
+            yield child
+        finally:
+            child.signal(signal.SIGCONT)
+            child.end_input()
+            child.wait()
+
+
+@contextlib.asynccontextmanager
+async def followed() -> AsyncIterator[Catalogue]:
+    catalogue = Catalogue(lambda: None)
+    following = asyncio.create_task(catalogue.follow())
+    try:
+        yield catalogue
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+
+
+def publish(server: va.Server, content: str) -> None:
+    made = FRAMES[content]
+    if isinstance(made, tuple):
+        server.publish(made[0], format=made[1])
+    else:
+        server.publish(made)
+
+
+async def test_rings_that_hang_hold_up_no_other(frozen: Child) -> None:
+    async with followed() as catalogue:
+        with va.serve("first") as first:
+            first.publish(b"[]")
+            await until(lambda: catalogue.metadata == {"first"}, SOON)
+            with va.serve("second") as second:
+                second.publish(b"[]")
+                await until(lambda: catalogue.metadata == {"first", "second"}, SOON)
+            await until(lambda: catalogue.metadata == {"first"}, SOON)
+            frozen.signal(signal.SIGCONT)
+            await until(lambda: len(catalogue.metadata) == FROZEN + 1)
+
+
+def test_a_ring_that_hangs_holds_up_no_other_that_is_sent(frozen: Child) -> None:
+    sent: list[bytes] = []
+    sender = Sender("attic", Budget(None), itertools.count(1).__next__)
+    try:
+        for number in range(FROZEN):
+            sender.add(f"frozen{number}", sent.append, None, Content.METADATA)
+        with va.serve("lively") as lively:
+            lively.publish(b"{}")
+            sender.add("lively", sent.append, None, Content.METADATA)
+            wait_for(lambda: sent, SOON)
+            assert bytes(decode(sent[0])[2]) == b"{}"
+            frozen.signal(signal.SIGCONT)
+            wait_for(lambda: len(sent) == FROZEN + 1)
+    finally:
+        sender.stop()
+        assert sender.join(30)
+
+
+async def test_more_that_hang_than_may_be_asked_at_once_hold_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They come and go meanwhile, and no question is left over."""
+    asked: set[str] = set()
+    most = 0
+
+    async def ask(name: str) -> dict[str, object] | None:
+        nonlocal most
+        assert name not in asked, "one question at a time"
+        asked.add(name)
+        most = max(most, len(asked))
+        try:
+            if name.startswith("hangs"):
+                await asyncio.Event().wait()
+            await asyncio.sleep(0)
+            return {}
+        finally:
+            asked.discard(name)
+
+    said: set[str] = set()
+
+    def told(name: str, answer: dict[str, object] | None) -> float:
+        assert answer is not None
+        said.add(name)
+        return 0.05
+
+    monkeypatch.setattr(inquiry, "ask", ask)
+    dice, inquiring = random.Random(4), Inquiry(told, most=4)
+    running = asyncio.create_task(inquiring.run())
+    for number in range(20):
+        for name in (f"hangs{number}", f"answers{number}"):
+            inquiring.soon(name)
+    for _ in range(300):
+        name = f"hangs{dice.randrange(20)}"
+        inquiring.forget(name) if dice.random() < 0.5 else inquiring.soon(name)
+        await asyncio.sleep(0)
+    await until(lambda: len(said) == 20)
+    assert most == 4
+    running.cancel()
+    await asyncio.wait([running])
+    assert not asked
+
+
+@pytest.mark.parametrize(("before", "after"), [*itertools.permutations(FRAMES, 2)])
+async def test_a_ring_whose_frames_become_another_kind_is_that(
+    before: str, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same server, whether somebody reads it or not."""
+    monkeypatch.setattr("valkka_async.link.exporter._KIND", 0.1)
+
+    def kinds(catalogue: Catalogue) -> set[str]:
+        kinds = {"raw": catalogue.raw, "metadata": catalogue.metadata, "camera": catalogue.rings.keys()}
+        return {kind for kind, names in kinds.items() if "yard" in names}
+
+    async with followed() as catalogue:
+        with va.serve("yard") as server:
+            publish(server, before)
+            await until(lambda: kinds(catalogue) == {before})
+            publish(server, after)
+            await until(lambda: kinds(catalogue) == {after})
+
+
+async def test_who_reads_a_ring_of_another_kind_has_it_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and not when its turn has come."""
+    monkeypatch.setattr("valkka_async.link.exporter._KIND", 1e6)
+    async with followed() as catalogue:
+        sender = Sender("attic", Budget(None), itertools.count(1).__next__, catalogue.doubt)
+        try:
+            with va.serve("yard") as server:
+                publish(server, "raw")
+                await until(lambda: catalogue.raw == {"yard"})
+                stream = sender.add("yard", lambda payload: None, None, Content.RAW)
+                await until(lambda: stream.sent == 1)
+                publish(server, "metadata")
+                await until(lambda: catalogue.metadata == {"yard"} and not catalogue.raw)
+        finally:
+            sender.stop()
+            assert await asyncio.to_thread(sender.join, 30)
+
+
+async def test_a_ring_whose_kind_changes_all_the_time_is_asked_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However often it is doubted."""
+    told = 0
+    catalogue = Catalogue(lambda: None)
+    hear = catalogue._hear
+
+    def counted(ring: str, said: Any) -> float:
+        nonlocal told
+        told += 1
+        return hear(ring, said)
+
+    monkeypatch.setattr(catalogue, "_hear", counted)
+    following = asyncio.create_task(catalogue.follow())
+    with va.serve("yard") as server:
+        began = time.monotonic()
+        for number in itertools.count():
+            publish(server, ("raw", "metadata", "camera")[number % 3])
+            catalogue.doubt("yard")
+            await asyncio.sleep(0.001)
+            if number > 200 and told > 2:
+                break
+        assert told < 5 + (time.monotonic() - began) * 2
+    following.cancel()
+    await asyncio.wait([following])
+
+
+def test_however_often_a_host_asks_for_what_cannot_be_sent_the_log_is_short(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    doubted: list[str] = []
+    sender = Sender("attic", Budget(None), itertools.count(1).__next__, doubted.append)
+    try:
+        with va.serve("yard") as server:
+            server.publish(b"{}")
+            for count in range(1, 151):
+                stream = sender.add("yard", lambda payload: None, None, Content.RAW)
+                wait_for(functools.partial(lambda least: len(doubted) >= least, count))
+                sender.discard(stream)
+    finally:
+        sender.stop()
+        assert sender.join(30)
+    assert 0 < len(caplog.records) < 100
