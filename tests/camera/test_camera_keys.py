@@ -311,6 +311,22 @@ def test_a_gop_too_long_to_be_remembered_is_no_reason_to_see_nothing(
         assert (camera.status().errors, camera.status().warnings) == (0, ())
 
 
+@pytest.mark.parametrize("kind", REFRESH)
+def test_one_who_comes_during_a_refresh_sees_what_was_whole_before(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if what came before is not remembered, as there was too much."""
+    monkeypatch.setattr(feed, "_GOP_PACKETS", 20)
+    gate, wanted = Gate(53), decoded(REFRESH[kind], 120, 50)
+    with playing(REFRESH[kind], 120, 50, va.Output("late", "yuv420p"), gate=gate) as (camera, _):
+        wait_for(lambda: camera.status().packets == 53)
+        with va.attach("late") as late:
+            gate.open(56)
+            with late.recv(timeout=20) as frame:
+                place = footage.read_index(frame.array[: SIZE[1]], "gray8")
+                assert 50 <= place < 56 and np.array_equal(frame.array, wanted[place])
+
+
 @in_netns
 def test_over_udp_one_comes_in_the_middle_of_a_gop_too() -> None:
     every, keys = va.Output("every"), va.Output("keys", key_frames=True)
