@@ -66,6 +66,13 @@ def decoded(kind: tuple[str, str], frames: int, gop: int) -> list[NDArray[Any]]:
     return [frame.to_ndarray(format="yuv420p") for frame in (*shown, *context.decode(None))]
 
 
+def whole(kind: str, image: NDArray[Any], wanted: NDArray[Any]) -> bool:
+    """Is it, and not torn? With B-frames x264 refreshes some parts not quite."""
+    if kind != "B-frames":
+        return np.array_equal(image, wanted)
+    return float(np.abs(image.astype(int) - wanted).mean()) < 1
+
+
 class Gate:
     """Lets so many frames through, so that a slow machine meets the same ones as a fast one."""
 
@@ -148,6 +155,28 @@ def test_a_stream_that_is_refreshed_bit_by_bit_is_seen_from_any_point_on(kind: s
     assert seen == list(range(seen[0], seen[0] + 40))
     steps = np.diff(first)
     assert (steps >= 20).all()  # one each time that a refresh begins, whoever else looks
+
+
+@pytest.mark.parametrize("gop", [16, 17, 50])  # frames are counted to 16 (frame_num)
+@pytest.mark.parametrize("kind", REFRESH)
+def test_decoding_begins_at_each_point_and_shows_nothing_half_refreshed(kind: str, gop: int) -> None:
+    units, shown = film(*REFRESH[kind], 400, gop)
+    wanted, points = decoded(REFRESH[kind], 400, gop), 0
+    for start, unit in enumerate(units[:-60]):
+        if not nal.frames_to_recover(unit, nal.H264, 0):
+            continue
+        points += 1
+        context = cast(VideoCodecContext, av.CodecContext.create("h264", "r"))
+        decoder: Decoder[int] = Decoder(context, 1)
+        found = 0
+        for number, data in zip(shown[start : start + 60], units[start : start + 60], strict=True):
+            packet: Any = Packet(data)
+            packet.pts, packet.is_keyframe = number, data is unit
+            for frame, place in decoder.decode(packet, number):
+                assert whole(kind, frame.to_ndarray(format="yuv420p"), wanted[place]), (start, place)
+                found += 1
+        assert found > 30 and decoder.errors == 0
+    assert points >= 6
 
 
 def with_recovery_points(units: list[bytes], each: int, count: int) -> list[bytes]:
@@ -280,6 +309,22 @@ def test_a_gop_too_long_to_be_remembered_is_no_reason_to_see_nothing(
             wait_for(lambda sent=sent: camera.status().packets == sent + 40)
             wait_for(lambda: not camera.status().outputs[0].readers)
         assert (camera.status().errors, camera.status().warnings) == (0, ())
+
+
+@pytest.mark.parametrize("kind", REFRESH)
+def test_one_who_comes_during_a_refresh_sees_what_was_whole_before(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if what came before is not remembered, as there was too much."""
+    monkeypatch.setattr(feed, "_GOP_PACKETS", 20)
+    gate, wanted = Gate(53), decoded(REFRESH[kind], 120, 50)
+    with playing(REFRESH[kind], 120, 50, va.Output("late", "yuv420p"), gate=gate) as (camera, _):
+        wait_for(lambda: camera.status().packets == 53)
+        with va.attach("late") as late:
+            gate.open(56)
+            with late.recv(timeout=20) as frame:
+                place = footage.read_index(frame.array[: SIZE[1]], "gray8")
+                assert 50 <= place < 56 and np.array_equal(frame.array, wanted[place])
 
 
 @in_netns

@@ -100,6 +100,22 @@ def test_slow_decoding_shows_no_old_frames_and_goes_on(
         assert sum(one.shown for one in of_these) * decoding > 2.5  # more than half of what could be done
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.floats(5, 60), st.floats(1.1, 10), stalls, drifts)
+def test_nothing_lay_longer_than_since_reading_had_to_wait(
+    fps: float, load: float, stalls: tuple[tuple[float, float], ...], drift: float
+) -> None:
+    """Unless it was behind then: the camera may have more, which the network has yet to bring."""
+    lag, now, since = Lag(), START, START
+    for stamp, came in camera(fps, 80, stalls=stalls, drift=drift):
+        waited, now = came > now, max(now, came)
+        if waited and not lag.behind:
+            since = now
+        now += READING
+        assert lag.note(stamp, now, waited) < now - since + READING
+        now += 0 if lag.behind else load / fps
+
+
 @settings(deadline=None, max_examples=15)
 @given(st.floats(0.1, 0.9), st.floats(1, 30))
 def test_what_the_network_held_back_may_be_left_out_and_the_stream_goes_on(

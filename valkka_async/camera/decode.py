@@ -34,7 +34,9 @@ class Decoder(Generic[T]):
     def __init__(self, context: VideoCodecContext, thread_count: int, *, prompt: bool = False) -> None:
         self._context = context
         extradata = self._context.extradata or b""
-        prompt = prompt and context.name == "h264" and not nal.length_size(extradata, nal.H264)
+        self._lengths = nal.length_size(extradata, nal.H264) if context.name == "h264" else None
+        self._first = True  # the next packet is
+        prompt = prompt and self._lengths == 0
         self._prompt = _Prompt(nal.sets_in_extradata(extradata, nal.H264)) if prompt else None
         self._context.thread_count = thread_count
         if thread_count != 1:
@@ -50,6 +52,9 @@ class Decoder(Generic[T]):
             self._stamps.append((packet.pts, stamp))
         held: list[VideoFrame] = []
         try:
+            if packet.size and self._first:
+                self._first = False
+                self._begin(packet)
             if packet.size and self._prompt is not None:
                 depth = self._context.reorder_depth
                 was, active = self._prompt.active, self._prompt.look(packet, depth)
@@ -68,6 +73,15 @@ class Decoder(Generic[T]):
             self.errors += 1
             return []
         return [(frame, self._stamp(frame.pts, stamp)) for frame in frames]
+
+    def _begin(self, packet: VideoPacket) -> None:
+        """With intra refresh the first frame needs one before it, whatever that shows. FFmpeg makes one up if
+        the frame's number (frame_num) tells of a gap. Else the frame is lost, and what it refreshes. So it
+        comes twice, and nothing is shown of the first."""
+        lengths = self._lengths
+        if lengths is not None and packet.is_keyframe:
+            if nal.frames_to_recover(bytes(packet), nal.H264, lengths):
+                self._context.decode(packet)
 
     def decode_alone(self, packet: VideoPacket, stamp: T) -> list[tuple[VideoFrame, T]]:
         """A key frame, now: without the frames around it the decoder would hold it back."""
@@ -92,6 +106,7 @@ class Decoder(Generic[T]):
         """Packets were left out: the next one is a key frame."""
         self._context.flush_buffers()
         self._stamps.clear()
+        self._first = True
         if self._prompt is not None:
             self._prompt.reset()
 

@@ -83,6 +83,8 @@ class Feed:
         self._unread_ns = 0  # so long the newest packet lay
         self._missed: list[PixelRing] = []  # key frames, which they want by themselves
         self._resumes = False  # frames were left out, and those that come need them
+        self._late: set[PixelRing] = set()  # saw a late frame, in place of one that is or will be left out
+        self._caught_up: list[tuple[VideoFrame, Stamp]] = []  # what came last of who has done so
         self._geometry = Geometry(source.stream)
         eager = any(ring.eager for ring in self._pixels)
         self._going = eager  # the decoder has had all since it was begun with
@@ -135,6 +137,7 @@ class Feed:
             self._hear(one, min(at, arrival_ns) if self._unread_ns else at)
         stamp = Stamp(arrival_ns, sender_time_ns(packet) if packet.size else None, key=packet.is_keyframe)
         seconds = self._clock.seconds(ticks, self._base, arrival_ns)
+        self._caught_up = []
         if packet.size:
             exact = self._source.waited is not False
             seconds = self._clock.tick(ticks, self._base, arrival_ns, exact=exact)
@@ -155,7 +158,8 @@ class Feed:
                 ring.take(packet, stamp, self._gop or (), self._address)
             follower = self._follower
             if follower is not None and not (behind or follower.idle) and follower.caught_up():
-                self._take_over()
+                newest = self._take_over()
+                self._caught_up = newest if self._resumes else []
             elif self._follower is not None:
                 self._follower.feed(packet, stamp)
             if self._remembers:
@@ -171,7 +175,7 @@ class Feed:
             takers = [ring for ring in wanting if ring.admit(seconds)] if packet.size else wanting
             if takers:
                 self._offer(self._decode(packet, stamp), takers)
-        elif not self._gradual and all(ring.key_frames_do(self._meter.key_interval) for ring in wanting):
+        elif not self._gradual and all(map(self._by_keys, wanting)):
             self._take_keys(packet, stamp, seconds, wanting, came)
             self._take_all(packet, stamp, seconds, [])
         else:
@@ -179,7 +183,7 @@ class Feed:
             self._take_keys(packet, stamp, seconds, keys, came)
             self._take_all(packet, stamp, seconds, [ring for ring in wanting if ring not in keys])
         if self._resumes and packet.size:
-            self._resume(wanting)
+            self._resume(packet, wanting)
         if self._in_vain >= _AT_LEAST and not self._blind and time.monotonic() - self._tried > _UNDECODABLE:
             raise self._undecodable()
 
@@ -200,27 +204,38 @@ class Feed:
         self, packet: VideoPacket, stamp: Stamp, wanting: list[PixelRing], came: list[PixelRing]
     ) -> None:
         """Show nothing of this one, for there are more behind it."""
+        self._pass_over(packet, wanting)
         for ring in wanting:
-            keys = ring.key_frames_do(self._meter.key_interval) and not self._gradual
-            if packet.is_keyframe or not keys:
-                ring.leave_out()
-                self._meter.left_out = time.monotonic()
             if ring not in self._missed and (packet.is_keyframe or ring in came):
                 self._missed.append(ring)
         self._resumes = True
-        if all(ring.key_frames_do(self._meter.key_interval) for ring in wanting) and not self._gradual:
+        if all(map(self._by_keys, wanting)):
             self._pause(packet, stamp)
         elif self._going:
             self._step_aside(packet, stamp, idle=False)
 
-    def _resume(self, wanting: list[PixelRing]) -> None:
+    def _resume(self, packet: VideoPacket, wanting: list[PixelRing]) -> None:
         """Frames are decoded again, or will be with the next key frame."""
-        every = [ring for ring in wanting if not ring.key_frames_do(self._meter.key_interval)]
+        every = [ring for ring in wanting if not self._by_keys(ring)]
         self._resumes = bool(every) and not (self._going or self._intra)
         if self._resumes:
             self._meter.left_out = time.monotonic()
-            for ring in every:
-                ring.leave_out()
+            self._pass_over(packet, every)
+
+    def _pass_over(self, packet: VideoPacket, rings: list[PixelRing]) -> None:
+        """They do not see this frame in its time. It counts, but for those that see another one for it."""
+        for ring in rings:
+            if not packet.is_keyframe and (ring.output.key_frames or self._by_keys(ring)):
+                continue
+            if ring in self._late:
+                self._late.remove(ring)
+                continue
+            ring.leave_out()
+            self._meter.left_out = time.monotonic()
+
+    def _by_keys(self, ring: PixelRing) -> bool:
+        """Does it need nothing but key frames, each by itself?"""
+        return not self._gradual and ring.key_frames_do(self._meter.key_interval)
 
     def _show_sound(self, packet: VideoPacket, stamp: Stamp) -> None:
         """Tell the sound where the picture is."""
@@ -284,6 +299,7 @@ class Feed:
             self._pause(packet, stamp)
             return
         if self._going:
+            self._show_late(packet, self._caught_up, wanting)
             for frame, at in self._decode(packet, stamp):
                 self._show(frame, at, self._clock.seconds(frame.pts, self._base, at.arrival_ns), wanting)
             return
@@ -302,9 +318,7 @@ class Feed:
                 self._count(packet, [(frame, at)])
                 self._show(frame, at, seconds, wanting)
         elif self._resumes:
-            for frame, at in follower.newest():  # older than can be wished, but newer than what was shown
-                self._count(packet, [(frame, at)])
-                self._show(frame, at, self._clock.seconds(frame.pts, self._base, at.arrival_ns), wanting)
+            self._show_late(packet, follower.newest(), wanting)
 
     def _take_over(self) -> list[tuple[VideoFrame, Stamp]]:
         """Go on with the decoder that has caught up. Returns the newest frame."""
@@ -334,9 +348,9 @@ class Feed:
 
     def _pause(self, packet: VideoPacket, stamp: Stamp) -> None:
         """Nobody wants all frames, from this packet on."""
-        if self._going and self._gop is None and not self._shares:
+        if self._going and not (self._leads or self._shares):
             self._step_aside(packet, stamp, idle=True)  # it is not remembered how this has come about
-        elif self._follower is not None and (self._gop is not None or self._follower.lost):
+        elif self._follower is not None and (self._leads or self._follower.lost):
             self._end_follower()
         elif self._follower is not None:
             self._follower.idle = True
@@ -346,7 +360,8 @@ class Feed:
     def _step_aside(self, packet: VideoPacket, stamp: Stamp, *, idle: bool) -> None:
         """Let the decoder go on beside, with this packet, which has gone into no decoder yet."""
         if not self._blind:
-            self._follower = Follower(self._retired(), [(packet, stamp)] if packet.size else [], idle=idle)
+            packets = [(packet, stamp)] if packet.size else []
+            self._follower = Follower(self._retired(), packets, idle=idle, instead=not idle)
             self._decoder = self._another()
         self._going = self._blind = False
         self._in_vain = 0
@@ -398,10 +413,22 @@ class Feed:
                 self._tried = time.monotonic()
             self._in_vain += 1
 
-    def _show(self, frame: VideoFrame, at: Stamp, seconds: float, wanting: list[PixelRing]) -> None:
-        """Offer a frame of this time to those who are due for one."""
+    def _show(
+        self, frame: VideoFrame, at: Stamp, seconds: float, wanting: list[PixelRing]
+    ) -> list[PixelRing]:
+        """Offer a frame of this time to those who are due for one. Returns those who want such frames."""
         takers = [ring for ring in wanting if at.key or not ring.output.key_frames]
         self._offer([(frame, at)], [ring for ring in takers if ring.admit(seconds)])
+        return takers
+
+    def _show_late(
+        self, packet: VideoPacket, newest: list[tuple[VideoFrame, Stamp]], wanting: list[PixelRing]
+    ) -> None:
+        """The same for what is older than can be wished, but newer than what was shown."""
+        for frame, at in newest:
+            self._count(packet, [(frame, at)])
+            seconds = self._clock.seconds(frame.pts, self._base, at.arrival_ns)
+            self._late.update(self._show(frame, at, seconds, wanting))
 
     def _offer(self, decoded: list[tuple[VideoFrame, Stamp]], takers: list[PixelRing]) -> None:
         for frame, stamp in decoded:
@@ -423,9 +450,11 @@ class Feed:
             self._gradual = count > 0
             if not count or self._gop is None:
                 self._gop, self._points, self._gop_bytes = [], [], 0
-                self._end_follower()  # there is a nearer way now
             if count:
                 self._points.append((len(self._gop), count))
+                self._overtake(packet, stamp, count)
+            else:
+                self._end_follower()  # there is a nearer way now
         elif not self._gop:
             return
         assert self._gop is not None
@@ -437,6 +466,24 @@ class Feed:
                 self._follower = Follower(self._another(), self._gop, idle=True)
             self._gop = None
 
+    def _overtake(self, packet: VideoPacket, stamp: Stamp, count: int) -> None:
+        """Go on at this point, where the follower is later than the frames that then cannot be shown; but
+        let it show as many before, or there would be none where these take longer than the next point."""
+        follower = self._follower
+        if follower is None or follower.idle or follower.waiting <= count:
+            return
+        self._resumes = self._resumes or follower.falls_back
+        if follower.given >= count:
+            self._end_follower()
+            self._follower = Follower(
+                self._another(), [(packet, stamp)], idle=False, instead=True, fresh=True
+            )
+
+    @property
+    def _leads(self) -> bool:
+        """Is what is remembered enough to see the frame that comes next?"""
+        return self._gop is not None and not (self._points and self._points[0][0] == 0)
+
     def _forget(self) -> None:
         """What was before a point from which all is well again."""
         assert self._gop is not None
@@ -445,3 +492,5 @@ class Feed:
             self._gop_bytes -= sum(packet.size for packet, _ in self._gop[:at])
             del self._gop[:at]
             self._points = [(place - at, count) for place, count in self._points]
+            if self._follower is not None and self._follower.idle:
+                self._end_follower()  # there is a nearer way now

@@ -32,24 +32,36 @@ class Follower:
     Of all cameras of a machine as many catch up at once as it has cores; others wait for their turn.
 
     `idle`: nobody waits for it. It keeps up with a stream whose key frames are too far apart to be
-    remembered, at a lower priority, and decodes no more than other frames need.
+    remembered, at a lower priority, and decodes no more than other frames need. `instead`: of a decoder that
+    was at work until now, so it waits for no turn. `fresh`: nothing has gone into the decoder, and with intra
+    refresh its first frame, which comes later, stands for the key frame.
 
     Its methods are for the thread that reads the camera. It is `lost` when it could not keep up.
     """
 
     def __init__(
-        self, decoder: Decoder[Stamp], packets: Iterable[tuple[VideoPacket, Stamp]], *, idle: bool
+        self,
+        decoder: Decoder[Stamp],
+        packets: Iterable[tuple[VideoPacket, Stamp]],
+        *,
+        idle: bool,
+        instead: bool = False,
+        fresh: bool = False,
     ) -> None:
         self.idle = idle
         self.lost = False
+        self.given = 0  # frames that came out of the decoder
         self._decoder = decoder
         self._changed = threading.Condition()
         self._waiting = deque(packets)
+        self._first = len(self._waiting)
         self._bytes = sum(packet.size for packet, _ in self._waiting)
         self._working = False
         self._since = time.monotonic()  # when it took the packet that it is at
         self._stop = False
         self._newest: list[tuple[VideoFrame, Stamp]] = []
+        self._instead = instead
+        self._key = fresh  # the next frame is one
         self._thread = threading.Thread(target=self._run, name="valkka-catch-up", daemon=True)
         try:
             start(self._thread)
@@ -84,10 +96,22 @@ class Follower:
         return self._decoder, self.newest()
 
     def newest(self) -> list[tuple[VideoFrame, Stamp]]:
-        """The newest frame, if there has been one since the last call."""
+        """The newest frame, if there has been one since the last call: a key frame, if any of these was."""
         with self._changed:
             newest, self._newest = self._newest, []
+            if newest and self._key:
+                newest, self._key = [(frame, at._replace(key=True)) for frame, at in newest], False
         return newest
+
+    @property
+    def waiting(self) -> int:
+        """So many packets wait to be decoded."""
+        return len(self._waiting)
+
+    @property
+    def falls_back(self) -> bool:
+        """Do more wait than in the beginning?"""
+        return len(self._waiting) > self._first
 
     @property
     def alive(self) -> bool:
@@ -112,13 +136,16 @@ class Follower:
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         turn = Turn()
         try:
-            self._wait_for(turn)
+            if not self._instead:
+                self._wait_for(turn)
             while (following := self._next(turn)) is not None:
                 packet, stamp, last = following
                 self._decoder.hurry(self.idle or not last)
-                if newest := self._decoder.decode(packet, stamp)[-1:]:
+                if frames := self._decoder.decode(packet, stamp):
                     with self._changed:
-                        self._newest = newest
+                        self._newest = frames[-1:]
+                        self._key = self._key or any(at.key for _, at in frames)
+                        self.given += len(frames)
         finally:
             turn.give()
             with self._changed:

@@ -26,7 +26,7 @@ class Lag:
         self.behind = False  # so much is unread that frames are better left out than decoded
         self._least: float | None = None  # lateness of a packet that was read as soon as it was here
         self._stamp = self._now = 0.0  # of the newest
-        self._waited = 0.0  # when reading did
+        self._waited = 0.0  # when reading did, and nothing was unread
         self._since: float | None = None  # when it was beyond the bound, or behind
         self._worst = 0.0  # what it was then
 
@@ -41,19 +41,18 @@ class Lag:
             rise = _RISE if waited else _RISE_UNSEEN
             self._least = min(late, self._least + rise * min(now - self._now, _STEP))
         self._stamp, self._now = stamp, now
-        if waited:
+        if waited and not self.behind:  # else the camera may have more, which the network has yet to bring
             self._waited = now
-        lag = late - self._least
+        lag = min(late - self._least, now - self._waited)
         if self.behind:
             assert self._since is not None
             if waited and lag < _ENDS:
-                self.behind, self._since = False, None
+                self.behind, self._since, self._waited = False, None, now
             elif now - self._since > _IN_VAIN:
-                self.behind, self._since = False, None
+                self.behind, self._since, self._waited = False, None, now
                 self._least = late
                 return 0.0
             return lag
-        lag = min(lag, now - self._waited)
         if lag < BOUND:
             self._since = None
         elif self._since is None or lag < self._worst / 2:
