@@ -32,7 +32,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := setup.py pyproject.toml $(wildcard _shm/*.pyx _shm/*.pxi _shm/*.pxd _shm/*.h _rows/*.pyx _rows/*.h _pixels/*.pyx _pixels/*.h)
+SOURCES := setup.py pyproject.toml $(wildcard _shm/*.pyx _shm/*.pxi _shm/*.pxd _shm/*.h _rows/*.pyx _rows/*.h _pixels/*.pyx _pixels/*.h _rtp/*.pyx)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # Compiled at first use: most of what lies in these packages never is.
 INSTALL := $(PIP) install --no-compile
@@ -218,7 +218,7 @@ docs: $(VENV)/installed-for-docs
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	PATH="$(BIN):$$PATH" $(BIN)/cython-lint _shm _rows _pixels
+	PATH="$(BIN):$$PATH" $(BIN)/cython-lint _shm _rows _pixels _rtp
 
 clean:
 	rm -rf .venv .venv-* build dist *.egg-info valkka_async/*/*.so valkka_async/*/*/*.so

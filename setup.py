@@ -1,7 +1,7 @@
-"""Builds the compiled modules: ``valkka_async.ring._shm``, ``valkka_async.ring._rows`` and
-``valkka_async.camera.pixels._pixels``.
+"""Builds the compiled modules: ``valkka_async.ring._shm``, ``valkka_async.ring._rows``,
+``valkka_async.camera.pixels._pixels`` and ``valkka_async.camera.source._rtp``.
 
-Their sources are in _shm/, _rows/ and _pixels/.
+Their sources are in _shm/, _rows/, _pixels/ and _rtp/.
 """
 
 import os
@@ -39,7 +39,12 @@ def compiled(room: str, name: str) -> Extension:
     )
 
 
-MODULES = [compiled("ring", "_shm"), compiled("ring", "_rows"), compiled("camera.pixels", "_pixels")]
+MODULES = [
+    compiled("ring", "_shm"),
+    compiled("ring", "_rows"),
+    compiled("camera.pixels", "_pixels"),
+    compiled("camera.source", "_rtp"),
+]
 
 setup(
     ext_modules=cythonize(MODULES, include_path=["_shm"], build_dir="build"),

@@ -16,7 +16,10 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-MODULES = ("valkka_async/ring/_shm", "valkka_async/ring/_rows", "valkka_async/camera/pixels/_pixels")
+MODULES = (
+    *("valkka_async/ring/_shm", "valkka_async/ring/_rows"),
+    *("valkka_async/camera/pixels/_pixels", "valkka_async/camera/source/_rtp"),
+)
 WHEEL_HAS = {
     "valkka_async/__init__.py",
     "valkka_async/py.typed",
@@ -27,10 +30,10 @@ WHEEL_HAS = {
 SDIST_HAS = {
     *("LICENSE", "README.md", "pyproject.toml", "setup.py", "valkka_async/__init__.py"),
     *("_shm/_shm.pyx", "_shm/frame.pxi", "_shm/layout.h", "_pixels/_pixels.pyx", "_pixels/pixels.h"),
-    *("_rows/_rows.pyx", "_rows/rows.h"),
+    *("_rows/_rows.pyx", "_rows/rows.h", "_rtp/_rtp.pyx"),
 }
 FOREIGN = ("tests/", "benchmarks/", "machines/", "proof/")
-SOURCES = ("_shm/", "_rows/", "_pixels/", "build/")
+SOURCES = ("_shm/", "_rows/", "_pixels/", "_rtp/", "build/")
 NAME = re.compile(r"valkka_async-[^-]+-(?P<python>\w+)-(?P<abi>\w+)-(?P<platform>\w+)\.whl")
 PLATFORM = re.compile(
     r"(?P<libc>manylinux|musllinux)_(?P<major>\d+)_(?P<minor>\d+)_(?P<machine>x86_64|aarch64)"

@@ -6,7 +6,11 @@ import socket
 import struct
 from typing import Any, NamedTuple, cast
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from valkka_async.camera.mp4 import nal
+from valkka_async.camera.source import _rtp
 from valkka_async.camera.source.wire import Wire
 
 PICTURE, SOUND = 0, 1  # streams; their channels are twice that
@@ -42,7 +46,7 @@ def rtp(stream: int, number: int, pts: int, payload: bytes, *, marked: bool = Fa
 
 def test_sound_between_the_pieces_of_a_frame_is_handed_out_between_them() -> None:
     more = bytes(100)
-    given = [
+    handed = [
         *(Given(PICTURE, pts, 105) for pts in (0, 3600)),  # frames of one packet
         Given(PICTURE, 7200, 105), Given(PICTURE, 7200, 100), Given(SOUND, 160, 60),
         Given(PICTURE, 7200, 100), Given(PICTURE, 7200, 100),
@@ -59,12 +63,40 @@ def test_sound_between_the_pieces_of_a_frame_is_handed_out_between_them() -> Non
             + rtp(PICTURE, 5, 7200, LAST + more, marked=True)
         )
         wire = Wire(cast(Any, Found(ours)), nal.H264)
-        step = cast(Any, iter(given).__next__)
+        step = cast(Any, iter(handed).__next__)
         got: list[Any] = []
-        while len(got) < len(given):
+        while len(got) < len(handed):
             packet, marked, _ = wire.read(step)
             got.append(packet)
             if packet is not None and packet.stream_index == PICTURE and not marked:
-                got += wire.pieces(step, cast(Any, packet))
+                marked = wire.pieces(step, cast(Any, packet), got)
         wire.close()
-    assert got == given and marked
+    assert got == handed and marked
+
+
+_BITS = [b"\0\0\0\1", b"\0\0\1", b"\0", b"\1", b"\x65\x88", b"\x41", b"\x02\x01\x80", b"ab"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(_BITS), max_size=8).map(b"".join), st.sampled_from([nal.H264, nal.H265]))
+def test_a_packet_is_taken_for_one_unit_only_if_it_is_one(data: bytes, codec: nal.Codec) -> None:
+    lead = _rtp.lead(data, codec.header)
+    assert (lead == _rtp.NONE) == (not data.startswith(b"\0\0\0\1"))
+    if lead >= 0:
+        assert list(nal.units(data, 0)) == [(4, len(data))]
+        assert lead.to_bytes(2, "little") == bytes([data[4], data[4 + codec.header]])
+
+
+def test_packets_are_in_the_order_of_their_numbers_and_each_is_there_once() -> None:
+    window = _rtp.Window(0x1F, 1, (28, 29), range(24, 28), lambda data: None)
+    ours, theirs = socket.socketpair(type=socket.SOCK_DGRAM)
+    with ours, theirs:
+        for number in (65534, 0, 65535, 0, 65534, 1):
+            theirs.send(rtp(PICTURE, number, number, b"\x41" + bytes(number % 7 + 1))[4:])
+            window.take(ours.fileno())
+            ours.recv(100)
+        flow = window.flows[ours.fileno()]
+    assert len(flow) == 4
+    assert flow.match(Given(PICTURE, 65534, 4 + 1 + 65534 % 7 + 1), ordered=False) is not None
+    for number in (65535, 0, 1):
+        assert flow.next(Given(PICTURE, number, 4 + 1 + number % 7 + 1)) == (False, BASE + number)

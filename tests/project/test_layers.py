@@ -18,6 +18,7 @@ COMPILED = {
     "_shm": "ring",
     "_rows": "ring",
     "_pixels": "camera.pixels",
+    "_rtp": "camera.source",
 }  # module: the only folder that imports it
 
 

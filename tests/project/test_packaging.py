@@ -110,6 +110,7 @@ print(json.dumps({{name: inspection.module(content, tag, True) for name, content
     found = json.loads(run(sys.executable, "-c", code, cwd=ROOT / "machines"))
     assert set(found) == {
         "valkka_async/camera/pixels/_pixels.abi3.so",
+        "valkka_async/camera/source/_rtp.abi3.so",
         "valkka_async/ring/_rows.abi3.so",
         "valkka_async/ring/_shm.abi3.so",
     }

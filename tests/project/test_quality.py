@@ -24,11 +24,12 @@ CHECKS = {
         "valkka_async.ring._shm",
         "valkka_async.ring._rows",
         "valkka_async.camera.pixels._pixels",
+        "valkka_async.camera.source._rtp",
         "--allowlist",
         "tests/stubtest-allowlist",
         "--ignore-unused-allowlist",  # a part of it is for Python 3.11 alone
     ],
-    "cython": ["cython-lint", "_shm", "_rows", "_pixels"],
+    "cython": ["cython-lint", "_shm", "_rows", "_pixels", "_rtp"],
 }
 
 

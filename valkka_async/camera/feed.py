@@ -146,7 +146,7 @@ class Feed:
                 self._gop = [(p, at.at(s)) for (p, at), s in zip(self._gop, arrived, strict=True)]
             self._meter.clock_disagrees = self._clock.disagrees
             self._meter.take(packet, seconds)
-            if (said := self._geometry.look(packet)) is not None:
+            if packet.is_keyframe and (said := self._geometry.look(packet)) is not None:
                 self._meter.size = said.size
             # Over RTSP the first packet has no time, and the second one tells it.
             untimed = ticks is None and self._meter.packets - self._packets_before > 1
@@ -180,7 +180,8 @@ class Feed:
             self._take_all(packet, stamp, seconds, [])
         else:
             keys = [ring for ring in wanting if ring.output.key_frames and not self._gradual]
-            self._take_keys(packet, stamp, seconds, keys, came)
+            if keys:
+                self._take_keys(packet, stamp, seconds, keys, came)
             self._take_all(packet, stamp, seconds, [ring for ring in wanting if ring not in keys])
         if self._resumes and packet.size:
             self._resume(packet, wanting)

@@ -172,7 +172,7 @@ class Session:
                     return
                 self.meter.early = source.early
                 self.meter.pause = self._spec.poll if source.still and source.live else 0.0
-                heard = list(source.heard())
+                heard = source.heard()
                 for one, _ in heard:
                     self._move(one)
                 feed.take(packet, arrival, heard)

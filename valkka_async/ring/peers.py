@@ -147,7 +147,7 @@ class Peers:
     @property
     def readers(self) -> int:
         """Readers connected now."""
-        return sum(p.place is not None for p in list(self._peers.values()))
+        return sum([p.place is not None for p in list(self._peers.values())])
 
     @property
     def lossless(self) -> bool:

@@ -72,7 +72,9 @@ class Deadline:
         now = time.monotonic()
         with self._lock:
             self._began, self._due = now, now + seconds
-            self._connections, self._sockets, self._peers = connections, set(), {}
+            self._connections = connections
+            if self._sockets:
+                self._sockets, self._peers = set(), {}
         soon = connections or self._finding
         _wake_before(now if soon else min(now + seconds, self._cut_at))
 

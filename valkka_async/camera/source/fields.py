@@ -7,14 +7,15 @@ MP4 wants them in one sample (ISO/IEC 14496-15, 5.2.2), and half a key frame is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from av.packet import Packet
 from av.video.stream import VideoStream
 
 from valkka_async.camera.mp4 import nal, sps
+from valkka_async.camera.source import _rtp
 from valkka_async.camera.source.packet import VideoPacket
 from valkka_async.camera.source.rational import fraction
 
@@ -128,7 +129,7 @@ class Pairs:
                 self._held = None
                 first = fields[0] if fields else None
                 if packet is not None and first is not None and first.completes(self._half):
-                    return joined(self._stream, self._base, [held, packet], held)
+                    return self._frame(held, packet)
                 self._next.append(packet)
                 if first is not None and first.mistaken(self._half):
                     continue  # its own other one was lost
@@ -139,6 +140,12 @@ class Pairs:
             if packet is None or pairing.half is None:
                 return packet
             self._held, self._half = packet, pairing.half
+
+    def _frame(self, first: VideoPacket, second: VideoPacket) -> VideoPacket:
+        frame = joined(self._stream, self._base, [first, second], first)
+        frame.pts, frame.dts, frame.is_keyframe = first.pts, first.dts, first.is_keyframe
+        frame.duration = (first.duration or 0) + (second.duration or 0)
+        return frame
 
     def _fields(self, packet: VideoPacket) -> list[Field | None]:
         slices = self._slices
@@ -156,18 +163,14 @@ class Pairs:
 
 
 def joined(
-    stream: VideoStream, base: Fraction | None, parts: Sequence[VideoPacket], first: VideoPacket
+    stream: VideoStream, base: Fraction | None, parts: list[VideoPacket], first: VideoPacket
 ) -> VideoPacket:
-    """Packets of a stream, whose time base is `base`, in one, with what is known of `first`."""
-    # Not made of bytes: decoders read some bytes beyond a packet's end.
-    data = b"".join(cast(Any, parts))
-    whole = cast("VideoPacket", Packet(len(data)))
-    whole.update(data)
+    """Packets of a stream, whose time base is `base`, in one, with what else is known of `first`; when it is,
+    and whether it is a key frame, is the caller's to say."""
+    whole = _rtp.joined(cast("Callable[[int], VideoPacket]", Packet), parts)
     whole.stream = stream
     if base is not None:
         whole.time_base = base
-    whole.pts, whole.dts, whole.is_keyframe = first.pts, first.dts, first.is_keyframe
-    whole.duration = sum([part.duration or 0 for part in parts])
     for known in first.iter_sidedata():  # of RTP: what the sender says of its time
         whole.set_sidedata(known, move=True)
     return whole

@@ -33,9 +33,8 @@ class Geometry:
         self._sets: list[bytes] = []  # those of the latest key frame that had any
 
     def look(self, packet: VideoPacket) -> Said | None:
-        """What is said at the first key frame, and at each that brings other parameter sets than the one
-        before."""
-        if self._codec is None or not packet.is_keyframe:
+        """What is said of a key frame: the first, or one with other parameter sets than the one before it."""
+        if self._codec is None:
             return None
         sets, slice_ = nal.opening(bytes(packet), self._codec, self._lengths)
         sets = sets or self._sets or self._known

@@ -183,11 +183,12 @@ class Source:
         assert self._container is not None
         return self._container.format.name == "hls"
 
-    def heard(self) -> Iterator[tuple[SoundPacket, int]]:
+    def heard(self) -> list[tuple[SoundPacket, int]]:
         """The packets of sound that have come since the last call, and when, in Unix nanoseconds; over RTSP
         they may have lain until the frame after them came."""
-        while self._heard:
-            yield self._heard.popleft()
+        heard = list(self._heard)
+        self._heard.clear()
+        return heard
 
     @property
     def outgrown(self) -> bool:

@@ -14,6 +14,7 @@ between the packets of one frame. Here times go on by RTP's own, as far as wire.
 from __future__ import annotations
 
 import bisect
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple, cast
 from av.video.stream import VideoStream
 
 from valkka_async.camera.mp4 import nal
+from valkka_async.camera.source import _rtp
 from valkka_async.camera.source.fields import WITH_HEADER, Field, Pairing, Slices, joined
 from valkka_async.camera.source.geometry import Geometry
 from valkka_async.camera.source.packet import AnyPacket, SoundPacket, VideoPacket
@@ -31,7 +33,6 @@ from valkka_async.camera.source.wire import Wire
 UNPARSED = "+noparse+nofillin"  # FFmpeg's fflags
 UNPARSED_FLAGS = 0x30  # the same in a container's flags: AVFMT_FLAG_NOPARSE, _NOFILLIN
 
-_START = b"\0\0\0\1"
 _TRUSTED = 2  # so many markers where a frame ended, and none elsewhere: then they are believed ...
 _DOUBTED = -250  # ... and again that much later, after one that was elsewhere
 _MOST_PARTS = 1 << 15  # of one access unit: a stream whose frames do not end is cut there
@@ -70,14 +71,12 @@ class Markers:
 
     def __init__(self) -> None:
         self._right = 0
-
-    @property
-    def trusted(self) -> bool:
-        return self._right >= _TRUSTED
+        self.trusted = False
 
     def judge(self, right: bool) -> None:
         """One was where it should be, or was not."""
         self._right = min(self._right + 1, _TRUSTED) if right else _DOUBTED
+        self.trusted = self._right >= _TRUSTED
 
 
 def _ignore(packet: SoundPacket) -> None:
@@ -123,6 +122,7 @@ class Units:
         self.arrival_ns = 0  # when the first packet of the newest unit came
         self._stream, self._base = stream, fraction(stream.time_base)
         self._codec = nal.CODECS[stream.codec_context.codec.canonical_name]
+        self._alone = _alone(self._codec)
         self._step = step
         self._index = stream.index
         self._aside = aside
@@ -131,7 +131,8 @@ class Units:
         self._wire = wire
         self._order = _Order(stream)
         self._slices = Slices(stream) if self._codec is nal.H264 else None
-        self._pairing = Pairing()  # of the unit that is put together
+        self._pairing = Pairing()  # of the unit that is put together ...
+        self._paired = False  # ... which has fields
         self._parts: list[_Part] = []
         self._body = 0  # so many of them are of this unit; the others may be the next one's
         self._count = 0  # of the packets in them
@@ -155,9 +156,12 @@ class Units:
                 pts = packet.pts if self._times is None else self._times.of(packet.pts, raw)
                 self._take(packet, pts, bool(marked))
                 if 0 < len(self._parts) == self._body and not (self._marked or self._ready):
-                    pieces = self._wire.pieces(self._step, packet)
-                    self._parts[-1].packets.extend(pieces)
-                    self._count += len(pieces)
+                    packets = self._parts[-1].packets
+                    before = len(packets)
+                    marked = self._wire.pieces(self._step, packet, packets)
+                    self._count += len(packets) - before
+                    if marked:
+                        self._mark()
                 continue
             self._close(early=False)
             if packet is not None:
@@ -172,16 +176,17 @@ class Units:
         return pts == other or (pts is not None and other is not None and abs(pts - other) < self._same)
 
     def _take(self, packet: VideoPacket, pts: int | None, marked: bool) -> None:
-        data, parts = bytes(packet), self._parts
+        parts = self._parts
+        lead = _rtp.lead(packet, self._codec.header)
         # Most are one of many pieces, and what is around such a one has been looked at.
         if (
-            data.startswith(_START)
+            lead != _rtp.NONE
             or pts != self._pts
             or self._marked
             or not 0 < len(parts) == self._body
             or self._count > _MOST_PARTS
         ):
-            kind = self._look(data)
+            kind = self._look(packet, lead)
             if not self._belongs(kind, pts):
                 return
             self._pts = pts
@@ -191,16 +196,27 @@ class Units:
                 self._pictures = self._pictures or kind.begins
             for field in kind.fields:
                 self._pairing.take(field)
+                self._paired = True
         else:
             parts[-1].packets.append(packet)
         self._count += 1
-        self._marked = marked and self._body > 0
-        if self._marked and self._markers.trusted and self._pairing.half is None:
-            self._ended = pts
+        self._marked = False
+        if marked and self._body:
+            self._mark()
+
+    def _mark(self) -> None:
+        """The newest part has the marker."""
+        self._marked = True
+        if self._markers.trusted and self._pairing.half is None:
+            self._ended = self._pts
             self._close(early=True)
 
     def _belongs(self, kind: _Kind, pts: int | None) -> bool:
         """Hand out what this is the end of. Does it belong to a unit that can be put together?"""
+        if kind.begins and not self._parts:  # as a rule
+            if self._marked:
+                self._judge(True, kind)
+            return True
         other = not self._is(pts, self._pts)
         if self._marked:
             self._judge(other, kind)
@@ -215,7 +231,7 @@ class Units:
             gone = self._is(pts, self._ended) and kind.slices and not kind.begins
             if gone or kind.after or (kind.piece and (other or not self._parts)):
                 return False
-            if other:
+            if other and self._parts:
                 self._keep([part for part in self._parts if not part.kind.piece][-_MOST_PARTS:])
         return True
 
@@ -237,16 +253,22 @@ class Units:
         """This comes behind a marker. Was that the end of a unit? Parameter sets do not tell."""
         right = other or kind.begins
         if right or kind.slices:
-            self._markers.judge(right)
             self._marked = False
+            if not (right and self._markers.trusted):
+                self._markers.judge(right)
 
-    def _look(self, data: bytes) -> _Kind:
-        if not data.startswith(_START):
+    def _look(self, packet: VideoPacket, lead: int) -> _Kind:
+        if lead == _rtp.NONE:
             before = self._parts[-1].kind if self._parts else _NOTHING
             return before.going_on()
+        codec = self._codec
+        if lead != _rtp.MORE and not (self._slices is not None and self._slices.may_be):
+            alone = self._alone[lead >> 15][(lead & 0xFF) >> codec.shift & codec.mask]
+            if alone is not None:
+                return alone
+        data = bytes(packet)
         slices = begins = after = key = False
         fields: list[Field | None] = []
-        codec = self._codec
         for begin, end in nal.units(data, 0):
             kind = data[begin] >> codec.shift & codec.mask
             if kind in codec.slices:
@@ -265,9 +287,14 @@ class Units:
 
     def _close(self, *, early: bool) -> None:
         """Hand out the unit that is here, if there is one."""
-        parts = self._parts[: self._body]
-        self._keep(self._parts[self._body :])
-        self._body, self._pictures, self._pairing = 0, False, Pairing()
+        parts, self._parts = self._parts, []
+        if self._body < len(parts):
+            self._parts = parts[self._body :]
+            del parts[self._body :]
+        self._count = sum([len(part.packets) for part in self._parts]) if self._parts else 0
+        self._body, self._pictures = 0, False
+        if self._paired:
+            self._pairing, self._paired = Pairing(), False
         if not parts:
             return
         first, packets = parts[0], parts[0].packets
@@ -280,13 +307,21 @@ class Units:
         packet = first.packets[0]
         if len(packets) > 1:
             packet = joined(self._stream, self._base, packets, packet)
-        packet.is_keyframe = key
-        packet.pts = pts
-        packet.dts, packet.duration = self._order.place(packet)
+        packet.pts, packet.is_keyframe = pts, key
+        packet.dts, packet.duration = self._order.place(packet, pts)
         self._ready.append((packet, first.arrival_ns, early))
 
 
 _NOTHING = _Kind(False, False, False, False, False, ())
+
+
+def _alone(codec: nal.Codec) -> list[list[_Kind | None]]:
+    """What a part has that is one slice and no field: by the first bit behind its header, and by its kind."""
+    kinds: list[list[_Kind | None]] = [[None] * (codec.mask + 1) for _ in range(2)]
+    for bit, kind in itertools.product(range(2), codec.slices):
+        begins = nal.begins_picture(bytes([kind << codec.shift, *[bit << 7] * codec.header]), 0, codec)
+        kinds[bit][kind] = _Kind(False, True, begins, False, kind in codec.keys, ())
+    return kinds
 
 
 class _Order:
@@ -303,24 +338,26 @@ class _Order:
         known = rate is not None and base is not None and rate < _FASTEST
         self._steps: deque[int] = deque([round(1 / (rate * base))] if known else [], maxlen=2)  # type: ignore[operator]
 
-    def place(self, packet: VideoPacket) -> tuple[int | None, int]:
-        """(dts, duration) of the next one; a duration of 0 is not known."""
-        if (said := self._geometry.look(packet)) is not None:
+    def place(self, packet: VideoPacket, pts: int | None) -> tuple[int | None, int]:
+        """(dts, duration) of the next one, which is shown at `pts`; a duration of 0 is not known."""
+        if packet.is_keyframe and (said := self._geometry.look(packet)) is not None:
             self._depth = said.reorder
-        pts = packet.pts
         if pts is None:
             return None, self._step()
-        if self._shown and abs(pts - self._shown[-1]) > _JUMP:
-            self._shown.clear()
+        shown = self._shown
+        if shown and abs(pts - shown[-1]) > _JUMP:
+            shown.clear()
             self._waiting.clear()
             self._last = None
-        if self._shown and (self._depth or pts < self._shown[-1]):
-            self._depth = max(self._depth, sum([one > pts for one in self._shown]))
-        self._shown.append(pts)
-        bisect.insort(self._waiting, pts)
-        if len(self._waiting) <= self._depth:
-            return None, self._step()
-        dts = self._waiting.pop(0)
+        if shown and (self._depth or pts < shown[-1]):
+            self._depth = max(self._depth, sum([one > pts for one in shown]))
+        shown.append(pts)
+        dts = pts
+        if self._depth or self._waiting:
+            bisect.insort(self._waiting, pts)
+            if len(self._waiting) <= self._depth:
+                return None, self._step()
+            dts = self._waiting.pop(0)
         if self._last is not None and dts > self._last:
             self._steps.append(dts - self._last)
         elif self._last is not None and self._depth:
