@@ -9,11 +9,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import valkka_async as va
+from support.footage import encode
+from support.program import Child
 from support.until import until, wait_for
 from valkka_async.camera.decode import Decoder
 from valkka_async.camera.source.deadline import Deadline
@@ -193,3 +196,25 @@ def test_a_key_frame_that_came_damaged_does_not_cost_the_connection(monkeypatch:
         reader.recv(10).release()
         assert camera.status().attempts == 1
         assert next(failures, None) is None
+
+
+def test_a_decoder_whose_threads_log_can_be_dropped_at_work(tmp_path: Path) -> None:
+    """PyAV hands their lines on with the GIL, with which it waits for them."""
+    clip = encode(tmp_path / "clip.h264", (1280, 720), 40)
+    with Child(
+        """
+        import av, av.logging
+        from valkka_async.camera.decode import Decoder
+        av.logging.set_level(av.logging.INFO)
+        with av.open(sys.argv[1]) as container:
+            packets = list(container.demux(video=0))[:-1]  # but for the end
+        for _ in range(5):
+            decoder = Decoder(av.CodecContext.create("h264", "r"), 4)
+            for packet in packets:
+                decoder.decode(packet, None)
+            del decoder
+        say("dropped")
+        """,
+        clip,
+    ) as child:
+        assert child.line() == "dropped"

@@ -46,6 +46,12 @@ class Decoder(Generic[T]):
         # Decoders give frames in display order, some packets later: (pts, stamp) of the latest ones.
         self._stamps: deque[tuple[int | None, T]] = deque(maxlen=_HELD_BACK)
 
+    def __del__(self) -> None:
+        # To free a context PyAV waits, with the GIL, for FFmpeg's threads, which need it for what they log.
+        context = getattr(self, "_context", None)
+        if context is not None and context.is_open and context.thread_count != 1:
+            context.flush_buffers()  # waits for them without it
+
     def decode(self, packet: VideoPacket, stamp: T) -> list[tuple[VideoFrame, T]]:
         """The frames that this packet brings out of the decoder, with their stamps."""
         if packet.size:
