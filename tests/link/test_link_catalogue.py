@@ -24,7 +24,7 @@ from support.until import until, wait_for
 from valkka_async.link import inquiry
 from valkka_async.link import sender as sender_module
 from valkka_async.link.budget import Budget
-from valkka_async.link.exporter import Catalogue
+from valkka_async.link.exporter import Catalogue, known_by
 from valkka_async.link.inquiry import Inquiry
 from valkka_async.link.keys import Content
 from valkka_async.link.sender import Sender
@@ -279,3 +279,24 @@ def test_a_sender_without_a_thread_leaves_no_descriptor(monkeypatch: pytest.Monk
     with pytest.raises(OSError, match="no room") as caught:
         Sender("attic", Budget(None), itertools.count(1).__next__)
     assert os.listdir("/proc/self/fd") == before, caught
+
+
+async def test_a_new_ring_is_asked_again_soon_and_one_that_never_answers_rarely() -> None:
+    catalogue = Catalogue(lambda: None)
+    young = [catalogue._hear("yard", {"format": ""}) for _ in range(9)]
+    dead = [catalogue._hear("shed", None) for _ in range(9)]
+    assert young == sorted(young) and dead == sorted(dead)
+    assert young[0] == dead[0] < young[-1] < dead[-1]
+    catalogue._hear("yard", {"format": "bytes"})
+    assert catalogue._hear("yard", None) == young[0]
+
+
+@pytest.mark.parametrize("name", ["a/b", "**", "", "\ud800", "x" * 65, 7, None, ["a"], {}])
+def test_a_camera_whose_name_cannot_be_one_is_not_offered(name: object) -> None:
+    """It would become a part of a key, in which "**" means all."""
+    output = {"name": "ring", "format": "packets", "stream": name}
+    cameras = [{"name": name, "outputs": [output]}]
+    cameras += [{"name": "cam1", "outputs": [output], "streams": [{"name": "main"}, {"name": name}]}]
+    for camera, named in zip(cameras, ("", "cam1"), strict=True):
+        known = known_by("ring", {"camera": camera})
+        assert known is not None and (known.camera, known.stream) == (named, "")
