@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import itertools
+import os
 import random
 import signal
 import time
@@ -20,8 +22,9 @@ import valkka_async as va
 from support.program import Child
 from support.until import until, wait_for
 from valkka_async.link import inquiry
+from valkka_async.link import sender as sender_module
 from valkka_async.link.budget import Budget
-from valkka_async.link.exporter import Catalogue
+from valkka_async.link.exporter import Catalogue, known_by
 from valkka_async.link.inquiry import Inquiry
 from valkka_async.link.keys import Content
 from valkka_async.link.sender import Sender
@@ -234,3 +237,66 @@ def test_however_often_a_host_asks_for_what_cannot_be_sent_the_log_is_short(
         sender.stop()
         assert sender.join(30)
     assert 0 < len(caplog.records) < 100
+
+
+def failing(times: int, function: Any) -> Any:
+    """As the function, which finds no descriptor at first."""
+    left = itertools.chain(range(times), itertools.repeat(-1))
+
+    @functools.wraps(function)
+    def called(*args: Any, **options: Any) -> Any:
+        if next(left) >= 0:
+            raise va.ConnectError(errno.EMFILE, "no descriptor left")
+        return function(*args, **options)
+
+    return called
+
+
+@pytest.mark.parametrize("step", ["fileno", "recv_nowait", "begin"])
+def test_a_ring_for_which_no_descriptor_was_left_is_sent_when_there_is_one(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where: Any = sender_module if step == "begin" else va.Reader
+    monkeypatch.setattr(where, step, failing(2, getattr(where, step)))
+    sent: list[bytes] = []
+    sender = Sender("attic", Budget(None), itertools.count(1).__next__)
+    try:
+        with va.serve("yard") as server:
+            server.publish(b"{}")
+            sender.add("yard", sent.append, None, Content.METADATA)
+            wait_for(lambda: sent)
+    finally:
+        sender.stop()
+        assert sender.join(30)
+
+
+def test_a_sender_without_a_thread_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(thread: object) -> None:
+        raise OSError(errno.EAGAIN, "no room for a thread")
+
+    monkeypatch.setattr(sender_module, "start", no_room)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="no room") as caught:
+        Sender("attic", Budget(None), itertools.count(1).__next__)
+    assert os.listdir("/proc/self/fd") == before, caught
+
+
+async def test_a_new_ring_is_asked_again_soon_and_one_that_never_answers_rarely() -> None:
+    catalogue = Catalogue(lambda: None)
+    young = [catalogue._hear("yard", {"format": ""}) for _ in range(9)]
+    dead = [catalogue._hear("shed", None) for _ in range(9)]
+    assert young == sorted(young) and dead == sorted(dead)
+    assert young[0] == dead[0] < young[-1] < dead[-1]
+    catalogue._hear("yard", {"format": "bytes"})
+    assert catalogue._hear("yard", None) == young[0]
+
+
+@pytest.mark.parametrize("name", ["a/b", "**", "", "\ud800", "x" * 65, 7, None, ["a"], {}])
+def test_a_camera_whose_name_cannot_be_one_is_not_offered(name: object) -> None:
+    """It would become a part of a key, in which "**" means all."""
+    output = {"name": "ring", "format": "packets", "stream": name}
+    cameras = [{"name": name, "outputs": [output]}]
+    cameras += [{"name": "cam1", "outputs": [output], "streams": [{"name": "main"}, {"name": name}]}]
+    for camera, named in zip(cameras, ("", "cam1"), strict=True):
+        known = known_by("ring", {"camera": camera})
+        assert known is not None and (known.camera, known.stream) == (named, "")

@@ -20,6 +20,7 @@ from valkka_async.errors import InvalidNameError, ProtocolError
 from valkka_async.link.budget import Budget
 from valkka_async.link.clock import PeerClock
 from valkka_async.link.faults import Complaints, Fault, lines_of_a_host
+from valkka_async.link.foreign import ForeignCamera
 from valkka_async.link.keys import Content, Key, Live, parse, parse_live
 from valkka_async.link.messages import Import, Work, decode_alive
 from valkka_async.link.messages import encode as encode_message
@@ -229,6 +230,19 @@ def test_all_cameras_of_a_host_have_so_many_lines_together(caplog: pytest.LogCap
     lines = lines_of_a_host()
     for number in range(1000):
         Complaints(f"garage/cam{number}", lines)(Fault.REPEAT, "an access unit that came before")
+    assert 0 < len(caplog.records) < 100
+
+
+def test_however_often_a_host_offers_what_has_no_ring_the_log_is_short(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bus: Any = None
+    lines = lines_of_a_host()
+    for _ in range(150):
+        one = ForeignCamera("garage", "x" * 60, "attic", bus, lambda: None, Content.RAW, lines)
+        one.look(0.0, "", None)
+        one.look(100.0, "", None)
+        assert one.status().reason
     assert 0 < len(caplog.records) < 100
 
 

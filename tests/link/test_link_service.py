@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -22,6 +26,13 @@ from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
 from valkka_async.cli.doctor.link import links
 from valkka_async.link.status import ExportStatus, ImportStatus, Level
 from valkka_async.ring.connection import report
+from valkka_async.ring.rendezvous import runtime_dir, socket_path
+from valkka_async.ring.server import Server
+
+RING: dict[str, Any] = {
+    "slots": 4, "max_clients": 4, "mode": 0o600, "group": None, "backlog": None, "backlog_bytes": 1,
+    "watch": "thread",
+}  # fmt: skip
 
 pytestmark = pytest.mark.timeout(300)  # several programs have to start
 
@@ -205,6 +216,27 @@ def test_check_says_what_raw_frames_would_take(output: dict[str, object], said: 
         depth.publish(np.zeros((100, 100), np.float32))
         shown = run("run", "--check", str(file)).stdout
     assert "yard.depth: array, now 0.04 MB for each frame" in shown and "cellar.raw" not in shown
+
+
+def test_check_leaves_out_rings_of_other_hosts_and_what_hangs(tmp_path: Path) -> None:
+    """However many these are."""
+    config = {"link": {"host": "a", "listen": ["tcp/127.0.0.1:7447"], "peers": {"attic": {"raw": ["*"]}}}}
+    file = tmp_path / "link.yaml"
+    file.write_text(json.dumps(config))
+    with contextlib.ExitStack() as stack:
+        for name in ("yard", "kitchen/yard"):
+            server = stack.enter_context(Server(name, **RING))
+            server.publish(np.zeros((100, 100), np.float32))
+        for number in range(40):
+            hanging = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            hanging.bind(path := socket_path(runtime_dir(), f"hanging{number}"))
+            stack.callback(os.unlink, path)
+            hanging.listen()
+        checked = run("run", "--check", str(file))
+    assert checked.returncode == 0, checked
+    assert [line for line in checked.stdout.splitlines() if "attic.raw" in line] == [
+        f"{file}: link.peers.attic.raw: yard: array, now 0.04 MB for each frame"
+    ]
 
 
 def test_events_reach_another_host_that_may_have_them(short: Path) -> None:

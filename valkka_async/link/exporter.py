@@ -19,8 +19,12 @@ from valkka_async.link.inquiry import Inquiry
 from valkka_async.link.keys import Content
 from valkka_async.link.unit import EXPORTED, METADATA
 from valkka_async.ring.directory import Directory
+from valkka_async.ring.names import is_source
+from valkka_async.seldom import Seldom
 
-_AGAIN = 2.0  # s until one is asked again that has not said what is in it: it has had no frame
+_SOON = 0.2  # s until one is asked again that has not said what is in it, at first; later on
+_AGAIN = 2.0  # it has had no frame for long,
+_DEAD = 10.0  # or does not answer: of another that comes in its place the directory tells
 _KIND = 5.0  # s until one is asked again whose frames may be of another kind by then,
 _RATE = 50.0  # and so many in a second at most
 _DOUBTED = 1.0  # s: the least between two questions to one, whoever doubts its answer
@@ -43,6 +47,8 @@ class Catalogue:
         self._changed = changed
         self._concerns = concerns
         self._known: dict[str, Known] = {}  # by ring
+        self._pauses: dict[str, float] = {}  # by ring, the last
+        self._says = Seldom()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inquiry: Inquiry | None = None
         self._new = asyncio.Event()  # something is known that was not
@@ -73,17 +79,20 @@ class Catalogue:
                 try:
                     there = {name for name in directory.look() if "/" not in name}
                 except ConnectError as e:
-                    log.warning("%s; looking again", e)
+                    if self._says():
+                        log.warning("%s; looking again", e)
                     await asyncio.sleep(_AGAIN)
                     continue
                 for name in inquiry.names - there:
                     inquiry.forget(name)
+                    self._pauses.pop(name, None)
                     if self._known.pop(name, None) is not None:
                         self._new.set()
                 for name in there - inquiry.names:
                     inquiry.soon(name)
                 changes = await directory.changed()
                 for name in inquiry.names if changes is None else changes & inquiry.names:
+                    self._pauses.pop(name, None)
                     inquiry.soon(name)  # it may be another of that name
         finally:
             directory.close()
@@ -91,7 +100,10 @@ class Catalogue:
     def _hear(self, ring: str, said: Mapping[str, Any] | None) -> float:
         known = None if said is None else known_by(ring, said)
         if known is None:
-            return _AGAIN
+            longest = _DEAD if said is None else _AGAIN
+            pause = self._pauses[ring] = min(longest, 2 * self._pauses.get(ring, _SOON / 2))
+            return pause
+        self._pauses.pop(ring, None)
         if self._known.get(ring) != known:
             self._known[ring] = known
             self._new.set()
@@ -117,8 +129,8 @@ class Catalogue:
             known = self._known[ring]
             if known.camera and rings.setdefault(known.camera, ring) != ring and known.number:
                 smaller.setdefault(known.camera, ring)
-            if known.camera and known.number:
-                rings.setdefault(f"{known.camera}.{known.stream}", ring)
+            if known.stream and known.number and (name := _name(f"{known.camera}.{known.stream}")):
+                rings.setdefault(name, ring)
         metadata = frozenset(ring for ring, known in self._known.items() if known.metadata)
         raw = frozenset(ring for ring, known in self._known.items() if known.raw)
         if (rings, smaller, metadata, raw) != (self.rings, self.smaller, self.metadata, self.raw):
@@ -147,12 +159,17 @@ def known_by(ring: str, said: Mapping[str, Any]) -> Known | None:
         stream = output.get("stream")
         number = streams.index(stream) if stream in streams else 0
         made = output.get("format")
-        name = str(camera.get("name", "")) if made == "packets" else ""
-        return Known(name, str(stream or ""), number, raw=made in RAW, fixed=made is not None)
+        name = _name(camera.get("name")) if made == "packets" else ""
+        return Known(name, _name(stream) if name else "", number, raw=made in RAW, fixed=made is not None)
     format = said.get("format")
     if not format:
         return None
     return Known(ring if format in EXPORTED else "", metadata=format == METADATA, raw=format in RAW)
+
+
+def _name(said: object) -> str:
+    """That of a camera or a stream, which becomes a part of a key; "": there is none, or it cannot be one."""
+    return said if isinstance(said, str) and "/" not in said and is_source(said) else ""
 
 
 def _records(camera: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

@@ -113,7 +113,7 @@ class ForeignCamera:
         except ValkkaError as e:  # its name is too long, or taken by another link of this user
             again, self._reason = bool(self._reason), str(e)
             self._retry_at = now + (_RETRY if again else _SOON)
-            if again and not self._told:
+            if again and not self._told and self._lines():  # its host may offer and withdraw it all the time
                 self._told = True
                 log.warning("%s: %s", self.name, e)
             return

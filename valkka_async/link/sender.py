@@ -17,8 +17,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from valkka_async.errors import ConnectError, ConnectionClosed, ValkkaError
-from valkka_async.foreign import start
+from valkka_async.errors import ConnectionClosed, ValkkaError
+from valkka_async.foreign import pass_on, start
 from valkka_async.link import geometry
 from valkka_async.link.budget import Budget
 from valkka_async.link.faults import Complaints, lines_of_a_host
@@ -120,10 +120,15 @@ class Sender:
         self._changed = False  # streams are new, or over
         self._smaller = False  # smaller streams are sent
         self._due: float | None = None  # when a ring is to be looked for
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll.register(self._wake, select.EPOLLIN)
-        self._thread = threading.Thread(target=self._run, name=f"to {host}", daemon=True)
-        start(self._thread)
+        self._wake = -1
+        try:
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._epoll.register(self._wake, select.EPOLLIN)
+            self._thread = threading.Thread(target=self._run, name=f"to {host}", daemon=True)
+            start(self._thread)
+        except BaseException:
+            self._close_descriptors()
+            raise
 
     def add(
         self, ring: str, put: Put, smaller: str | None = None, content: Content = Content.CAMERA
@@ -176,8 +181,13 @@ class Sender:
         finally:
             for stream in self._streams:
                 self._close(stream)
-            self._epoll.close()
-            self._stop, wake, self._wake = True, self._wake, -1
+            self._stop = True
+            self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        self._epoll.close()
+        wake, self._wake = self._wake, -1
+        if wake >= 0:
             os.close(wake)
 
     def _turn(self) -> None:
@@ -235,15 +245,20 @@ class Sender:
     def _open(self, stream: Stream) -> None:
         stream.retry_at = time.monotonic() + _RETRY
         try:
-            stream.reader = begin(stream.ring, policy="ordered", max_leases=2)  # its server may hang
-            fd = stream.reader.fileno()
-            self._epoll.register(fd, select.EPOLLIN)
-            self._ready[fd] = stream
+            reader = begin(stream.ring, policy="ordered", max_leases=2)  # its server may hang
+            try:
+                fd = reader.fileno()
+                self._epoll.register(fd, select.EPOLLIN)
+            except BaseException:
+                reader.close()
+                raise
         except TimeoutError:  # it is not there now
             return
-        except ConnectError as e:
+        except OSError as e:  # also a ConnectError; or no descriptor is left
+            pass_on(e)
             self._complain(stream, e)
             return
+        stream.reader, self._ready[fd] = reader, stream
         stream.number = self._number()
         stream.left_out, stream.waits, stream.limited = 0, True, False
         stream.window = Window(stream.number) if stream.content is Content.RAW else None
