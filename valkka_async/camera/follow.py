@@ -100,7 +100,7 @@ class Follower:
         with self._changed:
             newest, self._newest = self._newest, []
             if newest and self._key:
-                newest, self._key = [(frame, at._replace(key=True)) for frame, at in newest], False
+                newest, self._key = [(frame, at.as_key()) for frame, at in newest], False
         return newest
 
     @property

@@ -48,6 +48,10 @@ class Stamp(NamedTuple):
         """The same for a packet that is then, whatever its own times say."""
         return self._replace(seconds=seconds)
 
+    def as_key(self) -> Stamp:
+        """The same for a frame that stands for a key frame."""
+        return self._replace(key=True)
+
     @property
     def meta(self) -> dict[str, Any] | None:
         """As it goes into the frame."""
