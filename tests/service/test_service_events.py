@@ -173,9 +173,8 @@ async def test_hooks_of_the_config_are_told_and_follow_a_reload(clip: Path, tmp_
 
 async def test_an_outage_is_told_once_and_not_each_attempt() -> None:
     def status(state: str, cause: str | None = None) -> Any:
-        return SimpleNamespace(
-            name="cam1", state=va.CameraState(state), cause=cause and va.Cause(cause), reason=""
-        )
+        why = cause and va.Cause(cause)
+        return SimpleNamespace(name="cam1", state=va.CameraState(state), cause=why, reason="", since_ns=1000)
 
     herald = Herald("home")
     herald.open()
@@ -191,6 +190,8 @@ async def test_an_outage_is_told_once_and_not_each_attempt() -> None:
         while not told or told[-1] != "last":
             event = await happening.recv()
             told.append(f"{event.code} {event.fields.get('cause') or ''}".strip())
+            now = told[-1] in ("camera.waiting auth", "worker.ended", "last")  # else since when it is so
+            assert (event.time_ns == 1000) == (not now)
     herald.close()
     assert told == [
         "camera.connecting",

@@ -280,7 +280,8 @@ def test_the_strip_is_pointed_at_zoomed_and_clicked(browser: Browser, tmp_path: 
         assert twice[0] != twice[1] and all(one.startswith("02:30:00 ") for one in twice)
 
 
-# What the list of events says.
+# What has been noted, and what the list of events says.
+NOTED = "fetch('/api/recordings/door').then((one) => one.json()).then((one) => one.events)"
 LISTED = "[...document.querySelectorAll('#happened[open] li bdi')].map((one) => one.textContent)"
 
 
@@ -290,6 +291,7 @@ def test_over_tls_one_signs_in_sees_what_is_live_and_finds_what_happened(
     rtsp.mount("/door", encode(tmp_path / "door.h264", (320, 192), 50, gop=10))
     cameras = f"  door: {{url: '{rtsp.url('/door')}', record: {{on: event, before: 2s, after: 1s}}}}\n"
     web = f", token: {TOKEN}, tls: {{cert: {PEM}, key: {PEM}}}"
+    (tmp_path / "recordings").mkdir()  # what happens is noted from the start
     with service(tmp_path, cameras, web) as url, browser.page(url) as page:
         assert url.startswith("https:")
         page.until("document.activeElement?.id === 'token'")
@@ -310,11 +312,12 @@ def test_over_tls_one_signs_in_sees_what_is_live_and_finds_what_happened(
         wait_for(lambda: list((tmp_path / "recordings" / "door").glob("*.mp4")))
         with va.serve("door.people") as analyser:
             analyser.emit("person", "<i>at</i> the door")
-            page.until("fetch('/api/recordings/door').then((r) => r.json()).then((r) => r.events.length > 1)")
+            page.until(f"{NOTED}.then((events) => events.some(({{code}}) => code === 'person'))")
         time.sleep(1.5)
         page.press("v")
         page.until(f"{LISTED}.length")
-        assert page.value(LISTED) == ["Event recorded", "person: <i>at</i> the door"]
+        assert page.value(LISTED) == ["Camera live", "Event recorded", "person: <i>at</i> the door"]
+        page.press("Tab")
         page.press("Enter")
         says(page, "told", "Event recorded")
         page.until(f"{part('film')}.videoWidth === 320 && {part('film')}.currentTime > 0", 40)

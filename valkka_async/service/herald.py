@@ -88,14 +88,14 @@ class Herald:
         if again or (before, cause) == (status.state, status.cause):
             return
         self._cameras[status.name] = status.state, status.cause
-        self.emit(
-            f"camera.{status.state}",
-            status.name,
-            status.reason,
-            state=str(status.state),
-            before=None if before is None else str(before),
-            cause=None if status.cause is None else str(status.cause),
-        )
+        fields = {
+            "state": str(status.state),
+            "before": None if before is None else str(before),
+            "cause": None if status.cause is None else str(status.cause),
+        }
+        # A state is seen a while after it began; of another cause nothing says since when.
+        since_ns = status.since_ns if status.state is not before else None
+        self._tell(f"camera.{status.state}", status.name, status.reason, since_ns, fields)
 
     def removed(self, camera: str) -> None:
         self._cameras.pop(camera, None)
