@@ -174,7 +174,7 @@ def test_a_camera_is_heard_after_a_click_and_seen_whatever_becomes_of_its_sound(
             for _ in range(3):
                 plays(page, "front")
             page.until(f"{video}.buffered.end({video}.buffered.length - 1) - {video}.currentTime < 1")
-            assert stand.camera("front")["camera"]["streams"][0]["sound"]["state"] == "silent"
+            wait_for(lambda: stand.camera("front")["camera"]["streams"][0]["sound"]["state"] == "silent")
             stopped.clear()
             if NAME == "chromium":
                 page.until(f"{heard} > {page.value(heard)} + 2000")

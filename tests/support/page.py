@@ -117,9 +117,12 @@ class Page(ABC):
         self._cannot("turn a wheel")
 
     def middle(self, element: str) -> Place:
-        """Of the element that this expression is."""
-        box = f"{element}.getBoundingClientRect()"
-        x, y = self.value(f"[{box}.x + {box}.width / 2, {box}.y + {box}.height / 2]")
+        """Of the element that this expression is, when it stands still: a hand, too, waits for that."""
+        middle = "(({x, y, width, height}) => [x + width / 2, y + height / 2])"
+        box = f"{middle}({element}.getBoundingClientRect())"
+        later = f"new Promise((done) => setTimeout(() => done({box}), 100))"
+        still = "(async (was, now) => String(was) === String((now = await now)) && now)"
+        x, y = self.until(f"{still}({box}, {later})")
         return x, y
 
     def _cannot(self, what: str) -> None:
