@@ -35,9 +35,11 @@ EMULATED = tuple(
 MUSL_EXTRA = "service"  # zenoh, for [link], has no wheels for musl
 WHAT = """
 import av, json, platform
-from valkka_async.ring import _shm
+from valkka_async.camera.pixels import _pixels
+from valkka_async.camera.source import _rtp
+from valkka_async.ring import _rows, _shm
 here = platform.python_version(), platform.libc_ver(), platform.machine()
-print(json.dumps([*here, av.__version__, _shm.__file__]))
+print(json.dumps([*here, av.__version__, [one.__file__ for one in (_shm, _rows, _pixels, _rtp)]]))
 """
 
 
@@ -141,9 +143,10 @@ def check(system: System, version: str, jobs: str) -> tuple[matrix.Row, bool]:
         seconds.append(time.monotonic() - begun)
     asked = requirements()
     there.run(*pip, *(f"{name}>={asked[name]}" for name in NEEDED))
-    release, glibc, arch, pyav, module = json.loads(there.run(python, "-c", WHAT, cwd=inside))
-    if not module.startswith(f"{inside}/venv/") or ".abi3." not in module:
-        raise CommandError(f"this is not the wheel's: {module}")
+    release, glibc, arch, pyav, modules = json.loads(there.run(python, "-c", WHAT, cwd=inside))
+    for module in modules:
+        if not module.startswith(f"{inside}/venv/") or ".abi3." not in module:
+            raise CommandError(f"this is not the wheel's: {module}")
     slower = ("--timeout", "600", *EMULATED) if system.emulated else ALL
     counts = trial.tests(there, inside, python, SECONDS, "-n", jobs, "--dist", "loadfile", *slower)
     note = f"pip takes {seconds[0]:.0f} s, with [{system.extra}] {seconds[1]:.0f} s"

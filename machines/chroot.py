@@ -126,7 +126,13 @@ def require(programs: dict[str, str]) -> None:
 
 def emulate(arch: str) -> None:
     """Have programs of this architecture, as uname has it, run here. They are found by the kernel."""
-    require({f"qemu-{arch}-static": "qemu-user-static", "update-binfmts": "binfmt-support"})
+    require(
+        {
+            f"qemu-{arch}-static": "qemu-user-static",
+            "update-binfmts": "binfmt-support",
+            "arch-test": "arch-test",
+        }
+    )
     known = Path("/proc/sys/fs/binfmt_misc")
     if not (known / "register").exists():
         subprocess.run(["mount", "-t", "binfmt_misc", "none", known], check=True)
