@@ -10,6 +10,7 @@ import socket
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ from valkka_async.camera.status import CameraState, Cause
 from valkka_async.service.status import CameraReport, PageStatus, ServiceStatus
 from valkka_async.service.web import api, assets, listen, statuses
 from valkka_async.service.web.app import serve
+from valkka_async.service.web.listen import Connection
 
 BUTTON = {"X-Requested-With": "valkka-async"}
 
@@ -393,6 +395,20 @@ async def test_who_takes_nothing_of_what_is_sent_is_let_go(monkeypatch: pytest.M
                         await other.receive(timeout=10)
                         await asyncio.sleep(0.02)
                 assert await connections() == 1
+
+
+def test_a_service_that_stood_still_lets_nobody_go_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the clock says: nothing was sent meanwhile."""
+    gone: list[bool] = []
+    line = SimpleNamespace(get_write_buffer_size=lambda: 1000, abort=lambda: gone.append(True))
+    connection: Any = SimpleNamespace(transport=line, _waiting=0, _looks=0)
+    enough = int(listen._STUCK / listen._LOOK)
+    for number in range(enough):
+        monkeypatch.setattr(time, "monotonic", lambda number=number: 1e6 * number)
+        Connection.look(connection)
+    assert not gone
+    Connection.look(connection)
+    assert gone
 
 
 @once

@@ -113,7 +113,7 @@ class Guest(Protocol):
     @property
     def idle_since(self) -> float: ...
 
-    def look(self, now: float) -> None:
+    def look(self) -> None:
         """Called every few seconds, to end what takes too long."""
 
     def abort(self) -> None:
@@ -181,7 +181,7 @@ class Connection(web.RequestHandler):
         if self._line is not None:
             self._line.abort()
 
-    def look(self, now: float) -> None:
+    def look(self) -> None:
         """End it if nothing of what is to be sent leaves, as a client that does not read would keep it."""
         transport = self.transport
         if transport is None:
@@ -289,12 +289,10 @@ class Door:
         leaving.abort()
 
     async def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_LOOK)
-            now = loop.time()
             for connection in list(self._inside):
-                connection.look(now)
+                connection.look()
 
     async def aclose(self) -> None:
         """Wait for those to leave who were told to, and end the rest: over TLS a client has to answer."""
