@@ -63,9 +63,9 @@ def test_live_hls_flows_evenly(segments: list[bytes], listed: int) -> None:
                 states.add(camera.status().state)
         assert states == {"live"}
         assert not camera.status().clock_disagrees
-        # A segment at once would be fifty.
+        # A segment at once would be fifty; after a second in which this machine stood still it is half of it.
         most = max(sum(at <= other < at + 0.2 for other in times) for at in times)
-        assert most < 25
+        assert most < 40
         assert len(times) > 25 * LOOK * SEGMENT / 2
         asked = len(server.requests)
         silent.set()
@@ -128,11 +128,12 @@ def test_a_stream_without_times_is_recorded_by_arrival(kind: str, clips: Clips) 
             for _ in range(60):  # what FFmpeg had read before it knew what it is
                 reader.recv(timeout=20).release()
             with reader.recv(timeout=20) as frame:
-                began, first = time.monotonic(), frame.pts
-            while time.monotonic() - began < 2:
+                began_ns, first = frame.timestamp_ns, frame.pts
+            passed = 0.0
+            while passed < 2:
                 with reader.recv(timeout=10) as frame:
                     last, base = frame.pts, frame.time_base
-            passed = time.monotonic() - began
+                    passed = (frame.timestamp_ns - began_ns) / 1e9  # by arrival
         assert first is not None and last is not None and base is not None
         assert float((last - first) * base) == pytest.approx(passed, abs=0.7)
     finally:

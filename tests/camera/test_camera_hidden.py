@@ -7,7 +7,6 @@ import io
 import logging
 import re
 import sys
-import time
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -16,6 +15,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import valkka_async as va
+from support.until import wait_for
 from valkka_async.camera.source.secrets import parse
 from valkka_async.camera.status import before_start
 from valkka_async.cli.probe.findings import Findings
@@ -194,11 +194,7 @@ def test_no_secret_is_in_a_running_cameras_status_log_or_error(
         with va.play(url, server) as player, pytest.raises(va.CameraError) as caught:
             player.join(10)
         said.write(repr(player) + repr(caught.value))
-        for _ in range(100):
-            if camera.status().reason:
-                break
-            time.sleep(0.05)
-        assert camera.status().reason
+        wait_for(lambda: camera.status().reason)
         said.write(repr(camera) + repr(camera.status()) + repr(camera.spec))
     assert "hunter2" not in said.getvalue() + caplog.text
     assert "127.0.0.1" in said.getvalue()

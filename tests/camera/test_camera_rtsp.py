@@ -18,7 +18,8 @@ from support import footage
 from support.netns import in_netns
 from support.require import missing
 from support.rtsp import RtspServer
-from valkka_async.camera.play import play
+from support.until import measured
+from valkka_async.camera.play import PlayerStats, play
 
 
 class Seen(NamedTuple):
@@ -80,15 +81,19 @@ def test_pictures_and_capture_times_over_tcp(
 ) -> None:
     clip = clips(codec, size, "bt709" if codec != "mjpeg" else None, bframes=bframes)
     rtsp.mount("/cam", clip, codec=codec, fps=10)
-    with ring() as (server, reader), play(rtsp.url("/cam"), server) as player:
-        seen = receive(reader, 14)
-        check_capture_times(rtsp, "/cam", seen, 100)
-        stats = player.stats()
+
+    def measure() -> tuple[list[Seen], PlayerStats]:
+        with ring() as (server, reader), play(rtsp.url("/cam"), server) as player:
+            seen = receive(reader, 14)
+            check_capture_times(rtsp, "/cam", seen, 100)
+            assert player.error is None
+            return seen, player.stats()
+
+    seen, stats = measured(measure)
     check_pictures(seen, clip)
     pts = [one.pts for one in seen if one.pts is not None]
     assert len(pts) >= 13 and pts == sorted(set(pts))
     assert (stats.errors, stats.dropped, stats.skipped) == (0, 0, 0)
-    assert player.error is None
 
 
 @in_netns
@@ -111,13 +116,18 @@ def test_udp_pictures_capture_times_and_close_of_a_silent_camera(rtsp: RtspServe
 
 def test_the_frame_before_a_pause_is_not_dated_after_it(rtsp: RtspServer, clips: Clips) -> None:
     rtsp.mount("/cam", clips(), fps=10)
-    with ring() as (server, reader), play(rtsp.url("/cam"), server):
-        seen = receive(reader, 5)
-        rtsp.pause("/cam")
-        time.sleep(1)
-        rtsp.resume("/cam")
-        seen += receive(reader, 8)
-        check_capture_times(rtsp, "/cam", seen, 100)
+
+    def measure() -> list[Seen]:
+        with ring() as (server, reader), play(rtsp.url("/cam"), server):
+            seen = receive(reader, 5)
+            rtsp.pause("/cam")
+            time.sleep(1)
+            rtsp.resume("/cam")
+            seen += receive(reader, 8)
+            check_capture_times(rtsp, "/cam", seen, 100)
+            return seen
+
+    seen = measured(measure)
     gaps = [b.timestamp_ns - a.timestamp_ns for a, b in zip(seen, seen[1:], strict=False)]
     assert max(gaps) > 0.8e9
 
@@ -134,9 +144,13 @@ def test_a_stream_that_is_described_poorly_plays(rtsp: RtspServer, clips: Clips)
 def test_what_was_read_ahead_to_find_out_about_a_stream_is_dated_back(rtsp: RtspServer, clips: Clips) -> None:
     rtsp.mount("/cam", clips(), fps=10)
     options = {"probesize": "5000000"}  # as for a stream that needs it
-    with ring() as (server, reader), play(rtsp.url("/cam"), server, options=options):
-        seen = receive(reader, 25)
-        check_capture_times(rtsp, "/cam", seen, 200, early_ms=90)  # RTP time, not arrivals
+
+    def measure() -> None:
+        with ring() as (server, reader), play(rtsp.url("/cam"), server, options=options):
+            seen = receive(reader, 25)
+            check_capture_times(rtsp, "/cam", seen, 200, early_ms=90)  # RTP time, not arrivals
+
+    measured(measure)
 
 
 def test_a_resolution_change_in_mid_stream_goes_through(rtsp: RtspServer, clips: Clips) -> None:

@@ -54,7 +54,7 @@ def test_segments_and_patterns(here: Path, clip: Path) -> None:
     with camera("front", clip):
         done = run("rec", "front", "films/{name}-{n}.mp4", "--for", "1.3s", "--segment", "400ms")
         assert (done.returncode, done.stderr) == (0, "")
-        small = run("rec", "front.fmp4", "small-{n}.mp4", "--for", "0.9", "--max-bytes", "1k")
+        small = run("rec", "front.fmp4", "small-{n}.mp4", "--for", "2", "--max-bytes", "1k")
         assert (small.returncode, small.stderr) == (0, "")
     files = sorted((here / "films").iterdir())
     assert len(files) >= 2 and files[0].name == "front-1.mp4"
@@ -106,7 +106,7 @@ def test_nothing_recorded_is_status_1_and_says_why(here: Path) -> None:
     assert time.monotonic() - began < SECONDS
     for code, text in ((done.returncode, done.stderr), (status, errors)):
         assert code == 1 and "Connection refused" in one_line(text)
-        assert "nothing was recorded of 'gone': the camera is waiting: " in text
+        assert re.search("nothing was recorded of 'gone': the camera is (waiting|connecting): ", text)
         assert "s3cr3t" not in text
     assert list(here.iterdir()) == []
 
@@ -133,7 +133,7 @@ def test_bad_usage(args: tuple[str, ...], clip: Path) -> None:
 
 def test_on_a_terminal_a_bar_shows_how_far_it_is(here: Path, clip: Path) -> None:
     with camera("front", clip), Terminal("rec", "front", "--for", "1m") as terminal:
-        terminal.until(r"front .*━.* 0:01 of 1:00 .*kB  0 dropped")
+        terminal.until(r"front .*━.* 0:(0[1-9]|[1-5]\d) of 1:00 .*B  0 dropped")
         terminal.press("\x03")
         assert terminal.wait() == 0, terminal.shown
         assert re.search(r"recorded \d\.\d s of front in 1 file", terminal.shown)

@@ -25,6 +25,7 @@ from support.require import missing
 from support.rtsp import RtspServer, rtsp_available
 from support.status import NOTHING_STORED
 from support.terminal import Terminal
+from support.until import until
 from valkka_async.camera.spec import CameraSpec
 from valkka_async.camera.status import CameraState, before_start
 from valkka_async.camera.workers.status import WorkerState, WorkerStatus
@@ -118,9 +119,11 @@ def test_what_a_camera_and_its_reader_suffer_is_told_as_it_is(mortal: RtspServer
             enough.touch()
             assert slow.line() == "ready"
             received, dropped = map(int, slow.line(SECONDS).split())
-            row = top.camera(lambda c: c["rings"][0]["clients"][0]["fps"] == 0)
+            row = top.camera(
+                lambda c: (r := c["rings"][0]["clients"][0])["fps"] == 0 and r["received"] == received
+            )
             reader = row["rings"][0]["clients"][0]
-            assert (reader["received"], reader["dropped"]) == (received, dropped) and dropped > 0
+            assert (reader["pid"], reader["dropped"]) == (slow.pid, dropped) and dropped > 0
             quick.recv(10).release()
         top.camera(lambda c: c["readers"] == 0)
 
@@ -177,7 +180,7 @@ async def test_a_camera_whose_worker_was_killed_is_known_from_its_service(
                 await asyncio.sleep(0.05)
         assert of(now).pid not in (pid, None) and (of(now).restarts or 0) >= 1
         assert of(now).last_exit == "was killed by SIGKILL"
-    assert not rtsp.stats()["/cam"].clients
+    await until(lambda: not rtsp.stats()["/cam"].clients)
 
 
 async def test_a_service_of_this_process_needs_no_socket() -> None:
@@ -225,7 +228,7 @@ async def test_a_server_that_hangs_says_so_and_delays_nobody() -> None:
 
             stopped = False
             async with asyncio.timeout(SECONDS):
-                while await states() != {"hangs": "live", "works": "idle"}:
+                while (await states()).get("hangs") not in ("live", "idle"):  # that it was asked
                     await asyncio.sleep(0.05)
             hangs.signal(signal.SIGSTOP)
             async with asyncio.timeout(SECONDS):
@@ -261,7 +264,7 @@ async def test_many_that_hang_are_asked_once_each_and_the_others_answer(runtime_
         with va.serve("works"):
             async with Survey() as survey:
                 for _ in range(3):
-                    look = await survey.look(0.2)
+                    look = await survey.look(2.0)
                     assert not isinstance(look.servers["works"], type(look.servers.get("hangs0")))
                 for listener in listeners:
                     listener.accept()[0].close()

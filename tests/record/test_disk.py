@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -309,6 +310,25 @@ def test_who_asks_whether_a_file_is_being_written_is_told(tmp_path: Path, disk: 
         if child is not None:
             child.kill()
             child.wait()
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_who_asks_in_the_moment_in_which_a_file_begins_keeps_it_from_nothing(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """As another service that looks through the folder: it has the lock while it asks."""
+    flock, asked = fcntl.flock, []
+
+    def asks(fd: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and len(asked) < times:
+            asked.append(fd)
+            raise BlockingIOError(errno.EAGAIN, "in use")
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", asks)
+    disk.begin(tmp_path / "a.mp4", b"abc")
+    done(disk)
+    assert is_written(tmp_path / "a.mp4") and len(asked) == times
 
 
 def link_of(fd: str) -> str:

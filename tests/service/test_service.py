@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,9 @@ async def test_status_tells_what_cameras_do(rtsp: RtspServer, clip: Path, tmp_pa
         async with reading("front"):
             await until(lambda: _fps(service, "front", "front") > 5)
         assert _fps(service, "front", "front.jpeg") == 0
+        await until(lambda: 0 < camera(service, "front").cpu < 2)  # which is measured over some seconds
         front = camera(service, "front")
-        assert front.age is not None and front.age < 10 and 0 < front.cpu < 2
+        assert front.age is not None and front.age < 10
         assert front.worker.pid not in (None, os.getpid()) and front.worker.rss > 1e6
 
 
@@ -254,7 +256,7 @@ async def test_a_recording_on_demand_plays(rtsp: RtspServer, clip: Path, tmp_pat
         assert await asyncio.to_thread(_frames, path) >= 10
         await service.archive.settled()
         (span,) = (await service.archive.timeline("front", 0, 1 << 62)).spans
-        assert span.to_ns - span.from_ns > 0.4e9 and span.codec.startswith("avc1.")
+        assert span.to_ns > span.from_ns and span.codec.startswith("avc1.")
         found = await service.archive.clip("front", span.from_ns, span.to_ns)
         assert found.end_ns - found.begin_ns == pytest.approx(span.to_ns - span.from_ns, abs=0.1e9)
         stored = camera(service, "front").stored
@@ -272,16 +274,17 @@ async def test_an_event_is_recorded_from_before_it_until_after_it(
     cameras = {"front": {"url": url, "record": record}, "b": {"url": url}}
     async with Service(config(cameras, tmp_path)) as service:
         await until(lambda: recording(service, "front").state is RecordingState.ARMED)
-        await until(lambda: (age := camera(service, "front").age) is not None and age < 1)
-        await asyncio.sleep(1.5)
+        before = camera(service, "front").camera.packets
+        await until(lambda: camera(service, "front").camera.packets > before + 50)  # 2 s of them
         assert not (tmp_path / "front").exists()
+        told_ns = time.time_ns()
         service.record_event("front")
-        await until(lambda: recording(service, "front").state is RecordingState.WRITING)
+        await until(lambda: recording(service, "front").files == 1)
         await until(lambda: recording(service, "front").state is RecordingState.ARMED)
         await until(lambda: recording(service, "front").path is None)
         await service.archive.settled()
         (span,) = (await service.archive.timeline("front", 0, 1 << 62)).spans
-        assert span.to_ns - span.from_ns > 2.5e9
+        assert told_ns - span.from_ns > 0.9e9 and span.to_ns - told_ns > 0.9e9
         with pytest.raises(va.ValkkaError, match="on: event"):
             service.record_event("b")
         with pytest.raises(KeyError):
@@ -349,7 +352,7 @@ async def test_a_recording_has_failed_until_it_is_written_again(
         )
 
     async with Service(config({"front": {"url": url, "record": True}}, tmp_path)) as service:
-        assert recording(service, "front").state is RecordingState.WAITING
+        assert recording(service, "front").state is not RecordingState.WRITING
         await until(lambda: recording(service, "front").error)
         seen = []
 

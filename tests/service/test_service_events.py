@@ -77,7 +77,8 @@ async def test_a_service_tells_what_happens(clip: Path, tmp_path: Path) -> None:
         task = asyncio.create_task(listener.run(happening))
         async with Service(config(tmp_path, cameras)) as service:
             live = await listener.hears("camera.live", "front")
-            assert live.source == "service" and live.fields["before"] == "connecting"
+            # The service looks now and then, and may find it live at the first look.
+            assert live.source == "service" and live.fields["before"] in ("connecting", None)
             await listener.hears("recording.writing", "front")
             report = service.status().camera("front")
             assert report is not None and report.worker.pid is not None

@@ -171,7 +171,8 @@ def test_a_cookie_is_worth_something_with_its_key_name_and_token_alone() -> None
 
 
 def test_how_long_a_session_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = time.time()
+    begun = float(int(time.time()))
+    monkeypatch.setattr(time, "time", lambda: begun)
     sessions = Sessions(KEY, "x", TOKEN)
     cookie = sessions.begin(secure=True)
 

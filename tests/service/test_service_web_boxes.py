@@ -28,6 +28,13 @@ async def told(socket: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
     return message
 
 
+async def told_of_ring(socket: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
+    """The next one about a ring that is there. A slow machine may take longer to find it than is waited."""
+    while (message := await told(socket)).get("code") == "nobody":
+        pass
+    return message
+
+
 async def analysed(server: va.Server, *boxes: va.Box, text: str = "") -> va.Frame:
     """One frame of the camera, and what was found in it."""
     with va.serve("front") as camera:
@@ -45,7 +52,7 @@ async def test_browsers_share_a_reader_and_get_results_with_the_time_of_their_fr
                 await until(lambda: server.readers == 1)
                 await analysed(server, va.Box(1, 2, 30, 40, "<b>", 0.5, 7), text="a cat")
                 for browser in (one, two):
-                    assert await told(browser) == {
+                    assert await told_of_ring(browser) == {
                         "type": "result",
                         "at": 1_700_000_000_123.0,
                         "size": [160, 96],
@@ -65,7 +72,7 @@ async def test_nobody_who_publishes_results_is_told_with_a_code_and_waited_for()
         with va.serve("front.boxes") as server:
             await until(lambda: server.readers == 1)
             await analysed(server)
-            assert (await told(browser))["type"] == "result"
+            assert (await told_of_ring(browser))["type"] == "result"
 
 
 async def test_a_ring_of_something_else_is_told_and_harms_nobody() -> None:
@@ -73,9 +80,9 @@ async def test_a_ring_of_something_else_is_told_and_harms_nobody() -> None:
         async with served(Stand()) as client, client.ws_connect(ADDRESS) as browser:
             await until(lambda: server.readers == 1)
             server.publish(IMAGE)
-            assert (await told(browser))["code"] == "ring"
+            assert (await told_of_ring(browser))["code"] == "ring"
             await analysed(server)
-            assert (await told(browser))["type"] == "result"
+            assert (await told_of_ring(browser))["type"] == "result"
 
 
 async def test_a_browser_that_does_not_read_loses_the_oldest() -> None:
@@ -99,6 +106,7 @@ async def test_a_camera_that_is_not_there_or_leaves_ends_it() -> None:
             async with client.ws_connect(ADDRESS) as browser:
                 await until(lambda: server.readers == 1)
                 stand.cameras.clear()
-                await browser.receive(timeout=30)
+                while not browser.closed:
+                    await browser.receive(timeout=30)
                 assert browser.close_code == 4404
             await until(lambda: server.readers == 0)

@@ -208,7 +208,10 @@ async def test_nothing_is_read_for_nobody(folder: Path, impatient: None) -> None
                 await read(server, 0)
 
 
-async def test_a_page_that_is_loaded_again_finds_the_reader_still_there(folder: Path) -> None:
+async def test_a_page_that_is_loaded_again_finds_the_reader_still_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "_LINGER", 600.0)  # longer than a test may take
     film = Film(folder)
     with va.serve(LIVE) as server:
         async with served(Stand()) as client:
@@ -411,9 +414,9 @@ async def test_frames_that_are_too_many_or_too_old_are_too_much(monkeypatch: pyt
     assert viewer.skipped == 0
     viewer.offer(frame())
     assert viewer.skipped == 1001
-    monkeypatch.setattr(viewer_module, "QUEUE_SECONDS", 0.01)
     viewer.offer(frame(key=True))
     viewer.offer(frame())
+    monkeypatch.setattr(viewer_module, "QUEUE_SECONDS", 0.01)
     await asyncio.sleep(0.05)
     viewer.offer(frame())
     assert viewer.skipped == 1004

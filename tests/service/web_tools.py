@@ -25,6 +25,7 @@ from support import footage
 from support.playback import packets
 from support.status import NOTHING_STORED
 from support.status import differing as with_values
+from support.until import SECONDS
 from valkka_async.camera.mp4.fragments import Fragment, Muxer, Timeline
 from valkka_async.camera.spec import CameraSpec, Output
 from valkka_async.camera.status import CameraState, SoundState, SoundStatus, before_start
@@ -263,12 +264,19 @@ class Browser:
         return message
 
     async def media(self) -> Seen:
-        data = await self.socket.receive_bytes(timeout=10)
+        """The next message of bytes. Before the first one a slow machine may say that it waits for it."""
+        message = await self.socket.receive(timeout=10)
+        while message.type is aiohttp.WSMsgType.TEXT and json.loads(message.data)["type"] == "waiting":
+            message = await self.socket.receive(timeout=10)
+        assert message.type is aiohttp.WSMsgType.BINARY, message
+        data = message.data
         kind, taken, shown = HEAD.unpack_from(data)
         return Seen(kind, taken, shown, data[HEAD.size :])
 
     async def init(self) -> tuple[dict[str, Any], bytes]:
         text = await self.text()
+        while text["type"] == "waiting":
+            text = await self.text()
         assert text["type"] == "init", text
         seen = await self.media()
         assert seen.kind == 0
@@ -304,6 +312,16 @@ async def upgraded(url: str) -> AsyncIterator[asyncio.StreamReader]:
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+async def viewers(client: aiohttp.ClientSession, count: int, url: str = "/") -> None:
+    """Wait until so many look at a camera, or wait for a snapshot."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            async with client.get(url + "api/status") as answer:
+                if (await answer.json())["page"]["viewers"] == count:
+                    return
+            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
+import os
 import socket
 import socketserver
 import threading
@@ -117,8 +120,16 @@ def _forever(pieces: Sequence[bytes], start: int) -> Iterable[bytes]:
         start = 0
 
 
+# Not of those that the kernel gives away, one of which somebody else may get before a program has bound it.
+_PORTS = range(20_000, 32_000)
+_places = itertools.count(os.getpid() * 7919)  # of another process's own, elsewhere
+
+
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port that nobody has now."""
-    with socket.socket(type=kind) as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port that nobody has now, and that was not given to anybody before."""
+    for place in itertools.islice(_places, len(_PORTS)):
+        port = _PORTS[place % len(_PORTS)]
+        with socket.socket(type=kind) as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")

@@ -1,5 +1,5 @@
 """Waiting for what another process, thread or task does: `await until(...)` in a coroutine, `wait_for(...)`
-elsewhere. Both return what the condition returned."""
+elsewhere. Both return what the condition returned. And `measured(...)`, where times are what is tested."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ def wait_for(condition: Callable[[], T], seconds: float = SECONDS, *, pause: flo
         _check(condition, deadline, seconds)
         time.sleep(pause)
     return found
+
+
+def measured(measure: Callable[[], T]) -> T:
+    """What a measurement of times gave. It is made again if it fails: a busy machine may stand still in the
+    middle of it, and what is wrong with the program fails each time."""
+    for _ in range(3):
+        with contextlib.suppress(AssertionError):
+            return measure()
+    return measure()
 
 
 def _check(condition: Callable[[], object], deadline: float, seconds: float) -> None:

@@ -26,6 +26,7 @@ from valkka_async.record.contents import READING, Contents
 _FILE_MODE = 0o640
 _FOLDER_MODE = 0o750
 _Job: TypeAlias = "tuple[Path | None, bytes | bytearray, Contents | None]"
+_LOOKS = 100  # at a lock that whoever asks has for a moment
 _TRIES = 5  # at making a folder that somebody else removes, as a clean-up of empty ones does
 
 
@@ -163,7 +164,7 @@ class Disk:
             else:
                 self._number += 1
                 with contextlib.suppress(OSError):  # not all file systems have locks
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _lock(fd)
                 return fd, mine
 
     def _check(self) -> None:
@@ -247,6 +248,16 @@ def make_folder(folder: Path) -> None:
     except OSError:  # it is there, as a rule; if a file is in the way, open() will say so
         if not os.path.lexists(folder):
             raise
+
+
+def _lock(fd: int) -> None:
+    """For as long as it is written. Raises OSError."""
+    for _ in range(_LOOKS):
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # somebody asks in this moment whether it is written
+            time.sleep(0.001)
+    return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_written(path: Path) -> bool:

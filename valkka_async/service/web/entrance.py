@@ -40,7 +40,7 @@ class _Handshake:
         self._sock = sock
         self._handed_over = False
 
-    def look(self, now: float) -> None:
+    def look(self) -> None:
         pass  # it has a deadline
 
     def abort(self) -> None:

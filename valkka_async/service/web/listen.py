@@ -113,7 +113,7 @@ class Guest(Protocol):
     @property
     def idle_since(self) -> float: ...
 
-    def look(self, now: float) -> None:
+    def look(self) -> None:
         """Called every few seconds, to end what takes too long."""
 
     def abort(self) -> None:
@@ -138,8 +138,8 @@ class Connection(web.RequestHandler):
         self._door = door
         self._before = before
         self._line: asyncio.Transport | None = None  # aiohttp forgets it when it is told to close
-        self._waiting = 0  # unsent bytes, and since when none of them has left
-        self._since = 0.0
+        self._waiting = 0  # unsent bytes, and at how many looks since none of them had left
+        self._looks = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -158,7 +158,7 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
-        self._since = 0.0
+        self._waiting = 0
         super().resume_writing()
 
     @contextlib.contextmanager
@@ -181,16 +181,18 @@ class Connection(web.RequestHandler):
         if self._line is not None:
             self._line.abort()
 
-    def look(self, now: float) -> None:
+    def look(self) -> None:
         """End it if nothing of what is to be sent leaves, as a client that does not read would keep it."""
         transport = self.transport
         if transport is None:
             return
         waiting = transport.get_write_buffer_size()
-        if not waiting or waiting != self._waiting or not self._since:
-            self._waiting, self._since = waiting, now
-        elif now - self._since >= _STUCK:
-            log.info("a browser has read nothing for %.0f s: closed", now - self._since)
+        if not waiting or waiting != self._waiting:
+            self._waiting, self._looks = waiting, 0
+            return
+        self._looks += 1  # and not a time: while we stood still ourselves, nothing was sent
+        if self._looks * _LOOK >= _STUCK:
+            log.info("a browser has read nothing for %.0f s: closed", self._looks * _LOOK)
             transport.abort()
 
     def handle_error(
@@ -287,12 +289,10 @@ class Door:
         leaving.abort()
 
     async def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_LOOK)
-            now = loop.time()
             for connection in list(self._inside):
-                connection.look(now)
+                connection.look()
 
     async def aclose(self) -> None:
         """Wait for those to leave who were told to, and end the rest: over TLS a client has to answer."""
