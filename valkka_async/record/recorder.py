@@ -29,8 +29,7 @@ from valkka_async.record.pattern import Pattern
 from valkka_async.ring.client import Client, connect
 from valkka_async.ring.frame import Frame
 from valkka_async.ring.names import check_source
-from valkka_async.ring.timeouts import check_timeout
-from valkka_async.timeouts import timeout
+from valkka_async.timeouts import check_timeout, timeout
 
 log = logging.getLogger("valkka_async")
 
