@@ -29,7 +29,7 @@ from valkka_async.errors import RecorderError
 from valkka_async.foreign import start
 from valkka_async.record import contents as files
 from valkka_async.record.clip import MOST_MARKS, Clip, plan
-from valkka_async.record.contents import Contents
+from valkka_async.record.contents import CLOCK_SET_NS, Contents
 from valkka_async.record.diary import Diary
 from valkka_async.record.disk import is_written, make_folder
 from valkka_async.record.index import Entry, Index, Stored, broken, entry, is_damage
@@ -448,6 +448,7 @@ class Archive:
         index = self._known()
         if index is None:
             return
+        self._date(index)
         stored, growing = index.stored(), self._growing()
         self._count(stored, growing)
         devices, free = self._file_systems()
@@ -469,6 +470,46 @@ class Archive:
             index.forget(gone)
             self._count(index.stored(), growing)
 
+    def _date(self, index: Index) -> None:
+        """Give recordings of a clock that was not set their times, once it is: as those of their files, which
+        outlast the index. Where nobody knows when it was set, the newest one ends now."""
+        now_ns = self._clock_ns()
+        if now_ns < CLOCK_SET_NS or self._walking or self._behind:
+            return
+        found = [
+            one
+            for one in index.before(CLOCK_SET_NS)
+            if one.path not in self._open and one.path not in self._left
+        ]
+        if not found:
+            return
+        newest_ns = max(one.end_ns for one in found)
+        step_ns = self._step_ns(now_ns)
+        by_ns = step_ns if step_ns > CLOCK_SET_NS - newest_ns else now_ns - newest_ns
+        dated = [
+            (one.camera, one.path) for one in found if self._end_at(one, min(now_ns, one.end_ns + by_ns))
+        ]
+        log.warning(
+            "the clock was not set when %d recordings were made; their times are told now", len(dated)
+        )
+        self._diary.shift(CLOCK_SET_NS, by_ns)
+        self._walking = True
+        self._read_some(dated)
+
+    def _end_at(self, one: Entry, ns: int) -> bool:
+        """Have its file say so. False: that cannot be, and it stays."""
+        try:
+            files.end_at(one.path, ns)
+            return True
+        except FileNotFoundError:
+            return True
+        except OSError as e:
+            trouble = e.strerror
+        self._left[one.path] = Held(one.camera, one.path, one.begin_ns, one.end_ns, one.size, False, None)
+        self._undeleted = f"{one.path} is of a clock that was not set, and stays: {trouble}"
+        log.error("%s", self._undeleted, extra={"camera": one.camera})
+        return False
+
     def _held(
         self,
         index: Index,
@@ -478,10 +519,11 @@ class Archive:
         devices: Mapping[str, int],
     ) -> Generator[Held, None, None]:
         """Files in the order in which they are to go. `ahead`: some end later than `latest_ns`."""
+        dated_ns = CLOCK_SET_NS if self._clock_ns() >= CLOCK_SET_NS else 0
         first = index.oldest_first(latest_ns, ahead=True) if ahead else iter(())
         for one in chain(first, index.oldest_first(latest_ns)):
             busy = one.path in self._open
-            if (one.whole or busy) and one.path not in self._left:
+            if (one.whole or busy) and one.path not in self._left and one.end_ns >= dated_ns:
                 size, device = growing.get(one.path, one.size), devices.get(one.camera)
                 yield Held(one.camera, one.path, one.begin_ns, one.end_ns, size, busy, device)
 
@@ -495,9 +537,8 @@ class Archive:
     def _is_clock_good(self) -> bool:
         """A clock that is set forward by a year makes everything old, and one that is set back makes it be of
         the future. So it is not believed for a day."""
-        steady_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        ahead_ns = self._clock_ns() - steady_ns
-        step_ns = 0 if self._ahead_ns is None else ahead_ns - self._ahead_ns
+        steady_ns, now_ns = _steady_ns(), self._clock_ns()
+        step_ns = self._step_ns(now_ns)
         if abs(step_ns) > _STEP_NS and self._doubted_ns is None:
             self._doubted_ns = steady_ns
             text = "the clock was set by %+.0f h: no recording is deleted for its age in the next 24 h"
@@ -505,8 +546,12 @@ class Archive:
         if abs(step_ns) <= _STEP_NS or (
             self._doubted_ns is not None and steady_ns - self._doubted_ns > _DOUBT_NS
         ):
-            self._ahead_ns, self._doubted_ns = ahead_ns, None
+            self._ahead_ns, self._doubted_ns = now_ns - steady_ns, None
         return self._doubted_ns is None
+
+    def _step_ns(self, now_ns: int) -> int:
+        """By which the clock was set since it was last believed."""
+        return 0 if self._ahead_ns is None else now_ns - _steady_ns() - self._ahead_ns
 
     def _growing(self) -> dict[Path, int]:
         sizes = {}
@@ -632,6 +677,10 @@ def _found(camera: str, path: Path, contents: Contents | None = None) -> tuple[E
         return (broken(camera, path, path.stat()), None) if files.is_begun(path) else None
     except OSError:
         return None
+
+
+def _steady_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)  # which nobody sets
 
 
 def _is_file(path: Path) -> bool:

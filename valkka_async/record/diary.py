@@ -70,6 +70,13 @@ class Diary:
                 return [Event(at_ns, code, text, count) for at_ns, code, text, count in rows]
         return []
 
+    def shift(self, before_ns: int, by_ns: int) -> None:
+        """What is told of a time before that one happened so much later."""
+        with self._trying():
+            if (db := self._opened()) is not None:
+                with db:
+                    db.execute("UPDATE events SET at_ns = at_ns + ? WHERE at_ns < ?", (by_ns, before_ns))
+
     def close(self) -> None:
         """Idempotent."""
         if self._db is not None:
