@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -171,6 +172,48 @@ async def test_an_index_that_is_lost_is_made_again_from_the_files(tmp_path: Path
         assert after.spans == (*before.spans, Span(BEGIN + 80 * S, BEGIN + 82 * S, *width))
         assert it.status().files == 9
         assert it.status().problem == ""
+
+
+@pytest.mark.parametrize("loss", ["kept", "deleted", "other version"])
+async def test_recordings_of_a_camera_that_left_the_config_are_found_again(tmp_path: Path, loss: str) -> None:
+    async with archive(tmp_path, "a", "b") as it:
+        left = record(it, tmp_path, "b", range(3))
+        paths = record(it, tmp_path, "a", range(3, 6))
+        index = Path(it.status().index or "")
+    mine = name(tmp_path, "copy", 0)  # which somebody keeps
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(left[0].read_bytes())
+    if loss == "deleted":
+        index.unlink()
+    elif loss == "other version":
+        with sqlite3.connect(index) as db:
+            db.execute("PRAGMA user_version = 77")
+        db.close()
+    size = paths[0].stat().st_size
+    async with archive(tmp_path, "a") as it:
+        assert {camera: one.files for camera, one in it.stored_by_camera().items()} == {"a": 3, "b": 3}
+        assert await spans(it, "b") == [(0, 6)]
+    async with archive(tmp_path, "a", total=Keep(size=4 * size + size // 2)) as it:
+        assert [path.exists() for path in (*left, *paths, mine)] == [False] * 2 + [True] * 5
+    async with archive(tmp_path, "a", total=Keep(age=(DAY - 7 * S) / S)) as it:
+        assert [path.exists() for path in (*left, *paths, mine)] == [False] * 3 + [True] * 4
+        assert it.stored("b") is None
+
+
+async def test_what_is_to_stay_free_takes_those_of_a_camera_that_left_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with archive(tmp_path, "a", "b") as it:
+        left = record(it, tmp_path, "b", range(3))
+        paths = record(it, tmp_path, "a", range(3, 6))
+    size = paths[0].stat().st_size
+
+    def statvfs(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(f_bavail=100 * size - all_bytes(tmp_path), f_frsize=1, f_blocks=100 * size)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    async with archive(tmp_path, "a", total=Keep(free=96 * size - size // 2)):
+        assert [path.exists() for path in (*left, *paths)] == [False] * 2 + [True] * 4
 
 
 async def test_an_index_that_is_damaged_while_it_is_used_is_made_again(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ class Archive:
         self._index: Index | None = None
         self._diary = Diary(place.with_name(place.name.replace(".index", ".events")))
         self._open: dict[Path, tuple[str, Contents]] = {}  # being written
+        self._recorded: set[str] = set()  # cameras that have recordings, as far as is known
         self._behind = False  # the index lacks something
         self._walking = False
         self._left: dict[Path, Held] = {}  # what cannot be deleted, or is nobody's that the config names
@@ -354,6 +355,9 @@ class Archive:
 
     def _begun(self, camera: str, path: Path, contents: Contents) -> None:
         self._open[path] = camera, contents
+        if camera not in self._recorded:
+            self._recorded.add(camera)
+            self._diary.recorded(camera)
         if self._behind:  # the next walk finds it; another attempt would take its time
             return
         index = self._known(make=True)
@@ -394,6 +398,16 @@ class Archive:
                 if before is None or (found.exact and not before[1].exact):
                     seen[found.path] = camera, found
         known = index.known()
+        # Also of cameras that left the config, of which an index that was made again does not know. Any other
+        # folder that looks like a camera's may be a copy that somebody keeps, or another service's.
+        for camera in self._diary.cameras().difference(self._cameras):
+            pattern = self._pattern(camera)
+            for found in () if pattern is None else pattern.files():
+                seen.setdefault(found.path, (camera, found))
+        recorded = {camera for camera, _ in seen.values()} | {camera for camera, *_ in known.values()}
+        if recorded != self._recorded:
+            self._recorded = recorded
+            self._diary.keep_cameras(recorded)
         index.forget([path for path in known if path not in seen and not _is_file(path)])
         new = [
             (found.mtime_ns, camera, path)
@@ -569,13 +583,20 @@ class Archive:
             stored[camera] = Stored(size + growing.get(path, 0), count + 1, oldest_ns, contents.end_ns)
         self._stored = stored
 
+    def _pattern(self, camera: str) -> Pattern | None:
+        """Where the recordings of a camera are; None: nobody has said so yet."""
+        kept = self._cameras.get(camera)
+        return kept.pattern if kept is not None else self._other(camera) if self._other else None
+
     def _file_systems(self) -> tuple[dict[str, int], dict[int, int]]:
         """On which each camera's recordings are, and what these have free, if they can have as much as is to
         be."""
         devices, free, unfit, small = {}, {}, set(), ""
-        for camera, kept in self._cameras.items():
+        for camera in {*self._cameras, *self._stored}:
             with contextlib.suppress(OSError):
-                root = kept.pattern.root
+                if (pattern := self._pattern(camera)) is None:
+                    continue
+                root = pattern.root
                 while not root.exists() and root != root.parent:
                     root = root.parent
                 device = root.stat().st_dev
@@ -595,8 +616,7 @@ class Archive:
 
     def _delete(self, held: Held) -> bool:
         """Whatever the index says: only what recordings may have written. False: it stays."""
-        kept = self._cameras.get(held.camera)
-        pattern = kept.pattern if kept is not None else self._other(held.camera) if self._other else None
+        pattern = self._pattern(held.camera)
         try:
             if pattern is None or pattern.owns(held.path) is False or not self._is_known(held, pattern.root):
                 self._left[held.path] = held
