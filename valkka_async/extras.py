@@ -16,6 +16,7 @@ _PACKAGES = {
     "typer": ("typer", "service"),
     "rich": ("rich", "service"),
     "uvloop": ("uvloop", "service"),
+    "yarl": ("yarl", "service"),
     "zenoh": ("eclipse-zenoh", "link"),
 }
 

@@ -8,11 +8,14 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 import valkka_async as va
+from valkka_async.extras import advice
 
 ROOT = Path(__file__).parents[2]
 CHECKS = {
@@ -45,6 +48,24 @@ def test_no_text_is_cut_off_from_the_one_before_it() -> None:
                     if text and not isinstance(before, ast.Assign | ast.AnnAssign):
                         alone.append(f"{file.relative_to(ROOT)}:{line.lineno}")
     assert not alone
+
+
+def test_each_package_that_is_imported_is_asked_for_and_its_extra_is_known() -> None:
+    """One that comes with another one may be gone with its next version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    asked = {re.split(r"[\[><]", one)[0].lower() for one in itertools.chain(*lists)} | {"pydantic-core"}
+    imported = set()
+    for file in (ROOT / "valkka_async").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    packages, own = metadata.packages_distributions(), {*sys.stdlib_module_names, "valkka_async"}
+    names = {module: {one.lower().replace("_", "-") for one in packages[module]} for module in imported - own}
+    assert {module for module, of in names.items() if not of & asked} == set()
+    assert {module for module in names if not advice(module, "this")} == {"numpy"}
 
 
 @pytest.mark.timeout(600)

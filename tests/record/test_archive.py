@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -171,6 +172,48 @@ async def test_an_index_that_is_lost_is_made_again_from_the_files(tmp_path: Path
         assert after.spans == (*before.spans, Span(BEGIN + 80 * S, BEGIN + 82 * S, *width))
         assert it.status().files == 9
         assert it.status().problem == ""
+
+
+@pytest.mark.parametrize("loss", ["kept", "deleted", "other version"])
+async def test_recordings_of_a_camera_that_left_the_config_are_found_again(tmp_path: Path, loss: str) -> None:
+    async with archive(tmp_path, "a", "b") as it:
+        left = record(it, tmp_path, "b", range(3))
+        paths = record(it, tmp_path, "a", range(3, 6))
+        index = Path(it.status().index or "")
+    mine = name(tmp_path, "copy", 0)  # which somebody keeps
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(left[0].read_bytes())
+    if loss == "deleted":
+        index.unlink()
+    elif loss == "other version":
+        with sqlite3.connect(index) as db:
+            db.execute("PRAGMA user_version = 77")
+        db.close()
+    size = paths[0].stat().st_size
+    async with archive(tmp_path, "a") as it:
+        assert {camera: one.files for camera, one in it.stored_by_camera().items()} == {"a": 3, "b": 3}
+        assert await spans(it, "b") == [(0, 6)]
+    async with archive(tmp_path, "a", total=Keep(size=4 * size + size // 2)) as it:
+        assert [path.exists() for path in (*left, *paths, mine)] == [False] * 2 + [True] * 5
+    async with archive(tmp_path, "a", total=Keep(age=(DAY - 7 * S) / S)) as it:
+        assert [path.exists() for path in (*left, *paths, mine)] == [False] * 3 + [True] * 4
+        assert it.stored("b") is None
+
+
+async def test_what_is_to_stay_free_takes_those_of_a_camera_that_left_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with archive(tmp_path, "a", "b") as it:
+        left = record(it, tmp_path, "b", range(3))
+        paths = record(it, tmp_path, "a", range(3, 6))
+    size = paths[0].stat().st_size
+
+    def statvfs(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(f_bavail=100 * size - all_bytes(tmp_path), f_frsize=1, f_blocks=100 * size)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    async with archive(tmp_path, "a", total=Keep(free=96 * size - size // 2)):
+        assert [path.exists() for path in (*left, *paths)] == [False] * 2 + [True] * 4
 
 
 async def test_an_index_that_is_damaged_while_it_is_used_is_made_again(tmp_path: Path) -> None:
@@ -575,6 +618,71 @@ async def test_recordings_of_a_clock_that_was_ahead_go_before_those_of_now(tmp_p
             await it.settled()
         there = [path for path in (*ahead, *paths) if path.exists()]
         assert there == [*ahead, *paths][5 - count :]
+
+
+@pytest.mark.parametrize("when", ["while it runs", "before it starts", "and the index is lost"])
+async def test_recordings_of_a_clock_that_was_not_set_get_their_times_once_it_is(
+    tmp_path: Path, when: str
+) -> None:
+    """As that of a machine without a battery: it says 1970 until it has asked in the network."""
+    started, set_ = 100 * S, BEGIN + 10 * DAY
+    now = [started + 40 * S]
+    kept = {"a": Kept(pattern(tmp_path, "a"), Keep(age=5 * DAY / S))}
+    of_old = {"a": Kept(pattern(tmp_path, "a"), Keep())}
+    async with Archive(tmp_path / ".index.sqlite", clock_ns=lambda: now[0]) as it:
+        it.follow(kept, Keep(), lambda camera: pattern(tmp_path, camera))
+        old = record(it, tmp_path, "a", range(3))
+        unset = [tmp_path / "a" / "1970-01-01" / f"00-02-{number}0.mp4" for number in range(3)]
+        for number, path in enumerate(unset):
+            writer = Writer(path, started + number * 10 * S, journal=it.journal("a")).frames(50)
+            writer.contents.happened(started + number * 10 * S)
+            writer.complete()
+            os.utime(path, ns=(started, started))
+        it.happened("a", started + 15 * S, "person", "")
+        await it.settled()
+        assert all(path.exists() for path in (*old, *unset))
+        if when == "while it runs":
+            now[0] = set_
+            it.follow(of_old, Keep(), lambda camera: pattern(tmp_path, camera))
+            await it.settled()
+            end = set_ - 40 * S  # when it would have said `started`
+    now[0] = set_ + DAY
+    if when != "while it runs":
+        end = now[0] - 22 * S  # the newest one ends now
+    if when == "and the index is lost":
+        (tmp_path / ".index.sqlite").unlink()
+    async with Archive(tmp_path / ".index.sqlite", clock_ns=lambda: now[0]) as it:
+        it.follow(kept, Keep(), lambda camera: pattern(tmp_path, camera))
+        await it.settled()
+        await it.settled()
+        assert [path.exists() for path in (*old, *unset)] == [False] * 3 + [True] * 3
+        timeline = await it.timeline("a", set_ - DAY, set_ + 2 * DAY)
+        near = pytest.approx
+        assert [(one.from_ns - end) / S for one in timeline.spans] == near([0, 10, 20], abs=1)
+        assert [(one.at_ns - end) / S for one in timeline.events] == near([0, 10, 15, 20], abs=1)
+        assert [one.code for one in timeline.events][2] == "person"
+        size = unset[2].stat().st_size
+        new = name(tmp_path, "a", 9)
+        Writer(new, set_ + DAY, journal=it.journal("a")).frames(50).complete()
+        it.follow(of_old, Keep(size=3 * size + 100), lambda camera: pattern(tmp_path, camera))
+        await it.settled()
+        assert [path.exists() for path in (*unset, new)] == [False, True, True, True]
+
+
+async def test_a_recording_whose_time_cannot_be_set_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: Path, ns: tuple[int, int]) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    path = name(tmp_path, "a", 1)
+    Writer(path, 100 * S).frames(50).complete()
+    os.utime(path, ns=(S, S))
+    with monkeypatch.context() as m:
+        m.setattr(os, "utime", fails)
+        async with archive(tmp_path, total=Keep(age=60.0, size=1)) as it:
+            await it.settled()
+            assert path.exists() and "Operation not permitted" in it.status().problem
 
 
 async def test_what_is_to_stay_free_and_never_can_be_deletes_nothing(tmp_path: Path) -> None:

@@ -34,14 +34,14 @@ class Clock:
         monkeypatch.setattr(recorders, "time", both)
 
 
-def publish(server: va.Server, first: int, end: int) -> None:
-    """Frames of T0 and later, 25 per second."""
+def publish(server: va.Server, first: int, end: int, begin: int = T0) -> None:
+    """Frames of then and later, 25 per second."""
     init, fragments = film()
     server.set_header(init)
     for number in range(first, end):
         f = fragments[number]
         times: Any = {"pts": f.pts, "dts": f.dts, "duration": f.duration, "time_base": f.time_base}
-        server.publish(f.data, format="fmp4", key=f.key, timestamp_ns=T0 + number * STEP_NS, **times)
+        server.publish(f.data, format="fmp4", key=f.key, timestamp_ns=begin + number * STEP_NS, **times)
 
 
 def numbers(path: Path) -> list[int]:
@@ -110,6 +110,24 @@ async def test_a_clip_ends_though_the_clock_is_set_back(
             publish(server, 20, 40)  # an hour before it ends, by their clock
             await until(lambda: recorder.stats().held_ns == T0 + 39 * STEP_NS)
         assert recorder.stats().files == 1
+
+
+async def test_a_clip_is_as_long_though_the_clock_is_set_for_the_first_time_since_1970(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    with va.serve("cam", slots=128) as server:
+        async with va.Recorder("cam", tmp_path / "{n}.mp4", before=1.0) as recorder:
+            await until(lambda: server.stats().readers)
+            publish(server, 0, 20, 100 * S)
+            clock.ns = 100 * S + 19 * STEP_NS
+            await until(lambda: recorder.stats().held_ns == clock.ns)
+            recorder.clip(after=1.0)
+            publish(server, 20, 25, 100 * S)
+            publish(server, 25, 90)
+            await until(lambda: recorder.stats().held_ns == T0 + 89 * STEP_NS)
+    first, second = sorted(tmp_path.glob("*.mp4"))
+    assert numbers(first) == list(range(30)) and numbers(second) == list(range(30, 45))
 
 
 async def test_a_clip_of_a_recorder_that_does_not_wait_is_refused(tmp_path: Path) -> None:

@@ -264,6 +264,26 @@ async def test_a_clock_that_is_set_back_begins_another_file_and_one_set_forward_
     assert (found[1].begin_ns, found[1].end_ns) == (begin + 80 * frame - hour, begin + 90 * frame - hour)
 
 
+async def test_a_clock_that_is_set_for_the_first_time_since_1970_begins_another_file(
+    folder: Path, tmp_path: Path
+) -> None:
+    film = Film(clip(folder))
+    unset, begin, frame = 12 * 10**9, 1_700_000_000 * 10**9, 40_000_000
+    with va.serve("cam", slots=128) as server:
+        async with va.Recorder("cam", tmp_path / "{n}.mp4", seconds=None) as recorder:
+            await connected(server)
+            server.set_header(film.header)
+            for number, f in enumerate(film.fragments[:60]):
+                put(server, f, timestamp_ns=(unset if number < 35 else begin) + number * frame)
+            await until(lambda: recorder.stats().frames == 60)
+    first, second = written(tmp_path)
+    assert (len(numbers(first)), len(numbers(second))) == (40, 20)
+    os.utime(first, ns=(unset, unset))
+    found = [contents.read(path) for path in (first, second)]
+    assert (found[0].begin_ns, found[0].end_ns, found[0].gaps) == (unset, unset + 40 * frame, [])
+    assert found[1].begin_ns == begin + 40 * frame
+
+
 async def test_a_server_that_is_started_again_is_followed(folder: Path, tmp_path: Path) -> None:
     """Although its frames are numbered on as if nothing had been, and its times too."""
     film = Film(clip(folder))

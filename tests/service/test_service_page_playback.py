@@ -278,6 +278,62 @@ def test_the_strip_is_pointed_at_zoomed_and_clicked(browser: Browser, tmp_path: 
         assert twice[0] != twice[1] and all(one.startswith("02:30:00 ") for one in twice)
 
 
+# Without looks at what there is, but for those after something was told; and a page that is told nothing.
+TOLD = """
+const [Real, ask] = [EventSource, fetch];
+window.EventSource = class extends Real {
+    constructor(url) {
+        super(url);
+        this.addEventListener('open', () => (window.opened = true));
+        this.addEventListener('message', () => (window.held = false));
+    }
+};
+window.fetch = (url, ...more) => {
+    const held = window.held && String(url).includes('/api/recordings/yard?');
+    return held ? Promise.reject(new TypeError('held')) : ask(url, ...more);
+};
+"""
+ABSENT = "delete window.EventSource; window.opened = true"
+REFUSED = """
+const Real = EventSource;
+window.EventSource = class extends Real {
+    constructor() {
+        super('/api/nothing');
+        this.addEventListener('error', () => (window.opened = true));
+    }
+};
+"""
+
+
+@pytest.mark.parametrize("how", [TOLD, ABSENT, REFUSED], ids=["told", "absent", "refused"])
+def test_what_happens_is_on_the_strip_as_soon_as_it_is_told(
+    browser: Browser, tmp_path: Path, how: str
+) -> None:
+    begin = yesterday()
+    files = [Writer(tmp_path / "recordings" / "yard" / "1.mp4", int(begin) * S).frames(50)]
+    cameras = "  yard: {url: 'rtsp://127.0.0.1:9/x'}\n  yard.gate: {url: 'rtsp://127.0.0.1:9/x'}\n"
+    with service(tmp_path, cameras, yard=files) as url, browser.page() as page:
+        page.before(how)
+        page.go(url + "#camera=yard")
+        page.until(f"window.opened && {part('strip')}?.offsetWidth && !{part('dayBefore')}.ariaDisabled")
+        page.run(f"window.held = {str(how == TOLD).lower()}")
+        with va.serve("yard.gate.people") as another, va.serve("yard.people") as analyser:
+            another.emit("person", "at the gate")
+            analyser.emit("person", "<i>at</i> the door")
+            now = time.time()
+            strip = part("strip")
+            x, y = page.value(
+                f"(({{x, y, width}}) => [x + width * ({now} - {strip}.ariaValueMin) / "
+                f"({strip}.ariaValueMax - {strip}.ariaValueMin), y + 40])({strip}.getBoundingClientRect())"
+            )
+            pointed = f"new PointerEvent('pointermove', {{clientX: {x}, clientY: {y}}})"
+            shown = f"{part('preview')}.textContent"
+            page.until(f"{strip}.dispatchEvent({pointed}) && {shown}.endsWith('person: <i>at</i> the door')")
+        if how == TOLD:
+            says(page, "told", "person: <i>at</i> the door")
+        assert [problem for problem in page.problems if "/api/nothing" not in problem] == []
+
+
 # What was recorded, and what the list of events says.
 RECORDED = "fetch('/api/recordings/door').then((one) => one.json())"
 LISTED = "[...document.querySelectorAll('#happened[open] li bdi')].map((one) => one.textContent)"

@@ -29,7 +29,7 @@ from valkka_async.errors import RecorderError
 from valkka_async.foreign import start
 from valkka_async.record import contents as files
 from valkka_async.record.clip import MOST_MARKS, Clip, plan
-from valkka_async.record.contents import Contents
+from valkka_async.record.contents import CLOCK_SET_NS, Contents
 from valkka_async.record.diary import Diary
 from valkka_async.record.disk import is_written, make_folder
 from valkka_async.record.index import Entry, Index, Stored, broken, entry, is_damage
@@ -105,6 +105,7 @@ class Archive:
         self._index: Index | None = None
         self._diary = Diary(place.with_name(place.name.replace(".index", ".events")))
         self._open: dict[Path, tuple[str, Contents]] = {}  # being written
+        self._recorded: set[str] = set()  # cameras that have recordings, as far as is known
         self._behind = False  # the index lacks something
         self._walking = False
         self._left: dict[Path, Held] = {}  # what cannot be deleted, or is nobody's that the config names
@@ -354,6 +355,9 @@ class Archive:
 
     def _begun(self, camera: str, path: Path, contents: Contents) -> None:
         self._open[path] = camera, contents
+        if camera not in self._recorded:
+            self._recorded.add(camera)
+            self._diary.recorded(camera)
         if self._behind:  # the next walk finds it; another attempt would take its time
             return
         index = self._known(make=True)
@@ -394,6 +398,16 @@ class Archive:
                 if before is None or (found.exact and not before[1].exact):
                     seen[found.path] = camera, found
         known = index.known()
+        # Also of cameras that left the config, of which an index that was made again does not know. Any other
+        # folder that looks like a camera's may be a copy that somebody keeps, or another service's.
+        for camera in self._diary.cameras().difference(self._cameras):
+            pattern = self._pattern(camera)
+            for found in () if pattern is None else pattern.files():
+                seen.setdefault(found.path, (camera, found))
+        recorded = {camera for camera, _ in seen.values()} | {camera for camera, *_ in known.values()}
+        if recorded != self._recorded:
+            self._recorded = recorded
+            self._diary.keep_cameras(recorded)
         index.forget([path for path in known if path not in seen and not _is_file(path)])
         new = [
             (found.mtime_ns, camera, path)
@@ -448,6 +462,7 @@ class Archive:
         index = self._known()
         if index is None:
             return
+        self._date(index)
         stored, growing = index.stored(), self._growing()
         self._count(stored, growing)
         devices, free = self._file_systems()
@@ -469,6 +484,46 @@ class Archive:
             index.forget(gone)
             self._count(index.stored(), growing)
 
+    def _date(self, index: Index) -> None:
+        """Give recordings of a clock that was not set their times, once it is: as those of their files, which
+        outlast the index. Where nobody knows when it was set, the newest one ends now."""
+        now_ns = self._clock_ns()
+        if now_ns < CLOCK_SET_NS or self._walking or self._behind:
+            return
+        found = [
+            one
+            for one in index.before(CLOCK_SET_NS)
+            if one.path not in self._open and one.path not in self._left
+        ]
+        if not found:
+            return
+        newest_ns = max(one.end_ns for one in found)
+        step_ns = self._step_ns(now_ns)
+        by_ns = step_ns if step_ns > CLOCK_SET_NS - newest_ns else now_ns - newest_ns
+        dated = [
+            (one.camera, one.path) for one in found if self._end_at(one, min(now_ns, one.end_ns + by_ns))
+        ]
+        log.warning(
+            "the clock was not set when %d recordings were made; their times are told now", len(dated)
+        )
+        self._diary.shift(CLOCK_SET_NS, by_ns)
+        self._walking = True
+        self._read_some(dated)
+
+    def _end_at(self, one: Entry, ns: int) -> bool:
+        """Have its file say so. False: that cannot be, and it stays."""
+        try:
+            files.end_at(one.path, ns)
+            return True
+        except FileNotFoundError:
+            return True
+        except OSError as e:
+            trouble = e.strerror
+        self._left[one.path] = Held(one.camera, one.path, one.begin_ns, one.end_ns, one.size, False, None)
+        self._undeleted = f"{one.path} is of a clock that was not set, and stays: {trouble}"
+        log.error("%s", self._undeleted, extra={"camera": one.camera})
+        return False
+
     def _held(
         self,
         index: Index,
@@ -478,10 +533,11 @@ class Archive:
         devices: Mapping[str, int],
     ) -> Generator[Held, None, None]:
         """Files in the order in which they are to go. `ahead`: some end later than `latest_ns`."""
+        dated_ns = CLOCK_SET_NS if self._clock_ns() >= CLOCK_SET_NS else 0
         first = index.oldest_first(latest_ns, ahead=True) if ahead else iter(())
         for one in chain(first, index.oldest_first(latest_ns)):
             busy = one.path in self._open
-            if (one.whole or busy) and one.path not in self._left:
+            if (one.whole or busy) and one.path not in self._left and one.end_ns >= dated_ns:
                 size, device = growing.get(one.path, one.size), devices.get(one.camera)
                 yield Held(one.camera, one.path, one.begin_ns, one.end_ns, size, busy, device)
 
@@ -495,9 +551,8 @@ class Archive:
     def _is_clock_good(self) -> bool:
         """A clock that is set forward by a year makes everything old, and one that is set back makes it be of
         the future. So it is not believed for a day."""
-        steady_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        ahead_ns = self._clock_ns() - steady_ns
-        step_ns = 0 if self._ahead_ns is None else ahead_ns - self._ahead_ns
+        steady_ns, now_ns = _steady_ns(), self._clock_ns()
+        step_ns = self._step_ns(now_ns)
         if abs(step_ns) > _STEP_NS and self._doubted_ns is None:
             self._doubted_ns = steady_ns
             text = "the clock was set by %+.0f h: no recording is deleted for its age in the next 24 h"
@@ -505,8 +560,12 @@ class Archive:
         if abs(step_ns) <= _STEP_NS or (
             self._doubted_ns is not None and steady_ns - self._doubted_ns > _DOUBT_NS
         ):
-            self._ahead_ns, self._doubted_ns = ahead_ns, None
+            self._ahead_ns, self._doubted_ns = now_ns - steady_ns, None
         return self._doubted_ns is None
+
+    def _step_ns(self, now_ns: int) -> int:
+        """By which the clock was set since it was last believed."""
+        return 0 if self._ahead_ns is None else now_ns - _steady_ns() - self._ahead_ns
 
     def _growing(self) -> dict[Path, int]:
         sizes = {}
@@ -524,13 +583,20 @@ class Archive:
             stored[camera] = Stored(size + growing.get(path, 0), count + 1, oldest_ns, contents.end_ns)
         self._stored = stored
 
+    def _pattern(self, camera: str) -> Pattern | None:
+        """Where the recordings of a camera are; None: nobody has said so yet."""
+        kept = self._cameras.get(camera)
+        return kept.pattern if kept is not None else self._other(camera) if self._other else None
+
     def _file_systems(self) -> tuple[dict[str, int], dict[int, int]]:
         """On which each camera's recordings are, and what these have free, if they can have as much as is to
         be."""
         devices, free, unfit, small = {}, {}, set(), ""
-        for camera, kept in self._cameras.items():
+        for camera in {*self._cameras, *self._stored}:
             with contextlib.suppress(OSError):
-                root = kept.pattern.root
+                if (pattern := self._pattern(camera)) is None:
+                    continue
+                root = pattern.root
                 while not root.exists() and root != root.parent:
                     root = root.parent
                 device = root.stat().st_dev
@@ -550,8 +616,7 @@ class Archive:
 
     def _delete(self, held: Held) -> bool:
         """Whatever the index says: only what recordings may have written. False: it stays."""
-        kept = self._cameras.get(held.camera)
-        pattern = kept.pattern if kept is not None else self._other(held.camera) if self._other else None
+        pattern = self._pattern(held.camera)
         try:
             if pattern is None or pattern.owns(held.path) is False or not self._is_known(held, pattern.root):
                 self._left[held.path] = held
@@ -632,6 +697,10 @@ def _found(camera: str, path: Path, contents: Contents | None = None) -> tuple[E
         return (broken(camera, path, path.stat()), None) if files.is_begun(path) else None
     except OSError:
         return None
+
+
+def _steady_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)  # which nobody sets
 
 
 def _is_file(path: Path) -> bool:

@@ -8,10 +8,12 @@ The file itself has all of it, so that an index that is lost is made again from 
   record. Two short reads bring it.
 - One whose recorder was killed has none. Then its fragments are read, up to the last whole one. They do not
   say for which events it was made.
+- One of a clock that was not set ends when it was last changed, by which an Archive tells it, once it is set.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -28,6 +30,7 @@ from valkka_async.camera.mp4.boxes import CutOff
 from valkka_async.errors import DataError
 
 GAP_NS = 2_000_000_000  # without a frame, beyond the last one's duration: a gap
+CLOCK_SET_NS = 1_577_836_800_000_000_000  # 2020: a clock that says less has not been set since it began
 MARK_NS = 2_000_000_000  # from one marked key frame to the next, at least
 _EVENT_NS = 1_000_000_000  # from one event to the next: programs may tell of one many times
 _OURS = bytes.fromhex("0f0b8e0a5c5d4b0f9a3e6d3d2f6a7c11")  # a uuid box: the record of such a file
@@ -192,9 +195,19 @@ def read(path: Path) -> Contents:
         if contents is None:
             contents = _scan(fd, status.st_mtime_ns)
             _check(contents)
+        if contents.end_ns < CLOCK_SET_NS <= status.st_mtime_ns:
+            _end_at(contents, status.st_mtime_ns)
         return contents
     finally:
         os.close(fd)
+
+
+def end_at(path: Path, ns: int) -> None:
+    """Have a file of a clock that was not set say so, unless it does. Raises OSError."""
+    if os.stat(path).st_mtime_ns < CLOCK_SET_NS:
+        os.utime(path, ns=(ns, ns))
+        if os.stat(path).st_mtime_ns < CLOCK_SET_NS:
+            raise OSError(errno.ENOTSUP, "its file system keeps no times", str(path))
 
 
 def is_begun(path: Path) -> bool:
@@ -282,6 +295,7 @@ def _end_at(contents: Contents, ns: int) -> None:
     contents.end_ns -= shift
     contents.marks = [Mark(mark.offset, mark.ns - shift, mark.ticks) for mark in contents.marks]
     contents.gaps = [(a - shift, b - shift) for a, b in contents.gaps]
+    contents.events = [at - shift for at in contents.events]
 
 
 class Fragment(NamedTuple):

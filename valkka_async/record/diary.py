@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What happened to cameras, and before them, besides what their recordings say: the newest of it, for the
-strip of time.
+strip of time. And which cameras were recorded: a config may lack them by now.
 
 SQLite, as the index, and beside it: the index can be made again from the files, and this cannot. It blocks,
 and belongs to one thread.
@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from valkka_async.record.index import connect, is_damage
@@ -33,6 +33,7 @@ CREATE TABLE events (
 );
 CREATE INDEX by_time ON events (camera, at_ns);
 """
+_CAMERAS = "CREATE TABLE IF NOT EXISTS cameras (name TEXT PRIMARY KEY)"  # which older files have not
 
 log = logging.getLogger("valkka_async.service")
 
@@ -69,6 +70,36 @@ class Diary:
                 rows = db.execute(asked, (camera, from_ns, to_ns, piece, _AT_ONCE))
                 return [Event(at_ns, code, text, count) for at_ns, code, text, count in rows]
         return []
+
+    def cameras(self) -> set[str]:
+        """Those that keep_cameras() said, and recorded() since."""
+        with self._trying():
+            if (db := self._opened()) is not None:
+                return {str(name) for (name,) in db.execute("SELECT name FROM cameras")}
+        return set()
+
+    def recorded(self, camera: str) -> None:
+        """There are recordings of it."""
+        with self._trying():
+            if (db := self._opened()) is not None:
+                with db:
+                    db.execute("INSERT OR IGNORE INTO cameras VALUES (?)", (camera,))
+
+    def keep_cameras(self, names: Iterable[str]) -> None:
+        """There are recordings of these, and of no others."""
+        rows = [(name,) for name in sorted(names)]
+        with self._trying():
+            if (db := self._opened()) is not None:
+                with db:
+                    db.execute("DELETE FROM cameras")
+                    db.executemany("INSERT INTO cameras VALUES (?)", rows)
+
+    def shift(self, before_ns: int, by_ns: int) -> None:
+        """What is told of a time before that one happened so much later."""
+        with self._trying():
+            if (db := self._opened()) is not None:
+                with db:
+                    db.execute("UPDATE events SET at_ns = at_ns + ? WHERE at_ns < ?", (by_ns, before_ns))
 
     def close(self) -> None:
         """Idempotent."""
@@ -107,6 +138,7 @@ def _open(path: Path) -> sqlite3.Connection:
             db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_VERSION};COMMIT;")
         elif version != _VERSION:
             raise sqlite3.NotSupportedError("it is of another version of valkka-async")
+        db.execute(_CAMERAS)
     except BaseException:
         db.close()
         raise

@@ -254,6 +254,11 @@ class Index:
         what = f"SELECT {_FIELDS} FROM files WHERE {where} ORDER BY begin_ns"
         return (_entry(row) for row in self._rows(what, (latest_ns,), *_TYPES))
 
+    def before(self, ns: int) -> list[Entry]:
+        """Files that are whole and end before then."""
+        what = f"SELECT {_FIELDS} FROM files WHERE begin_ns < ? AND end_ns < ? AND whole"
+        return [_entry(row) for row in self._rows(what, (ns, ns), *_TYPES)]
+
     def stored(self) -> dict[str, Stored]:
         """What there is of each camera, of files that are whole."""
         rows = self._rows(

@@ -22,15 +22,14 @@ from typing import Self
 
 from valkka_async.camera.mp4 import boxes, edits, sound
 from valkka_async.errors import ConnectionClosed, RecorderError
-from valkka_async.record.contents import GAP_NS, Contents
+from valkka_async.record.contents import CLOCK_SET_NS, GAP_NS, Contents
 from valkka_async.record.disk import Disk, Journal
 from valkka_async.record.held import Held, Piece
 from valkka_async.record.pattern import Pattern
 from valkka_async.ring.client import Client, connect
 from valkka_async.ring.frame import Frame
 from valkka_async.ring.names import check_source
-from valkka_async.ring.timeouts import check_timeout
-from valkka_async.timeouts import timeout
+from valkka_async.timeouts import check_timeout, timeout
 
 log = logging.getLogger("valkka_async")
 
@@ -95,8 +94,9 @@ class Recorder:
     a moment after the picture, is cut where it is: a file ends with a moment of picture alone, whose sound
     begins the next file. The next one begins
     when the file is ``seconds`` long or would outgrow ``max_bytes``, when frames were lost, when the server
-    was restarted, the frames' size or codec changed, or the clock was set back; a camera that reconnects
-    leaves a gap in the file's times. A server that is not there (yet, or any more) is waited for.
+    was restarted, the frames' size or codec changed, or the clock was set back, or for the first time since
+    1970; a camera that reconnects leaves a gap in the file's times. A server that is not there (yet, or any
+    more) is waited for.
 
     Files are written under their final names from the first byte on, and each frame with one system call: a
     recorder that is killed leaves files that play up to the last frame. (A power cut may cost what the
@@ -378,6 +378,10 @@ class Recorder:
         if self._held is None:
             self._write(disk, piece)
             return
+        part = self._part
+        if part is not None and part.contents.begin_ns < CLOCK_SET_NS <= piece.timestamp_ns:
+            if self._until_ns < CLOCK_SET_NS:  # it lasts as long as it was to
+                self._until_ns += piece.timestamp_ns - part.contents.end_ns
         # What is written is held too: the next clip may begin before this one ends.
         wanted = piece.timestamp_ns <= self._until_ns
         self._held.add(Piece(bytearray(piece.data), *piece[1:]) if wanted else piece)
@@ -444,6 +448,8 @@ class Recorder:
             return False
         if piece.timestamp_ns < part.latest_ns - GAP_NS:  # the clock was set back
             return True
+        if part.contents.begin_ns < CLOCK_SET_NS <= piece.timestamp_ns:  # it was set at last
+            return True
         if self._seconds is not None and part.seconds(piece.dts) >= self._seconds - _EARLY:
             return True
         # The GOP that begins here will be about as large as the largest so far.
@@ -493,6 +499,8 @@ class Recorder:
 def _noted(contents: Contents, data: bytearray, piece: Piece) -> bytearray:
     """A fragment as it goes into the file: with the time at which it was taken, if it is to be marked."""
     about, ns = boxes.about(data), piece.timestamp_ns
+    if 0 < contents.begin_ns < CLOCK_SET_NS <= ns:  # up to the next key frame, which begins another file
+        ns = contents.end_ns
     mark = contents.marks_next(ns, piece.key)
     if mark:
         data = bytearray(boxes.reference_time(about.decode, ns) + data)

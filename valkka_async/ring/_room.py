@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from valkka_async.ring.timeouts import check_timeout
+from valkka_async.timeouts import check_timeout
 
 
 class RoomWaiters:

@@ -16,7 +16,7 @@ from valkka_async.ring._shm import Frame, Waiter
 from valkka_async.ring.connection import ReaderStats
 from valkka_async.ring.policy import Policy
 from valkka_async.ring.subscription import TURN_SECONDS, Link, Subscription
-from valkka_async.ring.timeouts import check_timeout
+from valkka_async.timeouts import check_timeout
 
 
 def connect(

@@ -53,11 +53,13 @@ from valkka_async.ring.rendezvous import (
     runtime_dir,
     socket_path,
 )
-from valkka_async.ring.timeouts import ANSWER_SECONDS, check_timeout
+from valkka_async.timeouts import check_timeout
 
 _FIRST_RETRY_SECONDS = 0.01  # between looks for a server that is not there, at first,
 _LAST_RETRY_SECONDS = 0.2  # and after a while
 _STABLE_SECONDS = 1.0  # a connection that has lived so long was a good one
+# With a timeout of 0 nobody waits for a server that is not there; one that is there needs time to answer.
+ANSWER_SECONDS = 1.0
 WELCOME_SECONDS = 5.0  # until a server that does not answer is dialled again
 REFUSED_SECONDS = 1.0  # until a server that refused us is asked again
 

@@ -18,6 +18,7 @@ from valkka_async.ring import _kernel, _shm, fork, patched
 from valkka_async.ring._home import running_loop
 from valkka_async.ring._shm import Frame, drain
 from valkka_async.ring.connection import (
+    ANSWER_SECONDS,
     REFUSED_SECONDS,
     WELCOME_SECONDS,
     Connection,
@@ -28,10 +29,11 @@ from valkka_async.ring.connection import (
 )
 from valkka_async.ring.names import check_source
 from valkka_async.ring.policy import Policy, check_policy
-from valkka_async.ring.timeouts import ANSWER_SECONDS, LONGEST_WAIT_SECONDS, check_timeout
+from valkka_async.timeouts import check_timeout
 
 log = logging.getLogger("valkka_async")
 
+_LONGEST_WAIT_SECONDS = 3600.0  # of one system call; what is longer waits again
 _DESCRIPTORS = 4  # in the set: socket, doorbell, nudge, timer
 _LOOP_STANDS_STILL = (
     "; attach() holds up the event loop of this thread, and all that is to happen there: in a coroutine, "
@@ -255,7 +257,7 @@ class Reader:
             deadline = self._due if deadline is None else min(deadline, self._due)
         seconds = None if deadline is None else deadline - time.monotonic()
         if seconds is not None:
-            seconds = min(max(0.0, seconds), LONGEST_WAIT_SECONDS)
+            seconds = min(max(0.0, seconds), _LONGEST_WAIT_SECONDS)
         self._epoll.poll(seconds, _DESCRIPTORS)
 
     # -------------------------------------------------------------------------------- receiving

@@ -14,6 +14,7 @@ from valkka_async.errors import ConnectError, ConnectionClosedOK
 from valkka_async.ring import fork
 from valkka_async.ring._home import Home
 from valkka_async.ring.connection import (
+    ANSWER_SECONDS,
     REFUSED_SECONDS,
     WELCOME_SECONDS,
     Connection,
@@ -24,7 +25,6 @@ from valkka_async.ring.connection import (
 )
 from valkka_async.ring.names import check_source
 from valkka_async.ring.policy import Policy, check_policy
-from valkka_async.ring.timeouts import ANSWER_SECONDS
 
 log = logging.getLogger("valkka_async")
 

@@ -25,7 +25,7 @@ const finder = new Finder(
   () => grid.step(0, 0), // the first of them has the focus
 );
 const told = { opened: (name) => go(name), swiped: (by) => step(by) };
-const playback = new Playback(clock, element("below")); // whose keys come before the others
+const playback = new Playback(clock, element("below"), (name) => Boolean(grid.tile(name))); // whose keys come before the others
 const grid = new Grid(element("grid"), clock, told, (tile) => finder.shows(tile));
 const details = new Details(element("details"), element("show-details"));
 const menu = new Menu(grid.order, (order) => (grid.order = order));

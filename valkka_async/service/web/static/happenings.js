@@ -15,15 +15,19 @@ const SAID = {
   "worker.ended": "Camera's process ended",
 };
 const BAD = ["recording.failed", "camera.stalled", "camera.waiting", "camera.failed", "worker.ended"];
+const OURS = /^(camera|reader|recordings?|service|worker)\./;
 const MOST = 1000; // rows
 
 // "good", "bad", or "" for what is neither.
 export const kind = ({ code }) => (code === "camera.live" ? "good" : BAD.includes(code) ? "bad" : "");
 
+// Is it news where the camera is looked at? How the camera is, is shown there already.
+export const isNews = ({ code }) => code === "recording.event" || !OURS.test(code);
+
 // "person: at the door"
 export function inWords({ code, text, count }) {
   const said = text ? `${SAID[code] ?? code}: ${text}` : (SAID[code] ?? code);
-  return count > 1 ? `${said} (${words.count(count)} ×)` : said;
+  return (count ?? 1) > 1 ? `${said} (${words.count(count)} ×)` : said;
 }
 
 export class Happenings {

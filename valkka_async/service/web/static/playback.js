@@ -5,9 +5,10 @@
 import { describe, onPress, put, say } from "./buttons.js";
 import { Clips } from "./clips.js";
 import { Film } from "./film.js";
-import { Happenings, inWords } from "./happenings.js";
+import { Happenings, inWords, isNews } from "./happenings.js";
 import { key } from "./keys.js";
 import * as moments from "./moments.js";
+import { News } from "./news.js";
 import { canPlay } from "./player.js";
 import { Preview } from "./preview.js";
 import { Recordings } from "./recordings.js";
@@ -16,7 +17,9 @@ import { Strip } from "./strip.js";
 import * as words from "./words.js";
 
 const TICK = 250; // ms
-const REFRESH = 5000; // ms between looks at what has been recorded since
+const REFRESH = 5000; // ms between looks at what has been recorded since,
+const NEWS = 100; // after something happened,
+const MORE = 1000; // and between looks while more happens
 const JUMP = 10_000; // ms, of an arrow key
 const LEAD = 3000; // ms that an event, or a gap, is shown before it begins
 const LIVE = 2000; // ms behind now from which on it is live again
@@ -40,22 +43,26 @@ export class Playback {
   #preview;
   #clips;
   #happenings;
+  #news;
   #tile = null;
   #all = null; // Recordings that the strip shows
   #playing = null; // those that are played: of other times, perhaps
   #film = null; // Film or Slides; null: it is live
   #speed = 1;
   #forget = 0; // the timer of what is said
+  #said = ""; // of news
   #serial = 0; // of what was asked for last
   #refreshed = 0; // performance.now()
+  #heard = 0; // performance.now() of the last news
+  #renewal = 0; // the timer of a look for these
   #followed = false; // what is shown was in view
   #typed = 0; // the timer of a time that is being typed
   #waiting = 0; // performance.now() since when there is nothing to show
   #reached = null; // {at, shown}: the event that was gone to last, and what was shown for it
   #spoken = -Infinity; // performance.now() of the time that was read out last
 
-  // `below`: where the strip is to be.
-  constructor(clock, below) {
+  // `below`: where the strip is to be. `knows(name)`: is that a camera?
+  constructor(clock, below, knows) {
     this.#clock = clock;
     this.#below = below;
     const content = document.getElementById("playback-template").content.cloneNode(true);
@@ -77,6 +84,7 @@ export class Playback {
       parts.strip.focus();
       this.#goEvent(one);
     });
+    this.#news = new News((event) => this.#happened(event), knows);
     this.#clips = new Clips(parts, {
       here: () => this.#here,
       marked: (range) => {
@@ -93,6 +101,7 @@ export class Playback {
   // The camera that is large; null: there is none.
   follow(tile) {
     if (tile !== this.#tile) this.#change(tile);
+    this.#news.follow(tile?.name ?? null);
     if (!tile) return;
     const { none, there, gapPair } = this.#parts;
     const { recording, stored } = tile.report;
@@ -143,6 +152,22 @@ export class Playback {
       return; // the page says itself that there is no service
     }
     if (all === this.#all) this.#got();
+  }
+
+  // What was told, or null: look at once, and once more when it is sure to have been noted.
+  #happened(event) {
+    this.#heard = performance.now();
+    this.#renewal ||= setTimeout(() => this.#renew(), NEWS);
+    const { told } = this.#parts;
+    if (!event || this.#film || !isNews(event) || (told.textContent && told.textContent !== this.#said)) return;
+    this.#said = `${moments.time(event.time_ns / 1e6)} ${inWords(event)}`;
+    this.#tell(this.#said);
+  }
+
+  async #renew() {
+    const begun = performance.now();
+    await this.#refresh();
+    this.#renewal = begun - this.#heard < MORE ? setTimeout(() => this.#renew(), MORE) : 0;
   }
 
   get #oldest() {
