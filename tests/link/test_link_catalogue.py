@@ -287,7 +287,8 @@ async def test_a_new_ring_is_asked_again_soon_and_one_that_never_answers_rarely(
     dead = [catalogue._hear("shed", None) for _ in range(9)]
     assert young == sorted(young) and dead == sorted(dead)
     assert young[0] == dead[0] < young[-1] < dead[-1]
-    catalogue._hear("yard", {"format": "bytes"})
+    known = catalogue._hear("yard", {"format": "bytes"})
+    assert young[-1] < known < 10, "it may be of another kind by then"
     assert catalogue._hear("yard", None) == young[0]
 
 
