@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from valkka_async.camera.status import CameraState, Cause
@@ -17,6 +17,7 @@ from valkka_async.link.faults import lines_of_a_host
 from valkka_async.link.foreign import ForeignCamera
 from valkka_async.link.keys import GOT, VERSION, Content, Key, Live, parse
 from valkka_async.link.messages import Failure, Import, Work
+from valkka_async.link.places import Places
 from valkka_async.link.sender import Sender, Stream
 from valkka_async.link.spec import PeerSpec
 from valkka_async.link.status import ExportStatus, PeerCause, PeerState, PeerStatus
@@ -56,6 +57,7 @@ class Peer:
         bus: Bus,
         number: Callable[[], int],
         kick: Callable[[], None],
+        places: Places | None = None,
     ) -> None:
         self.spec = spec
         self.state = PeerState.CONNECTING
@@ -67,6 +69,7 @@ class Peer:
         self._bus = bus
         self._number = number
         self._kick = kick
+        self._places = places or Places()  # of all peers
         self._since_ns, self._changed = time.time_ns(), time.monotonic()
         self._found = self.cause, self.reason  # by the last look at its endpoint
         self._was_there = False
@@ -304,6 +307,11 @@ class Peer:
             del self._wants[name]
         self._serve(has)
 
+    def look_for(self, rings: Collection[str] | None) -> None:
+        """Sockets of these names have come or gone; None: of any."""
+        for sender in self._senders.values():
+            sender.look_for(rings)
+
     def _hear_got(self, text: str, data: bytes) -> None:
         """It has got a raw frame. In a thread of Zenoh's."""
         if (key := parse(text)) is None:
@@ -326,7 +334,7 @@ class Peer:
                 raw = key.content is Content.RAW
                 try:
                     sender = self._senders.get(raw) or Sender(
-                        self.spec.name, self._budget, self._number, has.doubt
+                        self.spec.name, self._budget, self._number, has.doubt, self._places
                     )
                 except OSError as e:  # no room for another thread
                     log.error("nothing is sent to %s: %s", self.spec.name, e)
