@@ -79,6 +79,7 @@ class Peer:
         self._cameras: dict[_Name, ForeignCamera] = {}
         self._missing: dict[_Name, float] = {}  # since when it is withdrawn
         self._clock = PeerClock()
+        self._way = 0.0  # s there and back, the quickest of this life; 0: not known
         self._asked = 0
         self._ask_at = 0.0
         self._budget = Budget(spec.max_rate)
@@ -136,7 +137,7 @@ class Peer:
         current = self._current if self._current in ours else ours[0] if ours else ""
         if current and current != self._current:
             self._current = current
-            self._clock, self._asked, self._ask_at = PeerClock(), 0, 0.0
+            self._clock, self._way, self._asked, self._ask_at = PeerClock(), 0.0, 0, 0.0
         if ours:
             self._was_there = True
             self.state, self.cause, self.reason = PeerState.LIVE, None, ""
@@ -252,6 +253,9 @@ class Peer:
                 if clock.difference(answered) is None:
                     self._kick()
                 clock.take(asked, theirs, answered)
+                if clock is self._clock and answered > asked:
+                    way = (answered - asked) / 1e9
+                    self._way = min(way, self._way or way)
 
             self._bus.ask_time(Key(self.spec.name, self._current, "clock", self._me).text, take)
 
@@ -334,7 +338,8 @@ class Peer:
                 raw = key.content is Content.RAW
                 try:
                     sender = self._senders.get(raw) or Sender(
-                        self.spec.name, self._budget, self._number, has.doubt, self._places
+                        *(self.spec.name, self._budget, self._number, has.doubt, self._places),
+                        lambda: self._way,
                     )
                 except OSError as e:  # no room for another thread
                     log.error("nothing is sent to %s: %s", self.spec.name, e)

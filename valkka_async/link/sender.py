@@ -108,7 +108,8 @@ class Stream:
 class Sender:
     """Sends until stop(). `put` may block for a while, if the host is slow. `number` gives each reading of a
     ring a number of its own; `doubt` hears of rings with something else in them than they were added for.
-    `places` are shared by all senders. Raises OSError when the system has no room for its thread."""
+    `places` are shared by all senders. `way`: seconds of the quickest way there and back so far. Raises
+    OSError when the system has no room for its thread."""
 
     def __init__(
         self,
@@ -117,8 +118,10 @@ class Sender:
         number: Callable[[], int],
         doubt: Callable[[str], None] = lambda ring: None,
         places: Places | None = None,
+        way: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._host = host
+        self._way = way
         self._places = places or Places()
         self._budget = budget
         self._number = number
@@ -156,7 +159,7 @@ class Sender:
     def acknowledge(self, stream: Stream, data: bytes) -> None:
         """The host has got a raw frame. From any thread."""
         window = stream.window
-        if window is not None and (count := window.acknowledge(data)):
+        if window is not None and (count := window.acknowledge(data, time.monotonic())):
             stream.acknowledged += count
             if stream.held:
                 self._ring()
@@ -318,7 +321,7 @@ class Sender:
         stream.reader, self._ready[fd] = reader, stream
         stream.number = self._number()
         stream.left_out, stream.waits, stream.limited = 0, True, False
-        stream.window = Window(stream.number) if stream.content is Content.RAW else None
+        stream.window = Window(stream.number, self._way) if stream.content is Content.RAW else None
         stream.held = stream.passes = False
 
     def _close(self, stream: Stream) -> None:
