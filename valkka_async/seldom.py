@@ -15,8 +15,10 @@ class Seldom:
         self._begun = -math.inf
         self._count = 0
 
-    def __call__(self) -> bool:
-        now = time.monotonic()
+    def __call__(self, now: float | None = None) -> bool:
+        """`now`: seconds of any clock that is never set; by itself CLOCK_MONOTONIC."""
+        if now is None:
+            now = time.monotonic()
         if now - self._begun >= 60.0:
             self._begun, self._count = now, 0
         self._count += 1

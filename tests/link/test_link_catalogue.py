@@ -10,7 +10,9 @@ import functools
 import itertools
 import os
 import random
+import resource
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -29,6 +31,7 @@ from valkka_async.link.inquiry import Inquiry
 from valkka_async.link.keys import Content
 from valkka_async.link.sender import Sender
 from valkka_async.link.unit import decode
+from valkka_async.ring.rendezvous import runtime_dir, socket_path
 
 FROZEN = 150
 SOON = 10.0  # s: the servers that hang, each waited for, would take longer
@@ -94,7 +97,13 @@ async def test_rings_that_hang_hold_up_no_other(frozen: Child) -> None:
             await until(lambda: len(catalogue.metadata) == FROZEN + 1)
 
 
-def test_a_ring_that_hangs_holds_up_no_other_that_is_sent(frozen: Child) -> None:
+@pytest.mark.parametrize("descriptors", [None, 64])
+def test_a_ring_that_hangs_holds_up_no_other_that_is_sent(
+    frozen: Child, descriptors: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it for good where not all can be waited for at once."""
+    if descriptors is not None:
+        monkeypatch.setattr(resource, "getrlimit", lambda which: (descriptors, descriptors))
     sent: list[bytes] = []
     sender = Sender("attic", Budget(None), itertools.count(1).__next__)
     try:
@@ -239,6 +248,84 @@ def test_however_often_a_host_asks_for_what_cannot_be_sent_the_log_is_short(
     assert 0 < len(caplog.records) < 100
 
 
+@pytest.mark.parametrize(("descriptors", "waits"), [(64, 5), (1024, 20), (8, 2)])
+def test_rings_that_hang_take_a_part_of_the_descriptors(
+    descriptors: int, waits: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Others have theirs all the same, and the log says why not all are waited for."""
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (descriptors, descriptors))
+    most, sent = 0, list[bytes]()
+
+    def put(data: bytes) -> None:
+        nonlocal most
+        most = max(most, sum(stream.waits_for_server for stream in streams))
+        sent.append(data)
+
+    sender = Sender("attic", Budget(None), itertools.count(1).__next__)
+    with contextlib.ExitStack() as stack:
+        for number in range(20):
+            hanging = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            hanging.bind(path := socket_path(runtime_dir(), f"hanging{number}"))
+            stack.callback(os.unlink, path)
+            hanging.listen()
+        server = stack.enter_context(va.serve("lively"))
+        server.publish(b"{}")
+        stack.callback(lambda: sender.join(30))
+        stack.callback(sender.stop)
+        streams = [sender.add(f"hanging{n}", put, None, Content.METADATA) for n in range(20)]
+        wait_for(lambda: sum(stream.waits_for_server for stream in streams) >= waits)
+        sender.add("lively", put, None, Content.METADATA)
+        for _ in range(50):
+            server.publish(b"{}")
+            time.sleep(0.001)
+        wait_for(lambda: sent)
+        if waits < len(streams):
+            wait_for(lambda: all(stream.let_go for stream in streams))
+    assert most <= waits
+    assert ["do not answer" in record.message for record in caplog.records] == [True] * (waits < 20)
+
+
+def test_a_socket_that_comes_is_looked_for_at_once_and_one_that_does_not_ever_more_rarely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[bytes] = []
+    sender = Sender("attic", Budget(None), itertools.count(1).__next__)
+    try:
+        dead = sender.add("dead", sent.append, None, Content.METADATA)
+        wait_for(lambda: dead.pauses.bound >= 4 * sender_module._RETRY)
+        monkeypatch.setattr(sender_module, "_RETRY", 1e6)
+        monkeypatch.setattr(sender_module, "_LAST_RETRY", 1e6)
+        stream = sender.add("yard", sent.append, None, Content.METADATA)
+        wait_for(lambda: stream.retry_at > time.monotonic())
+        with va.serve("yard") as server:
+            server.publish(b"{}")
+            sender.look_for({"dead", "shed"})
+            time.sleep(0.05)
+            assert not sent
+            sender.look_for({"yard"})
+            wait_for(lambda: sent)
+    finally:
+        sender.stop()
+        assert sender.join(30)
+
+
+async def test_the_catalogue_tells_which_sockets_have_come_and_gone() -> None:
+    moved: set[str] = set()
+    catalogue = Catalogue(lambda: None, moved=lambda rings: moved.update(rings or ["all"]))
+    following = asyncio.create_task(catalogue.follow())
+    with va.serve("first") as first:
+        first.publish(b"{}")
+        await until(lambda: catalogue.metadata)
+        for name in ("yard", "shed"):
+            moved.clear()
+            with va.serve(name):
+                await until(lambda name=name: moved & {name, "all"})
+                moved.clear()
+            await until(lambda name=name: moved & {name, "all"})
+    following.cancel()
+    await asyncio.wait([following])
+
+
 def failing(times: int, function: Any) -> Any:
     """As the function, which finds no descriptor at first."""
     left = itertools.chain(range(times), itertools.repeat(-1))
@@ -287,7 +374,8 @@ async def test_a_new_ring_is_asked_again_soon_and_one_that_never_answers_rarely(
     dead = [catalogue._hear("shed", None) for _ in range(9)]
     assert young == sorted(young) and dead == sorted(dead)
     assert young[0] == dead[0] < young[-1] < dead[-1]
-    catalogue._hear("yard", {"format": "bytes"})
+    known = catalogue._hear("yard", {"format": "bytes"})
+    assert young[-1] < known < 10, "it may be of another kind by then"
     assert catalogue._hear("yard", None) == young[0]
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -17,18 +19,24 @@ import valkka_async as va
 from support.until import wait_for
 from valkka_async.camera.status import CameraState
 from valkka_async.errors import InvalidNameError, ProtocolError
+from valkka_async.link import peer as peer_module
 from valkka_async.link.budget import Budget
 from valkka_async.link.clock import PeerClock
 from valkka_async.link.faults import Complaints, Fault, lines_of_a_host
 from valkka_async.link.foreign import ForeignCamera
 from valkka_async.link.keys import Content, Key, Live, parse, parse_live
-from valkka_async.link.messages import Import, Work, decode_alive
+from valkka_async.link.messages import Failure, Import, Work, decode_alive
 from valkka_async.link.messages import encode as encode_message
+from valkka_async.link.peer import Peer
 from valkka_async.link.receiver import Receiver
 from valkka_async.link.spec import Certificates, LinkSpec, PeerSpec
 from valkka_async.link.status import Level
 from valkka_async.link.unit import MAX_BYTES, Unit, decode, encode
+from valkka_async.link.worker import DecoderProcess
 from valkka_async.ring.names import matches
+from valkka_async.ring.rendezvous import servers
+from valkka_async.ring.server import Server
+from valkka_async.seldom import Seldom
 
 UNIT = Unit(1, 1, "h264", True, 1_790_000_000_000_000_000, 9, -3, 40, Fraction(1, 90000), 2, {"a": [1]})
 
@@ -51,6 +59,19 @@ def seen(reader: va.Reader) -> list[va.Frame]:
         frames.append(frame.copy())
         frame.release()
     return frames
+
+
+def ring_of_another_host(name: str) -> Server:
+    return Server(
+        name,
+        slots=64,
+        max_clients=8,
+        mode=0o600,
+        group=None,
+        backlog="gop",
+        backlog_bytes=1 << 20,
+        watch="thread",
+    )
 
 
 # ------------------------------------------------------------------------------------------ units
@@ -103,11 +124,11 @@ def test_hostile_units_leave_a_ring_as_it_is(ring: tuple[Receiver, va.Reader]) -
     assert bytes(seen(reader)[-1].data) == b"data" and receiver.counts().refused > 0
 
 
-def test_rings_of_many_cameras_do_not_hold_up_the_sign_of_life() -> None:
-    """The link takes an importing worker that says nothing for hung."""
+@contextlib.contextmanager
+def importing(*names: str) -> Iterator[BinaryIO]:
+    """A worker, in this process, for these cameras: what it says."""
     from valkka_async.link.decoder import Worker
 
-    names = [f"garage/cam{number}" for number in range(40)]
     work = Work(tuple(Import(name, "rgb24", CameraState.LIVE, None, "") for name in names))
     (commands, tell), (hear, answers) = os.pipe(), os.pipe()
     with open(tell, "wb") as telling, open(hear, "rb") as hearing, open(commands), open(answers):
@@ -117,15 +138,49 @@ def test_rings_of_many_cameras_do_not_hold_up_the_sign_of_life() -> None:
         thread = threading.Thread(target=worker.run)
         thread.start()
         try:
-            had = [decode_alive(hearing.readline()).cameras]
-            assert had[0] < len(names)
-            while had[-1] < len(names):
-                had.append(decode_alive(hearing.readline()).cameras)
+            yield hearing
         finally:
             telling.close()
             thread.join()
             worker.close()
     assert wait_for(lambda: not [one for one in threading.enumerate() if one.name.startswith("garage/")])
+
+
+def test_rings_of_many_cameras_do_not_hold_up_the_sign_of_life() -> None:
+    """The link takes an importing worker that says nothing for hung."""
+    names = [f"garage/cam{number}" for number in range(40)]
+    with importing(*names) as hearing:
+        had = [decode_alive(hearing.readline()).cameras]
+        assert had[0] < len(names)
+        while had[-1] < len(names):
+            had.append(decode_alive(hearing.readline()).cameras)
+
+
+@pytest.mark.parametrize(
+    ("read", "format", "fault"),
+    [
+        ("garage/cam1", "h264", Fault.DECODE),
+        ("garage/cam1", "jpeg", Fault.DECODE),
+        ("garage/cam1/fmp4", "jpeg", Fault.MUX),
+    ],
+)
+def test_units_that_the_worker_cannot_use_are_counted(read: str, format: Any, fault: Fault) -> None:
+    with (
+        ring_of_another_host("garage/cam1/packets") as packets,
+        importing("garage/cam1", "garage/cam2") as hearing,
+    ):
+        packets.publish(b"\0\0\1\x65", format=format, key=True)
+        with va.attach(read, open_timeout=60):
+            said: list[Failure] = []
+            for _ in range(10):
+                said += decode_alive(hearing.readline()).failures
+                if said:
+                    break
+            assert [(one.name, one.fault) for one in said] == [("garage/cam1", fault)]
+            if fault is Fault.MUX:  # is tried again
+                assert 0 < said[0].count < 10
+            else:
+                assert said[0].count == 1 and decode_alive(hearing.readline()).failures == ()
 
 
 # ----------------------------------------------------------------------------------------- losses
@@ -244,6 +299,83 @@ def test_however_often_a_host_offers_what_has_no_ring_the_log_is_short(
         one.look(100.0, "", None)
         assert one.status().reason
     assert 0 < len(caplog.records) < 100
+
+
+def test_a_camera_whose_units_fail_says_how_many_and_why_last(ring: tuple[Receiver, va.Reader]) -> None:
+    bus: Any = None
+    one = ForeignCamera("garage", "cam2", "attic", bus, lambda: None, Content.CAMERA, lines_of_a_host())
+    one.look(0.0, "", None)
+    try:
+        assert (one.status().failed, one.status().fault) == (0, None)
+        one.note_failure(Failure(one.name, 3, Fault.DECODE))
+        one.note_failure(Failure(one.name, 4, Fault.MUX))
+        assert (one.status().failed, one.status().fault) == (7, Fault.MUX)
+        one.note_failure(Failure(one.name, 2**70, Fault.PIXELS))
+        assert 7 < one.status().failed < 2**63
+    finally:
+        one.close()
+
+
+def test_what_the_worker_says_reaches_the_camera_of_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers: list[DecoderProcess] = []
+
+    class Noted(DecoderProcess):
+        def __init__(self, host: str, failed: Callable[[Failure], None]) -> None:
+            super().__init__(host, failed)
+            self.fail = failed
+            workers.append(self)
+
+    monkeypatch.setattr(peer_module, "DecoderProcess", Noted)
+    bus: Any = SimpleNamespace(answer_time=lambda key: None, ask_time=lambda key, told: None)
+    peer = Peer(PeerSpec("garage"), "attic", "0a", bus, lambda: 1, lambda: None)
+    peer.hear_live(Live("garage", "1", "0b"), True)
+    for name in ("cam1", "cam2"):
+        peer.hear_offer(Key("garage", "0b", Content.CAMERA.offer, "attic", name), True)
+    try:
+        peer.look(0.0)
+        (worker,) = workers
+        worker.fail(Failure("garage/cam2", 3, Fault.DECODE))
+        worker.fail(Failure("garage/gone", 3, Fault.DECODE))
+        seen = {one.name: (one.failed, one.fault) for one in peer.status().imports}
+        assert seen == {"garage/cam1": (0, None), "garage/cam2": (3, Fault.DECODE)}
+    finally:
+        assert peer.close() == []
+
+
+def test_a_name_that_was_taken_is_tried_again_soon() -> None:
+    bus: Any = None
+    first, second = (
+        ForeignCamera("garage", "cam2", "attic", bus, lambda: None, Content.RAW, lines_of_a_host())
+        for _ in range(2)
+    )
+    first.look(0.0, "", None)
+    for at in (0.0, 2.0):
+        second.look(at, "", None)
+        assert not second.up and second.status().reason
+    first.close()
+    second.look(10.0, "", None)
+    assert second.up and not second.status().reason
+    second.close()
+
+
+def test_the_worker_tries_a_name_that_was_taken_again_soon() -> None:
+    from valkka_async.link.decoder import Worker
+
+    worker = Worker(-1, -1)
+    with ring_of_another_host("garage/cam1"):
+        worker._hear(encode_message(Work((Import("garage/cam1", "rgb24", CameraState.LIVE, None, ""),))))
+        worker._make(0.0)
+    try:
+        for at, there in ((0.0, False), (10.0, True)):
+            worker._make(at)
+            assert ("garage/cam1" in servers()) is there
+    finally:
+        worker.close()
+
+
+def test_what_is_said_so_often_a_minute_is_said_again_the_next_one() -> None:
+    says = Seldom(2)
+    assert [says(at) for at in (0.0, 1.0, 2.0, 59.0, 60.0, 61.0, 62.0)] == [1, 1, 0, 0, 1, 1, 0]
 
 
 def test_a_repeat_is_refused(ring: tuple[Receiver, va.Reader]) -> None:

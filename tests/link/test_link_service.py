@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
+import resource
 import socket
+import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -22,9 +26,12 @@ from support.footage import encode
 from support.program import Child, run
 from support.stream import free_port
 from support.until import wait_for
+from valkka_async.cli.doctor.certificates import Shown
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
 from valkka_async.cli.doctor.link import links
-from valkka_async.link.status import ExportStatus, ImportStatus, Level
+from valkka_async.cli.reports import MOST_ASKED
+from valkka_async.link.spec import Certificates, Endpoint
+from valkka_async.link.status import ExportStatus, ImportStatus, Level, LinkStatus, PeerState, PeerStatus
 from valkka_async.ring.connection import report
 from valkka_async.ring.rendezvous import runtime_dir, socket_path
 from valkka_async.ring.server import Server
@@ -181,6 +188,84 @@ def test_doctor_looks_at_both_ends(short: Path, tmp_path: Path) -> None:
         found = checks()
         assert found["host garage"].state == found["certificate garage"].state == WARNING
         assert found["host garage"].fix
+
+
+def doctored(monkeypatch: pytest.MonkeyPatch, *peers: PeerStatus, raw: tuple[str, ...] = ()) -> None:
+    """There is such a link here, as far as it says."""
+    files = ("certificate.pem", "key.pem", "authority.pem")
+    made = LinkStatus("attic", 1, True, files, "", raw, raw, peers)
+    monkeypatch.setattr("valkka_async.cli.doctor.link.statuses", lambda: [made])
+    monkeypatch.setattr("valkka_async.cli.doctor.link._WATCHED", 0.0)
+
+
+def test_doctor_asks_rings_side_by_side_and_those_that_hang_hide_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each answers when all have been asked, besides those that never do."""
+    names = tuple(f"{what}{number}" for number in range(20) for what in ("hangs", "yard"))
+    asked: list[str] = []
+
+    async def ask(name: str) -> dict[str, object] | None:
+        asked.append(name)
+        while len(asked) < len(names) or name.startswith("hangs"):
+            await asyncio.sleep(0)
+        return real
+
+    with va.serve("yard") as server:
+        server.publish(np.zeros((100, 100, 3), np.uint8))
+        real = report("yard", 30)
+    monkeypatch.setattr("valkka_async.ring.asking.ask", ask)
+    doctored(monkeypatch, raw=names)
+    found = checks()
+    assert len(asked) == len(names) * 3 // 2, "what hangs is asked once"
+    for name in names:
+        said = found[f"raw frames {name}"]
+        assert ("0.03 MB" in said.found) is (said.state == OK) is name.startswith("yard")
+
+
+def test_doctor_asks_no_more_rings_at_once_than_there_are_descriptors_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = most = 0
+
+    async def ask(name: str) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(now, most)
+        await asyncio.sleep(0)
+        now -= 1
+
+    monkeypatch.setattr("valkka_async.ring.asking.ask", ask)
+    for limit, asked in ((64, 16), (1 << 20, MOST_ASKED)):
+        monkeypatch.setattr(resource, "getrlimit", lambda which, limit=limit: (limit, limit))
+        doctored(monkeypatch, raw=tuple(f"yard{number}" for number in range(1000)))
+        most = 0
+        assert str(1000 - asked) in checks()["raw frames"].found and most == asked
+
+
+def test_doctor_looks_at_other_ends_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shows its certificate when all have been asked."""
+    together = threading.Barrier(5)
+
+    def theirs(endpoint: Endpoint, files: Certificates) -> Shown:
+        together.wait(30)
+        return Shown(endpoint.host, time.time() + 1e8)
+
+    names = [f"host{number}" for number in range(5)]
+    monkeypatch.setattr("valkka_async.cli.doctor.certificates.theirs", theirs)
+    monkeypatch.setattr("valkka_async.cli.doctor.certificates.own", lambda files: Shown("attic", 1e12))
+    doctored(
+        monkeypatch,
+        *(
+            PeerStatus(
+                *(name, (f"tls/{name}:7447",), PeerState.LIVE, None, "", 0, "0a"),
+                *(None, None, 0, 0, 0, (), ()),
+            )
+            for name in names
+        ),
+    )
+    found = checks()
+    assert [found[f"certificate {name}"].state for name in names] == [OK] * 5
 
 
 @pytest.mark.parametrize("arguments", [(), ("--status",), ("missing.yaml",)])

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from valkka_async.camera.spec import PIXELS, Output
 from valkka_async.cli import reports
@@ -13,13 +12,11 @@ from valkka_async.errors import ValkkaError
 from valkka_async.link.geometry import RAW
 from valkka_async.link.keys import Content
 from valkka_async.link.spec import PeerSpec
-from valkka_async.ring.asking import ask
 from valkka_async.ring.rendezvous import servers
 from valkka_async.service.config.config import Config
 
 _PIXEL = {"gray8": 1.0, "gray16": 2.0, "nv12": 1.5, "yuv420p": 1.5, "rgba": 4.0, "bgra": 4.0}  # bytes; else 3
 _ANSWER = 0.5  # s, for all together
-_ASKED = 256  # rings that run now, at most
 
 
 def raw_frames(config: Config) -> Iterator[str]:
@@ -74,28 +71,9 @@ def _running(made: set[str], peers: tuple[PeerSpec, ...]) -> Iterator[tuple[str,
         ]
     except ValkkaError:
         return
-    for name, said in asyncio.run(_answers(names[:_ASKED])):
-        if said.format in RAW and said.published > 0:
+    for name, said in reports.ask_all(names, _ANSWER).items():
+        if said is not None and said.format in RAW and said.published > 0:
             yield name, f"{said.format}, now {said.bytes / said.published / 1e6:.2f} MB for each frame"
-
-
-async def _answers(names: Sequence[str]) -> list[tuple[str, reports.ServerReport]]:
-    """Of the servers that say something sensible, soon."""
-
-    async def answer(name: str) -> tuple[str, reports.ServerReport] | None:
-        try:
-            said = await ask(name)
-            return None if said is None else (name, reports.decode(said))
-        except ValkkaError:
-            return None
-
-    asked = [asyncio.create_task(answer(name)) for name in names]
-    if not asked:
-        return []
-    answered, late = await asyncio.wait(asked, timeout=_ANSWER)
-    for task in late:
-        task.cancel()
-    return [said for task in asked if task in answered and (said := task.result()) is not None]
 
 
 def _imported(host: str) -> Iterator[str]:

@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import resource
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from valkka_async import typed
 from valkka_async.camera.status import CameraStatus
+from valkka_async.errors import ValkkaError
+from valkka_async.ring import asking
 from valkka_async.ring.connection import report
+
+MOST_ASKED = 256  # at once, and
+_SHARE = 4  # a descriptor in so many, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +70,27 @@ def ask(name: str, timeout: float) -> ServerReport | None:
 def _known(record: type, values: Mapping[str, object]) -> dict[str, object]:
     names = {field.name for field in fields(record)}
     return {name: value for name, value in values.items() if name in names}
+
+
+def ask_all(names: Sequence[str], seconds: float) -> dict[str, ServerReport | None]:
+    """How servers are, asked side by side; None: nothing sensible was said within so many seconds. The first
+    `MOST_ASKED` of them, or for as many as there are descriptors, are asked; the others are left out."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return asyncio.run(_answers(names[: min(MOST_ASKED, limit // _SHARE)], seconds))
+
+
+async def _answers(names: Sequence[str], seconds: float) -> dict[str, ServerReport | None]:
+    async def answer(name: str) -> ServerReport | None:
+        try:
+            said = await asking.ask(name)
+            return None if said is None else decode(said)
+        except (ValkkaError, ValueError):
+            return None
+
+    asked = {name: asyncio.create_task(answer(name)) for name in names}
+    if not asked:
+        return {}
+    answered, late = await asyncio.wait(asked.values(), timeout=seconds)
+    for task in late:
+        task.cancel()
+    return {name: task.result() if task in answered else None for name, task in asked.items()}

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from valkka_async.errors import ConnectError
@@ -35,10 +35,14 @@ log = logging.getLogger("valkka_async.link")
 
 class Catalogue:
     """The cameras and streams that can be sent, by name, and the ring of each. `changed` is called when they
-    have. `concerns`: could another host read a ring of this name?"""
+    have. `concerns`: could another host read a ring of this name? `moved` hears of sockets that have come or
+    gone, by their names; None: of any."""
 
     def __init__(
-        self, changed: Callable[[], None], concerns: Callable[[str], bool] = lambda ring: True
+        self,
+        changed: Callable[[], None],
+        concerns: Callable[[str], bool] = lambda ring: True,
+        moved: Callable[[Collection[str] | None], None] = lambda rings: None,
     ) -> None:
         self.rings: dict[str, str] = {}  # by camera, or CAMERA.STREAM
         self.smaller: dict[str, str] = {}  # by camera: the ring of its next stream
@@ -46,6 +50,7 @@ class Catalogue:
         self.raw: frozenset[str] = frozenset()  # of pixels and arrays
         self._changed = changed
         self._concerns = concerns
+        self._moved = moved
         self._known: dict[str, Known] = {}  # by ring
         self._pauses: dict[str, float] = {}  # by ring, the last
         self._says = Seldom()
@@ -91,6 +96,8 @@ class Catalogue:
                 for name in there - inquiry.names:
                     inquiry.soon(name)
                 changes = await directory.changed()
+                if changes is None or changes:
+                    self._moved(changes)
                 for name in inquiry.names if changes is None else changes & inquiry.names:
                     self._pauses.pop(name, None)
                     inquiry.soon(name)  # it may be another of that name

@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ from valkka_async.link.keys import (
     parse_live,
 )
 from valkka_async.link.peer import Peer
+from valkka_async.link.places import Places
 from valkka_async.link.probe import probe
 from valkka_async.link.spec import LinkSpec
 from valkka_async.link.status import LinkStatus, PeerState
@@ -59,7 +60,7 @@ class Link:
         self._peers: dict[str, Peer] = {}
         self._says = Seldom(_SAID)
         self._twins: set[str] = set()  # lives of other hosts with our name
-        self._catalogue = Catalogue(self._offer, self._concerns)
+        self._catalogue = Catalogue(self._offer, self._concerns, self._look_for)
         self._tasks: list[asyncio.Task[None]] = []
         self._bus: Bus | None = None
         self._kicked = asyncio.Event()  # look now
@@ -73,9 +74,10 @@ class Link:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self._kicked.set)
 
+        places = Places()
         for spec in self._spec.peers:
             self._peers[spec.name] = Peer(
-                spec, self._spec.host, self._epoch, bus, lambda: next(self._numbers), kick
+                spec, self._spec.host, self._epoch, bus, lambda: next(self._numbers), kick, places
             )
         bus.show(Live(self._spec.host, VERSION, self._epoch).key)
         bus.follow_tokens("va/**", self._hear)
@@ -148,6 +150,10 @@ class Link:
 
     def _concerns(self, ring: str) -> bool:
         return any(peer.spec.may_read(ring, content) for peer in self._peers.values() for content in Content)
+
+    def _look_for(self, rings: Collection[str] | None) -> None:
+        for peer in self._peers.values():
+            peer.look_for(rings)
 
     def _offer(self) -> None:
         for peer in self._peers.values():

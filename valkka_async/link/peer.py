@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from valkka_async.camera.status import CameraState, Cause
@@ -17,6 +17,7 @@ from valkka_async.link.faults import lines_of_a_host
 from valkka_async.link.foreign import ForeignCamera
 from valkka_async.link.keys import GOT, VERSION, Content, Key, Live, parse
 from valkka_async.link.messages import Failure, Import, Work
+from valkka_async.link.places import Places
 from valkka_async.link.sender import Sender, Stream
 from valkka_async.link.spec import PeerSpec
 from valkka_async.link.status import ExportStatus, PeerCause, PeerState, PeerStatus
@@ -56,6 +57,7 @@ class Peer:
         bus: Bus,
         number: Callable[[], int],
         kick: Callable[[], None],
+        places: Places | None = None,
     ) -> None:
         self.spec = spec
         self.state = PeerState.CONNECTING
@@ -67,6 +69,7 @@ class Peer:
         self._bus = bus
         self._number = number
         self._kick = kick
+        self._places = places or Places()  # of all peers
         self._since_ns, self._changed = time.time_ns(), time.monotonic()
         self._found = self.cause, self.reason  # by the last look at its endpoint
         self._was_there = False
@@ -76,6 +79,7 @@ class Peer:
         self._cameras: dict[_Name, ForeignCamera] = {}
         self._missing: dict[_Name, float] = {}  # since when it is withdrawn
         self._clock = PeerClock()
+        self._way = 0.0  # s there and back, the quickest of this life; 0: not known
         self._asked = 0
         self._ask_at = 0.0
         self._budget = Budget(spec.max_rate)
@@ -133,7 +137,7 @@ class Peer:
         current = self._current if self._current in ours else ours[0] if ours else ""
         if current and current != self._current:
             self._current = current
-            self._clock, self._asked, self._ask_at = PeerClock(), 0, 0.0
+            self._clock, self._way, self._asked, self._ask_at = PeerClock(), 0.0, 0, 0.0
         if ours:
             self._was_there = True
             self.state, self.cause, self.reason = PeerState.LIVE, None, ""
@@ -249,6 +253,9 @@ class Peer:
                 if clock.difference(answered) is None:
                     self._kick()
                 clock.take(asked, theirs, answered)
+                if clock is self._clock and answered > asked:
+                    way = (answered - asked) / 1e9
+                    self._way = min(way, self._way or way)
 
             self._bus.ask_time(Key(self.spec.name, self._current, "clock", self._me).text, take)
 
@@ -304,6 +311,11 @@ class Peer:
             del self._wants[name]
         self._serve(has)
 
+    def look_for(self, rings: Collection[str] | None) -> None:
+        """Sockets of these names have come or gone; None: of any."""
+        for sender in self._senders.values():
+            sender.look_for(rings)
+
     def _hear_got(self, text: str, data: bytes) -> None:
         """It has got a raw frame. In a thread of Zenoh's."""
         if (key := parse(text)) is None:
@@ -326,7 +338,8 @@ class Peer:
                 raw = key.content is Content.RAW
                 try:
                     sender = self._senders.get(raw) or Sender(
-                        self.spec.name, self._budget, self._number, has.doubt
+                        *(self.spec.name, self._budget, self._number, has.doubt, self._places),
+                        lambda: self._way,
                     )
                 except OSError as e:  # no room for another thread
                     log.error("nothing is sent to %s: %s", self.spec.name, e)

@@ -15,14 +15,16 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
+from valkka_async.backoff import Backoff
 from valkka_async.errors import ConnectionClosed, ValkkaError
 from valkka_async.foreign import pass_on, start
 from valkka_async.link import geometry
 from valkka_async.link.budget import Budget
 from valkka_async.link.faults import Complaints, lines_of_a_host
 from valkka_async.link.keys import Content
+from valkka_async.link.places import Places
 from valkka_async.link.status import Level
 from valkka_async.link.unit import FORMATS, MAX_DATA, METADATA_BYTES, Unit, encode
 from valkka_async.link.window import Window
@@ -30,7 +32,11 @@ from valkka_async.rates import EventRate
 from valkka_async.ring.frame import Frame
 from valkka_async.ring.reader import Reader, begin
 
-_RETRY = 0.5  # s until a ring is looked for again
+_RETRY = 0.5  # s until a ring is looked for again, at first; later on
+_LAST_RETRY = 5.0  # besides when its socket comes
+_LIVED = 1.0  # s of a connection that was a good one
+_PATIENCE = 0.25  # s for a server's answer when no place is left for others,
+_LOOK = 1.0  # between looks whether that is so
 _PASSED = 1024  # frames, at most, on the way to the newest
 _FRAMES = 4  # of a ring before the others have their turn
 
@@ -61,6 +67,10 @@ class Stream:
         self.over = False
         self.reader: Reader | None = None
         self.retry_at = 0.0
+        self.pauses = Backoff(_RETRY, _LAST_RETRY, _LIVED, shortest=_RETRY)
+        self.opened_at = 0.0
+        self.waits_for_server = False  # it has a place, as its server has not answered yet
+        self.let_go = False  # as it did not for long
         self.number = 0  # of this reading of the ring
         self.left_out = 0  # in it
         self.waits = True  # for a key frame
@@ -98,7 +108,8 @@ class Stream:
 class Sender:
     """Sends until stop(). `put` may block for a while, if the host is slow. `number` gives each reading of a
     ring a number of its own; `doubt` hears of rings with something else in them than they were added for.
-    Raises OSError when the system has no room for its thread."""
+    `places` are shared by all senders. `way`: seconds of the quickest way there and back so far. Raises
+    OSError when the system has no room for its thread."""
 
     def __init__(
         self,
@@ -106,14 +117,20 @@ class Sender:
         budget: Budget,
         number: Callable[[], int],
         doubt: Callable[[str], None] = lambda ring: None,
+        places: Places | None = None,
+        way: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._host = host
+        self._way = way
+        self._places = places or Places()
         self._budget = budget
         self._number = number
         self._doubt = doubt
         self._lines = lines_of_a_host()  # it may ask as often as it likes, and each time there is a stream
         self._streams: list[Stream] = []
         self._new: deque[Stream] = deque()
+        self._moved: deque[Collection[str] | None] = deque()
+        self._placeless: deque[Stream] = deque()  # that found no place
         self._stop = False
         self._epoll = select.epoll()
         self._ready: dict[int, Stream] = {}  # by descriptor
@@ -142,10 +159,15 @@ class Sender:
     def acknowledge(self, stream: Stream, data: bytes) -> None:
         """The host has got a raw frame. From any thread."""
         window = stream.window
-        if window is not None and (count := window.acknowledge(data)):
+        if window is not None and (count := window.acknowledge(data, time.monotonic())):
             stream.acknowledged += count
             if stream.held:
                 self._ring()
+
+    def look_for(self, rings: Collection[str] | None) -> None:
+        """Sockets of these names have come or gone; None: of any. From any thread."""
+        self._moved.append(rings)
+        self._ring()
 
     def discard(self, stream: Stream) -> None:
         """Soon nothing more of it is sent."""
@@ -216,13 +238,31 @@ class Sender:
             if stream.over:
                 self._close(stream)
         self._streams = [stream for stream in self._streams if not stream.over]
+        now = time.monotonic()
+        while self._moved:
+            moved, soon = self._moved.popleft(), now + _RETRY
+            for stream in self._streams:
+                if moved is None or stream.ring in moved:
+                    stream.retry_at = min(stream.retry_at, soon if moved is None else now)
+        short = self._places.short(now)
         for stream in self._streams:
-            if stream.reader is None and time.monotonic() >= stream.retry_at:
+            if short and stream.waits_for_server and now - stream.opened_at >= _PATIENCE:
+                self._close(stream)
+                stream.let_go = True
+                self._places.tell()
+        self._placeless.clear()
+        for stream in self._streams:
+            if stream.reader is None and now >= stream.retry_at:
                 self._open(stream)
-        self._due = min((s.retry_at for s in self._streams if s.reader is None), default=None)
-        self._let_go()
+        due = []
+        if any(stream.reader is None for stream in self._streams):
+            due.append(now + _RETRY)  # all together whose time has come by then
+        if any(stream.waits_for_server for stream in self._streams):
+            due.append(now + (_PATIENCE if short else _LOOK))
+        self._due = min(due, default=None)
+        self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """Streams whose windows have opened."""
         now = time.monotonic()
         for stream in self._streams:
@@ -243,25 +283,45 @@ class Sender:
                 stream.ring, stream.retry_at = ring, 0.0
 
     def _open(self, stream: Stream) -> None:
-        stream.retry_at = time.monotonic() + _RETRY
-        try:
-            reader = begin(stream.ring, policy="ordered", max_leases=2)  # its server may hang
-            try:
-                fd = reader.fileno()
-                self._epoll.register(fd, select.EPOLLIN)
-            except BaseException:
-                reader.close()
-                raise
-        except TimeoutError:  # it is not there now
+        stream.opened_at = time.monotonic()
+        if not self._places.take(stream.opened_at, again=stream.let_go):
+            stream.retry_at = stream.opened_at + _RETRY
+            self._placeless.append(stream)
             return
+        stream.waits_for_server = True
+        stream.retry_at = stream.opened_at + stream.pauses.next()
+        try:
+            self._begin(stream)
+        except TimeoutError:  # it is not there now
+            pass
         except OSError as e:  # also a ConnectError; or no descriptor is left
             pass_on(e)
             self._complain(stream, e)
-            return
+        finally:
+            self._settle(stream)
+
+    def _settle(self, stream: Stream) -> None:
+        """It gives its place back, if its server has answered, or is not there."""
+        if stream.waits_for_server and (stream.reader is None or stream.reader.connected):
+            stream.waits_for_server = False
+            stream.let_go = stream.let_go and stream.reader is None
+            self._places.give()
+            if self._placeless:
+                self._placeless.popleft().retry_at = 0.0
+                self._changed = True
+
+    def _begin(self, stream: Stream) -> None:
+        reader = begin(stream.ring, policy="ordered", max_leases=2)  # its server may hang
+        try:
+            fd = reader.fileno()
+            self._epoll.register(fd, select.EPOLLIN)
+        except BaseException:
+            reader.close()
+            raise
         stream.reader, self._ready[fd] = reader, stream
         stream.number = self._number()
         stream.left_out, stream.waits, stream.limited = 0, True, False
-        stream.window = Window(stream.number) if stream.content is Content.RAW else None
+        stream.window = Window(stream.number, self._way) if stream.content is Content.RAW else None
         stream.held = stream.passes = False
 
     def _close(self, stream: Stream) -> None:
@@ -270,7 +330,10 @@ class Sender:
         if reader is not None:
             if not reader.closed:
                 self._ready.pop(reader.fileno(), None)
+            if reader.connected:
+                stream.pauses.lived(time.monotonic() - stream.opened_at)
             reader.close()  # and so it leaves the set
+        self._settle(stream)
 
     def _send_some(self, stream: Stream) -> None:
         reader = stream.reader
@@ -287,6 +350,8 @@ class Sender:
         except Exception as e:
             self._complain(stream, e)
             self._close(stream)
+        finally:
+            self._settle(stream)
 
     def _holds(self, stream: Stream, reader: Reader) -> bool:
         """Is nothing to be read now, as enough is under way?"""

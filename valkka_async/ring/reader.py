@@ -416,6 +416,11 @@ class Reader:
     # -------------------------------------------------------------------------------------- end
 
     @property
+    def connected(self) -> bool:
+        """True while a server is there that has answered."""
+        return self._connection is not None
+
+    @property
     def closed(self) -> bool:
         """True after close()."""
         return self._closing or self._epoll is None

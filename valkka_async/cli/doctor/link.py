@@ -6,21 +6,22 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
-from typing import Any
 
 from valkka_async.cli.doctor import certificates
 from valkka_async.cli.doctor.check import OK, PROBLEM, WARNING, Check
 from valkka_async.cli.links import SENT, statuses
+from valkka_async.cli.reports import ask_all
 from valkka_async.errors import ValkkaError
 from valkka_async.link.spec import Certificates, Endpoint
 from valkka_async.link.status import Level, LinkStatus, PeerCause, PeerState, PeerStatus
-from valkka_async.ring.connection import report
 
 _SHOWN = 8  # names
 _SOON = 21.0  # days of a certificate that are few
 _WATCHED = 1.0  # s for which raw frames are counted
-_ANSWER = 2.0  # s
+_ANSWER = 2.0  # s, for all together
+_AT_ONCE = 32  # hosts whose certificates are asked for
 _CLOCKS = 1.0  # s between two machines' clocks: ages are true anyway, and recordings' names are not
 
 _FIXES = {
@@ -55,38 +56,37 @@ def links() -> Iterator[Check]:
         if files := _files(link):
             yield _own(link, files)
         yield from _bandwidths(link)
+        shown = _other_ends(link, files)
         for peer in link.peers:
             yield _check(peer)
-            if files and peer.connect:
-                yield _other_end(peer, files)
+            if peer.name in shown:
+                yield shown[peer.name]
 
 
 def _bandwidths(link: LinkStatus) -> Iterator[Check]:
     """What raw frames take that other hosts may read."""
-    before = {ring: _said(ring) for ring in link.raw}
-    if before:
-        time.sleep(_WATCHED)
-    for ring, first in before.items():
-        name, last = f"raw frames {ring}", _said(ring)
-        if not last or not last["published"]:
+    if not link.raw:
+        return
+    before = ask_all(link.raw, _ANSWER)
+    time.sleep(_WATCHED)
+    after = ask_all([ring for ring, said in before.items() if said is not None], _ANSWER)
+    if left := len(link.raw) - len(before):
+        yield Check("raw frames", OK, f"{left} more rings that other hosts may read were not measured")
+    for ring in before:
+        name, first, last = f"raw frames {ring}", before[ring], after.get(ring)
+        if first is None or last is None:
+            yield Check(name, WARNING, "its server does not answer", "see whether its program hangs")
+            continue
+        if not last.published:
             yield Check(name, OK, "other hosts may read them; there has been none yet")
             continue
-        of = f"{last['format']} {'x'.join(map(str, last['shape']))}"
-        seconds = (last["now_ns"] - first.get("now_ns", 0)) / 1e9
-        rate = (last["bytes"] - first.get("bytes", 0)) / seconds / 1e6
-        if rate > 0 and first:
+        of = f"{last.format} {'x'.join(map(str, last.shape))}"
+        if (more := last.bytes - first.bytes) > 0:
+            rate = more / ((last.now_ns - first.now_ns) / 1e9) / 1e6
             yield Check(name, OK, f"{of}: {rate:.1f} MB/s to each host that reads them")
         else:
-            size = last["bytes"] / last["published"] / 1e6
+            size = last.bytes / last.published / 1e6
             yield Check(name, OK, f"{of}: {size:.2f} MB for each frame, to each host that reads them")
-
-
-def _said(ring: str) -> dict[str, Any]:
-    """What its server says of it; nothing, if it does not answer."""
-    try:
-        return report(ring, _ANSWER) or {}
-    except (ValkkaError, TimeoutError):
-        return {}
 
 
 def _names(names: Sequence[str]) -> str:
@@ -111,6 +111,16 @@ def _own(link: LinkStatus, files: Certificates) -> Check:
             "make it again: docs/link.md, Certificates",
         )
     return _dated(name, shown, link.host)
+
+
+def _other_ends(link: LinkStatus, files: Certificates | None) -> dict[str, Check]:
+    """Of the hosts to which this one connects, side by side: each may take seconds."""
+    if files is None:
+        return {}
+    there = [peer for peer in link.peers if peer.connect]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        checks = pool.map(lambda peer: _other_end(peer, files), there)
+        return {peer.name: check for peer, check in zip(there, checks, strict=True)}
 
 
 def _other_end(peer: PeerStatus, files: Certificates) -> Check:
