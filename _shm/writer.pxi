@@ -28,12 +28,28 @@ cdef int64_t _time_of(value, str what) except? -1:
         raise FrameError(f"{what} is an integer of 64 bits, not {value!r}{_TIMES_HINT.get(what, '')}") from None
 
 
+cdef int64_t OTHER_UNITS_END = 4_000_000_000_000_000  # 2096 in microseconds
+cdef bint clock_began_unset = False
+
+
+cdef bint _clock_was_unset() noexcept:
+    """Has this machine's clock said 1970 in this process? It does until it is set, where it has no battery:
+    frames and events are of that time then, some of them told later."""
+    global clock_began_unset
+    if _now(CLOCK_REALTIME) < OTHER_UNITS_END:
+        clock_began_unset = True
+    return clock_began_unset
+
+
+_clock_was_unset()
+
+
 cdef int64_t _stamp_of(timestamp_ns) except? -1:
     cdef int64_t ns = _time_of(timestamp_ns, "timestamp_ns")
     # 2017 to 2096 in seconds, milliseconds or microseconds: as nanoseconds they are in 1970.
-    if 1_500_000_000 <= ns < 4_000_000_000_000_000 and (
+    if 1_500_000_000 <= ns < OTHER_UNITS_END and (
         ns < 4_000_000_000 or 1_500_000_000_000 <= ns < 4_000_000_000_000 or ns >= 1_500_000_000_000_000
-    ):
+    ) and not _clock_was_unset():
         raise FrameError(f"timestamp_ns is in nanoseconds, and {ns} is not{_TIMES_HINT['timestamp_ns']}")
     return ns
 

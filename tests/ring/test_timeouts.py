@@ -8,11 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import valkka_async as va
+from support.clock import unset_clock
+from support.program import Child
 from valkka_async.ring.connection import report
 
 FOR_EVER = [math.inf, 3e6, 1e18, pytest.param(10**400, id="huge"), None]
@@ -111,6 +114,24 @@ def test_a_capture_time_in_another_unit_is_refused(stamp: int) -> None:
         server.publish(b"y", timestamp_ns=time.time_ns())
         with reader.recv(5) as frame:
             assert frame.seq == 1 and frame.age < 60
+
+
+@pytest.mark.parametrize("says", [2, 1800, 20 * 24 * 3600])  # s since 1970: seconds, ms, us of today
+def test_times_of_a_clock_that_is_not_set_are_taken_and_later_told(tmp_path: Path, says: int) -> None:
+    environment, there = unset_clock(tmp_path, says)
+    code = """
+    with va.serve("s") as server, va.attach("s") as reader:
+        early = time.time_ns()
+        for when in ("unset", "set"):
+            server.publish(b"x", timestamp_ns=early)
+            say(reader.recv(5).timestamp_ns == early, time.time() < 1e9)
+            server.loan((2, 2, 3), timestamp_ns=early).discard()
+            if when == "unset":
+                open(os.environ["CLOCK_SET"], "w").close()
+    """
+    with Child(code, **environment) as child:
+        assert [child.line(), child.line()] == ["True True", "True False"]
+        assert child.finish() == (0, "")
 
 
 @pytest.mark.parametrize("field", ["pts", "dts", "duration"])

@@ -220,18 +220,18 @@ class Process:
 class Program(Process):
     """`valkka-async ...` in a session of its own."""
 
-    def __init__(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> None:
-        super().__init__([*_COMMAND, *arguments], stdin=stdin, new_session=True)
+    def __init__(self, *arguments: str, stdin: int = subprocess.DEVNULL, **environment: str) -> None:
+        env = {**os.environ, **environment}
+        super().__init__([*_COMMAND, *arguments], stdin=stdin, env=env, new_session=True)
 
 
 class Child(Process):
     """Python code, with ``va``, ``np`` and ``say`` at hand."""
 
-    def __init__(self, code: str, *arguments: object) -> None:
+    def __init__(self, code: str, *arguments: object, **environment: str) -> None:
         code = _PRELUDE + textwrap.dedent(code)
-        super().__init__(
-            [sys.executable, "-X", "faulthandler", "-c", code, *map(str, arguments)], stdin=subprocess.PIPE
-        )
+        command = [sys.executable, "-X", "faulthandler", "-c", code, *map(str, arguments)]
+        super().__init__(command, stdin=subprocess.PIPE, env={**os.environ, **environment})
 
 
 class Example(Process):

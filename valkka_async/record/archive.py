@@ -503,9 +503,7 @@ class Archive:
         dated = [
             (one.camera, one.path) for one in found if self._end_at(one, min(now_ns, one.end_ns + by_ns))
         ]
-        log.warning(
-            "the clock was not set when %d recordings were made; their times are told now", len(dated)
-        )
+        log.warning("recordings of before the clock was set get their times: %d", len(dated))
         self._diary.shift(CLOCK_SET_NS, by_ns)
         self._walking = True
         self._read_some(dated)
