@@ -42,6 +42,7 @@ class Decoder(Generic[T]):
         if thread_count != 1:
             self._context.thread_type = "AUTO"
         self.errors = 0
+        self._under_way = 0  # packets of which no frame has come
         self._hurried = False
         # Decoders give frames in display order, some packets later: (pts, stamp) of the latest ones.
         self._stamps: deque[tuple[int | None, T]] = deque(maxlen=_HELD_BACK)
@@ -52,10 +53,21 @@ class Decoder(Generic[T]):
         if context is not None and context.is_open and context.thread_count != 1:
             context.flush_buffers()  # waits for them without it
 
+    @property
+    def holds_back(self) -> int:
+        """So many packets, without any sign that there is something wrong with them."""
+        return self._context.reorder_depth + max(0, self._context.thread_count - 1)
+
+    @property
+    def holding(self) -> int:
+        """So many it holds back now."""
+        return min(self._under_way, self.holds_back)
+
     def decode(self, packet: VideoPacket, stamp: T) -> list[tuple[VideoFrame, T]]:
         """The frames that this packet brings out of the decoder, with their stamps."""
         if packet.size:
             self._stamps.append((packet.pts, stamp))
+            self._under_way += 1
         held: list[VideoFrame] = []
         try:
             if packet.size and self._first:
@@ -78,6 +90,7 @@ class Decoder(Generic[T]):
         except av.error.FFmpegError:
             self.errors += 1
             return []
+        self._under_way -= len(frames)
         return [(frame, self._stamp(frame.pts, stamp)) for frame in frames]
 
     def _begin(self, packet: VideoPacket) -> None:
@@ -112,7 +125,7 @@ class Decoder(Generic[T]):
         """Packets were left out: the next one is a key frame."""
         self._context.flush_buffers()
         self._stamps.clear()
-        self._first = True
+        self._first, self._under_way = True, 0
         if self._prompt is not None:
             self._prompt.reset()
 

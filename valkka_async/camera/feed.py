@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from av.video.frame import VideoFrame
 
@@ -20,6 +22,7 @@ from valkka_async.camera.source.geometry import Geometry
 from valkka_async.camera.source.packet import SoundPacket, VideoPacket
 from valkka_async.camera.source.rational import fraction
 from valkka_async.camera.source.sendertime import Stamp, sender_time_ns
+from valkka_async.camera.source.sets import ParameterSets
 from valkka_async.camera.source.source import Source
 from valkka_async.errors import CameraFormatError
 
@@ -81,16 +84,20 @@ class Feed:
         self._clock = clock
         self._lag = Lag() if source.live and not paced else None
         self._unread_ns = 0  # so long the newest packet lay
-        self._missed: list[PixelRing] = []  # key frames, which they want by themselves
+        # They want a key frame by itself that came meanwhile, or (False) came themselves
+        self._missed: dict[PixelRing, bool] = {}
         self._resumes = False  # frames were left out, and those that come need them
-        self._late: set[PixelRing] = set()  # saw a late frame, in place of one that is or will be left out
+        # So many frames they saw late, each in place of one that is or will be left out
+        self._late: Counter[PixelRing] = Counter()
         self._caught_up: list[tuple[VideoFrame, Stamp]] = []  # what came last of who has done so
         self._geometry = Geometry(source.stream)
+        self._sets = ParameterSets(source.stream)
         eager = any(ring.eager for ring in self._pixels)
         self._going = eager  # the decoder has had all since it was begun with
         self._blind = False  # that was no key frame
         self._gradual = False  # key frames only begin to be some: the encoder refreshes frames bit by bit
-        self._points: list[tuple[int, int]] = []  # these in the GOP, and when all is well after each
+        self._points: list[_Point] = []  # these in the GOP
+        self._refresh = 0  # packets from one of them until all was well, or at least so many
         self._newest_key: tuple[VideoPacket, Stamp] | None = None
         self._key_known = False  # there was a key frame
         self._length_size = 0
@@ -131,11 +138,13 @@ class Feed:
         """Take a packet, or one without data: the end of the stream; and those of sound that came before it.
         Raises CameraFormatError when packets go into the decoder for long and no frame comes out."""
         ticks = packet.dts if packet.dts is not None else packet.pts
+        packet = self._sets.complete(packet)
         behind = self._note_lag(packet, ticks)
         arrival_ns -= self._unread_ns
         for one, at in heard:  # they came before it, also those that lay there with it
             self._hear(one, min(at, arrival_ns) if self._unread_ns else at)
-        stamp = Stamp(arrival_ns, sender_time_ns(packet) if packet.size else None, key=packet.is_keyframe)
+        stamp = Stamp(arrival_ns, sender_time_ns(packet) if packet.size else None)
+        stamp = stamp.as_key(arrival_ns) if packet.is_keyframe else stamp
         seconds = self._clock.seconds(ticks, self._base, arrival_ns)
         self._caught_up = []
         if packet.size:
@@ -170,7 +179,6 @@ class Feed:
         if behind:
             self._leave_out(packet, stamp, wanting, came)
             return
-        came, self._missed = [*came, *self._missed], []
         if self._intra:
             takers = [ring for ring in wanting if ring.admit(seconds)] if packet.size else wanting
             if takers:
@@ -183,9 +191,15 @@ class Feed:
             if keys:
                 self._take_keys(packet, stamp, seconds, keys, came)
             self._take_all(packet, stamp, seconds, [ring for ring in wanting if ring not in keys])
+        self._missed.clear()
         if self._resumes and packet.size:
             self._resume(packet, wanting)
-        if self._in_vain >= _AT_LEAST and not self._blind and time.monotonic() - self._tried > _UNDECODABLE:
+        if (
+            self._in_vain >= _AT_LEAST
+            and not self._blind
+            and time.monotonic() - self._tried > _UNDECODABLE
+            and self._in_vain > self._decoder.holds_back + min(self._refresh, _GOP_PACKETS)
+        ):
             raise self._undecodable()
 
     def _note_lag(self, packet: VideoPacket, ticks: int | None) -> bool:
@@ -207,12 +221,14 @@ class Feed:
         """Show nothing of this one, for there are more behind it."""
         self._pass_over(packet, wanting)
         for ring in wanting:
-            if ring not in self._missed and (packet.is_keyframe or ring in came):
-                self._missed.append(ring)
+            if packet.is_keyframe or ring in came:
+                self._missed[ring] = packet.is_keyframe or self._missed.get(ring, False)
         self._resumes = True
         if all(map(self._by_keys, wanting)):
             self._pause(packet, stamp)
         elif self._going:
+            for ring in self._every(wanting):
+                ring.leave_out(self._decoder.holding)
             self._step_aside(packet, stamp, idle=False)
 
     def _resume(self, packet: VideoPacket, wanting: list[PixelRing]) -> None:
@@ -228,8 +244,8 @@ class Feed:
         for ring in rings:
             if not packet.is_keyframe and (ring.output.key_frames or self._by_keys(ring)):
                 continue
-            if ring in self._late:
-                self._late.remove(ring)
+            if self._late[ring]:
+                self._late[ring] -= 1
                 continue
             ring.leave_out()
             self._meter.left_out = time.monotonic()
@@ -237,6 +253,10 @@ class Feed:
     def _by_keys(self, ring: PixelRing) -> bool:
         """Does it need nothing but key frames, each by itself?"""
         return not self._gradual and ring.key_frames_do(self._meter.key_interval)
+
+    def _every(self, rings: list[PixelRing]) -> list[PixelRing]:
+        """Those of them that want frame by frame."""
+        return [ring for ring in rings if not (ring.output.key_frames or self._by_keys(ring))]
 
     def _show_sound(self, packet: VideoPacket, stamp: Stamp) -> None:
         """Tell the sound where the picture is."""
@@ -285,7 +305,9 @@ class Feed:
         if packet.size and packet.is_keyframe:
             takers, newest = [ring for ring in wanting if ring.admit(seconds)], (packet, stamp)
         else:  # what there is to see until the next one comes
-            takers = [ring for ring in wanting if ring in came and newest and ring.admit(seconds)]
+            takers = [ring for ring in wanting if ring in came or ring in self._missed]
+            takers = [ring for ring in takers if newest and ring.takes(newest[1]) and ring.admit(seconds)]
+            self._late.update(ring for ring in takers if self._missed.get(ring))
         if takers and newest is not None:
             if self._other is None:
                 self._other = self._another()
@@ -300,6 +322,8 @@ class Feed:
             self._pause(packet, stamp)
             return
         if self._going:
+            if self._resumes:  # what the decoder has yet to give was left out
+                self._late.update({ring: self._decoder.holding for ring in self._every(wanting)})
             self._show_late(packet, self._caught_up, wanting)
             for frame, at in self._decode(packet, stamp):
                 self._show(frame, at, self._clock.seconds(frame.pts, self._base, at.arrival_ns), wanting)
@@ -409,7 +433,7 @@ class Feed:
         self._meter.errors = self._errors_before + self._errors + there
         if decoded:
             self._in_vain, self._decoded = 0, True
-        elif packet.size:
+        elif packet.size and (not self._refresh or self._is_needed(packet)):
             if not self._in_vain:
                 self._tried = time.monotonic()
             self._in_vain += 1
@@ -418,7 +442,7 @@ class Feed:
         self, frame: VideoFrame, at: Stamp, seconds: float, wanting: list[PixelRing]
     ) -> list[PixelRing]:
         """Offer a frame of this time to those who are due for one. Returns those who want such frames."""
-        takers = [ring for ring in wanting if at.key or not ring.output.key_frames]
+        takers = [ring for ring in wanting if ring.takes(at)]
         self._offer([(frame, at)], [ring for ring in takers if ring.admit(seconds)])
         return takers
 
@@ -446,14 +470,16 @@ class Feed:
             count = 0
             if self._nal is not None:
                 count = nal.frames_to_recover(bytes(packet), self._nal, self._length_size)
+                count = min(count, self._sets.most_frames)
             if not count:
                 self._newest_key = packet, stamp
             self._gradual = count > 0
             if not count or self._gop is None:
                 self._gop, self._points, self._gop_bytes = [], [], 0
+            self._refresh = max(self._refresh, count) if count else 0
             if count:
-                self._points.append((len(self._gop), count))
-                self._overtake(packet, stamp, count)
+                self._overtake(packet, stamp)
+                self._points.append(_Point(len(self._gop), count))
             else:
                 self._end_follower()  # there is a nearer way now
         elif not self._gop:
@@ -461,37 +487,59 @@ class Feed:
         assert self._gop is not None
         self._gop_bytes += packet.size
         self._gop.append((packet, stamp))
-        self._forget()
+        if self._points:
+            self._forget(packet)
         if len(self._gop) > _GOP_PACKETS or self._gop_bytes > _GOP_BYTES:
             if self._pixels and not (self._going or self._shares) and self._follower is None:
                 self._follower = Follower(self._another(), self._gop, idle=True)
             self._gop = None
 
-    def _overtake(self, packet: VideoPacket, stamp: Stamp, count: int) -> None:
+    def _overtake(self, packet: VideoPacket, stamp: Stamp) -> None:
         """Go on at this point, where the follower is later than the frames that then cannot be shown; but
         let it show as many before, or there would be none where these take longer than the next point."""
         follower = self._follower
-        if follower is None or follower.idle or follower.waiting <= count:
+        if follower is None or follower.idle or follower.waiting <= self._refresh:
             return
         self._resumes = self._resumes or follower.falls_back
-        if follower.given >= count:
+        if follower.given >= self._refresh:
             self._end_follower()
             self._follower = Follower(
-                self._another(), [(packet, stamp)], idle=False, instead=True, fresh=True
+                self._another(), [(packet, stamp)], idle=False, instead=True, key_ns=stamp.key_ns
             )
 
     @property
     def _leads(self) -> bool:
         """Is what is remembered enough to see the frame that comes next?"""
-        return self._gop is not None and not (self._points and self._points[0][0] == 0)
+        return self._gop is not None and not (self._points and self._points[0].place == 0)
 
-    def _forget(self) -> None:
-        """What was before a point from which all is well again."""
+    def _is_needed(self, packet: VideoPacket) -> bool:
+        return self._nal is None or nal.is_needed(bytes(packet), self._nal, self._length_size)
+
+    def _forget(self, newest: VideoPacket) -> None:
+        """What was before a point from which all is well again with this packet."""
         assert self._gop is not None
-        while self._points and len(self._gop) - 1 - self._points[0][0] >= self._points[0][1]:
-            at, _ = self._points.pop(0)
-            self._gop_bytes -= sum(packet.size for packet, _ in self._gop[:at])
-            del self._gop[:at]
-            self._points = [(place - at, count) for place, count in self._points]
-            if self._follower is not None and self._follower.idle:
-                self._end_follower()  # there is a nearer way now
+        if not self._is_needed(newest):
+            return
+        well = None
+        for point in self._points:
+            if point.place < len(self._gop) - 1:
+                point.left -= 1
+                well = point if point.left <= 0 else well
+        if well is None:
+            return
+        self._refresh = len(self._gop) - 1 - well.place
+        self._points = self._points[self._points.index(well) + 1 :]
+        for point in self._points:
+            point.place -= well.place
+        self._gop_bytes -= sum(packet.size for packet, _ in self._gop[: well.place])
+        del self._gop[: well.place]
+        if self._follower is not None and self._follower.idle:
+            self._end_follower()  # there is a nearer way now
+
+
+@dataclass(slots=True)
+class _Point:
+    """One from which frames are refreshed bit by bit."""
+
+    place: int  # in the GOP
+    left: int  # so many frames that others need, until all is well
