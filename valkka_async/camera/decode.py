@@ -44,6 +44,7 @@ class Decoder(Generic[T]):
         self.errors = 0
         self._under_way = 0  # packets of which no frame has come
         self._hurried = False
+        self._refreshing = False  # all will be well, and is not yet
         # Decoders give frames in display order, some packets later: (pts, stamp) of the latest ones.
         self._stamps: deque[tuple[int | None, T]] = deque(maxlen=_HELD_BACK)
 
@@ -91,6 +92,7 @@ class Decoder(Generic[T]):
             self.errors += 1
             return []
         self._under_way -= len(frames)
+        self._refreshing = self._refreshing and not frames
         return [(frame, self._stamp(frame.pts, stamp)) for frame in frames]
 
     def _begin(self, packet: VideoPacket) -> None:
@@ -100,6 +102,7 @@ class Decoder(Generic[T]):
         lengths = self._lengths
         if lengths is not None and packet.is_keyframe:
             if nal.frames_to_recover(bytes(packet), nal.H264, lengths):
+                self._refreshing = True
                 self._context.decode(packet)
 
     def decode_alone(self, packet: VideoPacket, stamp: T) -> list[tuple[VideoFrame, T]]:
@@ -115,8 +118,9 @@ class Decoder(Generic[T]):
     def hurry(self, on: bool) -> None:
         """Leave out frames that no other needs, from the next packet on; or leave out none. H.265 says only
         of which frames others of the same layer have no need; and the order of frames is found out by all of
-        them."""
+        them. With several threads FFmpeg forgets at each of these when all will be well."""
         on = on and self._context.name != "hevc" and not self._context.reorder_depth
+        on = on and not (self._refreshing and self._context.thread_count != 1)
         if on != self._hurried:
             self._hurried = on
             self._context.skip_frame = "NONREF" if on else "DEFAULT"
@@ -125,7 +129,7 @@ class Decoder(Generic[T]):
         """Packets were left out: the next one is a key frame."""
         self._context.flush_buffers()
         self._stamps.clear()
-        self._first, self._under_way = True, 0
+        self._first, self._under_way, self._refreshing = True, 0, False
         if self._prompt is not None:
             self._prompt.reset()
 

@@ -6,15 +6,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from av.video.frame import VideoFrame
 
 from valkka_async.camera.decode import Decoder, another_context
 from valkka_async.camera.follow import Follower
+from valkka_async.camera.gop import Gop
 from valkka_async.camera.lag import Lag
 from valkka_async.camera.meter import Meter
-from valkka_async.camera.mp4 import nal
 from valkka_async.camera.outputs import FragmentRing, PacketRing, PixelRing
 from valkka_async.camera.pace import FileClock, LiveClock
 from valkka_async.camera.sound.sound import Sound, SoundMeter
@@ -29,10 +28,6 @@ from valkka_async.errors import CameraFormatError
 _UNDECODABLE = 30.0  # s of packets in the decoder without a frame
 _AT_LEAST = 3  # so many packets: one that was damaged on its way is no sign of anything
 _KEYLESS = 30.0  # s without a key frame after which the decoder has to do without one
-# Packets since the last key frame are remembered, so that a new reader sees something soon. When there are
-# more, a decoder is kept up with them instead.
-_GOP_PACKETS = 1500
-_GOP_BYTES = 32 << 20
 _FEW = 2  # packets, which are decoded at once
 _WAIT = 0.1  # s, and half a frame's time, that are waited for a decoder that catches up
 _NO_KEY = 2.0  # s that readers wait for a key frame, before the status says so
@@ -96,18 +91,11 @@ class Feed:
         self._going = eager  # the decoder has had all since it was begun with
         self._blind = False  # that was no key frame
         self._gradual = False  # key frames only begin to be some: the encoder refreshes frames bit by bit
-        self._points: list[_Point] = []  # these in the GOP
-        self._refresh = 0  # packets from one of them until all was well, or at least so many
         self._newest_key: tuple[VideoPacket, Stamp] | None = None
         self._key_known = False  # there was a key frame
-        self._length_size = 0
-        self._nal = nal.CODECS.get(codec.canonical_name)
-        if self._nal is not None:
-            self._length_size = nal.length_size(source.stream.codec_context.extradata or b"", self._nal)
         self._wanted_since: float | None = None  # frames for which there is no key frame
         self._remembers = not self._intra and (source.live or not eager)
-        self._gop: list[tuple[VideoPacket, Stamp]] | None = []  # from the last key frame on; None: too much
-        self._gop_bytes = 0
+        self._gop = Gop(source.stream, self._sets)
         self._key = time.monotonic()  # when there was a key frame
         self._in_vain = 0  # packets in the decoder since it gave a frame
         self._tried = 0.0  # when the first of these was
@@ -150,9 +138,9 @@ class Feed:
         if packet.size:
             exact = self._source.waited is not False
             seconds = self._clock.tick(ticks, self._base, arrival_ns, exact=exact)
-            if self._clock.disagrees and not self._meter.clock_disagrees and self._gop:  # wrong before, too
-                arrived = [self._clock.seconds(None, None, at.arrival_ns) for _, at in self._gop]
-                self._gop = [(p, at.at(s)) for (p, at), s in zip(self._gop, arrived, strict=True)]
+            known = self._gop.packets
+            if self._clock.disagrees and not self._meter.clock_disagrees and known:  # wrong before, too
+                known[:] = [(p, at.at(self._clock.seconds(None, None, at.arrival_ns))) for p, at in known]
             self._meter.clock_disagrees = self._clock.disagrees
             self._meter.take(packet, seconds)
             if packet.is_keyframe and (said := self._geometry.look(packet)) is not None:
@@ -164,7 +152,7 @@ class Feed:
             if self._sound is not None:
                 self._show_sound(packet, stamp)
             for ring in self._streams:
-                ring.take(packet, stamp, self._gop or (), self._address)
+                ring.take(packet, stamp, self._gop.packets or (), self._address)
             follower = self._follower
             if follower is not None and not (behind or follower.idle) and follower.caught_up():
                 newest = self._take_over()
@@ -198,7 +186,7 @@ class Feed:
             self._in_vain >= _AT_LEAST
             and not self._blind
             and time.monotonic() - self._tried > _UNDECODABLE
-            and self._in_vain > self._decoder.holds_back + min(self._refresh, _GOP_PACKETS)
+            and self._in_vain > self._decoder.holds_back + self._gop.refresh
         ):
             raise self._undecodable()
 
@@ -355,7 +343,7 @@ class Feed:
 
     def _begin(self, packet: VideoPacket, stamp: Stamp, seconds: float, wanting: list[PixelRing]) -> None:
         """Find where to begin to decode, and do so, if there is something to begin at."""
-        gop = self._gop
+        gop = self._gop.packets
         if gop and (len(gop) <= _FEW or self._shares):
             self._decoder.reset()
             self._going, self._blind = True, False
@@ -373,9 +361,9 @@ class Feed:
 
     def _pause(self, packet: VideoPacket, stamp: Stamp) -> None:
         """Nobody wants all frames, from this packet on."""
-        if self._going and not (self._leads or self._shares):
+        if self._going and not (self._gop.leads or self._shares):
             self._step_aside(packet, stamp, idle=True)  # it is not remembered how this has come about
-        elif self._follower is not None and (self._leads or self._follower.lost):
+        elif self._follower is not None and (self._gop.leads or self._follower.lost):
             self._end_follower()
         elif self._follower is not None:
             self._follower.idle = True
@@ -433,7 +421,7 @@ class Feed:
         self._meter.errors = self._errors_before + self._errors + there
         if decoded:
             self._in_vain, self._decoded = 0, True
-        elif packet.size and (not self._refresh or self._is_needed(packet)):
+        elif packet.size and (not self._gop.refresh or self._gop.is_needed(packet)):
             if not self._in_vain:
                 self._tried = time.monotonic()
             self._in_vain += 1
@@ -467,79 +455,30 @@ class Feed:
             self._key, self._key_known = time.monotonic(), True
             if self._blind:  # now it has something to begin at
                 self._blind, self._in_vain = False, 0
-            count = 0
-            if self._nal is not None:
-                count = nal.frames_to_recover(bytes(packet), self._nal, self._length_size)
-                count = min(count, self._sets.most_frames)
-            if not count:
-                self._newest_key = packet, stamp
+            count = self._gop.begin(packet)
             self._gradual = count > 0
-            if not count or self._gop is None:
-                self._gop, self._points, self._gop_bytes = [], [], 0
-            self._refresh = max(self._refresh, count) if count else 0
             if count:
                 self._overtake(packet, stamp)
-                self._points.append(_Point(len(self._gop), count))
             else:
+                self._newest_key = packet, stamp
                 self._end_follower()  # there is a nearer way now
-        elif not self._gop:
-            return
-        assert self._gop is not None
-        self._gop_bytes += packet.size
-        self._gop.append((packet, stamp))
-        if self._points:
-            self._forget(packet)
-        if len(self._gop) > _GOP_PACKETS or self._gop_bytes > _GOP_BYTES:
+        if self._gop.add(packet, stamp) and self._follower is not None and self._follower.idle:
+            self._end_follower()  # the same
+        if self._gop.outgrown:
+            assert self._gop.packets is not None
             if self._pixels and not (self._going or self._shares) and self._follower is None:
-                self._follower = Follower(self._another(), self._gop, idle=True)
-            self._gop = None
+                self._follower = Follower(self._another(), self._gop.packets, idle=True)
+            self._gop.packets = None
 
     def _overtake(self, packet: VideoPacket, stamp: Stamp) -> None:
         """Go on at this point, where the follower is later than the frames that then cannot be shown; but
         let it show as many before, or there would be none where these take longer than the next point."""
         follower = self._follower
-        if follower is None or follower.idle or follower.waiting <= self._refresh:
+        if follower is None or follower.idle or follower.waiting <= self._gop.refresh:
             return
         self._resumes = self._resumes or follower.falls_back
-        if follower.given >= self._refresh:
+        if follower.given >= self._gop.refresh:
             self._end_follower()
             self._follower = Follower(
                 self._another(), [(packet, stamp)], idle=False, instead=True, key_ns=stamp.key_ns
             )
-
-    @property
-    def _leads(self) -> bool:
-        """Is what is remembered enough to see the frame that comes next?"""
-        return self._gop is not None and not (self._points and self._points[0].place == 0)
-
-    def _is_needed(self, packet: VideoPacket) -> bool:
-        return self._nal is None or nal.is_needed(bytes(packet), self._nal, self._length_size)
-
-    def _forget(self, newest: VideoPacket) -> None:
-        """What was before a point from which all is well again with this packet."""
-        assert self._gop is not None
-        if not self._is_needed(newest):
-            return
-        well = None
-        for point in self._points:
-            if point.place < len(self._gop) - 1:
-                point.left -= 1
-                well = point if point.left <= 0 else well
-        if well is None:
-            return
-        self._refresh = len(self._gop) - 1 - well.place
-        self._points = self._points[self._points.index(well) + 1 :]
-        for point in self._points:
-            point.place -= well.place
-        self._gop_bytes -= sum(packet.size for packet, _ in self._gop[: well.place])
-        del self._gop[: well.place]
-        if self._follower is not None and self._follower.idle:
-            self._end_follower()  # there is a nearer way now
-
-
-@dataclass(slots=True)
-class _Point:
-    """One from which frames are refreshed bit by bit."""
-
-    place: int  # in the GOP
-    left: int  # so many frames that others need, until all is well
