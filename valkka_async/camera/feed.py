@@ -216,7 +216,7 @@ class Feed:
             self._pause(packet, stamp)
         elif self._going:
             for ring in self._every(wanting):
-                ring.leave_out(self._decoder.holding)
+                self._count_out(ring, self._decoder.holding)
             self._step_aside(packet, stamp, idle=False)
 
     def _resume(self, packet: VideoPacket, wanting: list[PixelRing]) -> None:
@@ -232,10 +232,13 @@ class Feed:
         for ring in rings:
             if not packet.is_keyframe and (ring.output.key_frames or self._by_keys(ring)):
                 continue
-            if self._late[ring]:
-                self._late[ring] -= 1
-                continue
-            ring.leave_out()
+            self._count_out(ring, 1)
+
+    def _count_out(self, ring: PixelRing, frames: int) -> None:
+        seen = min(frames, self._late[ring])
+        self._late[ring] -= seen
+        if frames > seen:
+            ring.leave_out(frames - seen)
             self._meter.left_out = time.monotonic()
 
     def _by_keys(self, ring: PixelRing) -> bool:
@@ -310,9 +313,8 @@ class Feed:
             self._pause(packet, stamp)
             return
         if self._going:
-            if self._resumes:  # what the decoder has yet to give was left out
-                self._late.update({ring: self._decoder.holding for ring in self._every(wanting)})
-            self._show_late(packet, self._caught_up, wanting)
+            if self._resumes:
+                self._show_caught_up(packet, self._caught_up, wanting)
             for frame, at in self._decode(packet, stamp):
                 self._show(frame, at, self._clock.seconds(frame.pts, self._base, at.arrival_ns), wanting)
             return
@@ -327,7 +329,11 @@ class Feed:
         if follower.lost:  # it could not keep up: the next key frame is waited for
             self._end_follower()
         elif arrived and follower.caught_up(min(_WAIT, 0.5 / (self._meter.fps or 25.0))):
-            for frame, at in self._take_over():
+            newest = self._take_over()
+            if self._resumes:
+                self._show_caught_up(packet, newest, wanting)
+                return
+            for frame, at in newest:
                 self._count(packet, [(frame, at)])
                 self._show(frame, at, seconds, wanting)
         elif self._resumes:
@@ -442,6 +448,13 @@ class Feed:
             self._count(packet, [(frame, at)])
             seconds = self._clock.seconds(frame.pts, self._base, at.arrival_ns)
             self._late.update(self._show(frame, at, seconds, wanting))
+
+    def _show_caught_up(
+        self, packet: VideoPacket, newest: list[tuple[VideoFrame, Stamp]], wanting: list[PixelRing]
+    ) -> None:
+        """The same for what the decoder gave last that caught up. What it has yet to give was left out."""
+        self._late.update({ring: self._decoder.holding for ring in self._every(wanting)})
+        self._show_late(packet, newest, wanting)
 
     def _offer(self, decoded: list[tuple[VideoFrame, Stamp]], takers: list[PixelRing]) -> None:
         for frame, stamp in decoded:
