@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from test_camera_keys import film
@@ -186,6 +186,27 @@ def test_each_key_frame_is_seen_once_where_some_only_begin_to_be_one(parts: Part
         ]
         assert max(each) == 1 and sum(each) >= len(each) - 2
         assert max(one.off for one in (*keys.seen, *every.seen)) < 1
+
+
+CLOCKS: dict[str, Callable[[int], int | None]] = {
+    "two at a time": lambda number: 1000 + 1000 * (number // 2),
+    "stands still": lambda number: 1000,
+    "has none": lambda number: None,
+    "goes back": lambda number: 1000 * (1 + number % 37),
+}
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize(("bframes", "threads"), [(0, 1), (0, 4), (2, 1)])
+def test_key_frames_are_told_whatever_the_clock_says(clock: str, bframes: int, threads: int) -> None:
+    parts = ((f"{GRADUAL}:bframes={bframes}", 150, 30),)
+    with feeding("h264", parts, KEYS, threads=threads) as fed:
+        begins = [place for place in fed.keys() if place < 110]
+        fed.stamps = CLOCKS[clock]
+        (keys,) = fed.rings
+        keys.watch()
+        fed.send(150)
+        assert len(begins) - 1 <= len(keys.seen) <= len(begins) + 1
 
 
 # ------------------------------------------------------------------------------------- patience

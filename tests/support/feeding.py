@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
@@ -16,6 +16,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 import valkka_async as va
+from support import footage
 from support.until import wait_for
 from valkka_async.camera.feed import Feed
 from valkka_async.camera.meter import Meter
@@ -69,6 +70,7 @@ class Feeding:
         self._step = int(1 / (self._base * 25))
         self._whole = self._decoded(codec)
         self.sent = 0
+        self.stamps: Callable[[int], int | None] | None = None  # packets' times
         self.rings = [Watched(self, output) for output in outputs]
         source: Any = SimpleNamespace(
             address="camera", stream=stream, live=True, hwaccel=None, sound=None, bursts=False, is_rtp=True
@@ -94,9 +96,9 @@ class Feeding:
         self._opened.close()
 
     def look(self, frame: VideoFrame) -> Seen:
-        assert frame.pts is not None
-        place = frame.pts // self._step - _FROM
-        return Seen(place, off(frame.to_ndarray(format="yuv420p"), self._whole[place]), self.sent)
+        image = frame.to_ndarray(format="yuv420p")
+        place = footage.read_index(image[: frame.height], "gray8")
+        return Seen(place, off(image, self._whole[place]), self.sent)
 
     def keys(self) -> list[int]:
         """The places of the key frames."""
@@ -106,6 +108,8 @@ class Feeding:
         unit = self.units[number]
         packet: Any = Packet(unit)
         packet.pts, packet.dts = (one * self._step for one in (self._shown[number] + _FROM, number + _FROM))
+        if self.stamps is not None:
+            packet.pts, packet.dts = self.stamps(number), None
         packet.time_base = self._base
         for begin, end in nal.units(unit, 0):
             kind = unit[begin] >> self._kinds.shift & self._kinds.mask

@@ -134,7 +134,13 @@ class Decoder(Generic[T]):
             self._prompt.reset()
 
     def _stamp(self, pts: int | None, default: T) -> T:
-        for known, stamp in reversed(self._stamps):
+        stamps = self._stamps
+        for place in range(max(0, len(stamps) - 1 - self.holds_back), len(stamps)):
+            known, stamp = stamps[place]
+            if known == pts:  # the first of several that have the same time, as they come in this order
+                del stamps[place]
+                return stamp
+        for known, stamp in reversed(stamps):
             if known == pts:
                 return stamp
         return default
