@@ -291,7 +291,7 @@ def test_catching_up_holds_up_nobody(kind: str, held: threading.Event) -> None:
 def test_a_gop_too_long_to_be_remembered_is_no_reason_to_see_nothing(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "_GOP_PACKETS", 20)
+    monkeypatch.setattr("valkka_async.camera.gop._PACKETS", 20)
     gate, wanted = Gate(60), decoded(KINDS[kind], 220, 220)
     with playing(KINDS[kind], 220, 220, va.Output("late", "yuv420p"), gate=gate, fps=100) as (camera, _):
         for sent in (60, 110, 160):  # they come and go
@@ -316,7 +316,7 @@ def test_one_who_comes_during_a_refresh_sees_what_was_whole_before(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if what came before is not remembered, as there was too much."""
-    monkeypatch.setattr(feed, "_GOP_PACKETS", 20)
+    monkeypatch.setattr("valkka_async.camera.gop._PACKETS", 20)
     gate, wanted = Gate(53), decoded(REFRESH[kind], 120, 50)
     with playing(REFRESH[kind], 120, 50, va.Output("late", "yuv420p"), gate=gate) as (camera, _):
         wait_for(lambda: camera.status().packets == 53)
@@ -343,7 +343,7 @@ def test_over_udp_one_comes_in_the_middle_of_a_gop_too() -> None:
 def test_one_that_cannot_keep_up_waits_for_the_next_key_frame(
     monkeypatch: pytest.MonkeyPatch, held: threading.Event
 ) -> None:
-    monkeypatch.setattr(feed, "_GOP_PACKETS", 20)
+    monkeypatch.setattr("valkka_async.camera.gop._PACKETS", 20)
     monkeypatch.setattr(follow, "_BEHIND_PACKETS", 30)
     held.clear()
     with playing(KINDS["H.264"], 300, 150, va.Output("late")) as (camera, _):

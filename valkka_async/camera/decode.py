@@ -42,7 +42,9 @@ class Decoder(Generic[T]):
         if thread_count != 1:
             self._context.thread_type = "AUTO"
         self.errors = 0
+        self._under_way = 0  # packets of which no frame has come
         self._hurried = False
+        self._refreshing = False  # all will be well, and is not yet
         # Decoders give frames in display order, some packets later: (pts, stamp) of the latest ones.
         self._stamps: deque[tuple[int | None, T]] = deque(maxlen=_HELD_BACK)
 
@@ -52,10 +54,21 @@ class Decoder(Generic[T]):
         if context is not None and context.is_open and context.thread_count != 1:
             context.flush_buffers()  # waits for them without it
 
+    @property
+    def holds_back(self) -> int:
+        """So many packets, without any sign that there is something wrong with them."""
+        return self._context.reorder_depth + max(0, self._context.thread_count - 1)
+
+    @property
+    def holding(self) -> int:
+        """So many it holds back now."""
+        return min(self._under_way, self.holds_back)
+
     def decode(self, packet: VideoPacket, stamp: T) -> list[tuple[VideoFrame, T]]:
         """The frames that this packet brings out of the decoder, with their stamps."""
         if packet.size:
             self._stamps.append((packet.pts, stamp))
+            self._under_way += 1
         held: list[VideoFrame] = []
         try:
             if packet.size and self._first:
@@ -78,6 +91,8 @@ class Decoder(Generic[T]):
         except av.error.FFmpegError:
             self.errors += 1
             return []
+        self._under_way -= len(frames)
+        self._refreshing = self._refreshing and not frames
         return [(frame, self._stamp(frame.pts, stamp)) for frame in frames]
 
     def _begin(self, packet: VideoPacket) -> None:
@@ -87,6 +102,7 @@ class Decoder(Generic[T]):
         lengths = self._lengths
         if lengths is not None and packet.is_keyframe:
             if nal.frames_to_recover(bytes(packet), nal.H264, lengths):
+                self._refreshing = True
                 self._context.decode(packet)
 
     def decode_alone(self, packet: VideoPacket, stamp: T) -> list[tuple[VideoFrame, T]]:
@@ -102,8 +118,9 @@ class Decoder(Generic[T]):
     def hurry(self, on: bool) -> None:
         """Leave out frames that no other needs, from the next packet on; or leave out none. H.265 says only
         of which frames others of the same layer have no need; and the order of frames is found out by all of
-        them."""
+        them. With several threads FFmpeg forgets at each of these when all will be well."""
         on = on and self._context.name != "hevc" and not self._context.reorder_depth
+        on = on and not (self._refreshing and self._context.thread_count != 1)
         if on != self._hurried:
             self._hurried = on
             self._context.skip_frame = "NONREF" if on else "DEFAULT"
@@ -112,12 +129,18 @@ class Decoder(Generic[T]):
         """Packets were left out: the next one is a key frame."""
         self._context.flush_buffers()
         self._stamps.clear()
-        self._first = True
+        self._first, self._under_way, self._refreshing = True, 0, False
         if self._prompt is not None:
             self._prompt.reset()
 
     def _stamp(self, pts: int | None, default: T) -> T:
-        for known, stamp in reversed(self._stamps):
+        stamps = self._stamps
+        for place in range(max(0, len(stamps) - 1 - self.holds_back), len(stamps)):
+            known, stamp = stamps[place]
+            if known == pts:  # the first of several that have the same time, as they come in this order
+                del stamps[place]
+                return stamp
+        for known, stamp in reversed(stamps):
             if known == pts:
                 return stamp
         return default

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from av.video.frame import VideoFrame
 
 from valkka_async.camera.decode import Decoder, another_context
 from valkka_async.camera.follow import Follower
+from valkka_async.camera.gop import Gop
 from valkka_async.camera.lag import Lag
 from valkka_async.camera.meter import Meter
-from valkka_async.camera.mp4 import nal
 from valkka_async.camera.outputs import FragmentRing, PacketRing, PixelRing
 from valkka_async.camera.pace import FileClock, LiveClock
 from valkka_async.camera.sound.sound import Sound, SoundMeter
@@ -20,16 +21,13 @@ from valkka_async.camera.source.geometry import Geometry
 from valkka_async.camera.source.packet import SoundPacket, VideoPacket
 from valkka_async.camera.source.rational import fraction
 from valkka_async.camera.source.sendertime import Stamp, sender_time_ns
+from valkka_async.camera.source.sets import ParameterSets
 from valkka_async.camera.source.source import Source
 from valkka_async.errors import CameraFormatError
 
 _UNDECODABLE = 30.0  # s of packets in the decoder without a frame
 _AT_LEAST = 3  # so many packets: one that was damaged on its way is no sign of anything
 _KEYLESS = 30.0  # s without a key frame after which the decoder has to do without one
-# Packets since the last key frame are remembered, so that a new reader sees something soon. When there are
-# more, a decoder is kept up with them instead.
-_GOP_PACKETS = 1500
-_GOP_BYTES = 32 << 20
 _FEW = 2  # packets, which are decoded at once
 _WAIT = 0.1  # s, and half a frame's time, that are waited for a decoder that catches up
 _NO_KEY = 2.0  # s that readers wait for a key frame, before the status says so
@@ -81,26 +79,23 @@ class Feed:
         self._clock = clock
         self._lag = Lag() if source.live and not paced else None
         self._unread_ns = 0  # so long the newest packet lay
-        self._missed: list[PixelRing] = []  # key frames, which they want by themselves
+        # They want a key frame by itself that came meanwhile, or (False) came themselves
+        self._missed: dict[PixelRing, bool] = {}
         self._resumes = False  # frames were left out, and those that come need them
-        self._late: set[PixelRing] = set()  # saw a late frame, in place of one that is or will be left out
+        # So many frames they saw late, each in place of one that is or will be left out
+        self._late: Counter[PixelRing] = Counter()
         self._caught_up: list[tuple[VideoFrame, Stamp]] = []  # what came last of who has done so
         self._geometry = Geometry(source.stream)
+        self._sets = ParameterSets(source.stream)
         eager = any(ring.eager for ring in self._pixels)
         self._going = eager  # the decoder has had all since it was begun with
         self._blind = False  # that was no key frame
         self._gradual = False  # key frames only begin to be some: the encoder refreshes frames bit by bit
-        self._points: list[tuple[int, int]] = []  # these in the GOP, and when all is well after each
         self._newest_key: tuple[VideoPacket, Stamp] | None = None
         self._key_known = False  # there was a key frame
-        self._length_size = 0
-        self._nal = nal.CODECS.get(codec.canonical_name)
-        if self._nal is not None:
-            self._length_size = nal.length_size(source.stream.codec_context.extradata or b"", self._nal)
         self._wanted_since: float | None = None  # frames for which there is no key frame
         self._remembers = not self._intra and (source.live or not eager)
-        self._gop: list[tuple[VideoPacket, Stamp]] | None = []  # from the last key frame on; None: too much
-        self._gop_bytes = 0
+        self._gop = Gop(source.stream, self._sets)
         self._key = time.monotonic()  # when there was a key frame
         self._in_vain = 0  # packets in the decoder since it gave a frame
         self._tried = 0.0  # when the first of these was
@@ -131,19 +126,21 @@ class Feed:
         """Take a packet, or one without data: the end of the stream; and those of sound that came before it.
         Raises CameraFormatError when packets go into the decoder for long and no frame comes out."""
         ticks = packet.dts if packet.dts is not None else packet.pts
+        packet = self._sets.complete(packet)
         behind = self._note_lag(packet, ticks)
         arrival_ns -= self._unread_ns
         for one, at in heard:  # they came before it, also those that lay there with it
             self._hear(one, min(at, arrival_ns) if self._unread_ns else at)
-        stamp = Stamp(arrival_ns, sender_time_ns(packet) if packet.size else None, key=packet.is_keyframe)
+        stamp = Stamp(arrival_ns, sender_time_ns(packet) if packet.size else None)
+        stamp = stamp.as_key(arrival_ns) if packet.is_keyframe else stamp
         seconds = self._clock.seconds(ticks, self._base, arrival_ns)
         self._caught_up = []
         if packet.size:
             exact = self._source.waited is not False
             seconds = self._clock.tick(ticks, self._base, arrival_ns, exact=exact)
-            if self._clock.disagrees and not self._meter.clock_disagrees and self._gop:  # wrong before, too
-                arrived = [self._clock.seconds(None, None, at.arrival_ns) for _, at in self._gop]
-                self._gop = [(p, at.at(s)) for (p, at), s in zip(self._gop, arrived, strict=True)]
+            known = self._gop.packets
+            if self._clock.disagrees and not self._meter.clock_disagrees and known:  # wrong before, too
+                known[:] = [(p, at.at(self._clock.seconds(None, None, at.arrival_ns))) for p, at in known]
             self._meter.clock_disagrees = self._clock.disagrees
             self._meter.take(packet, seconds)
             if packet.is_keyframe and (said := self._geometry.look(packet)) is not None:
@@ -155,7 +152,7 @@ class Feed:
             if self._sound is not None:
                 self._show_sound(packet, stamp)
             for ring in self._streams:
-                ring.take(packet, stamp, self._gop or (), self._address)
+                ring.take(packet, stamp, self._gop.packets or (), self._address)
             follower = self._follower
             if follower is not None and not (behind or follower.idle) and follower.caught_up():
                 newest = self._take_over()
@@ -170,7 +167,6 @@ class Feed:
         if behind:
             self._leave_out(packet, stamp, wanting, came)
             return
-        came, self._missed = [*came, *self._missed], []
         if self._intra:
             takers = [ring for ring in wanting if ring.admit(seconds)] if packet.size else wanting
             if takers:
@@ -183,9 +179,15 @@ class Feed:
             if keys:
                 self._take_keys(packet, stamp, seconds, keys, came)
             self._take_all(packet, stamp, seconds, [ring for ring in wanting if ring not in keys])
+        self._missed.clear()
         if self._resumes and packet.size:
             self._resume(packet, wanting)
-        if self._in_vain >= _AT_LEAST and not self._blind and time.monotonic() - self._tried > _UNDECODABLE:
+        if (
+            self._in_vain >= _AT_LEAST
+            and not self._blind
+            and time.monotonic() - self._tried > _UNDECODABLE
+            and self._in_vain > self._decoder.holds_back + self._gop.refresh
+        ):
             raise self._undecodable()
 
     def _note_lag(self, packet: VideoPacket, ticks: int | None) -> bool:
@@ -207,12 +209,14 @@ class Feed:
         """Show nothing of this one, for there are more behind it."""
         self._pass_over(packet, wanting)
         for ring in wanting:
-            if ring not in self._missed and (packet.is_keyframe or ring in came):
-                self._missed.append(ring)
+            if packet.is_keyframe or ring in came:
+                self._missed[ring] = packet.is_keyframe or self._missed.get(ring, False)
         self._resumes = True
         if all(map(self._by_keys, wanting)):
             self._pause(packet, stamp)
         elif self._going:
+            for ring in self._every(wanting):
+                self._count_out(ring, self._decoder.holding)
             self._step_aside(packet, stamp, idle=False)
 
     def _resume(self, packet: VideoPacket, wanting: list[PixelRing]) -> None:
@@ -228,15 +232,22 @@ class Feed:
         for ring in rings:
             if not packet.is_keyframe and (ring.output.key_frames or self._by_keys(ring)):
                 continue
-            if ring in self._late:
-                self._late.remove(ring)
-                continue
-            ring.leave_out()
+            self._count_out(ring, 1)
+
+    def _count_out(self, ring: PixelRing, frames: int) -> None:
+        seen = min(frames, self._late[ring])
+        self._late[ring] -= seen
+        if frames > seen:
+            ring.leave_out(frames - seen)
             self._meter.left_out = time.monotonic()
 
     def _by_keys(self, ring: PixelRing) -> bool:
         """Does it need nothing but key frames, each by itself?"""
         return not self._gradual and ring.key_frames_do(self._meter.key_interval)
+
+    def _every(self, rings: list[PixelRing]) -> list[PixelRing]:
+        """Those of them that want frame by frame."""
+        return [ring for ring in rings if not (ring.output.key_frames or self._by_keys(ring))]
 
     def _show_sound(self, packet: VideoPacket, stamp: Stamp) -> None:
         """Tell the sound where the picture is."""
@@ -285,7 +296,9 @@ class Feed:
         if packet.size and packet.is_keyframe:
             takers, newest = [ring for ring in wanting if ring.admit(seconds)], (packet, stamp)
         else:  # what there is to see until the next one comes
-            takers = [ring for ring in wanting if ring in came and newest and ring.admit(seconds)]
+            takers = [ring for ring in wanting if ring in came or ring in self._missed]
+            takers = [ring for ring in takers if newest and ring.takes(newest[1]) and ring.admit(seconds)]
+            self._late.update(ring for ring in takers if self._missed.get(ring))
         if takers and newest is not None:
             if self._other is None:
                 self._other = self._another()
@@ -300,7 +313,8 @@ class Feed:
             self._pause(packet, stamp)
             return
         if self._going:
-            self._show_late(packet, self._caught_up, wanting)
+            if self._resumes:
+                self._show_caught_up(packet, self._caught_up, wanting)
             for frame, at in self._decode(packet, stamp):
                 self._show(frame, at, self._clock.seconds(frame.pts, self._base, at.arrival_ns), wanting)
             return
@@ -315,7 +329,11 @@ class Feed:
         if follower.lost:  # it could not keep up: the next key frame is waited for
             self._end_follower()
         elif arrived and follower.caught_up(min(_WAIT, 0.5 / (self._meter.fps or 25.0))):
-            for frame, at in self._take_over():
+            newest = self._take_over()
+            if self._resumes:
+                self._show_caught_up(packet, newest, wanting)
+                return
+            for frame, at in newest:
                 self._count(packet, [(frame, at)])
                 self._show(frame, at, seconds, wanting)
         elif self._resumes:
@@ -331,7 +349,7 @@ class Feed:
 
     def _begin(self, packet: VideoPacket, stamp: Stamp, seconds: float, wanting: list[PixelRing]) -> None:
         """Find where to begin to decode, and do so, if there is something to begin at."""
-        gop = self._gop
+        gop = self._gop.packets
         if gop and (len(gop) <= _FEW or self._shares):
             self._decoder.reset()
             self._going, self._blind = True, False
@@ -349,9 +367,9 @@ class Feed:
 
     def _pause(self, packet: VideoPacket, stamp: Stamp) -> None:
         """Nobody wants all frames, from this packet on."""
-        if self._going and not (self._leads or self._shares):
+        if self._going and not (self._gop.leads or self._shares):
             self._step_aside(packet, stamp, idle=True)  # it is not remembered how this has come about
-        elif self._follower is not None and (self._leads or self._follower.lost):
+        elif self._follower is not None and (self._gop.leads or self._follower.lost):
             self._end_follower()
         elif self._follower is not None:
             self._follower.idle = True
@@ -409,7 +427,7 @@ class Feed:
         self._meter.errors = self._errors_before + self._errors + there
         if decoded:
             self._in_vain, self._decoded = 0, True
-        elif packet.size:
+        elif packet.size and (not self._gop.refresh or self._gop.is_needed(packet)):
             if not self._in_vain:
                 self._tried = time.monotonic()
             self._in_vain += 1
@@ -418,7 +436,7 @@ class Feed:
         self, frame: VideoFrame, at: Stamp, seconds: float, wanting: list[PixelRing]
     ) -> list[PixelRing]:
         """Offer a frame of this time to those who are due for one. Returns those who want such frames."""
-        takers = [ring for ring in wanting if at.key or not ring.output.key_frames]
+        takers = [ring for ring in wanting if ring.takes(at)]
         self._offer([(frame, at)], [ring for ring in takers if ring.admit(seconds)])
         return takers
 
@@ -430,6 +448,13 @@ class Feed:
             self._count(packet, [(frame, at)])
             seconds = self._clock.seconds(frame.pts, self._base, at.arrival_ns)
             self._late.update(self._show(frame, at, seconds, wanting))
+
+    def _show_caught_up(
+        self, packet: VideoPacket, newest: list[tuple[VideoFrame, Stamp]], wanting: list[PixelRing]
+    ) -> None:
+        """The same for what the decoder gave last that caught up. What it has yet to give was left out."""
+        self._late.update({ring: self._decoder.holding for ring in self._every(wanting)})
+        self._show_late(packet, newest, wanting)
 
     def _offer(self, decoded: list[tuple[VideoFrame, Stamp]], takers: list[PixelRing]) -> None:
         for frame, stamp in decoded:
@@ -443,55 +468,30 @@ class Feed:
             self._key, self._key_known = time.monotonic(), True
             if self._blind:  # now it has something to begin at
                 self._blind, self._in_vain = False, 0
-            count = 0
-            if self._nal is not None:
-                count = nal.frames_to_recover(bytes(packet), self._nal, self._length_size)
-            if not count:
-                self._newest_key = packet, stamp
+            count = self._gop.begin(packet)
             self._gradual = count > 0
-            if not count or self._gop is None:
-                self._gop, self._points, self._gop_bytes = [], [], 0
             if count:
-                self._points.append((len(self._gop), count))
-                self._overtake(packet, stamp, count)
+                self._overtake(packet, stamp)
             else:
+                self._newest_key = packet, stamp
                 self._end_follower()  # there is a nearer way now
-        elif not self._gop:
-            return
-        assert self._gop is not None
-        self._gop_bytes += packet.size
-        self._gop.append((packet, stamp))
-        self._forget()
-        if len(self._gop) > _GOP_PACKETS or self._gop_bytes > _GOP_BYTES:
+        if self._gop.add(packet, stamp) and self._follower is not None and self._follower.idle:
+            self._end_follower()  # the same
+        if self._gop.outgrown:
+            assert self._gop.packets is not None
             if self._pixels and not (self._going or self._shares) and self._follower is None:
-                self._follower = Follower(self._another(), self._gop, idle=True)
-            self._gop = None
+                self._follower = Follower(self._another(), self._gop.packets, idle=True)
+            self._gop.packets = None
 
-    def _overtake(self, packet: VideoPacket, stamp: Stamp, count: int) -> None:
+    def _overtake(self, packet: VideoPacket, stamp: Stamp) -> None:
         """Go on at this point, where the follower is later than the frames that then cannot be shown; but
         let it show as many before, or there would be none where these take longer than the next point."""
         follower = self._follower
-        if follower is None or follower.idle or follower.waiting <= count:
+        if follower is None or follower.idle or follower.waiting <= self._gop.refresh:
             return
         self._resumes = self._resumes or follower.falls_back
-        if follower.given >= count:
+        if follower.given >= self._gop.refresh:
             self._end_follower()
             self._follower = Follower(
-                self._another(), [(packet, stamp)], idle=False, instead=True, fresh=True
+                self._another(), [(packet, stamp)], idle=False, instead=True, key_ns=stamp.key_ns
             )
-
-    @property
-    def _leads(self) -> bool:
-        """Is what is remembered enough to see the frame that comes next?"""
-        return self._gop is not None and not (self._points and self._points[0][0] == 0)
-
-    def _forget(self) -> None:
-        """What was before a point from which all is well again."""
-        assert self._gop is not None
-        while self._points and len(self._gop) - 1 - self._points[0][0] >= self._points[0][1]:
-            at, _ = self._points.pop(0)
-            self._gop_bytes -= sum(packet.size for packet, _ in self._gop[:at])
-            del self._gop[:at]
-            self._points = [(place - at, count) for place, count in self._points]
-            if self._follower is not None and self._follower.idle:
-                self._end_follower()  # there is a nearer way now

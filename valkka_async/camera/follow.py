@@ -33,8 +33,8 @@ class Follower:
 
     `idle`: nobody waits for it. It keeps up with a stream whose key frames are too far apart to be
     remembered, at a lower priority, and decodes no more than other frames need. `instead`: of a decoder that
-    was at work until now, so it waits for no turn. `fresh`: nothing has gone into the decoder, and with intra
-    refresh its first frame, which comes later, stands for the key frame.
+    was at work until now, so it waits for no turn. `key_ns`: with intra refresh, when the key frame came for
+    which the first frame stands, which comes later.
 
     Its methods are for the thread that reads the camera. It is `lost` when it could not keep up.
     """
@@ -46,7 +46,7 @@ class Follower:
         *,
         idle: bool,
         instead: bool = False,
-        fresh: bool = False,
+        key_ns: int = 0,
     ) -> None:
         self.idle = idle
         self.lost = False
@@ -61,7 +61,7 @@ class Follower:
         self._stop = False
         self._newest: list[tuple[VideoFrame, Stamp]] = []
         self._instead = instead
-        self._key = fresh  # the next frame is one
+        self._key_ns = key_ns
         self._thread = threading.Thread(target=self._run, name="valkka-catch-up", daemon=True)
         try:
             start(self._thread)
@@ -96,11 +96,12 @@ class Follower:
         return self._decoder, self.newest()
 
     def newest(self) -> list[tuple[VideoFrame, Stamp]]:
-        """The newest frame, if there has been one since the last call: a key frame, if any of these was."""
+        """The newest frame, if there has been one since the last call. It stands for the newest key frame of
+        these, if any was one."""
         with self._changed:
             newest, self._newest = self._newest, []
-            if newest and self._key:
-                newest, self._key = [(frame, at.as_key()) for frame, at in newest], False
+            if newest and self._key_ns:
+                newest, self._key_ns = [(frame, at.as_key(self._key_ns)) for frame, at in newest], 0
         return newest
 
     @property
@@ -144,7 +145,7 @@ class Follower:
                 if frames := self._decoder.decode(packet, stamp):
                     with self._changed:
                         self._newest = frames[-1:]
-                        self._key = self._key or any(at.key for _, at in frames)
+                        self._key_ns = max(at.key_ns for _, at in frames) or self._key_ns
                         self.given += len(frames)
         finally:
             turn.give()

@@ -116,6 +116,7 @@ class PixelRing(Ring):
         self._size: tuple[int, int] | None = None  # of what is made; None: each frame in its own
         self._make = self._maker()
         self._limit = RateLimit(output.fps)
+        self._key_ns = 0  # when the key frame came that was shown last
 
     def _maker(self) -> JpegEncoder | Converter:
         if self.output.format == "jpeg":
@@ -139,11 +140,20 @@ class PixelRing(Ring):
         self.leave_out()
         return False
 
-    def leave_out(self) -> None:
-        """A frame is not shown."""
-        self.skipped += 1
+    def leave_out(self, frames: int = 1) -> None:
+        """They are not shown."""
+        self.skipped += frames
+
+    def takes(self, stamp: Stamp) -> bool:
+        """Is it for such frames? Each key frame is seen once, where these are all that is wanted."""
+        return not self.output.key_frames or stamp.key_ns not in (0, self._key_ns)
+
+    def pause(self) -> None:
+        super().pause()
+        self._key_ns = 0
 
     def offer(self, frame: VideoFrame, time_base: Fraction | None, stamp: Stamp, address: object) -> None:
+        self._key_ns = stamp.key_ns or self._key_ns
         try:
             turns, size = _upright(self.output, frame, stamp)
             if self.output.upright:  # then there is nothing left to be done by readers

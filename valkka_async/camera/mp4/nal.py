@@ -13,6 +13,7 @@ from typing import NamedTuple
 _START = b"\x00\x00\x01"
 # Of the first slice: its header, with room to spare. FFmpeg reads the size of frames no sooner than there.
 _HEAD = 256
+_FARTHEST = 65535  # frames to recover (D.2.8; in H.265, D.3.8, signed)
 
 
 class Codec(NamedTuple):
@@ -106,6 +107,13 @@ def frames_to_recover(data: bytes, codec: Codec, length_size: int) -> int:
     return count
 
 
+def is_needed(data: bytes, codec: Codec, length_size: int) -> bool:
+    """May others need this packet's frame? In H.264, where frames are counted by these alone (frame_num); in
+    H.265 they are counted as they are shown."""
+    slice_ = opening(data, codec, length_size).slice
+    return codec is not H264 or (bool(slice_) and bool(slice_[0] & 0x60))
+
+
 def _recovery(unit: bytes, codec: Codec) -> int | None:
     """The count of frames in an SEI's recovery point. None: it has none."""
     data = unit.replace(b"\0\0\3", b"\0\0")
@@ -121,6 +129,8 @@ def _recovery(unit: bytes, codec: Codec) -> int | None:
             at += 1
         if values[0] == 6:
             number = _exp_golomb(data[at : at + values[1]])
+            if number > _FARTHEST:  # FFmpeg does not believe it either
+                return None
             return number if codec is H264 else max(0, (number + 1) // 2 if number % 2 else -number // 2)
         at += values[1]
     return None

@@ -38,7 +38,7 @@ class Stamp(NamedTuple):
     rotation: int = 0  # degrees by which the frame has to be turned counterclockwise to be upright
     aspect: tuple[int, int] | None = None  # width : height of a pixel; None: square, or not known
     seconds: float | None = None  # when it is, where the packet's own times are not to be trusted
-    key: bool = False  # it is, or begins to be, as good as if nothing had been before it
+    key_ns: int = 0  # when the key frame came that it is, or stands for; 0: of none
 
     def to_be_shown(self, rotation: int, aspect: tuple[int, int] | None) -> Stamp:
         """The same for a frame that is to be shown like this."""
@@ -48,9 +48,9 @@ class Stamp(NamedTuple):
         """The same for a packet that is then, whatever its own times say."""
         return self._replace(seconds=seconds)
 
-    def as_key(self) -> Stamp:
-        """The same for a frame that stands for a key frame."""
-        return self._replace(key=True)
+    def as_key(self, arrival_ns: int) -> Stamp:
+        """The same for a frame that stands for the key frame that came then."""
+        return self._replace(key_ns=arrival_ns)
 
     @property
     def meta(self) -> dict[str, Any] | None:
