@@ -368,6 +368,31 @@ def test_a_sender_without_a_thread_leaves_no_descriptor(monkeypatch: pytest.Monk
     assert os.listdir("/proc/self/fd") == before, caught
 
 
+@pytest.mark.parametrize("error", [ValueError, MemoryError, RuntimeError])
+def test_a_ring_that_cannot_be_read_for_whatever_reason_holds_up_no_other(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = sender_module.begin
+
+    def begun(name: str, **options: Any) -> va.Reader:
+        if name.startswith("bad"):
+            raise error
+        return begin(name, **options)
+
+    monkeypatch.setattr(sender_module, "begin", begun)
+    sent: list[bytes] = []
+    sender = Sender("attic", Budget(None), itertools.count(1).__next__)
+    try:
+        with va.serve("yard") as server:
+            server.publish(b"{}")
+            for name in [*(f"bad{n}" for n in range(100)), "yard"]:
+                sender.add(name, sent.append, None, Content.METADATA)
+            wait_for(lambda: sent, SOON)
+    finally:
+        sender.stop()
+        assert sender.join(30)
+
+
 @pytest.mark.parametrize("call", ["add", "discard", "look_for", "stop"])
 def test_who_wakes_a_sender_that_ends_writes_into_no_file_of_others(
     call: str, monkeypatch: pytest.MonkeyPatch

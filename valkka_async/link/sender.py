@@ -295,8 +295,9 @@ class Sender:
             self._begin(stream)
         except TimeoutError:  # it is not there now
             pass
-        except OSError as e:  # also a ConnectError; or no descriptor is left
-            pass_on(e)
+        except Exception as e:  # a ConnectError; no descriptor; or what must not hold up other rings
+            if isinstance(e, OSError):
+                pass_on(e)
             self._complain(stream, e)
         finally:
             self._settle(stream)
