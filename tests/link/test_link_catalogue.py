@@ -368,6 +368,62 @@ def test_a_sender_without_a_thread_leaves_no_descriptor(monkeypatch: pytest.Monk
     assert os.listdir("/proc/self/fd") == before, caught
 
 
+@pytest.mark.parametrize("error", [ValueError, MemoryError, RuntimeError])
+def test_a_ring_that_cannot_be_read_for_whatever_reason_holds_up_no_other(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = sender_module.begin
+
+    def begun(name: str, **options: Any) -> va.Reader:
+        if name.startswith("bad"):
+            raise error
+        return begin(name, **options)
+
+    monkeypatch.setattr(sender_module, "begin", begun)
+    sent: list[bytes] = []
+    sender = Sender("attic", Budget(None), itertools.count(1).__next__)
+    try:
+        with va.serve("yard") as server:
+            server.publish(b"{}")
+            for name in [*(f"bad{n}" for n in range(100)), "yard"]:
+                sender.add(name, sent.append, None, Content.METADATA)
+            wait_for(lambda: sent, SOON)
+    finally:
+        sender.stop()
+        assert sender.join(30)
+
+
+@pytest.mark.parametrize("call", ["add", "discard", "look_for", "stop"])
+def test_who_wakes_a_sender_that_ends_writes_into_no_file_of_others(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptor's number may be another file's as soon as it is closed."""
+    closed: list[bool] = []
+    sender = Sender("attic", Budget(None), itertools.count(1).__next__)
+    stream = sender.add("yard", lambda payload: None, None, Content.METADATA)
+    write = os.eventfd_write
+
+    def written(fd: int, value: int) -> None:
+        write(fd, value)
+        if not closed:
+            closed.append(sender.join(0.3))  # it would end now
+            os.fstat(fd)
+
+    sender._stop = True
+    monkeypatch.setattr(os, "eventfd_write", written)
+    calls: dict[str, Any] = {
+        "add": lambda: sender.add("shed", lambda payload: None, None, Content.METADATA),
+        "discard": lambda: sender.discard(stream),
+        "look_for": lambda: sender.look_for({"yard"}),
+        "stop": sender.stop,
+    }
+    calls[call]()
+    assert sender.join(30)
+    for again in calls.values():
+        again()
+    assert len(closed) == 1
+
+
 async def test_a_new_ring_is_asked_again_soon_and_one_that_never_answers_rarely() -> None:
     catalogue = Catalogue(lambda: None)
     young = [catalogue._hear("yard", {"format": ""}) for _ in range(9)]

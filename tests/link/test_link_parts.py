@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO
 import pytest
 
 import valkka_async as va
-from support.until import wait_for
+from support.until import until, wait_for
 from valkka_async.camera.status import CameraState
 from valkka_async.errors import InvalidNameError, ProtocolError
 from valkka_async.link import peer as peer_module
@@ -342,6 +343,27 @@ def test_what_the_worker_says_reaches_the_camera_of_that_name(monkeypatch: pytes
         assert peer.close() == []
 
 
+@pytest.mark.parametrize("before", [{}, {"0b": True}, {"0b": False}])
+def test_offers_of_lives_that_were_never_seen_leave_room_for_those_that_are(before: dict[str, bool]) -> None:
+    """However many came and went."""
+    bus: Any = SimpleNamespace(answer_time=lambda key: None, ask_time=lambda key, told: None)
+    peer = Peer(PeerSpec("garage"), "attic", "0a", bus, lambda: 1, lambda: None)
+
+    def offer(epoch: str, there: bool) -> None:
+        peer.hear_offer(Key("garage", epoch, Content.CAMERA.offer, "attic", "cam1"), there)
+
+    for epoch, there in before.items():
+        offer(epoch, there)
+    for number in range(1000):
+        for there in (True, False):
+            offer(f"{number}", there)
+    offer("0b", True)
+    peer.hear_live(Live("garage", "1", "0b"), True)
+    peer.look(0.0)
+    assert [one.name for one in peer.status().imports] == ["garage/cam1"]
+    peer.close()
+
+
 def test_a_name_that_was_taken_is_tried_again_soon() -> None:
     bus: Any = None
     first, second = (
@@ -566,6 +588,53 @@ def test_a_pattern_gives_the_rights_that_it_means(pattern: str) -> None:
             for name in ("cam1", "cm", "yard", "cam1.sub"):
                 given = any(key.includes(zenoh.KeyExpr(f"va/1/garage/0{to}{name}/1")) for key in keys)
                 assert given is peer.may_read(name, content), (name, content)
+
+
+class Session:
+    """Zenoh's, as far as one that is opened and closed needs it."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("how", ["cancelled", "refused", "broken"])
+async def test_a_link_that_is_not_entered_leaves_no_session_open(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor the thread that made it."""
+    from valkka_async.link import bus as bus_module
+    from valkka_async.link import link as link_module
+
+    opened, go_on, session = threading.Event(), threading.Event(), Session()
+
+    def open_session(spec: LinkSpec) -> Session:
+        opened.set()
+        go_on.wait(60)
+        if how == "refused":
+            raise va.ConnectError(None, "the endpoint is taken")
+        return session
+
+    def broken(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(bus_module, "open_session", open_session)
+    if how == "broken":
+        monkeypatch.setattr(link_module, "Peer", broken)
+    spec = LinkSpec("attic", (PeerSpec("garage"),), ("tcp/127.0.0.1:7447",), None)
+    entering = asyncio.create_task(link_module.Link(spec).__aenter__())
+    await until(opened.is_set)
+    if how == "cancelled":
+        entering.cancel()
+        await asyncio.sleep(0)
+    go_on.set()
+    expected = {"cancelled": asyncio.CancelledError, "refused": va.ConnectError, "broken": MemoryError}
+    with pytest.raises(expected[how]):
+        await entering
+    assert session.closed or how == "refused"
+    await until(lambda: not [one for one in threading.enumerate() if one.name.startswith("zenoh")])
 
 
 def test_no_repr_shows_where_the_key_is() -> None:

@@ -27,10 +27,12 @@ def test_a_plain_reader_goes_on_with_the_next_server_and_counts_over_all() -> No
         server.publish(b"1")
         server.publish(b"2")
     seen = [bytes(reader.recv(5).data) for _ in range(2)]  # what the closed server had published
-    assert reader.recv_nowait() is None, "nobody is there"
+    assert reader.connected
+    assert reader.recv_nowait() is None and not reader.connected, "nobody is there"
     with va.serve("s") as server:
         server.publish(b"3")
         frame = reader.recv(10)
+        assert reader.connected
         seen.append(bytes(frame.data))
         assert (frame.seq, seen) == (1, [b"1", b"2", b"3"])
         assert (reader.stats().received, reader.stats().leases) == (3, 1)

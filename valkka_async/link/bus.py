@@ -8,6 +8,7 @@ in threads of its own, and from there into the loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import logging
 import threading
@@ -90,9 +91,9 @@ class Bus:
             self._session = None
 
     def _post(self, work: Callable[[], None]) -> None:
-        if self._closed:
-            return
-        self._pool.submit(work).add_done_callback(_logged)
+        with contextlib.suppress(RuntimeError):  # it was closed, maybe at this moment
+            if not self._closed:
+                self._pool.submit(work).add_done_callback(_logged)
 
     def _call(self, function: Callable[..., None], *args: Any) -> None:
         """In the loop, from a thread of Zenoh's."""

@@ -67,7 +67,15 @@ class Link:
 
     async def __aenter__(self) -> Self:
         self._bus = bus = Bus()
-        await bus.open(self._spec)
+        try:
+            await bus.open(self._spec)
+            self._start(bus)
+        except BaseException:  # cancelled, maybe: the session would be open for ever
+            await self.aclose()
+            raise
+        return self
+
+    def _start(self, bus: Bus) -> None:
         loop = asyncio.get_running_loop()
 
         def kick() -> None:
@@ -84,7 +92,6 @@ class Link:
         work: list[Coroutine[Any, Any, None]] = [self._catalogue.follow(), self._look(), self._probe()]
         work += [peer.decoder.run() for peer in self._peers.values()]
         self._tasks = [asyncio.create_task(one) for one in work]
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -173,7 +173,10 @@ class Peer:
         """We may, or may no longer, read this camera, or this ring, of that life."""
         name = _Name(key.camera, key.content)
         if not there:
-            self._has.get(key.epoch, set()).discard(name)
+            if (others := self._has.get(key.epoch)) is not None:
+                others.discard(name)
+                if not others:  # lives that were never seen must not take the places of others
+                    del self._has[key.epoch]
             return
         if key.epoch not in self._has and len(self._has) >= _LIVES:
             return

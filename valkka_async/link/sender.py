@@ -8,7 +8,6 @@ host falls behind in: that host alone loses frames, and goes on at a key frame.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import select
@@ -138,6 +137,7 @@ class Sender:
         self._smaller = False  # smaller streams are sent
         self._due: float | None = None  # when a ring is to be looked for
         self._wake = -1
+        self._waking = threading.Lock()  # it is not closed meanwhile: another file could have its number
         try:
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._epoll.register(self._wake, select.EPOLLIN)
@@ -186,8 +186,8 @@ class Sender:
 
     def _ring(self) -> None:
         self._changed = True
-        if self._thread.is_alive():
-            with contextlib.suppress(OSError):  # it ends at this moment
+        with self._waking:
+            if self._wake >= 0:
                 os.eventfd_write(self._wake, 1)
 
     # ---------------------------------------------------------------------------- in its thread
@@ -208,9 +208,10 @@ class Sender:
 
     def _close_descriptors(self) -> None:
         self._epoll.close()
-        wake, self._wake = self._wake, -1
-        if wake >= 0:
-            os.close(wake)
+        with self._waking:
+            wake, self._wake = self._wake, -1
+            if wake >= 0:
+                os.close(wake)
 
     def _turn(self) -> None:
         pause = None if self._due is None else self._due - time.monotonic()
@@ -294,8 +295,9 @@ class Sender:
             self._begin(stream)
         except TimeoutError:  # it is not there now
             pass
-        except OSError as e:  # also a ConnectError; or no descriptor is left
-            pass_on(e)
+        except Exception as e:  # a ConnectError; no descriptor; or what must not hold up other rings
+            if isinstance(e, OSError):
+                pass_on(e)
             self._complain(stream, e)
         finally:
             self._settle(stream)

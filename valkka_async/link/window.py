@@ -21,6 +21,7 @@ _FRAMES = 16
 _AHEAD = 8  # of any size, on a long line, and
 _AHEAD_BYTES = 32 << 20
 _QUEUED = 1.25  # of the shortest time: a frame that took longer has waited
+_LEAST = 1e-6  # s
 _FORGETS = 1.01  # by which that time grows with each frame, as lines change
 _PATIENCE = 2.0  # s after which what was not acknowledged is taken for lost, by the line or an older host
 _ACK = struct.Struct("<IQ")
@@ -103,7 +104,7 @@ class Window:
             before = len(self._sent)
             while self._sent and self._sent[0].seq <= seq:
                 came = self._sent.popleft()
-            self._learn(now - came.at, came.size)
+            self._learn(max(_LEAST, now - came.at), came.size)
             return before - len(self._sent)
 
     def _learn(self, took: float, size: int) -> None:
