@@ -27,7 +27,6 @@ def test_a_plain_reader_goes_on_with_the_next_server_and_counts_over_all() -> No
         server.publish(b"1")
         server.publish(b"2")
     seen = [bytes(reader.recv(5).data) for _ in range(2)]  # what the closed server had published
-    assert reader.connected
     assert reader.recv_nowait() is None and not reader.connected, "nobody is there"
     with va.serve("s") as server:
         server.publish(b"3")
@@ -38,8 +37,19 @@ def test_a_plain_reader_goes_on_with_the_next_server_and_counts_over_all() -> No
         assert (reader.stats().received, reader.stats().leases) == (3, 1)
         frame.release()
     reader.close()
+    assert not reader.connected
     with pytest.raises(va.ConnectionClosedOK):
         reader.recv(5)
+
+
+def test_a_reader_whose_server_is_gone_is_not_connected() -> None:
+    with va.serve("s"):
+        reader = va.attach("s")
+        assert reader.connected
+    with pytest.raises(va.ConnectionClosedOK):
+        reader.recv(5)
+    assert not reader.connected
+    reader.close()
 
 
 def test_it_goes_on_after_a_crash_as_after_a_clean_close() -> None:

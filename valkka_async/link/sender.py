@@ -332,7 +332,7 @@ class Sender:
         if reader is not None:
             if not reader.closed:
                 self._ready.pop(reader.fileno(), None)
-            if reader.connected:
+            if not stream.waits_for_server:
                 stream.pauses.lived(time.monotonic() - stream.opened_at)
             reader.close()  # and so it leaves the set
         self._settle(stream)

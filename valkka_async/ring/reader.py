@@ -417,8 +417,9 @@ class Reader:
 
     @property
     def connected(self) -> bool:
-        """True while a server is there that has answered."""
-        return self._connection is not None
+        """True while a server is there that has answered, as far as recv() and recv_nowait() have seen."""
+        connection = self._connection
+        return connection is not None and not connection.ended and not self.closed
 
     @property
     def closed(self) -> bool:
