@@ -88,7 +88,7 @@ def test_a_packet_is_taken_for_one_unit_only_if_it_is_one(data: bytes, codec: na
 
 
 def test_packets_are_in_the_order_of_their_numbers_and_each_is_there_once() -> None:
-    window = _rtp.Window(0x1F, 1, (28, 29), range(24, 28), lambda data: None)
+    window = _rtp.Window(0x1F, 1, (28,), (24,), (25,), lambda data: None)
     ours, theirs = socket.socketpair(type=socket.SOCK_DGRAM)
     with ours, theirs:
         for number in (65534, 0, 65535, 0, 65534, 1):
@@ -97,6 +97,6 @@ def test_packets_are_in_the_order_of_their_numbers_and_each_is_there_once() -> N
             ours.recv(100)
         flow = window.flows[ours.fileno()]
     assert len(flow) == 4
-    assert flow.match(Given(PICTURE, 65534, 4 + 1 + 65534 % 7 + 1), ordered=False) is not None
+    assert flow.match(Given(PICTURE, 65534, 4 + 1 + 65534 % 7 + 1)) is not None
     for number in (65535, 0, 1):
         assert flow.next(Given(PICTURE, number, 4 + 1 + number % 7 + 1)) == (False, BASE + number)
