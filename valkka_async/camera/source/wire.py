@@ -40,7 +40,7 @@ Read: TypeAlias = "tuple[AnyPacket | None, bool | None, int | None]"
 class Wire:
     """Reads from FFmpeg, one packet of RTP after the other. Belongs to the thread of `deadline`; without one,
     nothing is looked at. `video`: the index of the picture's stream; packets of others are those of sound.
-    `goes_on`: False when there is no time left to wait. `counted`: they come over the connection that
+    `goes_on`: False when there is no time left. `counted`: they come over the connection that
     `deadline` has counted, and are seen from the first on. `tcp`: they come over a connection."""
 
     def __init__(
@@ -104,6 +104,8 @@ class Wire:
                 if not window.seen:
                     self._look(self._stream)
             elif self._rtp:
+                if not self._goes_on():  # FFmpeg would, as long as there are any
+                    return None, None, None
                 self._look_at_datagrams()
             packet = self._odd.pop() if self._odd else step()
             if packet is None or packet.stream_index != self._video:
