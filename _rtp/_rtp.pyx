@@ -188,12 +188,14 @@ cdef class Flow:
             base = <uint32_t>(seen.time - pts)
             moved = base - self.base + NUDGE if self.based else 0
             right = self.based and (moved == NUDGE or (not place and moved <= 2 * NUDGE))
-            if seen.size != size or (not right and (place or (self.based and self.gap(0) > 1))):
+            if seen.size != size or (not right and place):
                 continue
             # FFmpeg counts from the first packet, or from what RTCP says. With the next one it is known.
             self.base, self.based = base, True
             if right:
                 self.kind = seen.kind
+            else:
+                self.last = UNKNOWN
             time = seen.time
             return self.hand_out(place), time, right
         self.kind = UNKNOWN
