@@ -35,13 +35,17 @@ cdef enum:
     DOLLAR = 0x24  # which the latter begins with
     PLAIN = 0x80  # the flags of a packet where nothing lies between
     START = 4  # bytes of a start code
-    ANY = -1
+    PIECES = 1  # kinds of a packet: it has a piece of a unit ...
+    SEVERAL = 2  # ... or several units ...
+    NOTHING = 3  # ... or what FFmpeg makes nothing of
+    UNKNOWN = -1
     NO_UNIT = -1
     SOME_UNITS = -2
     HALF = 32768
     MOST = 4096  # packets of a flow that are remembered
     FEW = 64  # for which there is room at first
     LONGEST_MESSAGE = 4096  # bytes of its header
+    MOST_MESSAGES = 16  # in one look
     NUDGE = 450  # 5 ms, by which a report of the sender (RTCP) may move times; frames are further apart
 
 WINDOW = _WINDOW
@@ -50,22 +54,29 @@ NONE, MORE = NO_UNIT, SOME_UNITS
 # A packet that FFmpeg has not handed out yet.
 cdef struct Seen:
     uint32_t time
-    int32_t size  # of what FFmpeg makes of it; ANY: not known
+    int32_t size  # of what FFmpeg makes of it
     uint16_t number
+    uint8_t kind  # payload type
     bint marked
     bint inner  # it only goes on with a unit (NAL)
 
 
 cdef class Flow:
-    """The packets of one stream that were seen, and not handed out yet, in the order in which FFmpeg will."""
+    """The packets of one stream that were seen, and not handed out yet, in the order in which FFmpeg will. `loose`:
+    they come as datagrams. Then FFmpeg may hand out others in between, which were not seen and look the same, so a
+    marker counts only of the one that comes next by its number."""
     cdef Seen *items
     cdef Py_ssize_t room
     cdef Py_ssize_t first
     cdef Py_ssize_t count
     cdef bint based
     cdef uint32_t base  # RTP's time of a packet whose pts is 0
+    cdef bint loose
+    cdef int last  # number of the one that was handed out last
+    cdef int kind  # payload type of those that FFmpeg hands out
 
     def __cinit__(self):
+        self.last = self.kind = UNKNOWN
         self.items = <Seen *>PyMem_Malloc(FEW * sizeof(Seen))
         if self.items == NULL:
             raise MemoryError
@@ -85,6 +96,10 @@ cdef class Flow:
         """This one comes next, or where its number says."""
         cdef Seen *there
         cdef Py_ssize_t place = self.count
+        if self.kind != UNKNOWN and self.kind != seen.kind:
+            return 0  # FFmpeg drops it
+        if self.loose and self.last != UNKNOWN and <uint16_t>(seen.number - self.last) >= HALF:
+            return 0  # too late, which FFmpeg says, too
         if self.first + self.count == self.room:
             if self.first:
                 memmove(self.items, self.items + self.first, self.count * sizeof(Seen))
@@ -104,7 +119,7 @@ cdef class Flow:
         there[place] = seen
         self.count += 1
         if self.count > MOST:
-            self.drop(1)  # of a flow that FFmpeg hands out no packets of
+            self.count = 0  # of a flow that FFmpeg hands out no packets of, or others
         return 0
 
     cdef void drop(self, Py_ssize_t count) noexcept:
@@ -112,6 +127,26 @@ cdef class Flow:
         self.count -= count
         if not self.count:
             self.first = 0
+
+    cdef int gap(self, Py_ssize_t place) noexcept:
+        """By how much the number of the one at this place is more than the last one's. 1: it is the next, as over a
+        connection all are. UNKNOWN: that is not known."""
+        if not self.loose:
+            return 1
+        if self.last == UNKNOWN:
+            return UNKNOWN
+        return <uint16_t>(self.items[self.first + place].number - self.last)
+
+    cdef bint hand_out(self, Py_ssize_t place) noexcept:
+        """It is the one at this place, as it seems. Was it marked, surely?"""
+        cdef Seen *seen = self.items + self.first + place
+        cdef int gap = self.gap(place)
+        if gap > 1 and not place:
+            self.last = <uint16_t>(self.last + 1)  # or one that is between them, which looks the same: as a rule
+            return False
+        self.last = seen.number
+        self.drop(place + 1)
+        return seen.marked and gap == 1
 
     cdef Seen *front(self, object pts, object size):
         """The one that was seen next, if it has this time and this size."""
@@ -124,20 +159,28 @@ cdef class Flow:
         """Is this packet the one that was seen next, by its size and its time? As a rule it is: then whether it was
         marked, and RTP's time of it. (match() says the same of it.)"""
         cdef Seen *seen = self.front(packet.pts, packet.size)
-        if seen == NULL:
+        cdef uint32_t time
+        if seen == NULL or not self.gap(0):
             return None
-        self.drop(1)
-        return seen.marked, seen.time
+        time = seen.time
+        return self.hand_out(0), time
 
-    def match(self, packet, *, bint ordered):
-        """Which one this is: whether it was marked, RTP's time of it, and whether that says so, too. `ordered`: none
-        was lost or missed."""
+    def twice(self, packet):
+        """Has this one the number, the time and the size of the one that was handed out last?"""
+        if self.front(packet.pts, packet.size) == NULL or self.gap(0):
+            return False
+        self.drop(1)
+        return True
+
+    def match(self, packet):
+        """Which one this is: whether it was marked, RTP's time of it, and whether that says so, too."""
         cdef Seen *seen
         cdef Py_ssize_t place
-        cdef uint32_t base, moved
+        cdef uint32_t base, moved, time
         cdef int64_t pts, size = packet.size
         cdef bint right
         if packet.pts is None or not size:
+            self.last = UNKNOWN
             return None
         pts = packet.pts
         for place in range(self.count):
@@ -145,14 +188,19 @@ cdef class Flow:
             base = <uint32_t>(seen.time - pts)
             moved = base - self.base + NUDGE if self.based else 0
             right = self.based and (moved == NUDGE or (not place and moved <= 2 * NUDGE))
-            if (seen.size != size and (seen.size != ANY or not right)) or (not right and place):
+            if seen.size != size or (not right and place):
                 continue
             # FFmpeg counts from the first packet, or from what RTCP says. With the next one it is known.
             self.base, self.based = base, True
-            self.drop(place + 1)
-            return seen.marked, seen.time, right
-        if ordered or not self.based:
-            self.count = 0
+            if right:
+                self.kind = seen.kind
+            else:
+                self.last = UNKNOWN
+            time = seen.time
+            return self.hand_out(place), time, right
+        self.kind = UNKNOWN
+        if not self.loose or not self.based:
+            self.count = 0  # none was lost or missed, but for what FFmpeg made nothing of
         else:
             # One that was not seen. Those that FFmpeg has thrown away are older.
             while self.count:
@@ -160,6 +208,10 @@ cdef class Flow:
                 if not 0 < moved < <uint32_t>1 << 31:
                     break
                 self.drop(1)
+        if self.count and self.gap(0) > 1:
+            self.last = <uint16_t>(self.last + 1)
+        else:
+            self.last = UNKNOWN
         return None
 
     def pieces(self, step, newest, list into):
@@ -184,7 +236,7 @@ cdef class Flow:
                 or packet.stream_index != stream
             ):
                 return (packet,)
-            self.drop(1)
+            self.hand_out(0)
             into.append(packet)
             if wanted.marked:
                 return True
@@ -193,12 +245,13 @@ cdef class Flow:
 
 cdef class Window:
     """Looks at what lies in a socket. `mask`: that of a unit's kind in its first byte; `header`: bytes of a unit before
-    what it says; `pieces`, `several`: the kinds, so masked, of a packet that has a piece of a unit, or several units.
-    `message` says of bytes how long the message of RTSP is that they begin with (wire.py)."""
+    what it says; `pieces`, `several`, `nothing`: the kinds, so masked, of a packet that has a piece of a unit, several
+    units, or what FFmpeg makes nothing of. `message` says of bytes how long the message of RTSP is that they begin with
+    (wire.py)."""
     cdef uint8_t *data
     cdef int mask
     cdef int header
-    cdef uint8_t kinds[256]  # by a kind: 1 for pieces, 2 for several
+    cdef uint8_t kinds[256]  # PIECES, SEVERAL, NOTHING, or 0
     cdef object message
     cdef readonly dict flows  # by channel or descriptor: those that may be the picture's
     cdef Flow picture  # which of them it is
@@ -213,12 +266,14 @@ cdef class Window:
             raise MemoryError
         self.flows, self.flow, self.piece = {}, -1, False
 
-    def __init__(self, int mask, int header, pieces, several, message):
+    def __init__(self, int mask, int header, pieces, several, nothing, message):
         cdef int kind
         if not 0 < header <= 2:
             raise ValueError(f"a unit has 1 or 2 bytes before what it says, not {header}")
         for kind in range(256):
-            self.kinds[kind] = 1 if kind in pieces else 2 if kind in several else 0
+            self.kinds[kind] = (
+                PIECES if kind in pieces else SEVERAL if kind in several else NOTHING if kind in nothing else 0
+            )
         self.mask, self.header, self.message = mask, header, message
 
     def __dealloc__(self):
@@ -260,7 +315,7 @@ cdef class Window:
         if self.flow in (-1, fd):
             self.peek(fd)
             if self.size > 0:
-                self.note(fd, 0, self.size, self.size)
+                self.note(fd, 0, self.size, self.size, True)
 
     cdef void peek(self, int fd) noexcept:
         # It does not wait: not worth letting the GIL go.
@@ -275,56 +330,81 @@ cdef class Window:
     cdef int walk(self) except -1:
         cdef uint8_t *data = self.data
         cdef Py_ssize_t at = 0, begin, end, length
+        cdef int messages = 0
         while at < self.size:
+            if data[at] in (10, 13):  # lines without anything
+                at += 1
+                continue
             if data[at] != DOLLAR:  # answers of RTSP come between the packets, to what keeps it alive
                 end = min(at + LONGEST_MESSAGE, self.size)
+                messages += 1
                 told = self.message(PyBytes_FromStringAndSize(<char *>data + at, end - at))
-                if not told:
+                if not told or messages > MOST_MESSAGES:
                     self.piece = False if told == 0 and self.size - at < LONGEST_MESSAGE else None
                     return 0
                 at += <Py_ssize_t>told
                 continue
             begin = at + INTERLEAVED
-            if begin + RTP > self.size:
+            length = data[at + 2] << 8 | data[at + 3] if begin <= self.size else RTP
+            if begin + min(length, RTP) > self.size:
                 self.piece = True
                 return 0
-            length = data[at + 2] << 8 | data[at + 3]
-            self.note(data[at + 1], begin, min(begin + length, self.size), length)
+            self.note(data[at + 1], begin, min(begin + length, self.size), length, False)
             at = begin + length
         return 0
 
-    cdef int note(self, int key, Py_ssize_t at, Py_ssize_t end, Py_ssize_t size) except -1:
-        """Note the packet at `at`, of `size` bytes, of which those before `end` are here."""
+    cdef int note(self, int key, Py_ssize_t at, Py_ssize_t end, Py_ssize_t size, bint loose) except -1:
+        """Note the packet at `at`, of `size` bytes, of which those before `end` are here: if that is enough to know
+        what FFmpeg makes of it. If it is not, it is the last one here, and will be looked at again."""
         cdef uint8_t *data = self.data + at
         cdef Py_ssize_t payload = RTP, here = end - at, made
-        cdef int flags = data[0], kind = data[1], behind, kinds
+        cdef int flags, kind, behind = 0, kinds
         cdef Seen seen
         cdef Flow flow = self.picture
-        if (self.flow != -1 and self.flow != key) or here < RTP or flags >> 6 != 2:
+        if (self.flow != -1 and self.flow != key) or here < RTP or data[0] >> 6 != 2:
             return 0
-        if 192 <= kind < 224:  # RTCP (RFC 5761)
+        flags, kind = data[0], data[1]
+        if 192 <= kind < 196 or 200 <= kind < 211:  # RTCP (RFC 5761), as FFmpeg has it
             return 0
         if flags != PLAIN:
+            if flags & 0x20:  # padded
+                if here < size:
+                    return 0
+                if size >= RTP + data[size - 1]:
+                    size -= data[size - 1]
+                    here = size
             payload += 4 * (flags & 15)
             if flags & 0x10:  # an extension
                 if payload + 4 > here:
                     return 0
                 payload += 4 + 4 * (data[payload + 2] << 8 | data[payload + 3])
-        if payload + self.header >= here:
+        if payload + self.header > here or payload + 2 * self.header - 1 > size:
             return 0
-        kinds, behind = self.kinds[data[payload] & self.mask], data[payload + self.header]
+        kinds = self.kinds[data[payload] & self.mask]
+        if self.header > 1 and (data[payload] & 1 or not 0 < data[payload + 1] < 8):
+            kinds = NOTHING  # of another layer of H.265, or of none
+        if kinds == NOTHING:
+            return 0
         made = size - payload
-        seen.inner = False
-        if flags & 0x20:  # padded
-            made = ANY
-        elif kinds == 1:
+        seen.inner, seen.marked = False, kind > 127
+        if kinds == PIECES:
+            if payload + self.header >= here:
+                return 0
+            behind = data[payload + self.header]
+            if made <= self.header + 1 or (self.header > 1 and behind & 0xC0 == 0xC0):
+                return 0
             seen.inner = behind < 0x80
+            seen.marked = seen.marked and behind & 0x40  # no frame ends where a unit goes on
             made += START - 1 if behind & 0x80 else -1 - self.header
-        elif kinds == 2:
-            made = self.together(at + payload + self.header, at + size) if size <= here else ANY
+        elif kinds == SEVERAL:
+            if size > here:
+                return 0
+            made = self.together(at + payload + self.header, at + size)
+            if made < 0:
+                return 0
         else:
             made += START
-        seen.number, seen.marked = data[2] << 8 | data[3], kind > 127
+        seen.number, seen.kind = data[2] << 8 | data[3], kind & 127
         seen.time = <uint32_t>data[4] << 24 | data[5] << 16 | data[6] << 8 | data[7]
         seen.size = <int32_t>made
         if flow is None:
@@ -332,16 +412,17 @@ cdef class Window:
             if found is None:
                 found = self.flows[key] = Flow()
             flow = found
+            flow.loose = loose
         return flow.note(seen)
 
     cdef Py_ssize_t together(self, Py_ssize_t at, Py_ssize_t end) noexcept:
-        """What FFmpeg makes of several units, each behind its length."""
+        """What FFmpeg makes of several units, each behind its length. -1: nothing, they are damaged."""
         cdef Py_ssize_t made = 0, length
         while at + 2 < end:
             length = self.data[at] << 8 | self.data[at + 1]
             at += 2 + length
             if at > end:
-                return ANY
+                return -1
             made += START + length
         return made
 

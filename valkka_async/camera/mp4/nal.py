@@ -22,6 +22,7 @@ class Codec(NamedTuple):
     shift: int  # of the type in a unit's first byte
     mask: int
     sets: tuple[int, ...]
+    sps: int  # the one of them that says how frames are made
     slices: range
     size_at: int  # where extradata in the manner of MP4 (avcC, hvcC) says how long the lengths are
     header: int  # bytes before what a unit says
@@ -30,9 +31,9 @@ class Codec(NamedTuple):
     after: tuple[int, ...]  # what ends an access unit, where others begin the next one
 
 
-H264 = Codec(0, 0x1F, (7, 8), range(1, 6), 4, 1, range(5, 6), 6, (10, 11, 12))  # SPS, PPS; IDR
+H264 = Codec(0, 0x1F, (7, 8), 7, range(1, 6), 4, 1, range(5, 6), 6, (10, 11, 12))  # SPS, PPS; IDR
 # VPS, SPS, PPS; IRAP
-H265 = Codec(1, 0x3F, (32, 33, 34), range(0, 32), 21, 2, range(16, 24), 39, (36, 37, 38, 40))
+H265 = Codec(1, 0x3F, (32, 33, 34), 33, range(0, 32), 21, 2, range(16, 24), 39, (36, 37, 38, 40))
 
 
 CODECS = {"h264": H264, "hevc": H265}  # by FFmpeg's names

@@ -33,9 +33,13 @@ from valkka_async.camera.source.wire import Wire
 UNPARSED = "+noparse+nofillin"  # FFmpeg's fflags
 UNPARSED_FLAGS = 0x30  # the same in a container's flags: AVFMT_FLAG_NOPARSE, _NOFILLIN
 
-_TRUSTED = 2  # so many markers where a frame ended, and none elsewhere: then they are believed ...
-_DOUBTED = -250  # ... and again that much later, after one that was elsewhere
-_MOST_PARTS = 1 << 15  # of one access unit: a stream whose frames do not end is cut there
+_TRUSTED = 2  # so many markers where a frame ended, a key frame once: then they are believed ...
+_DOUBTED = 250  # ... and again that much later, after one that was elsewhere ...
+_MORE = 4  # ... and so many times later, each time they were believed before
+_SETS = 8  # that are remembered
+_MOST = 64 << 20  # bytes of one access unit: a stream whose frames do not end is cut there
+_EACH = 1024  # more for each packet
+_BEFORE = 256  # parts before the slices of a unit, where they are of other times
 _DEEPEST = 16  # frames by which H.264 and H.265 can be reordered
 _SAME = 450  # 5 ms: times that are no further apart may be those of one unit, moved by a report
 _JUMP = 10 * 90000  # between the times of two units, beyond which the clock was set
@@ -71,12 +75,26 @@ class Markers:
 
     def __init__(self) -> None:
         self._right = 0
+        self._key = False  # one of them was a key frame's, which may have slices where others have one
+        self._doubt = _DOUBTED
+        self._sets: list[bytes] = []
         self.trusted = False
 
-    def judge(self, right: bool) -> None:
-        """One was where it should be, or was not."""
-        self._right = min(self._right + 1, _TRUSTED) if right else _DOUBTED
-        self.trusted = self._right >= _TRUSTED
+    def judge(self, right: bool, key: bool) -> None:
+        """One was where it should be, or was not. `key`: that of a key frame."""
+        if not right and self.trusted:
+            self._doubt = min(_MORE * self._doubt, 1 << 20)
+        self._right = min(self._right + 1, _TRUSTED) if right else -self._doubt
+        self._key = right and (self._key or key)
+        self.trusted = self._key and self._right >= _TRUSTED
+
+    def note(self, unit: bytes) -> None:
+        """A parameter set (SPS). With another one the camera may mark otherwise."""
+        if unit in self._sets:
+            return
+        if self._sets:
+            self._right, self._key, self.trusted = min(self._right, 0), False, False
+        self._sets = [unit, *self._sets[: _SETS - 1]]
 
 
 def _ignore(packet: SoundPacket) -> None:
@@ -135,39 +153,51 @@ class Units:
         self._paired = False  # ... which has fields
         self._parts: list[_Part] = []
         self._body = 0  # so many of them are of this unit; the others may be the next one's
-        self._count = 0  # of the packets in them
+        self._held = 0  # bytes that the packets in them take
         self._pictures = False  # the first slice of a picture is among them
         self._pts: int | None = None  # of the newest part
         self._ended: int | None = None  # the time of the unit that was handed out last, if by its marker
         self._markers = markers
         self._marked = False  # the newest part was, and nothing has come yet that tells whether rightly
+        self._key = False  # that was in a key frame, which had no other
+        self._wrong = False  # one of this unit was
+        self._end: VideoPacket | None = None  # a packet without data and time, which is as a rule the last
         self._ready: deque[tuple[VideoPacket, int, bool]] = deque()
+        for unit in nal.sets_in_extradata(stream.codec_context.extradata or b"", self._codec):
+            self._note(unit)
 
     def next(self) -> VideoPacket | None:
         """The next access unit; a packet without data, and then None, at the end."""
         read: Any
         while not self._ready:
-            read, marked, raw = self._wire.read(self._step)
+            if self._end is None:
+                read, marked, raw = self._wire.read(self._step)
+            else:  # nothing is to be waited for
+                read, marked, raw = self._step(), None, None
             if read is not None and read.stream_index != self._index:
                 self._aside(cast("SoundPacket", read))
                 continue
             packet: VideoPacket | None = read
-            if packet is not None and packet.size:
+            if packet is None:
+                self._close(early=False)
+                if self._end is not None:
+                    self._ready.append((self._end, time.time_ns(), self.early))
+                    self._end = None
+                elif not self._ready:
+                    return None
+            elif packet.size:
+                self._end = None
                 pts = packet.pts if self._times is None else self._times.of(packet.pts, raw)
                 self._take(packet, pts, bool(marked))
                 if 0 < len(self._parts) == self._body and not (self._marked or self._ready):
                     packets = self._parts[-1].packets
                     before = len(packets)
                     marked = self._wire.pieces(self._step, packet, packets)
-                    self._count += len(packets) - before
+                    self._held += _weight(packets[before:])
                     if marked:
                         self._mark()
-                continue
-            self._close(early=False)
-            if packet is not None:
-                self._ready.append((packet, time.time_ns(), self.early))
-            elif not self._ready:
-                return None
+            elif packet.pts is None:  # else a camera has sent several units (NAL) in one packet, but none
+                self._end = packet
         packet, self.arrival_ns, self.early = self._ready.popleft()
         return packet
 
@@ -184,7 +214,7 @@ class Units:
             or pts != self._pts
             or self._marked
             or not 0 < len(parts) == self._body
-            or self._count > _MOST_PARTS
+            or self._held > _MOST
         ):
             kind = self._look(packet, lead)
             if not self._belongs(kind, pts):
@@ -199,7 +229,7 @@ class Units:
                 self._paired = True
         else:
             parts[-1].packets.append(packet)
-        self._count += 1
+        self._held += packet.size + _EACH
         self._marked = False
         if marked and self._body:
             self._mark()
@@ -207,7 +237,9 @@ class Units:
     def _mark(self) -> None:
         """The newest part has the marker."""
         self._marked = True
-        if self._markers.trusted and self._pairing.half is None:
+        if not self._markers.trusted:
+            self._key = not self._wrong and any([part.kind.key for part in self._parts])
+        elif self._pairing.half is None:
             self._ended = self._pts
             self._close(early=True)
 
@@ -221,7 +253,7 @@ class Units:
         if self._marked:
             self._judge(other, kind)
         over = other or (kind.begins and self._pictures)
-        if self._body and ((over and not self._goes_on(kind)) or self._count > _MOST_PARTS):
+        if self._body and ((over and not self._goes_on(kind)) or self._held > _MOST):
             if kind.fields and kind.fields[0] is not None and kind.fields[0].mistaken(self._pairing.half):
                 self._keep(self._parts[self._body :])  # a field whose other one was lost
                 self._body = 0
@@ -231,13 +263,15 @@ class Units:
             gone = self._is(pts, self._ended) and kind.slices and not kind.begins
             if gone or kind.after or (kind.piece and (other or not self._parts)):
                 return False
-            if other and self._parts:
-                self._keep([part for part in self._parts if not part.kind.piece][-_MOST_PARTS:])
+            if self._held > _MOST:
+                self._keep([])
+            elif other and self._parts:
+                self._keep([part for part in self._parts if not part.kind.piece][-_BEFORE:])
         return True
 
     def _keep(self, parts: list[_Part]) -> None:
         """These alone."""
-        self._parts, self._count = parts, sum([len(part.packets) for part in parts]) if parts else 0
+        self._parts, self._held = parts, sum([_weight(part.packets) for part in parts]) if parts else 0
 
     def _goes_on(self, kind: _Kind) -> bool:
         """Is the unit that is here the first of two fields, and this of the second, or before it?"""
@@ -253,9 +287,9 @@ class Units:
         """This comes behind a marker. Was that the end of a unit? Parameter sets do not tell."""
         right = other or kind.begins
         if right or kind.slices:
-            self._marked = False
+            self._marked, self._wrong = False, not right
             if not (right and self._markers.trusted):
-                self._markers.judge(right)
+                self._markers.judge(right, self._key)
 
     def _look(self, packet: VideoPacket, lead: int) -> _Kind:
         if lead == _rtp.NONE:
@@ -277,13 +311,20 @@ class Units:
                 key = key or kind in codec.keys
                 if self._slices is not None and self._slices.may_be and kind in WITH_HEADER:
                     fields.append(self._slices.field(data[begin:end]))
-            elif self._slices is not None and kind in codec.sets:
-                self._slices.note(data[begin:end])
+            elif kind in codec.sets:
+                self._note(data[begin:end])
             elif kind in codec.after:
                 after = True
             elif kind == codec.sei:
                 key = key or nal.is_recovery_point(data[begin:end], codec)
         return _Kind(False, slices, begins, after and not slices, key, tuple(fields))
+
+    def _note(self, unit: bytes) -> None:
+        """A parameter set."""
+        if unit[0] >> self._codec.shift & self._codec.mask == self._codec.sps:
+            self._markers.note(unit)
+        if self._slices is not None:
+            self._slices.note(unit)
 
     def _close(self, *, early: bool) -> None:
         """Hand out the unit that is here, if there is one."""
@@ -291,8 +332,8 @@ class Units:
         if self._body < len(parts):
             self._parts = parts[self._body :]
             del parts[self._body :]
-        self._count = sum([len(part.packets) for part in self._parts]) if self._parts else 0
-        self._body, self._pictures = 0, False
+        self._held = sum([_weight(part.packets) for part in self._parts]) if self._parts else 0
+        self._body, self._pictures, self._wrong = 0, False, False
         if self._paired:
             self._pairing, self._paired = Pairing(), False
         if not parts:
@@ -310,6 +351,11 @@ class Units:
         packet.pts, packet.is_keyframe = pts, key
         packet.dts, packet.duration = self._order.place(packet, pts)
         self._ready.append((packet, first.arrival_ns, early))
+
+
+def _weight(packets: list[VideoPacket]) -> int:
+    """What these take."""
+    return sum([packet.size + _EACH for packet in packets])
 
 
 _NOTHING = _Kind(False, False, False, False, False, ())

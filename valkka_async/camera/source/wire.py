@@ -29,8 +29,8 @@ from valkka_async.camera.source.packet import AnyPacket, VideoPacket
 _A_MOMENT = 1  # ms; and so often it is given to cameras whose headers come by themselves
 _WAITS = 3
 _GLANCE = 200  # ms between looks whether to go on, where no connection can be shut down
-_TEXT = re.compile(rb"[A-Za-z\r\n]")
-_BLANK_LINE = re.compile(rb"\A\r?\n|\n\r?\n")
+_TEXT = re.compile(rb"[A-Za-z]")
+_BLANK_LINE = re.compile(rb"\n\r?\n")
 _CONTENT_LENGTH = re.compile(rb"^content-length[ \t]*:[ \t]*([0-9]{1,6})", re.IGNORECASE | re.MULTILINE)
 
 # What FFmpeg gave, whether that was marked as the end of a frame, and RTP's time of it (None: not known).
@@ -40,7 +40,7 @@ Read: TypeAlias = "tuple[AnyPacket | None, bool | None, int | None]"
 class Wire:
     """Reads from FFmpeg, one packet of RTP after the other. Belongs to the thread of `deadline`; without one,
     nothing is looked at. `video`: the index of the picture's stream; packets of others are those of sound.
-    `goes_on`: False when there is no time left to wait. `counted`: they come over the connection that
+    `goes_on`: False when there is no time left. `counted`: they come over the connection that
     `deadline` has counted, and are seen from the first on. `tcp`: they come over a connection."""
 
     def __init__(
@@ -54,15 +54,12 @@ class Wire:
         tcp: bool = False,
     ) -> None:
         self._deadline = deadline
-        # The kinds of a packet that has a piece of a unit, or several units.
-        pieces, several = ((28, 29), range(24, 28)) if codec is nal.H264 else ((49,), (48,))
-        self._window = Window(
-            codec.mask << codec.shift,
-            codec.header,
-            [kind << codec.shift for kind in pieces],
-            [kind << codec.shift for kind in several],
-            _message,
-        )
+        # The kinds of a packet that has a piece of a unit, or several, or of which FFmpeg makes nothing.
+        kinds: tuple[Iterable[int], ...] = (49,), (48,), range(50, 64)
+        if codec is nal.H264:
+            kinds = (28,), (24,), (25, 26, 27, 29, 30, 31)
+        pieces, several, nothing = ([kind << codec.shift for kind in those] for those in kinds)
+        self._window = Window(codec.mask << codec.shift, codec.header, pieces, several, nothing, _message)
         self._video = video
         self._goes_on = goes_on
         self._stream: socket.socket | None = None  # the connection, if packets come over it
@@ -72,9 +69,11 @@ class Wire:
         self._others = select.poll()  # over UDP, what is not the picture's
         self._odd: list[AnyPacket | None] = []  # what was read, and is another one than was seen
         self._picture: Flow | None = None  # which of the flows seen it is
+        self._newest: AnyPacket | None = None  # of the picture, over UDP
         self._waits = _WAITS
         self._waited = False
         self._tcp = tcp
+        self._loose = not tcp and deadline is not None
         if deadline is not None:
             deadline.find(counted=counted)
 
@@ -98,21 +97,42 @@ class Wire:
         until there is one of the picture: taking one, FFmpeg might go on waiting where we could not look."""
         if not self._held and self._deadline is not None:
             self._adopt(self._deadline.found())
-        window, picture = self._window, self._picture
-        if self._stream is not None:
-            if not window.seen:
-                self._look(self._stream)
-        elif self._rtp:
-            self._look_at_datagrams()
-        packet = self._odd.pop() if self._odd else step()
-        if packet is None or packet.stream_index != self._video:
-            if picture is None:
-                for flow in window.flows.values():  # one of them had it; what is left will be seen again
-                    flow.clear()
-            return packet, None, None
-        if picture is not None and (seen := picture.next(packet)) is not None:
-            return packet, *seen
-        return self._match(packet)
+        window = self._window
+        while True:
+            picture = self._picture
+            if self._stream is not None:
+                if not window.seen:
+                    self._look(self._stream)
+            elif self._rtp:
+                if not self._goes_on():  # FFmpeg would, as long as there are any
+                    return None, None, None
+                self._look_at_datagrams()
+            packet = self._odd.pop() if self._odd else step()
+            if packet is None or packet.stream_index != self._video:
+                if picture is None:
+                    for flow in window.flows.values():  # one of them had it; what is left will be seen again
+                        flow.clear()
+                return packet, None, None
+            if picture is not None and (seen := picture.next(packet)) is not None:
+                read: Read = packet, *seen
+            elif picture is None or not picture.twice(packet):
+                read = self._match(packet)
+                if (picture is None or read[1] is None) and self._doubles(packet):
+                    continue
+            elif self._doubles(packet):
+                continue
+            else:  # a camera that does not count
+                read = packet, None, None
+            if self._loose:
+                self._newest = packet
+            return read
+
+    def _doubles(self, packet: AnyPacket) -> bool:
+        """Is this the one before once more? The network can double datagrams, and FFmpeg hands out both."""
+        newest = self._newest
+        if newest is None or newest.size != packet.size or newest.pts != packet.pts:
+            return False
+        return bytes(newest) == bytes(packet)
 
     def pieces(
         self, step: Callable[[], AnyPacket | None], newest: VideoPacket, into: list[VideoPacket]
@@ -129,7 +149,7 @@ class Wire:
 
     def _match(self, packet: AnyPacket) -> Read:
         for key, flow in self._window.flows.items():
-            found = flow.match(packet, ordered=self._stream is not None)
+            found = flow.match(packet)
             if found is None:
                 continue
             marked, time, right = found
