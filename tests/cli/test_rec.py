@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,14 +95,12 @@ def test_a_camera_that_stalls_is_told_and_waited_for(rtsp: RtspServer, paused: s
 
 def test_nothing_recorded_is_status_1_and_says_why(here: Path) -> None:
     url = "rtsp://me:s3cr3t@127.0.0.1:9/x"
-    began = time.monotonic()
     with va.Camera("gone", url, [va.Output("gone.fmp4", "fmp4")]) as camera:
         wait_for(lambda: camera.status().reason, SECONDS)
         done = run("rec", "gone", "--for", "500ms")
         with Program("rec", "gone") as program:
             program.catches(signal.SIGTERM)
             status, errors = program.end()
-    assert time.monotonic() - began < SECONDS
     for code, text in ((done.returncode, done.stderr), (status, errors)):
         assert code == 1 and "Connection refused" in one_line(text)
         assert re.search("nothing was recorded of 'gone': the camera is (waiting|connecting): ", text)

@@ -34,7 +34,7 @@ class RtmpServer:
     `gate` lets them."""
 
     def __init__(self, pieces: Sequence[bytes], fps: float, gate: Gate | None = None) -> None:
-        self._gate = gate or Gate()
+        self._gate, self._counts = gate or Gate(), gate is not None
         self._stop = threading.Event()
         outer = self
 
@@ -91,9 +91,10 @@ class RtmpServer:
                 self.wfile.write(message)
 
             def _play(self) -> None:
-                began = time.monotonic()
+                began = last = time.monotonic()
                 for number, piece in enumerate(pieces):
-                    if outer._stop.wait(max(0.0, began + number / fps - time.monotonic())):
+                    due = last + 1 / fps if number and outer._counts else began + number / fps
+                    if outer._stop.wait(max(0.0, due - time.monotonic())):  # as ByteServer
                         return
                     if not outer._gate.passes(number):
                         return
@@ -103,6 +104,7 @@ class RtmpServer:
                         when = int.from_bytes(piece[at + 4 : at + 7], "big")
                         self._send(piece[at], piece[at + 11 : at + 11 + size], 4, when)
                         at += 15 + size
+                    last = time.monotonic()
 
         class Server(socketserver.ThreadingTCPServer):
             allow_reuse_address = True

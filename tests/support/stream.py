@@ -61,7 +61,7 @@ class ByteServer:
         gate: Gate | None = None,
     ) -> None:
         self.connections = 0
-        self._gate = gate or Gate()
+        self._gate, self._counts = gate or Gate(), gate is not None
         self._stop = threading.Event()
         outer = self
 
@@ -94,13 +94,16 @@ class ByteServer:
         return f"{scheme}://127.0.0.1:{self.port}{path}"
 
     def _send(self, out: Any, pieces: Iterable[bytes], fps: float) -> None:
-        began = time.monotonic()
+        began = last = time.monotonic()
         for number, piece in enumerate(pieces):
-            if self._stop.wait(max(0.0, began + number / fps - time.monotonic())):
+            # What is counted out does not catch up: what comes at once tells a reader less.
+            due = last + 1 / fps if number and self._counts else began + number / fps
+            if self._stop.wait(max(0.0, due - time.monotonic())):
                 return
             if not self._gate.passes(number):
                 return
             out.write(piece)
+            last = time.monotonic()
 
     def __enter__(self) -> Self:
         self._thread.start()
