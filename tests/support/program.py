@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -165,7 +166,11 @@ class Process:
         wait_for(lambda: int(re.findall(r"SigCgt:\s*(\w+)", status.read_text())[0], 16) & bit)
 
     def signal(self, number: int) -> None:
+        """After SIGSTOP, which only asks, wait until it stands still."""
         self.process.send_signal(number)
+        if number == signal.SIGSTOP:
+            states = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+            wait_for(lambda: os.waitid(os.P_PID, self.pid, states))
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
