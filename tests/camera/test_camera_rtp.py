@@ -231,6 +231,16 @@ def test_a_camera_that_marks_each_slice_of_key_frames_is_believed_never() -> Non
         assert [*together(marked(sent[skipped:]), units.Markers(), film())] == sent[skipped:]
 
 
+@pytest.mark.parametrize(("key", "believed"), [(KEY, True), (KEY + ANOTHER, False), (ANOTHER, False)])
+def test_a_key_frame_of_one_slice_may_have_come_before_markers_were_seen(key: bytes, believed: bool) -> None:
+    """With several, or without its first, it does not tell how the next one will be marked."""
+    unseen = [Given(START + one, 0) for one in nals(key)]
+    markers = units.Markers()
+    seen = marked([b"", *[SLICE] * 4])
+    assert len([*together([*unseen, *seen], markers, film())]) == 5
+    assert markers.trusted == believed
+
+
 @pytest.mark.parametrize("codec", ["h264", "h265"])
 def test_with_other_parameter_sets_a_camera_is_to_show_again_how_it_marks(codec: str) -> None:
     size = "level-idc" if codec == "h265" else "level"

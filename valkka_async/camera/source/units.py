@@ -88,6 +88,11 @@ class Markers:
         self._key = right and (self._key or key)
         self.trusted = self._key and self._right >= _TRUSTED
 
+    def undivided(self) -> None:
+        """A key frame was one slice, of which nobody saw whether it was marked: it has no place for a marker
+        but its end."""
+        self._key = True
+
     def note(self, unit: bytes) -> None:
         """A parameter set (SPS). With another one the camera may mark otherwise."""
         if unit in self._sets:
@@ -333,7 +338,8 @@ class Units:
             self._parts = parts[self._body :]
             del parts[self._body :]
         self._held = sum([_weight(part.packets) for part in self._parts]) if self._parts else 0
-        self._body, self._pictures, self._wrong = 0, False, False
+        wrong, self._wrong = self._wrong, False
+        self._body, self._pictures = 0, False
         if self._paired:
             self._pairing, self._paired = Pairing(), False
         if not parts:
@@ -345,6 +351,10 @@ class Units:
             first = next((part for part in parts if self._is(part.pts, pts)), first)
             packets = [packet for part in parts for packet in part.packets]
             key = any([part.kind.key for part in parts])
+        if key and not (early or wrong):
+            slices = [part.kind.begins for part in parts if part.kind.slices and not part.kind.piece]
+            if slices == [True]:
+                self._markers.undivided()
         packet = first.packets[0]
         if len(packets) > 1:
             packet = joined(self._stream, self._base, packets, packet)
