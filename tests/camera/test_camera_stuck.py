@@ -16,6 +16,7 @@ from camera_tools import Clips
 
 import valkka_async as va
 from support.http import Answer, HttpServer, Request
+from support.stream import free_port
 from support.until import until, wait_for
 from valkka_async.camera.source.deadline import is_ready
 
@@ -33,10 +34,7 @@ def fifo(folder: Path, clips: Clips) -> Iterator[Opened]:
 @contextmanager
 def datagrams(folder: Path, clips: Clips) -> Iterator[Opened]:
     """A port to which nobody sends: a thread of FFmpeg's waits for it, and ours for that one."""
-    with socket.socket(type=socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    yield f"udp://127.0.0.1:{port}", lambda: None
+    yield f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}", lambda: None
 
 
 @contextmanager

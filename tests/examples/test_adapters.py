@@ -28,6 +28,7 @@ from PIL import Image
 import valkka_async as va
 from support.program import ROOT, Example, Process
 from support.require import missing
+from support.stream import free_port
 from support.until import wait_for
 
 ADAPTERS = ROOT / "examples" / "adapters"
@@ -170,8 +171,7 @@ def test_a_model_is_shown_the_newest_frame_and_its_answer_is_a_result(
     except ImportError:
         missing("FastAPI is needed: pip install --group test")
     del fastapi, uvicorn
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     url, asked = model
     options = {"MODEL_URL": url, "PORT": str(port)}
     with Example("adapters/vision_language.py", folder=tmp_path, **options) as service:

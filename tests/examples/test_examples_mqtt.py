@@ -17,6 +17,7 @@ import pytest
 import valkka_async as va
 from support.program import Example, Process
 from support.require import missing
+from support.stream import free_port
 from support.until import SECONDS, wait_for
 from valkka_async.service.config.config import Config
 from valkka_async.service.control import Control
@@ -33,8 +34,7 @@ def broker(tmp_path: Path) -> Iterator[int]:
     mosquitto = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
     if mosquitto is None:
         missing("mosquitto is not installed (tests/system-packages)")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     settings = tmp_path / "mosquitto.conf"
     settings.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nuser {Path.home().owner()}\n")
     with Process([mosquitto, "-c", str(settings)]):

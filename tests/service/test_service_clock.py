@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 import urllib.request
 from pathlib import Path
@@ -16,6 +15,7 @@ from support.clock import unset_clock
 from support.footage import encode
 from support.program import Program
 from support.rtsp import RtspServer
+from support.stream import free_port
 from support.until import wait_for
 
 pytestmark = pytest.mark.timeout(120)
@@ -26,8 +26,7 @@ def test_what_is_recorded_before_the_clock_is_set_is_there_as_of_today(
     rtsp: RtspServer, tmp_path: Path, says: int
 ) -> None:
     rtsp.mount("/door", encode(tmp_path / "door.h264", (160, 96), 50, gop=10))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     config = tmp_path / "cameras.yaml"
     config.write_text(
         f"web: {{port: {port}}}\nrecordings: 'recordings/{{name}}/{{n}}.mp4'\nkeep: 1d\n"

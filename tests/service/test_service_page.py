@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from support.recordings import Writer
 from support.rtsp import RtspServer
 from support.rtsp_camera import RtspCamera
 from support.rtsp_sound import clicks, flashes
+from support.stream import free_port
 from support.until import wait_for
 from valkka_async.service.control import ask
 
@@ -50,8 +50,7 @@ class Stand:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}/"
 
     def write(self, cameras: dict[str, str], **titles: str) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from support.browser import Browser
 from support.footage import encode
 from support.program import Program
 from support.rtsp import RtspServer
+from support.stream import free_port
 from support.until import wait_for
 
 pytestmark = pytest.mark.timeout(150)
@@ -47,8 +47,7 @@ def test_boxes_are_drawn_when_asked_and_read_by_nobody_else(
     rtsp: RtspServer, browser: Browser, tmp_path: Path
 ) -> None:
     rtsp.mount("/cam", encode(tmp_path / "cam.h264", (320, 192), 50, gop=10))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     config = tmp_path / "cameras.yaml"
     camera = f"  cam: {{url: '{rtsp.url('/cam')}', outputs: [{{fps: 10}}]}}\n"
     config.write_text(f"web: {{port: {port}}}\ncameras:\n{camera}")

@@ -21,6 +21,7 @@ from support.playback import play
 from support.program import Program
 from support.recordings import GOP, Writer
 from support.rtsp import RtspServer
+from support.stream import free_port
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -37,8 +38,7 @@ def service(folder: Path, cameras: str, web: str = "", **recorded: list[Writer])
         for writer in writers:
             writer.complete()
         assert (folder / "recordings" / name).is_dir()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     config = folder / "cameras.yaml"
     pattern = "recordings: 'recordings/{name}/{n}.mp4'"
     config.write_text(f"web: {{port: {port}{web}}}\n{pattern}\ncameras:\n{cameras}")

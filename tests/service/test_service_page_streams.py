@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from support.footage import encode
 from support.page import Page
 from support.program import Program
 from support.rtsp import RtspServer
+from support.stream import free_port
 from support.until import wait_for
 
 LARGE, SMALL = (1280, 720), (320, 192)
@@ -44,8 +44,7 @@ def plays(page: Page, name: str) -> None:
 def test_the_small_stream_goes_on_whatever_becomes_of_the_main_one(
     rtsp: RtspServer, clips: dict[str, Path], browser: Browser, tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     streams = []
     for name in ("both", "asleep"):
         for stream, clip in clips.items():

@@ -7,7 +7,6 @@ import base64
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ import aiohttp
 
 from .page import Page, Runner, begin, end
 from .require import missing
+from .stream import free_port
 from .webdriver import WebDriverPage
 
 _STARTING = 60.0  # s
@@ -108,8 +108,7 @@ class WebKit:
         os.close(writing)
         with open(reading) as told:
             display = told.readline().strip()  # once it listens
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         home = {"HOME": str(self._folder), "XDG_RUNTIME_DIR": str(self._folder), "DISPLAY": f":{display}"}
         software = {"LIBGL_ALWAYS_SOFTWARE": "1", "WEBKIT_DISABLE_DMABUF_RENDERER": "1", "GDK_BACKEND": "x11"}
         self._child([driver, "--host=127.0.0.1", f"--port={port}"], home | software)
